@@ -1,0 +1,96 @@
+"""Child processes that never outlive us: start, wait for, and stop them by their own handles. Linux.
+
+The process that calls :func:`adopt_orphans` becomes the parent of every descendant whose own parent dies (Ray
+and vLLM start dozens), so :func:`stop_descendants` finds them all without searching by name.
+"""
+
+import ctypes
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl failed")
+
+
+def die_with_parent() -> None:
+    """Have the kernel send this process SIGTERM when its parent ends, by SIGKILL too."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+class Terminated(BaseException):
+    """SIGTERM as an exception, so that ``finally`` blocks run; like KeyboardInterrupt not an Exception."""
+
+
+def raise_on_terminate() -> None:
+    """Turn SIGTERM into :class:`Terminated` in the main thread."""
+
+    def handler(signum: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, handler)
+
+
+def start(argv: Sequence[str], log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a child in a session of its own (ctrl-C reaches us alone), its output appended to ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=env,
+        )
+
+
+def stop(process: subprocess.Popen[bytes], patience: float) -> None:
+    """SIGTERM, then SIGKILL after ``patience`` seconds. Does nothing to a process that has ended."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def stop_descendants(patience: float = 5.0) -> None:
+    """End every descendant that is left: SIGTERM, then SIGKILL after ``patience`` seconds, until none is
+    there.
+    """
+    deadline = time.monotonic() + patience
+    while children := psutil.Process().children(recursive=True):
+        for child in children:
+            try:
+                child.kill() if time.monotonic() > deadline else child.terminate()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(children, timeout=0.5)
+
+
+def tail(path: Path, lines: int) -> str:
+    """The last lines of a log, or an empty string."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 200 * lines))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,186 @@
+"""The agent protocol: tags, the parsing of a turn, the injection of passages, the format check. Pure
+functions.
+
+A model thinks in ``<think>``, asks in ``<search>``, reads the ``<result>`` that the environment injects and
+ends with ``<answer>`` (ReSearch, arXiv 2503.19470). Other protocols are other values of the same fields:
+Search-R1 calls the result ``<information>`` and puts its answer straight into ``<answer>``
+(recipes/config/protocol/search_r1.yaml).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from research.trajectory import Passage
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Tag names and templates of one protocol.
+
+    ``result_template`` must hold ``{passages}`` between the result tags, and ``passage_template`` may use
+    ``{rank}`` (from 1), ``{title}``, ``{text}`` and ``{contents}``. ``boxed``: the exact answer stands in
+    ``\\boxed{}``.
+
+    Raises:
+        ValueError: a template lacks its placeholder or its tags.
+    """
+
+    think: str = "think"
+    search: str = "search"
+    result: str = "result"
+    answer: str = "answer"
+    boxed: bool = True
+    result_template: str = " <result>\n{passages}\n</result>"
+    passage_template: str = "{contents}"
+    passage_separator: str = "\n\n"
+
+    def __post_init__(self) -> None:
+        before, found, after = self.result_template.partition("{passages}")
+        if not found or opening(self.result) not in before or closing(self.result) not in after:
+            tags = f"{opening(self.result)}, {{passages}} and {closing(self.result)}"
+            raise ValueError(f"protocol.result_template must hold {tags}")
+
+    @property
+    def names(self) -> tuple[str, str, str, str]:
+        return self.think, self.search, self.result, self.answer
+
+
+def opening(name: str) -> str:
+    """``think`` -> ``<think>``."""
+    return f"<{name}>"
+
+
+def closing(name: str) -> str:
+    """``think`` -> ``</think>``."""
+    return f"</{name}>"
+
+
+def parse_query(turn: str, protocol: Protocol) -> str | None:
+    """The query of a turn that ends its search: the stripped text between the last ``<search>`` and
+    ``</search>``.
+
+    None if the turn closes no search, or closes one that it never opened. An empty query is an empty string.
+    """
+    before, closed, _ = turn.partition(closing(protocol.search))
+    _, opened, query = before.rpartition(opening(protocol.search))
+    return query.strip() if closed and opened else None
+
+
+# ----------------------------------------------------------------------------------------------------
+# injection
+
+
+@lru_cache(maxsize=32)
+def _tag_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(r"<\s*/?\s*(?:" + "|".join(map(re.escape, names)) + r")\s*>", re.IGNORECASE)
+
+
+_BRACKETS = str.maketrans("<>[]", "()()")
+
+
+def _defuse(literal: str) -> str:
+    """A readable text that no tokenizer takes for the literal: other brackets, or a blank after its first
+    character.
+    """
+    defused = literal.translate(_BRACKETS)
+    return defused if defused != literal else literal[0] + " " + literal[1:]
+
+
+def neutralise(text: str, protocol: Protocol, special_tokens: Iterable[str] = ()) -> str:
+    """Text from outside (a passage, a question) without protocol tags and without special tokens of the
+    tokenizer.
+
+    ``<answer>`` becomes ``(answer)`` and ``<|im_end|>`` becomes ``(|im_end|)``, so neither the tokenizer, nor
+    the format check, nor the policy can take them for control tokens. Repeats until nothing is left: removing
+    one literal may join the halves of another.
+    """
+    tags = _tag_pattern(protocol.names)
+    literals = [token for token in special_tokens if len(token) > 1]
+    while True:
+        clean = tags.sub(lambda match: _defuse(match.group()), text)
+        for literal in literals:
+            clean = clean.replace(literal, _defuse(literal))
+        if clean == text:
+            return clean
+        text = clean
+
+
+def render_passage(passage: Passage, rank: int, protocol: Protocol) -> str:
+    """One passage by the protocol's template. ``rank`` counts from 1."""
+    title, _, text = passage.contents.partition("\n")
+    return protocol.passage_template.format(
+        rank=rank, title=title.strip().strip('"'), text=text.strip(), contents=passage.contents.strip()
+    )
+
+
+def render_result(passages: Sequence[str], protocol: Protocol) -> str:
+    """The injected block around rendered, neutralised passages (or around one notice)."""
+    return protocol.result_template.replace("{passages}", protocol.passage_separator.join(passages))
+
+
+# ------------------------------------------------------------------------------------------- answer and
+# format
+
+
+def _boxed_content(text: str) -> str | None:
+    """What stands in the last ``\\boxed{...}`` with balanced braces."""
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    depth = 0
+    for position in range(start + len("\\boxed"), len(text)):
+        depth += {"{": 1, "}": -1}.get(text[position], 0)
+        if depth == 0:
+            return text[start + len("\\boxed{") : position]
+    return None
+
+
+_LATEX_TEXT = re.compile(r"^\\(?:text|textbf|mathrm|mathbf)\{(.*)\}$", re.DOTALL)
+
+
+def extract_answer(turns: Sequence[str], protocol: Protocol) -> str | None:
+    """The final answer in the model's own text, or None.
+
+    Args:
+        turns: the model's turns in order, injected blocks left out. Only the last turn can answer; of several
+            ``<answer>`` the last one that is closed counts.
+    """
+    last = turns[-1] if turns else ""
+    before, closed, _ = last.rpartition(closing(protocol.answer))
+    _, opened, inside = before.rpartition(opening(protocol.answer))
+    if not (closed and opened):
+        return None
+    if not protocol.boxed:
+        return inside.strip()
+    boxed = _boxed_content(inside)
+    if boxed is None:
+        return None
+    wrapped = _LATEX_TEXT.match(boxed.strip())
+    return (wrapped.group(1) if wrapped else boxed).strip()
+
+
+def format_fault(turns: Sequence[str], protocol: Protocol) -> str | None:
+    """Why the model's own text breaks the protocol, or None if it keeps it.
+
+    The rules are those of ReSearch's reference reward, read on the model's turns alone, so that neither a
+    passage nor the prompt can change the verdict; in addition a result block that the model wrote itself is a
+    fault.
+    """
+    text = "".join(turns)
+    count = text.count
+    think, answer, search, result = protocol.think, protocol.answer, protocol.search, protocol.result
+    if count(opening(result)) or count(closing(result)):
+        return "the model wrote a result block itself"
+    if count(opening(think)) != count(closing(think)) or not count(opening(think)):
+        return "think tags missing or unbalanced"
+    if count(opening(search)) != count(closing(search)):
+        return "search tags unbalanced"
+    if any(parse_query(turn, protocol) is None for turn in turns[:-1]):
+        return "a search was closed but never opened"
+    if count(opening(answer)) != 1 or count(closing(answer)) != 1:
+        return "not exactly one answer"
+    if extract_answer(turns, protocol) is None:
+        return "the answer holds no \\boxed{}" if protocol.boxed else "answer tags in the wrong order"
+    return None

@@ -1,0 +1,26 @@
+"""ReSearch's rule-based reward (arXiv 2503.19470, section 2.3): 0 for a broken format, else token F1, at
+least 0.1.
+
+The reference gives an F1 of 0.05 less than a wrong answer's 0.1; here the floor is a floor, so that a better
+answer never earns less.
+"""
+
+from collections.abc import Sequence
+
+from research import metrics
+from research.protocol import Protocol, extract_answer, format_fault
+from research.rewards import Reward, ended
+from research.trajectory import Trajectory
+
+VALID_FORMAT = 0.1
+
+
+def score(trajectory: Trajectory, golden_answers: Sequence[str], protocol: Protocol) -> Reward:
+    """0.0 for an invalid or unfinished response; otherwise max(F1, 0.1)."""
+    if not ended(trajectory):
+        return Reward(0.0, f"not finished: ended by {trajectory.finish_reason}")
+    fault = format_fault(trajectory.model_turns, protocol)
+    if fault:
+        return Reward(0.0, f"format: {fault}")
+    f1 = metrics.token_f1(extract_answer(trajectory.model_turns, protocol) or "", golden_answers)
+    return Reward(max(f1, VALID_FORMAT), f"valid format, F1 {f1:.2f}")

@@ -1,0 +1,149 @@
+"""The agent loop veRL runs for each trajectory: an adapter around research.search_loop. Registered in
+agent_loop.yaml.
+"""
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
+
+from research import metrics
+from research.prompts import build_prompt
+from research.protocol import extract_answer, format_fault
+from research.retriever_client import RetrieverClient
+from research.rewards import RewardFunction, ended, get_reward
+from research.search_loop import Generation, run_episode
+from research.token_protocol import TokenProtocol
+from research.training.config import ResearchConfig, read_research_config
+from research.training.run_files import write_trajectory
+from research.trajectory import Trajectory
+
+
+@dataclass
+class _Shared:
+    """What all episodes of a process share: veRL makes an agent loop object for each trajectory."""
+
+    config: ResearchConfig
+    tokens: TokenProtocol
+    search: RetrieverClient
+    reward: RewardFunction
+
+
+_shared: _Shared | None = None
+
+
+def _get_shared(section: Any, tokenizer: Any) -> _Shared:
+    global _shared
+    if _shared is None:
+        config = read_research_config(section)
+        tokens = TokenProtocol(tokenizer, config.protocol)
+        _shared = _Shared(config, tokens, RetrieverClient(config.retriever), get_reward(config.reward))
+    return _shared
+
+
+class SearchAgentLoop(AgentLoopBase):
+    """One episode for veRL: question row in, tokens with mask, log-probs and reward out."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.shared = _get_shared(self.config.research, self.tokenizer)
+
+    async def run(self, sampling_params: dict[str, Any], **row: Any) -> AgentLoopOutput:
+        """Run the episode of one row of the training or validation parquet (data/questions.py).
+
+        Raises:
+            TimeoutError: the rollout server did not answer within ``research.generate_timeout``. This and
+            whatever the server raises ends the run (research/training/replay_buffer.py).
+        """
+        shared, info = self.shared, row["extra_info"]
+        engine = _Engine(self, sampling_params)
+        prompt_ids = build_prompt(shared.config.prompt, info["question"], shared.tokens)
+        trajectory = await run_episode(
+            prompt_ids, engine.generate, shared.search, shared.tokens, shared.config.limits
+        )
+        golden_answers = [str(answer) for answer in row["reward_model"]["ground_truth"]["target"]]
+        score_trajectory(trajectory, golden_answers, shared)
+        trajectory.metadata = {
+            "id": info["id"],
+            "question": info["question"],
+            "golden_answers": golden_answers,
+            "data_source": row["data_source"],
+            "step": int(row["global_steps"]),
+            "sample": int(row.get("session_id", 0)),
+        }
+        write_trajectory(shared.config.run_dir, int(row["global_steps"]), info["split"], trajectory)
+        return self._output(trajectory, engine.policy_versions)
+
+    def _output(self, trajectory: Trajectory, policy_versions: list[int]) -> AgentLoopOutput:
+        return AgentLoopOutput(
+            prompt_ids=trajectory.prompt_ids,
+            response_ids=trajectory.response_ids,
+            response_mask=trajectory.response_mask,
+            response_logprobs=trajectory.response_log_probs,
+            reward_score=trajectory.reward,
+            num_turns=len(trajectory.segments),
+            metrics=AgentLoopMetrics(
+                generate_sequences=trajectory.generate_seconds, tool_calls=trajectory.search_seconds
+            ),
+            extra_fields={
+                "reward_extra_info": trajectory.metrics,
+                # veRL's trainer reads which policy versions made the trajectory.
+                "min_global_steps": min(policy_versions, default=None),
+                "max_global_steps": max(policy_versions, default=None),
+            },
+        )
+
+
+class _Engine:
+    """veRL's rollout servers as the ``generate`` of one episode."""
+
+    def __init__(self, loop: SearchAgentLoop, sampling_params: dict[str, Any]) -> None:
+        self.client, self.shared = loop.server_manager, loop.shared
+        # One id an episode keeps its turns on one server, where the prefix cache has the earlier turns.
+        self.request_id = uuid.uuid4().hex
+        tokens = self.shared.tokens
+        stops: dict[str, Any] = {"stop_token_ids": tokens.stop_token_ids}
+        stops |= {"stop": tokens.stop_strings} if tokens.stop_strings else {"detokenize": False}
+        self.sampling_params = {**sampling_params, **stops}
+        self.policy_versions: list[int] = []
+
+    async def generate(self, token_ids: list[int], max_tokens: int) -> Generation:
+        output = await asyncio.wait_for(
+            self.client.generate(
+                request_id=self.request_id,
+                prompt_ids=token_ids,
+                sampling_params={**self.sampling_params, "max_tokens": max_tokens},
+            ),
+            timeout=self.shared.config.generate_timeout,
+        )
+        fields = output.extra_fields
+        self.policy_versions += [
+            v for v in (fields.get("min_global_steps"), fields.get("max_global_steps")) if v is not None
+        ]
+        if output.log_probs is None:
+            raise ValueError(
+                "the rollout gave no log-probs: actor_rollout_ref.rollout.calculate_log_probs must be true"
+            )
+        return Generation(list(output.token_ids), [float(value) for value in output.log_probs])
+
+
+def score_trajectory(trajectory: Trajectory, golden_answers: list[str], shared: _Shared) -> None:
+    """Set the reward, its reason and the metrics of a finished trajectory."""
+    protocol = shared.config.protocol
+    reward = shared.reward(trajectory, golden_answers, protocol)
+    trajectory.reward, trajectory.reward_reason = reward.score, reward.reason
+    answer = extract_answer(trajectory.model_turns, protocol)
+    valid = ended(trajectory) and format_fault(trajectory.model_turns, protocol) is None
+    trajectory.metrics = {
+        "em": metrics.exact_match(answer or "", golden_answers),
+        "f1": metrics.token_f1(answer or "", golden_answers),
+        "format_valid": float(valid),
+        "searches": float(len(trajectory.searches)),
+        "failed_searches": float(
+            sum(search.error is not None for search in trajectory.searches if search.query)
+        ),
+        "response_tokens": float(trajectory.response_length),
+        "cut_by_length": float(trajectory.finish_reason == "length"),
+    }

@@ -1,0 +1,54 @@
+"""The ``research`` section of the configuration as typed objects. The keys are documented in
+recipes/config.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from research.prompts import load_prompt
+from research.protocol import Protocol
+from research.retriever_client import RetrieverConfig
+from research.rewards import get_reward
+from research.search_loop import Limits
+
+
+@dataclass(frozen=True)
+class ResearchConfig:
+    """What an episode needs to know; see recipes/config/train_musique.yaml for each key."""
+
+    run_dir: Path
+    prompt: str
+    reward: str
+    protocol: Protocol
+    limits: Limits
+    retriever: RetrieverConfig
+    generate_timeout: float
+    max_steps_without_retriever: int
+    weight_update_timeout: float
+
+
+def read_research_config(section: DictConfig) -> ResearchConfig:
+    """The section as objects.
+
+    Raises:
+        ValueError: a key is unknown or missing, or a value has no meaning; the message names it.
+    """
+    values: dict[str, Any] = OmegaConf.to_container(section, resolve=True)  # type: ignore[assignment]
+    nested = {"protocol": Protocol, "limits": Limits, "retriever": RetrieverConfig}
+    for key, cls in nested.items():
+        values[key] = _build(cls, values.get(key), f"research.{key}")
+    values["run_dir"] = Path(values["run_dir"])
+    config: ResearchConfig = _build(ResearchConfig, values, "research")
+    get_reward(config.reward)
+    load_prompt(config.prompt)
+    return config
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"{where}: {str(error).replace('.__init__()', '')}") from error

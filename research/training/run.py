@@ -1,0 +1,288 @@
+"""Carry out a plan: run its commands in order, watch over the retriever and the training, leave nothing
+behind.
+"""
+
+import fcntl
+import os
+import shlex
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from omegaconf import OmegaConf
+
+from research.processes import adopt_orphans, raise_on_terminate, start, stop, stop_descendants, tail
+from research.training.plan import Command, Plan, compose_config
+from research.training.preflight import free_port, problems
+from research.training.progress import StepPrinter, summary_table
+from research.training.run_files import latest_checkpoint, read_metrics
+
+RETRIEVER_START_SECONDS = 1800  # a 61 GB index is read from disk
+RETRIEVER_RESTARTS = 10
+
+
+class RunFailed(RuntimeError):
+    """The run cannot start or go on; the message is for the user."""
+
+
+def show(plan: Plan) -> None:
+    """Print the resolved configuration and every command, after veRL's own validation. Runs nothing.
+
+    Raises:
+        RunFailed: veRL or we refuse the configuration.
+    """
+    port = plan.options.retriever_port or 8000
+    config = compose_config(plan, _retriever_url(plan, port))
+    os.environ.update(config.ray_kwargs.ray_init.runtime_env.env_vars)
+    from research.training.launch import validate
+
+    try:
+        validate(config)
+    except (ValueError, AssertionError) as error:
+        raise RunFailed(f"the configuration is not valid: {error}") from error
+    click.echo(OmegaConf.to_yaml(config))
+    serve = [replace(plan.serve, argv=[*plan.serve.argv, "--port", str(port)])] if plan.serve else []
+    for command in [*plan.prepare, *plan.build, *serve, plan.train]:
+        done = "  # already done" if command.creates and command.creates.exists() else ""
+        click.echo(f"# {command.what}{done}\n{shlex.join(command.argv)}")
+    click.echo(
+        "# write the policy as a Hugging Face folder\n" + shlex.join(_export_argv(plan.options.run_dir, "N"))
+    )
+    for problem in problems(plan):
+        click.echo(f"# on this machine it would not start: {problem}")
+
+
+def execute(plan: Plan) -> None:
+    """Do the whole run, from wherever an earlier one of this folder stopped.
+
+    Raises:
+        RunFailed: with the one-line reason and where to look.
+    """
+    run_dir = plan.options.run_dir
+    faults = problems(plan)
+    if faults:
+        raise RunFailed("cannot start:\n  " + "\n  ".join(faults))
+    adopt_orphans()
+    raise_on_terminate()
+    with _locked(run_dir), _nothing_left_behind(run_dir):
+        plan.options.save(run_dir / "recipe.json")
+        port = plan.options.retriever_port or free_port(plan.options.retriever_host)
+        config = compose_config(plan, _retriever_url(plan, port))
+        total = config.trainer.total_training_steps
+        checkpoint = latest_checkpoint(run_dir)
+        evaluated = any(row["step"] == checkpoint for row in read_metrics(run_dir))
+        if checkpoint is not None and total is not None and checkpoint >= total and evaluated:
+            click.echo(
+                f"{run_dir} is finished: step {checkpoint} of {total}. Give a higher --steps to go on."
+            )
+        else:
+            # Held-out questions before the first step; on resume only if that evaluation did not finish.
+            config.trainer.val_before_train = checkpoint is None or not evaluated
+            OmegaConf.save(config, run_dir / "config.yaml")
+            for command in [*plan.prepare, *plan.build]:
+                _run(command)
+            _train(plan, port, StepPrinter(run_dir, total, -1 if checkpoint is None else checkpoint))
+        export(run_dir)
+        _print_summary(run_dir)
+
+
+@contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFailed(f"another process works in {run_dir}") from error
+        yield
+
+
+@contextmanager
+def _nothing_left_behind(run_dir: Path) -> Iterator[None]:
+    """End every process of the run however it ends, and say how to go on after an interruption."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            click.echo("\nstopping ...", err=True)
+            _say_how_to_go_on(run_dir)
+        raise
+    finally:
+        stop_descendants()
+
+
+def _say_how_to_go_on(run_dir: Path) -> None:
+    step = latest_checkpoint(run_dir)
+    kept = f"the checkpoint of step {step} is kept" if step is not None else "no checkpoint was written yet"
+    click.echo(f"{kept}; go on with: bash recipes/train_musique.sh --resume --run-dir {run_dir}", err=True)
+
+
+def _run(command: Command) -> None:
+    """One preparing command, its output on the terminal."""
+    if command.creates and command.creates.exists():
+        click.echo(f"- {command.what}: already done")
+        return
+    click.echo(f"- {command.what}")
+    code = subprocess.call(command.argv, stdin=subprocess.DEVNULL)
+    if code != 0:
+        raise RunFailed(f"could not {command.what} (exit code {code}); the reason stands above")
+
+
+# ---------------------------------------------------------------------------------------------- retriever,
+# training
+
+
+def _retriever_url(plan: Plan, port: int) -> str:
+    return plan.options.retriever_url or f"http://{plan.options.retriever_host}:{port}"
+
+
+def _train(plan: Plan, port: int, printer: StepPrinter) -> None:
+    """Serve, train, and print steps until the training process ends."""
+    run_dir, log = plan.options.run_dir, plan.options.run_dir / "logs" / "train.log"
+    with _retriever(plan, port) as keep_alive:
+        (run_dir / "logs" / "error.txt").unlink(missing_ok=True)
+        click.echo(f"- {plan.train.what}: Ray, veRL and vLLM start, one to two minutes; log: {log}")
+        training = start(plan.train.argv, log)
+        try:
+            while training.poll() is None:
+                time.sleep(0.5)
+                keep_alive()
+                _echo_all(printer)
+            _echo_all(printer)
+        finally:
+            stop(training, patience=20)
+    if training.returncode != 0:
+        _say_how_to_go_on(run_dir)
+        raise RunFailed(f"training failed: {_cause(run_dir)}; see {log}")
+
+
+def _echo_all(printer: StepPrinter) -> None:
+    for line in printer.lines():
+        click.echo(line)
+
+
+def _cause(run_dir: Path) -> str:
+    return tail(run_dir / "logs" / "error.txt", 1) or "its process ended without a word"
+
+
+@contextmanager
+def _retriever(plan: Plan, port: int) -> Iterator["_Keeper"]:
+    """Serve the index if the plan says so; yields a call that starts a dead server again."""
+    keeper = _Keeper(plan, port)
+    keeper.start()
+    try:
+        yield keeper
+    finally:
+        keeper.stop()
+
+
+class _Keeper:
+    """Keeps the retrieval server alive: the training survives its death, so it must not stay dead."""
+
+    def __init__(self, plan: Plan, port: int) -> None:
+        self.plan, self.restarts = plan, 0
+        self.url = _retriever_url(plan, port)
+        self.argv = [*plan.serve.argv, "--port", str(port)] if plan.serve else []
+        self.log = plan.options.run_dir / "logs" / "retriever.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until it is healthy; of a foreign one only the health is asked."""
+        if self.argv:
+            click.echo(f"- serve the index at {self.url}")
+            self.process = start(self.argv, self.log)
+        deadline = time.monotonic() + (RETRIEVER_START_SECONDS if self.argv else 10)
+        while not _healthy(self.url):
+            if self.process and self.process.poll() is not None:
+                raise RunFailed(f"the retriever did not start: {tail(self.log, 1)}; see {self.log}")
+            if time.monotonic() > deadline:
+                raise RunFailed(f"no healthy retriever at {self.url}")
+            time.sleep(0.2)
+
+    def __call__(self) -> None:
+        """Start the server again if it has died; does not wait for it."""
+        if self.process is None or self.process.poll() is None:
+            return
+        self.restarts += 1
+        if self.restarts > RETRIEVER_RESTARTS:
+            raise RunFailed(f"the retriever died {self.restarts} times; see {self.log}")
+        click.echo(
+            f"WARNING: the retriever died (exit code {self.process.returncode}); starting it again", err=True
+        )
+        self.process = start(self.argv, self.log)
+
+    def stop(self) -> None:
+        """End the server that was started here."""
+        if self.process:
+            stop(self.process, patience=10)
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
+            return True
+    except urllib.error.HTTPError as error:
+        # Search-R1's server has no /health: that it answers at all will do.
+        return error.code == 404
+    except OSError:
+        return False
+
+
+# ------------------------------------------------------------------------------------------------ export,
+# summary
+
+
+def _export_argv(run_dir: Path, step: int | str) -> list[str]:
+    actor = run_dir / "checkpoints" / f"global_step_{step}" / "actor"
+    arguments = [
+        "merge",
+        "--backend",
+        "fsdp",
+        "--local_dir",
+        str(actor),
+        "--target_dir",
+        str(run_dir / "policy.tmp"),
+    ]
+    return [sys.executable, "-m", "verl.model_merger", *arguments]
+
+
+def export(run_dir: Path) -> None:
+    """Write the newest checkpoint as ``policy``, a Hugging Face folder. Does nothing if it stands there
+    already.
+
+    Raises:
+        RunFailed: there is no checkpoint, or veRL's merger failed.
+    """
+    step = latest_checkpoint(run_dir)
+    if step is None:
+        raise RunFailed(f"{run_dir} has no checkpoint to export")
+    target, temporary = run_dir / "policy", run_dir / "policy.tmp"
+    stamp = f"global_step_{step}\n"
+    if (target / "step.txt").exists() and (target / "step.txt").read_text() == stamp:
+        return
+    click.echo(f"- write the policy of step {step} to {target}")
+    log = run_dir / "logs" / "export.log"
+    process = start(_export_argv(run_dir, step), log)
+    try:
+        code = process.wait()
+    finally:
+        stop(process, patience=5)
+    if code != 0:
+        raise RunFailed(f"the export failed: {tail(log, 1)}; see {log}")
+    (temporary / "step.txt").write_text(stamp)
+    if target.exists():
+        target.rename(run_dir / f"policy-before-{step}")
+    temporary.rename(target)
+
+
+def _print_summary(run_dir: Path) -> None:
+    step = latest_checkpoint(run_dir) or 0
+    click.echo(f"\n{summary_table(run_dir, step)}\n\nrun folder: {run_dir}")
+    click.echo("  config.yaml  metrics.jsonl  trajectories/  checkpoints/  tensorboard/  logs/  policy/")

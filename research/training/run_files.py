@@ -1,0 +1,92 @@
+"""The files that a training run appends to: ``metrics.jsonl`` and ``trajectories/``. See
+docs/architecture.md.
+"""
+
+import json
+import numbers
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from research.trajectory import Trajectory
+
+
+class MetricsFile:
+    """One JSON line a step: ``{"step": 3, "critic/score/mean": 0.41, ...}``. Has the form of a veRL
+    logger.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def log(self, data: dict[str, Any], step: int) -> None:
+        """Append the numbers among ``data``."""
+        row = {key: float(value) for key, value in data.items() if isinstance(value, numbers.Number)}
+        append_line(self.path, json.dumps({"step": step, **row}))
+
+    def finish(self) -> None:
+        """Nothing is kept open."""
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line in one write, so that several workers may append to one file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        data = memoryview(line.encode() + b"\n")
+        while data:
+            data = data[os.write(descriptor, data) :]
+    finally:
+        os.close(descriptor)
+
+
+def trajectory_path(run_dir: Path, step: int, split: str) -> Path:
+    """``trajectories/step_3.jsonl`` for training, ``trajectories/validation_step_3.jsonl`` for validation."""
+    return (
+        run_dir
+        / "trajectories"
+        / (f"step_{step}.jsonl" if split == "train" else f"{split}_step_{step}.jsonl")
+    )
+
+
+def write_trajectory(run_dir: Path, step: int, split: str, trajectory: Trajectory) -> None:
+    """Append a trajectory to the file of its step."""
+    append_line(trajectory_path(run_dir, step, split), trajectory.to_json())
+
+
+def read_trajectories(path: Path) -> Iterator[Trajectory]:
+    """The trajectories of a file, in order."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield Trajectory.from_json(line)
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, float]]:
+    """All rows of ``metrics.jsonl``; an unfinished last line (a killed run) is left out."""
+    path = run_dir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def forget_steps_after(run_dir: Path, step: int) -> None:
+    """Drop what a killed run wrote after the checkpoint of ``step``: those steps are about to be run
+    again.
+    """
+    rows = [row for row in read_metrics(run_dir) if row["step"] <= step]
+    if (run_dir / "metrics.jsonl").exists():
+        temporary = run_dir / "metrics.jsonl.tmp"
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.replace(run_dir / "metrics.jsonl")
+    for path in (run_dir / "trajectories").glob("*step_*.jsonl"):
+        found = re.search(r"step_(\d+)\.jsonl$", path.name)
+        if found and int(found.group(1)) > step:
+            path.unlink()
+
+
+def latest_checkpoint(run_dir: Path) -> int | None:
+    """The step of the newest whole checkpoint, or None. veRL writes the tracker file last."""
+    tracker = run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
+    return int(tracker.read_text().strip()) if tracker.exists() else None

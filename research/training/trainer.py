@@ -1,0 +1,63 @@
+"""veRL's synchronous PPO trainer with the run's own files, search metrics and guards."""
+
+from typing import Any
+
+import transfer_queue as tq
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+from research.training.config import read_research_config
+from research.training.run_files import MetricsFile, forget_steps_after
+
+
+class RetrieverGone(RuntimeError):
+    """Every search of several steps in a row failed."""
+
+
+class SearchTrainer(PPOTrainerSync):
+    """Adds to each step's metrics what the trajectories searched, and writes ``metrics.jsonl``."""
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        """Train to the last step, from the checkpoint that was loaded."""
+        self.research = read_research_config(self.config.research)
+        self.steps_without_retriever = 0
+        forget_steps_after(self.research.run_dir, self.global_steps or -1)
+        self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
+        super().fit(agent_loop_manager)
+
+    def on_validate_begin(self) -> None:
+        self._attach_metrics_file()
+
+    def on_train_begin(self) -> None:
+        self._attach_metrics_file()
+
+    def _attach_metrics_file(self) -> None:
+        # veRL makes its loggers inside fit(); its own file logger starts afresh on resume.
+        self.logger.logger.setdefault("run", MetricsFile(self.research.run_dir / "metrics.jsonl"))
+
+    def _compute_metrics(
+        self, batch: tq.KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        super()._compute_metrics(batch, metrics, *args, **kwargs)
+        search_metrics = self._search_metrics(batch)
+        metrics.update({f"search/{name}": value for name, value in search_metrics.items()})
+        self._check_retriever(search_metrics)
+
+    def _search_metrics(self, batch: tq.KVBatchMeta) -> dict[str, float]:
+        """Means over the step's trajectories of what research.training.agent_loop.score_trajectory
+        measured.
+        """
+        keys = [
+            key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)
+        ]
+        fields = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        rows = [extra["reward_extra_info"] for extra in fields.pop("extra_fields").tolist()]
+        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+    def _check_retriever(self, search_metrics: dict[str, float]) -> None:
+        searches, failed = search_metrics["searches"], search_metrics["failed_searches"]
+        self.steps_without_retriever = self.steps_without_retriever + 1 if 0 < searches <= failed else 0
+        if self.steps_without_retriever >= self.research.max_steps_without_retriever:
+            raise RetrieverGone(
+                f"every search of {self.steps_without_retriever} steps failed: is the retriever at "
+                f"{self.research.retriever.url} alive? Start it and run again with --resume"
+            )

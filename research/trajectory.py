@@ -1,0 +1,116 @@
+"""The one record of an episode, from the search loop to rewards, veRL, files, evaluation and viewer."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["answer", "eos", "length", "search_limit"]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A retrieved passage. ``contents`` is ``title\\ntext``; ``score`` is the retriever's own, higher is
+    better.
+    """
+
+    id: str
+    contents: str
+    score: float | None = None
+
+
+@dataclass
+class Search:
+    """One search: what was asked, what came back, and what it cost.
+
+    ``error`` is None if the retriever answered; otherwise the model read a notice instead of passages.
+    ``shown`` counts the passages that fitted into the injected block.
+    """
+
+    query: str | None
+    passages: list[Passage] = field(default_factory=list)
+    shown: int = 0
+    error: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class Segment:
+    """A run of response tokens with one author: the model (trained on) or the environment (masked).
+
+    ``log_probs`` has one natural-log probability a token, under the policy that sampled it; 0.0 for injected
+    tokens.
+    """
+
+    author: Literal["model", "environment"]
+    token_ids: list[int]
+    log_probs: list[float]
+    text: str
+
+    def __post_init__(self) -> None:
+        if len(self.token_ids) != len(self.log_probs):
+            raise ValueError(f"{len(self.token_ids)} tokens but {len(self.log_probs)} log-probs")
+
+
+@dataclass
+class Trajectory:
+    """An episode: the prompt, then model and environment segments in turn, then how it ended and what it
+    earned.
+    """
+
+    prompt_ids: list[int]
+    segments: list[Segment] = field(default_factory=list)
+    searches: list[Search] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    generate_seconds: float = 0.0
+    reward: float | None = None
+    reward_reason: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def response_ids(self) -> list[int]:
+        """All response tokens, the model's and the injected ones, in order."""
+        return [token for segment in self.segments for token in segment.token_ids]
+
+    @property
+    def response_mask(self) -> list[int]:
+        """1 for a token the model sampled, 0 for an injected one; as long as ``response_ids``."""
+        return [int(segment.author == "model") for segment in self.segments for _ in segment.token_ids]
+
+    @property
+    def response_log_probs(self) -> list[float]:
+        """Rollout log-probs, 0.0 where injected; as long as ``response_ids``."""
+        return [value for segment in self.segments for value in segment.log_probs]
+
+    @property
+    def response_length(self) -> int:
+        return sum(len(segment.token_ids) for segment in self.segments)
+
+    @property
+    def model_turns(self) -> list[str]:
+        """The text of the model's segments alone: what rewards may read."""
+        return [segment.text for segment in self.segments if segment.author == "model"]
+
+    @property
+    def text(self) -> str:
+        """The whole response as text."""
+        return "".join(segment.text for segment in self.segments)
+
+    @property
+    def search_seconds(self) -> float:
+        return sum(search.seconds for search in self.searches)
+
+    def to_json(self) -> str:
+        """One line of a trajectory file."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> "Trajectory":
+        """The inverse of :meth:`to_json`."""
+        row = json.loads(line)
+        row["segments"] = [Segment(**segment) for segment in row["segments"]]
+        row["searches"] = [
+            Search(**{**search, "passages": [Passage(**passage) for passage in search["passages"]]})
+            for search in row["searches"]
+        ]
+        return cls(**row)

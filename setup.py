@@ -18,6 +18,9 @@ COMMON = [
     "psutil",
     "pydantic>=2",
     "TransferQueue",
+    "huggingface_hub",
+    "pyarrow",
+    "tqdm",
 ]
 
 setup(

@@ -104,7 +104,9 @@ class TokenProtocol:
 
     def clean(self, text: str) -> str:
         """Text from outside without tags and special tokens, see :func:`research.protocol.neutralise`."""
-        return neutralise(text, self.protocol, self.special_tokens)
+        # Half a surrogate pair is legal in JSON, but no tokenizer takes it.
+        whole = text.encode("utf-8", errors="replace").decode("utf-8")
+        return neutralise(whole, self.protocol, self.special_tokens)
 
     def result_block(self, passages: Sequence[Passage], room: int, passage_tokens: int) -> ResultBlock | None:
         """The block to inject for retrieved passages, within ``room`` tokens, closing tag included.

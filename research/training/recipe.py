@@ -17,6 +17,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from research.processes import Terminated
 from research.training.plan import ROOT, ConfigurationError, Options, make_plan
 from research.training.run import RunFailed, execute, export, show
 
@@ -96,6 +97,10 @@ def main(context: click.Context, resume: bool, only_export: bool, dry_run: bool,
             execute(make_plan(options))
     except (ConfigurationError, RunFailed, OSError) as error:
         raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        context.exit(130)
+    except Terminated:
+        context.exit(143)
 
 
 def resolve_options(values: dict[str, Any], given: set[str], resume: bool) -> Options:

@@ -28,10 +28,7 @@ VALIDATION_SHARE, VALIDATION_MAXIMUM = 0.1, 100
 )
 def main(run_dir: Path, questions: Path, validation: Path | None) -> None:
     """Write the parquet rows of the run in RUN_DIR."""
-    try:
-        write_run_rows(run_dir, questions, validation)
-    except DataError as error:
-        raise click.ClickException(str(error)) from error
+    write_run_rows(run_dir, questions, validation)
 
 
 def write_run_rows(run_dir: Path, questions: Path, validation: Path | None) -> None:
@@ -86,3 +83,7 @@ class _FitsPrompt:
                 why = f"its prompt has {length} tokens, data.max_prompt_length is {self.maximum}"
                 click.echo(f"left out {question.id}: {why}")
         return [q for q, length in zip(questions, lengths, strict=True) if length <= self.maximum]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Shared fixtures: two real tokenizers (tags as single tokens; tags as ordinary text), and the real data if
+present.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from data.mini_tokenizer import train_tokenizer
+from research.protocol import Protocol
+from research.search_loop import Generation, Limits
+from research.token_protocol import TokenProtocol
+from research.trajectory import Passage
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real rows are not on this machine")
+
+
+@pytest.fixture(scope="session")
+def tag_tokens() -> TokenProtocol:
+    """The tiny policy's tokenizer: each tag is one token."""
+    return TokenProtocol(train_tokenizer(), Protocol())
+
+
+@pytest.fixture(scope="session")
+def text_tokens() -> TokenProtocol:
+    """A byte-level BPE like Qwen's: tags are ordinary text, and ``>\\n`` is one token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the answer</search>\n is </answer>\n"] * 20, trainer)
+    return TokenProtocol(
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        ),
+        Protocol(),
+    )
+
+
+@pytest.fixture(params=["tag_tokens", "text_tokens"])
+def tokens(request: pytest.FixtureRequest) -> TokenProtocol:
+    """Both kinds of tokenizer in turn."""
+    return request.getfixturevalue(request.param)
+
+
+LIMITS = Limits(searches=4, turn_tokens=200, response_tokens=600, passage_tokens=100)
+
+
+class ScriptedEngine:
+    """A policy that says the given turns, one a call, and records what it was asked with.
+
+    Like a real engine it stops at nothing by itself here: what is past a tag must be cut by the loop.
+    """
+
+    def __init__(self, tokens: TokenProtocol, turns: list[str]) -> None:
+        self.tokens, self.turns = tokens, list(turns)
+        self.calls: list[tuple[list[int], int]] = []
+
+    async def generate(self, token_ids: list[int], max_tokens: int) -> Generation:
+        self.calls.append((list(token_ids), max_tokens))
+        sampled = self.tokens.encode(self.turns.pop(0))[:max_tokens]
+        return Generation(sampled, [-0.5 - index / 1000 for index in range(len(sampled))])
+
+
+def search_for(*contents: str) -> Callable[[str], Coroutine[Any, Any, list[Passage]]]:
+    """A retriever that always finds these passages."""
+
+    async def search(query: str) -> list[Passage]:
+        await asyncio.sleep(0)
+        return [Passage(str(index), text, 1.0) for index, text in enumerate(contents)]
+
+    return search

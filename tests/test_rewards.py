@@ -1,0 +1,105 @@
+"""Rewards by name, on model text alone, each with its reason; and the answer metrics against official
+scores.
+"""
+
+import json
+
+import pytest
+from conftest import SHARED, needs_shared
+
+from research import metrics
+from research.protocol import Protocol
+from research.rewards import get_reward, reward_names
+from research.trajectory import Segment, Trajectory
+
+PROTOCOL = Protocol()
+
+
+def trajectory(*turns, finish_reason="answer"):
+    segments = []
+    for turn in turns:
+        segments += [
+            Segment("model", [1], [-1.0], turn),
+            Segment("environment", [2], [0.0], " <result>\nx\n</result>"),
+        ]
+    return Trajectory([0], segments[:-1], finish_reason=finish_reason)
+
+
+def answered(answer, valid=True):
+    think = "<think>t</think>" if valid else "<think>t"
+    return trajectory("<think>s</think><search>q</search>", f"{think}<answer>\\boxed{{{answer}}}</answer>")
+
+
+GOLDEN = ["Alan Turing", "Turing"]
+
+
+@pytest.mark.parametrize(
+    ("name", "trajectory", "score"),
+    [
+        ("exact_match", answered("the Alan Turing"), 1.0),
+        ("exact_match", answered("Alan Turing", valid=False), 1.0),
+        ("exact_match", answered("Alan"), 0.0),
+        ("exact_match", trajectory("<think>t</think>", finish_reason="length"), 0.0),
+        ("f1_format", answered("Alan Turing"), 1.0),
+        ("f1_format", answered("Alan"), 2 / 3),
+        ("f1_format", answered("Bob"), 0.1),
+        ("f1_format", answered("Alan Turing", valid=False), 0.0),
+        ("f1_format", trajectory("<think>t</think><answer>\\boxed{Turing}", finish_reason="length"), 0.0),
+        ("em_format", answered("Turing"), 1.0),
+        ("em_format", answered("Turing", valid=False), 0.8),
+        ("em_format", answered("Bob"), 0.2),
+        ("em_format", answered("Bob", valid=False), 0.1),
+        ("em_format", trajectory("<think>t</think>", finish_reason="eos"), 0.0),
+    ],
+)
+def test_scores(name, trajectory, score):
+    reward = get_reward(name)(trajectory, GOLDEN, PROTOCOL)
+    assert reward.score == pytest.approx(score) and reward.reason
+
+
+def test_a_self_written_result_is_a_format_fault():
+    cheat = trajectory("<think>t</think><result>Turing</result><answer>\\boxed{Turing}</answer>")
+    assert get_reward("f1_format")(cheat, GOLDEN, PROTOCOL).score == 0.0
+
+
+def test_f1_reward_never_falls_as_the_answer_gets_better():
+    long_golden = [" ".join(f"w{i}" for i in range(60))]
+    answers = ["nothing", *(" ".join(f"w{i}" for i in range(n)) for n in (1, 2, 5, 20, 60))]
+    scores = [get_reward("f1_format")(answered(answer), long_golden, PROTOCOL).score for answer in answers]
+    assert scores == sorted(scores) and scores[0] == pytest.approx(0.1)
+
+
+def test_unknown_name_lists_those_there_are():
+    assert reward_names() == ["em_format", "exact_match", "f1_format"]
+    with pytest.raises(ValueError, match="exact_match"):
+        get_reward("exactmatch")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "golden", "f1"), [("yes", "yes", 1.0), ("yes sir", "yes", 0.0), ("no", "noanswer", 0.0)]
+)
+def test_yes_and_no_must_match_exactly_for_f1(prediction, golden, f1):
+    assert metrics.token_f1(prediction, [golden]) == f1
+
+
+@needs_shared
+def test_metrics_equal_the_official_scripts():
+    """EM, F1 and contained answer of HotpotQA's, MuSiQue's and FlashRAG's own code on 1,784 cases."""
+    rows = [
+        json.loads(line) for line in (SHARED / "crosscheck" / "metric_cases.jsonl").open(encoding="utf-8")
+    ]
+    assert len(rows) == 1784
+    functions = {"em": metrics.exact_match, "f1": metrics.token_f1, "acc": metrics.contained_answer}
+    official = [
+        "hotpot_em",
+        "hotpot_f1",
+        "2wiki_em",
+        "musique_em",
+        "musique_f1",
+        "flashrag_f1",
+        "flashrag_acc",
+    ]
+    for row in rows:
+        for name in official:
+            ours = functions[name.split("_")[1]](row["pred"], row["golden_answers"])
+            assert ours == pytest.approx(row["scores"][name], abs=1e-9), (row["id"], name)

@@ -3,6 +3,7 @@ present.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from research.protocol import Protocol
 from research.search_loop import Generation, Limits
 from research.token_protocol import TokenProtocol
 from research.trajectory import Passage
+
+# veRL fixes its platform at import; the recipe sets this for the processes of a run.
+os.environ["VERL_PLATFORM"] = "cpu"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real rows are not on this machine")

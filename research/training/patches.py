@@ -75,7 +75,7 @@ def bound_weight_sending() -> None:
     """The sender of new weights waits for ever if the rollout engine dies or fails
     (bucketed_weight_transfer.py:157).
 
-    With a receive time-out it raises, and the run ends with that error.
+    With time-outs it raises, and the run ends with that error.
     """
     import zmq
     from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
@@ -87,6 +87,7 @@ def bound_weight_sending() -> None:
 
     def init_socket(self: Any) -> None:
         original_init(self)
+        self.socket.setsockopt(zmq.SNDTIMEO, int(1000 * seconds))
         self.socket.setsockopt(zmq.RCVTIMEO, int(1000 * seconds))
         self.socket.setsockopt(zmq.LINGER, 0)
 

@@ -36,13 +36,16 @@ class FailFastReplayBuffer(ReplayBuffer):
 
     def _sync_metadata_from_transfer_queue(self) -> None:
         super()._sync_metadata_from_transfer_queue()
-        failed = sum(len(keys) for keys in self.failure_keys.values())
-        if failed:
-            raise RolloutFailed(
-                f"rollouts of {failed} question(s) failed: see 'Error in _run_prompt' in the training log"
-            )
+        self.check_failures()
         if self._watched and time.monotonic() >= self._next_check:
             self._check_watched()
+
+    def check_failures(self) -> None:
+        """Raises RolloutFailed if rollouts of a question ended with an error."""
+        failed = sum(len(keys) for keys in self.failure_keys.values())
+        if failed:
+            where = "see 'Error in _run_prompt' in the training log"
+            raise RolloutFailed(f"rollouts of {failed} question(s) failed: {where}")
 
     def _check_watched(self) -> None:
         """Raises RayActorError if a watched actor is dead; one that is merely busy is left alone."""

@@ -71,6 +71,8 @@ def execute(plan: Plan) -> None:
         raise RunFailed("cannot start:\n  " + "\n  ".join(faults))
     adopt_orphans()
     raise_on_terminate()
+    # Threads that spin while they wait take the cores from the other processes of the run.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _locked(run_dir), _nothing_left_behind(run_dir):
         plan.options.save(run_dir / "recipe.json")
         port = plan.options.retriever_port or free_port(plan.options.retriever_host)

@@ -1,0 +1,157 @@
+"""Command line: `python -m retriever_server build|serve --help`.
+
+The commands import what they need inside: FAISS and Flask take a second, which --help does without.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from retriever_server.errors import RetrieverError
+
+if TYPE_CHECKING:
+    from retriever_server.service import Searcher
+
+LARGE_BYTES = 2_000_000_000  # some ten seconds of SHA-256
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+AT_LEAST_1 = click.IntRange(min=1)
+
+threads_option = click.option("--threads", type=AT_LEAST_1, help="CPU threads.  [default: all cores]")
+device_option = click.option("--device", help="cpu, cuda, cuda:1, ...  [default: an accelerator if any]")
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Show the user's mistakes, and what the system refuses, as one line and exit status 1."""
+    try:
+        yield
+    except (RetrieverError, OSError) as error:
+        raise click.ClickException(" ".join(str(error).split())) from error
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Passage retrieval as a service: build an index over a corpus once, then serve it over HTTP.
+
+    \b
+    Example, from a corpus to an answer:
+      python -m retriever_server build corpus.jsonl indexes/wiki
+      python -m retriever_server serve indexes/wiki --port 8000
+      curl -s localhost:8000/search -d '{"query": "Who wrote Faust?", "top_n": 3}'
+    """
+    # Threads that spin while they wait for each other are far slower when training has the cores too.
+    # OpenMP reads this as torch is loaded, which the commands do later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@main.command()
+@click.argument("corpus", type=FILE)
+@click.argument("index_dir", type=FOLDER)
+@click.option(
+    "--encoder", default="minilm", show_default=True, help="Hub name or folder of a model, or minilm."
+)
+@click.option("--query-prompt", help="Text before each query.  [default: the model's own]")
+@click.option("--passage-prompt", help="Text before each passage.  [default: the model's own]")
+@click.option("--faiss-index", type=FILE, help="Adopt this index: check it against CORPUS, then link to it.")
+@click.option("--batch-size", type=AT_LEAST_1, default=64, show_default=True, help="Passages a model pass.")
+@click.option("--force", is_flag=True, help="Replace the index that INDEX_DIR already holds.")
+@device_option
+@threads_option
+def build(corpus: Path, index_dir: Path, **options: Any) -> None:
+    """Encode CORPUS into the new directory INDEX_DIR.
+
+    CORPUS is JSON Lines, plain or .gz, one {"id": ..., "contents": "title\\ntext"} a row. INDEX_DIR appears
+    only when it is complete. Building the same index again does nothing.
+
+    \b
+    Examples:
+      python -m retriever_server build corpus.jsonl indexes/wiki
+      python -m retriever_server build corpus.jsonl.gz indexes/e5 --encoder intfloat/e5-base-v2 --device cuda
+      python -m retriever_server build wiki-18.jsonl indexes/wiki18 \\
+          --encoder intfloat/e5-base-v2 --faiss-index e5_Flat.index
+    """
+    from retriever_server import build as building
+
+    # An exit that unwinds takes the half-built index away.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    with one_line_errors():
+        manifest, built = building.build(building.BuildOptions(corpus=corpus, target=index_dir, **options))
+    state = "built" if built else "already built, nothing to do"
+    figures = f"{manifest.count:,} passages, {manifest.encoder}, corpus {manifest.corpus.sha256[:12]}"
+    click.echo(f"{index_dir}: {state} ({figures})")
+
+
+@main.command()
+@click.argument("index_dir", type=FOLDER)
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
+@click.option("--http-threads", type=AT_LEAST_1, default=64, show_default=True, help="Requests at once.")
+@click.option("--encoder", help="Where the model is now, if it has moved since the build.")
+@click.option("--skip-fingerprint", is_flag=True, help="Check sizes and sample rows, not the whole files.")
+@click.option("--die-with-parent", is_flag=True, help="End when the starting process ends (Linux).")
+@device_option
+@threads_option
+def serve(
+    index_dir: Path,
+    host: str,
+    port: int,
+    http_threads: int,
+    encoder: str | None,
+    skip_fingerprint: bool,
+    die_with_parent: bool,
+    device: str | None,
+    threads: int | None,
+) -> None:
+    """Serve the index in INDEX_DIR over HTTP until SIGTERM or ctrl-C.
+
+    GET /health answers 503 while the index loads. POST /search, /batch_search and /retrieve search it. A line
+    "ready: URL" appears on standard output once searches are answered.
+
+    \b
+    Examples:
+      python -m retriever_server serve indexes/wiki
+      python -m retriever_server serve indexes/wiki --port 0 --threads 2 --die-with-parent
+    """
+    from retriever_server import server
+
+    with one_line_errors():
+        if die_with_parent:
+            server.die_with_parent()
+        server.run(_loader(index_dir, encoder, device, threads, skip_fingerprint), host, port, http_threads)
+
+
+def _loader(
+    index_dir: Path, encoder: str | None, device: str | None, threads: int | None, skip_fingerprint: bool
+) -> "Callable[[], Searcher]":
+    def load() -> "Searcher":
+        from retriever_server.encoder import set_threads
+        from retriever_server.service import Searcher
+        from retriever_server.store import open_store
+
+        if threads:
+            set_threads(threads)
+        check_contents = not skip_fingerprint and not _too_large_to_check(index_dir)
+        return Searcher(open_store(index_dir, encoder=encoder, device=device, check_contents=check_contents))
+
+    return load
+
+
+def _too_large_to_check(index_dir: Path) -> bool:
+    from retriever_server.store import read_manifest
+
+    manifest = read_manifest(index_dir)
+    large = manifest.corpus.bytes + manifest.index.bytes > LARGE_BYTES
+    if large:
+        click.echo("large index: sizes and sample rows are checked, not the whole fingerprint", err=True)
+    return large
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m retriever_server")

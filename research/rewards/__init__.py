@@ -37,7 +37,7 @@ def get_reward(name: str) -> RewardFunction:
     """
     if name not in reward_names():
         raise ValueError(f"no reward is called {name!r}; there are: {', '.join(reward_names())}")
-    return importlib.import_module(f"{__name__}.{name}").score  # type: ignore[no-any-return]
+    return importlib.import_module(f"{__name__}.{name}").score
 
 
 def ended(trajectory: Trajectory) -> bool:

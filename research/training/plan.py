@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from research.training.hardware import gpu_memory
+from research.training.patches import WEIGHT_TIMEOUT_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG_DIR = ROOT / "recipes" / "config"
@@ -233,6 +234,8 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
                 "train_musique", overrides=[*_overrides(plan, retriever_url), *plan.options.overrides]
             )
         _set_cluster(config, plan.options)
+        environment = config.ray_kwargs.ray_init.runtime_env.env_vars
+        environment[WEIGHT_TIMEOUT_VARIABLE] = str(config.research.weight_update_timeout)
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(" ".join(str(error).split())) from error
@@ -278,7 +281,7 @@ def _set_cluster(config: DictConfig, options: Options) -> None:
     """Several nodes join the Ray cluster that is there; its own resources count, not the ones declared
     here.
     """
+    OmegaConf.set_struct(config, False)
     if options.nodes > 1:
-        OmegaConf.set_struct(config, False)
         environment = config.ray_kwargs.ray_init.runtime_env
         config.ray_kwargs.ray_init = {"address": "auto", "runtime_env": environment, "num_cpus": None}

@@ -7,6 +7,7 @@ out and named: veRL would cut them silently. Writes RUN_DIR/data/{train,validati
 """
 
 from pathlib import Path
+from typing import Any
 
 import click
 from omegaconf import OmegaConf
@@ -66,14 +67,13 @@ def _source_name(path: Path) -> str:
 class _FitsPrompt:
     """Keeps questions whose prompt has at most ``data.max_prompt_length`` tokens; names the others."""
 
-    def __init__(self, config: object) -> None:
+    def __init__(self, config: Any) -> None:
         from transformers import AutoTokenizer
 
-        self.config = OmegaConf.create(config)
-        self.research: ResearchConfig = read_research_config(self.config.research)
-        tokenizer = AutoTokenizer.from_pretrained(self.config.actor_rollout_ref.model.path)
+        self.research: ResearchConfig = read_research_config(config.research)
+        tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
         self.tokens = TokenProtocol(tokenizer, self.research.protocol)
-        self.maximum = self.config.data.max_prompt_length
+        self.maximum = config.data.max_prompt_length
 
     def keep(self, questions: list[Question]) -> list[Question]:
         """The questions that fit, in order."""

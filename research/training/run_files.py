@@ -23,7 +23,7 @@ class MetricsFile:
 
     def log(self, data: dict[str, Any], step: int) -> None:
         """Append the numbers among ``data``."""
-        row = {key: float(value) for key, value in data.items() if isinstance(value, numbers.Number)}
+        row = {key: float(value) for key, value in data.items() if isinstance(value, numbers.Real)}
         append_line(self.path, json.dumps({"step": step, **row}))
 
     def finish(self) -> None:

@@ -21,7 +21,8 @@ class SearchTrainer(PPOTrainerSync):
         self.research = read_research_config(self.config.research)
         self.steps_without_retriever = 0
         forget_steps_after(self.research.run_dir, self.global_steps or -1)
-        self.replay_buffer.watch(agent_loop_manager.agent_loop_workers)
+        sampler: Any = self.replay_buffer  # by configuration research.training.replay_buffer's
+        sampler.watch(agent_loop_manager.agent_loop_workers)
         super().fit(agent_loop_manager)
 
     def on_validate_begin(self) -> None:
@@ -32,7 +33,8 @@ class SearchTrainer(PPOTrainerSync):
 
     def _attach_metrics_file(self) -> None:
         # veRL makes its loggers inside fit(); its own file logger starts afresh on resume.
-        self.logger.logger.setdefault("run", MetricsFile(self.research.run_dir / "metrics.jsonl"))
+        loggers: dict[str, Any] = self.logger.logger
+        loggers.setdefault("run", MetricsFile(self.research.run_dir / "metrics.jsonl"))
 
     def _compute_metrics(
         self, batch: tq.KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any

@@ -16,6 +16,8 @@ class CPUWorkerExtension(vLLMColocateWorkerExtension):
     veRL does, finds nothing to load into; ``reload_weights`` builds each layer again.
     """
 
+    model_runner: Any  # vLLM mixes this class into its worker
+
     def update_weights_from_ipc(
         self, peft_config: dict[str, Any] | None = None, base_sync_done: bool = False, use_shm: bool = False
     ) -> None:

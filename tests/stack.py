@@ -18,13 +18,18 @@ SMALL = ("data.train_batch_size=4", "actor_rollout_ref.rollout.n=4", "data.max_r
 
 
 class RecipeRun:
-    """A started recipe. ``args`` are those of recipes/train_musique.sh; SMALL sizes are added."""
+    """A started recipe, stopped at the end of its ``with`` block with all that belongs to it.
+
+    ``args`` are those of recipes/train_musique.sh; a new run gets SMALL sizes, one that goes on has them
+    saved.
+    """
 
     def __init__(self, run_dir: Path, *args: str) -> None:
         self.run_dir = run_dir
         self.mark = uuid.uuid4().hex
         environment = {**os.environ, "RESEARCH_TEST_MARK": self.mark}
-        command = [sys.executable, "-m", "research.training.recipe", "--run-dir", str(run_dir), *args, *SMALL]
+        command = [sys.executable, "-m", "research.training.recipe", "--run-dir", str(run_dir), *args]
+        command += () if (run_dir / "recipe.json").exists() else SMALL
         self.output = run_dir.with_name(run_dir.name + f"-{self.mark[:6]}.out")
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
@@ -36,13 +41,21 @@ class RecipeRun:
                 cwd=ROOT,
             )
 
+    def __enter__(self) -> "RecipeRun":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(60)
+        for process in self.processes():
+            process.kill()
+
     def wait(self, timeout: float = 420) -> int:
         """The exit code."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            self.process.terminate()
-            self.process.wait(60)
             raise AssertionError(f"the recipe did not end in {timeout} s:\n{self.text()}") from None
 
     def wait_for(self, condition: Callable[[], object], timeout: float = 300) -> None:
@@ -93,6 +106,5 @@ class RecipeRun:
         """Every process of the run is gone."""
         deadline = time.monotonic() + patience
         while left := self.processes():
-            names = [f"{p.pid} {' '.join(p.cmdline())[:100]}" for p in left if p.is_running()]
-            assert time.monotonic() < deadline, f"left behind: {names}"
+            assert time.monotonic() < deadline, f"left behind: {[process.pid for process in left]}"
             time.sleep(0.5)

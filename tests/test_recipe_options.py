@@ -163,12 +163,19 @@ def test_nothing_to_resume(tmp_path):
 
 def test_resume_takes_the_saved_options_and_refuses_others(tmp_path):
     saved = options(tmp_path, seed=7, steps=10, overrides=("data.train_batch_size=8",))
-    saved.run_dir.mkdir()
+    (saved.run_dir / "checkpoints").mkdir(parents=True)
+    (saved.run_dir / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("10")
     saved.save(saved.run_dir / "recipe.json")
     values = {**vars(options(tmp_path)), "steps": 20}
     assert resolve_options(dict(values), {"steps", "run_dir"}, resume=True) == replace(saved, steps=20)
     with pytest.raises(RunFailed, match="seed=7"):
         resolve_options({**values, "seed": 8}, {"seed"}, resume=False)
+
+
+def test_a_wrong_key_leaves_no_folder(tmp_path):
+    result = run_main("--run-dir", tmp_path / "run", "research.reward=exact")
+    assert result.exit_code == 1 and "exact_match" in result.output and "Traceback" not in result.output
+    assert not (tmp_path / "run").exists()
 
 
 def test_malformed_rows_are_named_by_file_and_line(tmp_path):

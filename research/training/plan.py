@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from research.training.config import read_research_config
 from research.training.hardware import gpu_memory
 from research.training.patches import WEIGHT_TIMEOUT_VARIABLE
 
@@ -244,6 +245,10 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
     missing = [key for key in OmegaConf.missing_keys(config) if key.startswith(ours)]
     if missing:
         raise ConfigurationError(f"no value for {', '.join(sorted(missing))}")
+    try:
+        read_research_config(config.research)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
     return config
 
 

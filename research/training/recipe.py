@@ -20,6 +20,7 @@ from click.core import ParameterSource
 from research.processes import Terminated
 from research.training.plan import ROOT, ConfigurationError, Options, make_plan
 from research.training.run import RunFailed, execute, export, show
+from research.training.run_files import latest_checkpoint
 
 RUNS = ROOT / "runs"
 # What may differ when a run goes on; everything else belongs to what is being trained.
@@ -115,6 +116,8 @@ def resolve_options(values: dict[str, Any], given: set[str], resume: bool) -> Op
         values[name] = values[name].absolute() if values[name] else None
     options = Options(**{**values, "run_dir": run_dir})
     if (run_dir / "recipe.json").exists():
+        if latest_checkpoint(run_dir) is None and not resume:
+            return options  # nothing was trained yet, so nothing ties the folder to its old options
         return _continued(Options.load(run_dir / "recipe.json"), options, given)
     if resume:
         raise RunFailed(f"{run_dir} is not a run folder: there is no recipe.json in it")

@@ -5,6 +5,7 @@ behind.
 import fcntl
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -69,16 +70,17 @@ def execute(plan: Plan) -> None:
     faults = problems(plan)
     if faults:
         raise RunFailed("cannot start:\n  " + "\n  ".join(faults))
+    port = plan.options.retriever_port or free_port(plan.options.retriever_host)
+    config = compose_config(plan, _retriever_url(plan, port))
     adopt_orphans()
     raise_on_terminate()
     # Threads that spin while they wait take the cores from the other processes of the run.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _locked(run_dir), _nothing_left_behind(run_dir):
         plan.options.save(run_dir / "recipe.json")
-        port = plan.options.retriever_port or free_port(plan.options.retriever_host)
-        config = compose_config(plan, _retriever_url(plan, port))
-        total = config.trainer.total_training_steps
-        checkpoint = latest_checkpoint(run_dir)
+        total, checkpoint = config.trainer.total_training_steps, latest_checkpoint(run_dir)
+        if checkpoint is None:  # nothing was trained on the rows that may be there
+            shutil.rmtree(run_dir / "data", ignore_errors=True)
         evaluated = any(row["step"] == checkpoint for row in read_metrics(run_dir))
         if checkpoint is not None and total is not None and checkpoint >= total and evaluated:
             click.echo(

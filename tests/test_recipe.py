@@ -153,28 +153,39 @@ def test_vllm_loads_the_exported_policy_and_stops_token_exactly(whole_run):
     assert result["stopped"]["log_probs"] == len(stopped)
 
 
-def test_killed_run_goes_on_from_its_checkpoint(whole_run, policy, tmp_path):
-    """SIGKILL after the checkpoint of step 2: nothing is left behind, and steps 3 and 4 see the same
-    questions.
+def test_killed_run_goes_on_and_a_dead_rollout_server_ends_it(whole_run, policy, tmp_path):
+    """SIGKILL after the checkpoint of step 2: nothing is left, and steps 3 and 4 see the same questions as in
+    the whole run. Then vLLM's engine is killed: the run ends within a minute with an error, its checkpoint in
+    place.
     """
     folder = tmp_path / "run"
     with RecipeRun(folder, "--model", policy, *WORLD, "--steps", "4", *SAVING) as run:
-        run.wait_for(lambda: latest_checkpoint(run.run_dir) == 2)
+        run.wait_for(lambda: latest_checkpoint(folder) == 2)
         run.signal(signal.SIGKILL)
         run.process.wait()
         run.assert_nothing_left()
-    with RecipeRun(folder) as resumed:
-        assert resumed.wait() == 0, resumed.text()
-        assert [row["step"] for row in resumed.metrics()] == [0, 1, 2, 3, 4]
+    with RecipeRun(folder, "--steps", "50") as resumed:
+        resumed.wait_for(lambda: 4 in resumed.step_rows())
+        (engine,) = resumed.processes("EngineCore")
+        engine.kill()
+        started = time.monotonic()
+        assert resumed.wait(90) == 1, resumed.text()
+        assert time.monotonic() - started < 75  # one minute, and the time to stop everything
+        assert "training failed" in resumed.output.read_text()
+        resumed.assert_nothing_left()
+        assert [row["step"] for row in resumed.metrics()][:5] == [0, 1, 2, 3, 4]
         for step in range(1, 5):
             assert resumed.question_ids(step) == whole_run.question_ids(step)
         assert resumed.question_ids(2) != resumed.question_ids(3)
-        resumed.assert_nothing_left()
-    with RecipeRun(folder) as again:
+
+
+def test_finished_run_is_only_exported(whole_run):
+    with RecipeRun(whole_run.run_dir) as again:
         assert again.wait() == 0 and "is finished: step 4 of 4" in again.output.read_text()
-    shutil.rmtree(folder / "policy")
-    with RecipeRun(folder, "--export") as exported:
-        assert exported.wait() == 0 and (folder / "policy" / "model.safetensors").exists()
+    shutil.rmtree(whole_run.run_dir / "policy")
+    with RecipeRun(whole_run.run_dir, "--export") as exported:
+        assert exported.wait() == 0, exported.text()
+        assert (whole_run.run_dir / "policy" / "model.safetensors").exists()
 
 
 def test_interrupt_ends_everything(policy, tmp_path):
@@ -183,18 +194,6 @@ def test_interrupt_ends_everything(policy, tmp_path):
         run.signal(signal.SIGINT)
         assert run.wait(60) == 130
         assert "go on with" in run.output.read_text() and "Traceback" not in run.output.read_text()
-        run.assert_nothing_left()
-
-
-def test_dead_rollout_server_ends_the_run_within_a_minute(policy, tmp_path):
-    with RecipeRun(tmp_path / "run", "--model", policy, *WORLD, "--steps", "50", *SAVING) as run:
-        run.wait_for(lambda: 1 in run.step_rows())
-        (engine,) = run.processes("EngineCore")
-        engine.kill()
-        started = time.monotonic()
-        assert run.wait(90) == 1
-        assert time.monotonic() - started < 75  # one minute, and the time to stop everything
-        assert "training failed" in run.output.read_text()
         run.assert_nothing_left()
 
 

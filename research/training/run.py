@@ -150,14 +150,15 @@ def _retriever_url(plan: Plan, port: int) -> str:
 def _train(plan: Plan, port: int, printer: StepPrinter) -> None:
     """Serve, train, and print steps until the training process ends."""
     run_dir, log = plan.options.run_dir, plan.options.run_dir / "logs" / "train.log"
-    with _retriever(plan, port) as keep_alive:
+    with _retriever(plan, port) as keeper:
         (run_dir / "logs" / "error.txt").unlink(missing_ok=True)
         click.echo(f"- {plan.train.what}: Ray, veRL and vLLM start, one to two minutes; log: {log}")
         training = start(plan.train.argv, log)
         try:
+            keeper.wait_until_healthy()  # while the training's many processes start
             while training.poll() is None:
                 time.sleep(0.5)
-                keep_alive()
+                keeper.keep_alive()
                 _echo_all(printer)
             _echo_all(printer)
         finally:
@@ -178,9 +179,8 @@ def _cause(run_dir: Path) -> str:
 
 @contextmanager
 def _retriever(plan: Plan, port: int) -> Iterator["_Keeper"]:
-    """Serve the index if the plan says so; yields a call that starts a dead server again."""
+    """Serve the index if the plan says so, until the end of the block."""
     keeper = _Keeper(plan, port)
-    keeper.start()
     try:
         yield keeper
     finally:
@@ -196,12 +196,16 @@ class _Keeper:
         self.argv = [*plan.serve.argv, "--port", str(port)] if plan.serve else []
         self.log = plan.options.run_dir / "logs" / "retriever.log"
         self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start the server and wait until it is healthy; of a foreign one only the health is asked."""
         if self.argv:
             click.echo(f"- serve the index at {self.url}")
             self.process = start(self.argv, self.log)
+
+    def wait_until_healthy(self) -> None:
+        """Of a server that was started elsewhere, too.
+
+        Raises:
+            RunFailed: it ended, or is not healthy in time.
+        """
         deadline = time.monotonic() + (RETRIEVER_START_SECONDS if self.argv else 10)
         while not _healthy(self.url):
             if self.process and self.process.poll() is not None:
@@ -210,7 +214,7 @@ class _Keeper:
                 raise RunFailed(f"no healthy retriever at {self.url}")
             time.sleep(0.2)
 
-    def __call__(self) -> None:
+    def keep_alive(self) -> None:
         """Start the server again if it has died; does not wait for it."""
         if self.process is None or self.process.poll() is None:
             return

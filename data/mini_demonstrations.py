@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import click
 
-from data.mini_world import Chain, HopCounts, World, ask, practice_world
+from data.mini_world import Chain, HopCounts, Relation, World, ask, practice_world
 from research.protocol import Protocol, closing, opening, render_result
 
 # Shares of the kinds of demonstration. Only "clean" and "retry" end with the right answer (but for luck).
@@ -115,33 +115,34 @@ def _follow(episode: _Episode, chain: Chain, kind: str) -> str:
     if kind == "early" and len(path) > 1:
         path.pop()
     faulty_hop = rng.randrange(len(path)) if kind == "retry" else None
-    # The first thought lists what to find, innermost first; each later thought takes the next from that list.
-    subject, thought = chain.start, ", then ".join(f"the {relation.name}" for relation in path)
+    subject, known = chain.start, ""
     for hop, relation in enumerate(path):
-        _find(episode, thought, relation.name, subject, bad_first=hop == faulty_hop)
+        _find(episode, known, path[hop:], subject, bad_first=hop == faulty_hop)
         last = hop == len(path) - 1
         if kind == "relation" and last:
             relation = rng.choice([other for other in world.facts[subject] if other != relation])
         found = world.facts[subject][relation]
         if kind == "entity" and last:
             found = _any_object(rng, world, rng.choice(episode.shown))
-        thought, subject = f"the {relation.name} is {found}", found
-        if not last:
-            thought += f", then the {path[hop + 1].name}"
-    return episode.answer(thought, subject)
+        known, subject = f"the {relation.name} is {found}", found
+    return episode.answer(known, subject)
 
 
-def _find(episode: _Episode, thought: str, relation: str, subject: str, bad_first: bool) -> None:
-    """Search for the passage about `subject` until it is shown: three searches at most."""
+def _find(episode: _Episode, known: str, ahead: Sequence[Relation], subject: str, bad_first: bool) -> None:
+    """Search for the passage about `subject` until it is shown: three searches at most.
+
+    Every thought lists all that is `ahead`, innermost first. So the policy knows by copying what to do next and
+    when to stop; with only the next relation in a thought it learnt to search three times, whatever was asked.
+    """
     rng = episode.rng
-    again = f"not found, again the {relation}"
+    plan = ", then ".join(f"the {relation.name}" for relation in ahead)
+    thought, again = f"{known}, then {plan}" if known else plan, f"not found, again {plan}"
+    wanted = f"the {ahead[0].name}"
     if bad_first:
         other = rng.choice(list(episode.world.kinds))
-        bad_query = rng.choice([f"the {relation}", f"the {relation} of {other}"])
-        episode.search(thought, bad_query, None)
+        episode.search(thought, rng.choice([wanted, f"{wanted} of {other}"]), None)
         thought = again
-    wanted = None if rng.random() < MISSING else subject
-    if not episode.search(thought, f"the {relation} of {subject}", wanted):
+    if not episode.search(thought, f"{wanted} of {subject}", None if rng.random() < MISSING else subject):
         episode.search(again, subject, subject)
 
 

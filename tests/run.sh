@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash recipes/setup_env.sh cpu
 unset PYTHONDONTWRITEBYTECODE
-export PATH="$PWD/.venv/bin:$PATH" OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1
+export PATH="$PWD/.venv/bin:$PATH" OMP_WAIT_POLICY=PASSIVE
 echo "== ruff" && ruff check . && ruff format --check .
 echo "== mypy" && mypy
 echo "== pytest" && pytest --durations=15 "$@"

@@ -4,6 +4,7 @@ done.
 
 import hashlib
 import json
+import os
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -235,8 +236,7 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
                 "train_musique", overrides=[*_overrides(plan, retriever_url), *plan.options.overrides]
             )
         _set_cluster(config, plan.options)
-        environment = config.ray_kwargs.ray_init.runtime_env.env_vars
-        environment[WEIGHT_TIMEOUT_VARIABLE] = str(config.research.weight_update_timeout)
+        _set_environment(config, plan.options)
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(" ".join(str(error).split())) from error
@@ -280,6 +280,14 @@ def _overrides(plan: Plan, retriever_url: str) -> list[str]:
 def _quoted(value: Any) -> str:
     """Hydra's grammar takes a path as it is only if it holds no special character."""
     return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "\\'") + "'"
+
+
+def _set_environment(config: DictConfig, options: Options) -> None:
+    environment = config.ray_kwargs.ray_init.runtime_env.env_vars
+    environment[WEIGHT_TIMEOUT_VARIABLE] = str(config.research.weight_update_timeout)
+    if options.hardware == "cpu":
+        # Ray gives an actor with one logical CPU one thread.
+        environment.OMP_NUM_THREADS = str(os.cpu_count() or 1)
 
 
 def _set_cluster(config: DictConfig, options: Options) -> None:

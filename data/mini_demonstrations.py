@@ -82,17 +82,18 @@ class _Episode:
     def _retrieve(self, wanted: str | None) -> list[str]:
         if wanted is None:
             return self.rng.sample(list(self.world.kinds), self.passages)
-        names = self.rng.sample(_confusable(self.world, wanted), self.passages - 1)
+        names = self.rng.sample(_others(self.rng, self.world, wanted), self.passages - 1)
         rank = self.rng.choices(range(self.passages), RANK_WEIGHTS[: self.passages])[0]
         return [*names[:rank], wanted, *names[rank:]]
 
 
-def _confusable(world: World, name: str) -> list[str]:
-    """Some other names: those whose passages a retriever confuses with `name`'s, and as many random ones."""
+def _others(rng: random.Random, world: World, name: str) -> list[str]:
+    """Other names: those whose passages a retriever confuses with that of `name`, and some more at random."""
     words = set(name.split())
-    near = [other for other in world.kinds if other != name and words & set(other.split())]
-    near += [other for other, facts in world.facts.items() if name in facts.values() and other != name]
-    return sorted({*near, *list(world.kinds)[: len(near) + PASSAGES]} - {name})
+    near = {other for other in world.kinds if words & set(other.split())}
+    near |= {other for other, facts in world.facts.items() if name in facts.values()}
+    far = rng.sample(list(world.kinds), len(near) + PASSAGES)
+    return sorted({*near, *far} - {name})
 
 
 def demonstrate(rng: random.Random, world: World, chain: Chain, kind: str, passages: int) -> Demonstration:
@@ -131,8 +132,8 @@ def _follow(episode: _Episode, chain: Chain, kind: str) -> str:
 def _find(episode: _Episode, known: str, ahead: Sequence[Relation], subject: str, bad_first: bool) -> None:
     """Search for the passage about `subject` until it is shown: three searches at most.
 
-    Every thought lists all that is `ahead`, innermost first. So the policy knows by copying what to do next and
-    when to stop; with only the next relation in a thought it learnt to search three times, whatever was asked.
+    Every thought lists all that is `ahead`, innermost first: by copying the policy then knows what to do next
+    and when to stop. Where a thought named the next relation alone, it learnt to search three times, always.
     """
     rng = episode.rng
     plan = ", then ".join(f"the {relation.name}" for relation in ahead)

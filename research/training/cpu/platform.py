@@ -10,40 +10,40 @@ import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry
 
 
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+def _zero(*args: Any, **kwargs: Any) -> int:
+    return 0
+
+
+def _memory(*args: Any) -> tuple[int, int]:
+    """Free and total main memory in bytes."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    return os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
+
+
+_NOTHING = ("empty_cache", "ipc_collect", "reset_peak_memory_stats")
+_ZERO = (
+    "max_memory_allocated",
+    "max_memory_reserved",
+    "memory_allocated",
+    "memory_reserved",
+    "current_device",
+)
+
+
 def _device_module() -> types.ModuleType:
     """``torch.cpu`` with the calls of ``torch.cuda`` that veRL makes: memory questions are answered with
     0.
     """
     module = types.ModuleType("research_cpu_device")
+    names = [name for name in dir(torch.cpu) if not name.startswith("__")]
+    module.__dict__.update({name: getattr(torch.cpu, name) for name in names})
+    module.__dict__.update(dict.fromkeys(_NOTHING, _nothing) | dict.fromkeys(_ZERO, _zero))
     module.__dict__.update(
-        {name: getattr(torch.cpu, name) for name in dir(torch.cpu) if not name.startswith("__")}
-    )
-
-    def nothing(*args: Any, **kwargs: Any) -> None:
-        return None
-
-    def zero(*args: Any, **kwargs: Any) -> int:
-        return 0
-
-    def memory(*args: Any) -> tuple[int, int]:
-        pages = os.sysconf("SC_PAGE_SIZE")
-        return os.sysconf("SC_AVPHYS_PAGES") * pages, os.sysconf("SC_PHYS_PAGES") * pages
-
-    module.__dict__.update(dict.fromkeys(("empty_cache", "ipc_collect", "reset_peak_memory_stats"), nothing))
-    module.__dict__.update(
-        dict.fromkeys(
-            (
-                "max_memory_allocated",
-                "max_memory_reserved",
-                "memory_allocated",
-                "memory_reserved",
-                "current_device",
-            ),
-            zero,
-        )
-    )
-    module.__dict__.update(
-        mem_get_info=memory,
+        mem_get_info=_memory,
         get_device_name=lambda *args: "CPU",
         is_available=lambda: True,
         device_count=lambda: 1,

@@ -81,7 +81,8 @@ def test_several_nodes_join_the_cluster(tmp_path):
     config = compose(tmp_path, "cpu", nodes=2)
     assert config.ray_kwargs.ray_init.address == "auto" and config.trainer.nnodes == 2
     assert "num_gpus" not in config.ray_kwargs.ray_init
-    assert compose(tmp_path, "cpu").trainer.nnodes == 1
+    single = compose(tmp_path, "cpu")
+    assert single.trainer.nnodes == 1 and single.ray_kwargs.ray_init.address == "local"
 
 
 def test_search_r1_is_chosen_by_name(tmp_path):

@@ -291,10 +291,15 @@ def _set_environment(config: DictConfig, options: Options) -> None:
 
 
 def _set_cluster(config: DictConfig, options: Options) -> None:
-    """Several nodes join the Ray cluster that is there; its own resources count, not the ones declared
-    here.
+    """One node has a Ray of its own, whatever else runs on the machine. Several nodes join the Ray cluster
+    that is there; its own resources count, not the ones declared here.
     """
+    ray_init = config.ray_kwargs.ray_init
     OmegaConf.set_struct(config, False)
+    ray_init.address = "local"
     if options.nodes > 1:
-        environment = config.ray_kwargs.ray_init.runtime_env
-        config.ray_kwargs.ray_init = {"address": "auto", "runtime_env": environment, "num_cpus": None}
+        config.ray_kwargs.ray_init = {
+            "address": "auto",
+            "runtime_env": ray_init.runtime_env,
+            "num_cpus": None,
+        }

@@ -44,7 +44,6 @@ def train(config: DictConfig) -> None:
         Ray's.
     """
     os.environ.update(config.ray_kwargs.ray_init.get("runtime_env", {}).get("env_vars", {}))
-    os.environ["TENSORBOARD_DIR"] = str(Path(config.research.run_dir) / "tensorboard")
     validate(config)
     from verl.trainer.main_ppo import run_ppo
 

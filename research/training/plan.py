@@ -283,8 +283,10 @@ def _quoted(value: Any) -> str:
 
 
 def _set_environment(config: DictConfig, options: Options) -> None:
+    """Variables that every process of the run must have, on every node."""
     environment = config.ray_kwargs.ray_init.runtime_env.env_vars
     environment[WEIGHT_TIMEOUT_VARIABLE] = str(config.research.weight_update_timeout)
+    environment.TENSORBOARD_DIR = str(options.run_dir / "tensorboard")
     if options.hardware == "cpu":
         # Ray gives an actor with one logical CPU one thread.
         environment.OMP_NUM_THREADS = str(os.cpu_count() or 1)

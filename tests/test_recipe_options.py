@@ -3,6 +3,7 @@ training.
 """
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +14,6 @@ import pytest
 from click.testing import CliRunner
 from omegaconf import OmegaConf
 
-from research.training import preflight
 from research.training.config import read_research_config
 from research.training.plan import ConfigurationError, Options, compose_config, make_plan
 from research.training.recipe import main, resolve_options
@@ -144,8 +144,8 @@ def test_port_in_use(tmp_path):
 
 
 def test_full_disk_is_noticed_before_the_start(tmp_path, monkeypatch):
-    usage = type(preflight.shutil.disk_usage(tmp_path))(10**12, 10**12, 10**6)
-    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage)
+    usage = type(shutil.disk_usage(tmp_path))(10**12, 10**12, 10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     result = run_main("--run-dir", tmp_path / "run")
     assert result.exit_code == 1 and "disk" in result.output
 

@@ -79,10 +79,7 @@ class Plan:
 
     options: Options
     model: str
-    questions: Path
-    validation: Path | None
     corpus: Path | None
-    index: Path | None
     prepare: list[Command]
     build: list[Command]
     serve: Command | None
@@ -104,10 +101,7 @@ def make_plan(options: Options) -> Plan:
     return Plan(
         options=options,
         model=source["model"],
-        questions=source["questions"],
-        validation=source["validation"],
         corpus=source["corpus"],
-        index=index,
         prepare=prepare,
         build=build,
         serve=_serve_command(options, index) if index else None,

@@ -3,14 +3,13 @@ missing.
 """
 
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-from data.hub import size_text
+from data.hub import free_space, size_text
 from data.wiki18 import required_files, space_needed
 from research.training.hardware import gpu_memory
 from research.training.plan import CACHE, Plan
@@ -76,10 +75,7 @@ def _cpu_disk(plan: Plan) -> Iterator[str]:
 
 
 def _disk(path: Path, need: int, what: str) -> Iterator[str]:
-    folder = path
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    free = free_space(path)
     if free < need:
         yield f"disk: {what} in {path} needs {size_text(need)}, {size_text(free)} are free"
 

@@ -13,9 +13,16 @@ class StepPrinter:
 
     def __init__(self, run_dir: Path, total_steps: int | None, after: int = -1) -> None:
         self.run_dir, self.total_steps, self.last = run_dir, total_steps, after
+        # Of the file when it was last read: lines() is called twice a second, and the file grows once a step.
+        self._size = -1
 
     def lines(self) -> list[str]:
         """Lines for the rows that came since the last call."""
+        path = self.run_dir / "metrics.jsonl"
+        size = path.stat().st_size if path.exists() else -1
+        if size == self._size:
+            return []
+        self._size = size
         rows = [row for row in read_metrics(self.run_dir) if row["step"] > self.last]
         self.last = max([self.last, *(int(row["step"]) for row in rows)])
         return [line for row in rows for line in self._row_lines(row)]

@@ -1,13 +1,13 @@
 """Imperfect demonstrations of the search protocol over throw-away worlds, for the mini policy's cold start.
 
-They teach the form of an episode and the beginnings of the skill, and leave reinforcement learning something
-to mend: half of them stop too early, follow the wrong relation, copy from the wrong passage, search the whole
-question or guess (shares in `MIX`). Print a few with:
+They teach the form of an episode and the single skills, and leave reinforcement learning something to find:
+the demonstrator often stops one hop early, searches in the question's words, asks about the wrong entity or
+gives up (rates in `FAULTS`). Print a few with:
 
     python -m data.mini_demonstrations --count 5 --seed 0
 
-No retriever is asked: a result block is the wanted passage among others of the same world. Names come from
-the practice pool alone (data/mini_world.py), so no demonstration tells a fact about a name of a split.
+Results are what the mini world's encoder really finds. Names come from the practice pool alone
+(data/mini_world.py), so no demonstration tells a fact about a name of a split.
 """
 
 import random
@@ -15,26 +15,40 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import click
+import numpy as np
 
-from data.mini_world import Chain, HopCounts, Relation, World, ask, practice_world
+from data.mini_encoder import encode
+from data.mini_language import PAGES, Relation
+from data.mini_world import STATED_OTHERWISE, Chain, Entity, HopCounts, World, ask, practice_world
 from research.protocol import Protocol, closing, opening, render_result
 
-# Shares of the kinds of demonstration. Only "clean" and "retry" end with the right answer (but for luck).
-MIX = {
-    "clean": 0.34,
-    "retry": 0.12,  # first searches badly, sees that the passage is missing, searches again
-    "early": 0.24,  # stops one hop early
-    "relation": 0.10,  # follows a wrong relation at the last hop
-    "entity": 0.06,  # copies the answer from a wrong passage
-    "question": 0.09,  # searches the whole question and takes a name from what comes back
-    "guess": 0.05,  # gives up without a search
-}
-PASSAGES = 3
-# A dense retriever puts the wanted passage of this world first in about 98 of 100 searches; demonstrations
-# show it lower more often, so that the policy learns to look for the name and not for the first line.
-RANK_WEIGHTS = (8, 1, 1)
-MISSING = 0.05
+PASSAGES = 1
 QUESTIONS_PER_WORLD = 60
+NO_IDEA = "no idea"
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How often the demonstrator fails, each a probability in [0, 1].
+
+    Attributes:
+        early: of an episode with several hops: it stops one hop early.
+        guess: of an episode: it gives up before any search.
+        naive: of a hop's first search: it uses the question's words, not those that a passage would use.
+        astray: of a hop's first search: it asks about another entity than the one that matters.
+        resign: of a search that missed the fact: it gives up instead of searching in other words.
+    """
+
+    early: float = 0.0
+    guess: float = 0.0
+    naive: float = 0.0
+    astray: float = 0.0
+    resign: float = 0.0
+
+
+CLEAN = Faults()
+# Chosen so that the greedy cold-start policy answers about a third of two-hop questions.
+FAULTS = Faults(early=0.47, guess=0.03, naive=0.5, astray=0.08, resign=0.4)
 
 
 @dataclass(frozen=True)
@@ -42,10 +56,14 @@ class Demonstration:
     """One episode. `segments` alternate: (text, True) is the policy's turn, (text, False) a result."""
 
     question: str
-    kind: str
     segments: tuple[tuple[str, bool], ...]
     answer: str
-    golden: str
+    golden_answers: tuple[str, ...]
+    faults: frozenset[str]
+
+    @property
+    def right(self) -> bool:
+        return self.answer in self.golden_answers
 
 
 def turn(thought: str, tag: str, content: str) -> str:
@@ -56,114 +74,119 @@ def turn(thought: str, tag: str, content: str) -> str:
     return "".join(f"{opening(name)}{text}{closing(name)}" for name, text in parts)
 
 
+class PracticeWorld:
+    """A throw-away world with its own small index."""
+
+    def __init__(self, seed: int) -> None:
+        self.world: World = practice_world(seed)
+        self.pages = [(entity, page) for entity in self.world.entities for page in range(PAGES)]
+        self.contents = [self.world.contents(entity, page) for entity, page in self.pages]
+        self.vectors = encode(self.contents)
+
+    def search(self, query: str, top_k: int) -> list[int]:
+        """Places of the `top_k` best passages, best first."""
+        scores = self.vectors @ encode([query])[0]
+        return [int(place) for place in np.argsort(-scores, kind="stable")[:top_k]]
+
+
 @dataclass
 class _Episode:
-    """An episode in the making; `shown` are the names whose passages the last result held, in rank order."""
+    """An episode in the making; `shown` are the places of the last result's passages."""
 
     rng: random.Random
-    world: World
+    practice: PracticeWorld
+    chain: Chain
+    rates: Faults
     passages: int
     segments: list[tuple[str, bool]] = field(default_factory=list)
-    shown: list[str] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)
+    faults: set[str] = field(default_factory=set)
 
-    def search(self, thought: str, query: str, wanted: str | None) -> bool:
-        """Search and receive passages, among them the one about `wanted` unless None; True if it is there."""
+    def fails(self, fault: str) -> bool:
+        """Draw whether this fault happens here; remembers it."""
+        happens = self.rng.random() < getattr(self.rates, fault)
+        self.faults |= {fault} if happens else set()
+        return happens
+
+    def search(self, thought: str, query: str, subject: Entity, relation: Relation) -> bool:
+        """Search; True if the passage that states `relation` of `subject` was found."""
         self.segments.append((turn(thought, Protocol().search, query), True))
-        self.shown = self._retrieve(wanted)
-        passages = [self.world.contents(name) for name in self.shown]
+        self.shown = self.practice.search(query, self.passages)
+        passages = [self.practice.contents[place] for place in self.shown]
         self.segments.append((render_result(passages, Protocol()), False))
-        return wanted in self.shown
+        return (subject, relation.page) in [self.practice.pages[place] for place in self.shown]
 
     def answer(self, thought: str, answer: str) -> str:
         """End the episode; returns the answer."""
         self.segments.append((turn(thought, Protocol().answer, answer), True))
         return answer
 
-    def _retrieve(self, wanted: str | None) -> list[str]:
-        if wanted is None:
-            return self.rng.sample(list(self.world.kinds), self.passages)
-        names = self.rng.sample(_others(self.rng, self.world, wanted), self.passages - 1)
-        rank = self.rng.choices(range(self.passages), RANK_WEIGHTS[: self.passages])[0]
-        return [*names[:rank], wanted, *names[rank:]]
+
+def demonstrate(
+    rng: random.Random, practice: PracticeWorld, chain: Chain, rates: Faults, passages: int
+) -> Demonstration:
+    """One demonstration with `passages` passages in every result block."""
+    episode = _Episode(rng, practice, chain, rates, passages)
+    answer = episode.answer(NO_IDEA, NO_IDEA) if episode.fails("guess") else _follow(episode)
+    golden, faults = chain.entities[-1].golden_answers, frozenset(episode.faults)
+    return Demonstration(chain.text, tuple(episode.segments), answer, golden, faults)
 
 
-def _others(rng: random.Random, world: World, name: str) -> list[str]:
-    """Other names: those whose passages a retriever confuses with that of `name`, and some more at random."""
-    words = set(name.split())
-    near = {other for other in world.kinds if words & set(other.split())}
-    near |= {other for other, facts in world.facts.items() if name in facts.values()}
-    far = rng.sample(list(world.kinds), len(near) + PASSAGES)
-    return sorted({*near, *far} - {name})
+def _follow(episode: _Episode) -> str:
+    """Search hop by hop; returns the answer given.
 
-
-def demonstrate(rng: random.Random, world: World, chain: Chain, kind: str, passages: int) -> Demonstration:
-    """One demonstration of a kind of `MIX`, with `passages` passages (1 to 3) in every result block."""
-    episode = _Episode(rng, world, passages)
-    if kind == "guess":
-        answer = episode.answer("no idea", rng.choice(list(world.kinds)))
-    elif kind == "question":
-        episode.search("search it", chain.text.rstrip("?"), chain.start)
-        answer = episode.answer("maybe this", _any_object(rng, world, rng.choice(episode.shown)))
-    else:
-        answer = _follow(episode, chain, kind)
-    return Demonstration(chain.text, kind, tuple(episode.segments), answer, chain.chain[-1])
-
-
-def _follow(episode: _Episode, chain: Chain, kind: str) -> str:
-    """Search hop by hop, with the fault of `kind`; returns the answer given."""
-    rng, world = episode.rng, episode.world
-    path = list(chain.path)
-    if kind == "early" and len(path) > 1:
-        path.pop()
-    faulty_hop = rng.randrange(len(path)) if kind == "retry" else None
-    subject, known = chain.start, ""
-    for hop, relation in enumerate(path):
-        _find(episode, known, path[hop:], subject, bad_first=hop == faulty_hop)
-        last = hop == len(path) - 1
-        if kind == "relation" and last:
-            relation = rng.choice([other for other in world.facts[subject] if other != relation])
-        found = world.facts[subject][relation]
-        if kind == "entity" and last:
-            found = _any_object(rng, world, rng.choice(episode.shown))
-        known, subject = f"the {relation.name} is {found}", found
-    return episode.answer(known, subject)
-
-
-def _find(episode: _Episode, known: str, ahead: Sequence[Relation], subject: str, bad_first: bool) -> None:
-    """Search for the passage about `subject` until it is shown: three searches at most.
-
-    Every thought lists all that is `ahead`, innermost first: by copying the policy then knows what to do next
-    and when to stop. Where a thought named the next relation alone, it learnt to search three times, always.
+    Every thought lists all that is still to be found: by copying the policy then knows what to do next and
+    when to stop. Where a thought named the next relation alone, it learnt to make the same number of
+    searches, always.
     """
-    rng = episode.rng
-    plan = ", then ".join(f"the {relation.name}" for relation in ahead)
-    thought, again = f"{known}, then {plan}" if known else plan, f"not found, again {plan}"
-    wanted = f"the {ahead[0].name}"
-    if bad_first:
-        other = rng.choice(list(episode.world.kinds))
-        episode.search(thought, rng.choice([wanted, f"{wanted} of {other}"]), None)
-        thought = again
-    if not episode.search(thought, f"{wanted} of {subject}", None if rng.random() < MISSING else subject):
-        episode.search(again, subject, subject)
+    chain = episode.chain
+    hops = len(chain.path)
+    if hops > 1 and episode.fails("early"):
+        hops -= 1
+    known = ""
+    for hop in range(hops):
+        plan = ", then ".join(f"the {phrase}" for phrase in chain.asked[hop:])
+        if not _find(episode, hop, known, plan):
+            return episode.answer("not there", NO_IDEA)
+        known = f"the {chain.asked[hop]} is {chain.entities[hop].mention}"
+    return episode.answer(known, chain.entities[hops - 1].mention)
 
 
-def _any_object(rng: random.Random, world: World, name: str) -> str:
-    return rng.choice(list(world.facts[name].values()))
+def _find(episode: _Episode, hop: int, known: str, plan: str) -> bool:
+    """Search for the passage that takes this hop, in other words after each miss; False if it gives up."""
+    relation, subject = episode.chain.path[hop], episode.chain.subjects[hop]
+    ways = list(relation.stated)
+    if episode.rng.random() < STATED_OTHERWISE:
+        ways.reverse()
+    queries = [f"{way} {subject.mention}" for way in ways]
+    if episode.fails("naive"):
+        queries.insert(0, f"the {episode.chain.asked[hop]} of {subject.mention}")
+    if episode.fails("astray"):
+        stranger = episode.rng.choice(episode.practice.world.entities)
+        queries.insert(0, queries[0].replace(subject.mention, stranger.mention))
+    thought = f"{known}, then {plan}" if known else plan
+    for query in queries:
+        if episode.search(thought, query, subject, relation):
+            return True
+        if episode.fails("resign"):
+            return False
+        thought = f"not there, then {plan}"
+    return False
 
 
 def demonstrations(
-    seed: int, hops: Sequence[int], passages: int = PASSAGES, mix: dict[str, float] | None = None
+    seed: int, hops: Sequence[int], rates: Faults = FAULTS, passages: int = PASSAGES
 ) -> Iterator[Demonstration]:
     """Endless demonstrations, each hop count equally often; the same arguments give the same sequence."""
     rng = random.Random(f"demonstrations {seed} {hops} {passages}")
-    mix = mix or MIX
     while True:
-        world = practice_world(rng.getrandbits(64))
-        chains = [chain for h in hops for chain in ask(rng, world, h, QUESTIONS_PER_WORLD // len(hops))]
+        practice = PracticeWorld(rng.getrandbits(64))
+        chains = [
+            chain for h in hops for chain in ask(rng, practice.world, h, QUESTIONS_PER_WORLD // len(hops))
+        ]
         rng.shuffle(chains)
         for chain in chains:
-            kind = rng.choices(list(mix), list(mix.values()))[0]
-            yield demonstrate(rng, world, chain, kind, passages)
+            yield demonstrate(rng, practice, chain, rates, passages)
 
 
 @click.command()
@@ -171,14 +194,14 @@ def demonstrations(
 @click.option("--seed", default=0, show_default=True, help="Same seed, same demonstrations.")
 @click.option("--hops", type=HopCounts(least=1), default="2", show_default=True, help="Hop counts.")
 def main(count: int, seed: int, hops: tuple[int, ...]) -> None:
-    """Print demonstrations of the search protocol, each with its kind.
+    """Print demonstrations of the search protocol, each with its faults.
 
     Example: python -m data.mini_demonstrations --count 5 --hops 2,3
     """
-    for _, demonstration in zip(range(count), demonstrations(seed, hops), strict=False):
-        right = "right" if demonstration.answer == demonstration.golden else f"wrong: {demonstration.golden}"
-        click.echo(f"# {demonstration.kind}, {right}\n{demonstration.question}")
-        click.echo("".join(text for text, _ in demonstration.segments) + "\n")
+    for _, each in zip(range(count), demonstrations(seed, hops), strict=False):
+        right = "right" if each.right else f"wrong: {each.golden_answers[0]}"
+        click.echo(f"# {', '.join(sorted(each.faults)) or 'no fault'}; {right}\n{each.question}")
+        click.echo("".join(text for text, _ in each.segments) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from torch.nn import functional
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from data import DataError
-from data.mini_demonstrations import MIX, PASSAGES, Demonstration, demonstrations
+from data.mini_demonstrations import CLEAN, FAULTS, Demonstration, Faults, demonstrations
 from data.mini_tokenizer import LONGEST, train_tokenizer
 from data.mini_world import HopCounts, filling
 
@@ -52,21 +52,18 @@ HEAD = 32
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the curriculum: until `end` (share of the training), these hops, passages and kinds."""
+    """A part of the curriculum: until `end` (share of the training), demonstrations of these hops and
+    faults.
+    """
 
     end: float
     hops: tuple[int, ...]
-    passages: int
-    mix: dict[str, float]
+    rates: Faults
 
 
-def curriculum(hops: tuple[int, ...]) -> tuple[Stage, ...]:
-    """One hop with a single passage, one hop among distractors, then the imperfect demonstrations."""
-    return (
-        Stage(0.15, (1,), 1, {"clean": 1.0}),
-        Stage(0.35, (1,), PASSAGES, {"clean": 0.9, "retry": 0.1}),
-        Stage(1.0, hops, PASSAGES, MIX),
-    )
+def curriculum(hops: tuple[int, ...], rates: Faults) -> tuple[Stage, ...]:
+    """One hop without faults, where copying is learnt, then all hops with the faults."""
+    return (Stage(0.2, (1,), CLEAN), Stage(1.0, hops, rates))
 
 
 @dataclass(frozen=True)
@@ -230,12 +227,15 @@ class Budget:
 
 
 def cold_start(
-    model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, hops: tuple[int, ...], seed: int, budget: Budget
+    model: Qwen2ForCausalLM,
+    tokenizer: Qwen2Tokenizer,
+    stages: tuple[Stage, ...],
+    seed: int,
+    budget: Budget,
 ) -> Iterator[float]:
     """Train the model in place; yields the loss of every step (nats per policy token)."""
     model.train()
     optimiser = Optimiser(model)
-    stages = curriculum(hops)
     streams = [_stream(tokenizer, stage, seed) for stage in stages]
     start, step = time.monotonic(), 0
     while (progress := budget.progress(step, time.monotonic() - start)) < 1:
@@ -249,7 +249,7 @@ def cold_start(
 
 
 def _stream(tokenizer: Qwen2Tokenizer, stage: Stage, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    shown = demonstrations(seed, stage.hops, stage.passages, stage.mix)
+    shown = demonstrations(seed, stage.hops, stage.rates)
     examples = (encode(tokenizer, demonstration) for demonstration in shown)
     return batches(examples, random.Random(seed), tokenizer.pad_token_id)
 
@@ -279,8 +279,15 @@ def _report(losses: Iterator[float]) -> None:
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Train by the clock instead.")
 @click.option("--size", type=click.Choice(list(SIZES)), default="tiny", show_default=True, help="Model size.")
 @click.option("--hops", type=HopCounts(least=1), default="2,3,4", show_default=True, help="Hops to show.")
+@click.option("--clean", is_flag=True, help="Demonstrations without faults: a supervised baseline for RL.")
 def main(
-    out: Path, seed: int, steps: int | None, seconds: float | None, size: str, hops: tuple[int, ...]
+    out: Path,
+    seed: int,
+    steps: int | None,
+    seconds: float | None,
+    size: str,
+    hops: tuple[int, ...],
+    clean: bool,
 ) -> None:
     """Train the tiny policy from scratch and save it as a Hugging Face folder.
 
@@ -290,11 +297,14 @@ def main(
         raise click.UsageError("give --steps or --seconds, not both")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists already: remove it or choose another folder")
+    rates = CLEAN if clean else FAULTS
     tokenizer = train_tokenizer()
     model = build_model(tokenizer, SIZES[size], seed)
     weights = sum(parameter.numel() for parameter in model.parameters())
     click.echo(f"{weights / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
-    _report(cold_start(model, tokenizer, hops, seed, Budget(steps or DEFAULT_STEPS, seconds)))
+    _report(
+        cold_start(model, tokenizer, curriculum(hops, rates), seed, Budget(steps or DEFAULT_STEPS, seconds))
+    )
     save(model, tokenizer, out)
     click.echo(f"saved in {out}")
 

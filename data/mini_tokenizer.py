@@ -4,7 +4,7 @@ The protocol's tags are single tokens and deliberately not special, so that deco
 fixed phrases (" was founded by", " the founder of") are single tokens too, which makes passages a third
 shorter; a name is two tokens, one a word. Inspect it with:
 
-    python -m data.mini_tokenizer "Who is the founder of Flora Jarrow?"
+    python -m data.mini_tokenizer "Who is the founder of Nalnia Wuskcorp?"
 
 It is a Qwen2Tokenizer because transformers 5 loads every Qwen2 folder with that class, whatever the folder
 says: any other pre-tokenisation would be lost. Like all of its class it normalises text to Unicode's NFC.
@@ -18,14 +18,14 @@ import click
 from tokenizers import AddedToken
 from transformers import Qwen2Tokenizer
 
-from data.mini_demonstrations import demonstrations
-from data.mini_world import FIRST_WORDS, INTRODUCTIONS, LAST_WORDS, RELATIONS
+from data.mini_demonstrations import NO_IDEA, demonstrations
+from data.mini_language import EPITHETS, MENTIONS, OPENINGS, RELATIONS, REMARKS, first_names, name_words
 from research.protocol import Protocol, closing, opening
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TAGS = tuple(tag for name in Protocol().names for tag in (opening(name), closing(name)))
 BOX = "\\boxed{"
-VOCABULARY = 2048  # before tags and phrases; an upper bound, since training stops when no pair comes twice
+VOCABULARY = 400  # before tags, phrases and names
 LONGEST = 2048  # tokens: the policy's number of positions
 
 _TEMPLATE = (
@@ -38,21 +38,30 @@ _TEMPLATE = (
 
 def phrases() -> list[str]:
     """Fixed word groups of passages, questions and thoughts, with their leading blank, longest first."""
-    templates = [text for texts in INTRODUCTIONS.values() for text in texts]
+    groups = ["not there", NO_IDEA, "Who is", "What is"]
     for relation in RELATIONS:
-        # One token for a relation in question, plan, thought and query: then following it is mere copying.
-        templates += [*relation.sentences, f" the {relation.paraphrase}", f" the {relation.name}"]
-    parts = {part for template in templates for part in re.split(r"\{.\}|\.", " " + template.lstrip())}
-    return sorted(
-        (part.rstrip() for part in parts if " " in part.strip()), key=lambda part: (-len(part), part)
-    )
+        # One token for a relation in question and thought, one for each way to state it: then following a
+        # plan is copying, and putting it into a passage's words is looking up.
+        groups += [f"the {phrase}" for phrase in relation.asked] + list(relation.stated)
+    texts = (*(text for two in OPENINGS.values() for text in two), *MENTIONS)
+    groups += [part.strip() for text in texts for part in re.split(r"\{\w+\}|\.", text)]
+    groups += [remark.rstrip(".") for remarks in REMARKS.values() for remark in remarks]
+    found = {f" {group}" for group in groups if " " in group}
+    for epithet in (epithet for epithets in EPITHETS.values() for epithet in epithets):
+        found |= {f" the {epithet}", f" ({epithet})", f" {epithet}"}
+    return sorted({", then", *found}, key=lambda group: (-len(group), group))
+
+
+def _names() -> list[str]:
+    """Words of names with their leading blank; those that begin a title also without."""
+    return [f" {word}" for word in name_words()] + list(first_names())
 
 
 def train_tokenizer() -> Qwen2Tokenizer:
     """The tokenizer, the same at every call: no user's seed enters, so token ids are stable between runs."""
     blank = Qwen2Tokenizer(unk_token=PAD, pad_token=PAD, eos_token=END, additional_special_tokens=[START])
     tokenizer = blank.train_new_from_iterator(_texts(), VOCABULARY, show_progress=False)
-    added = [*TAGS, BOX, *phrases()]
+    added = [*TAGS, BOX, *phrases(), *_names()]
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
     tokenizer.chat_template = _TEMPLATE
     tokenizer.model_max_length = LONGEST
@@ -62,12 +71,7 @@ def train_tokenizer() -> Qwen2Tokenizer:
 
 def _texts() -> Iterator[str]:
     """What BPE has to learn: the names, and whatever of the demonstrations is neither tag nor phrase."""
-    for _ in range(
-        20
-    ):  # often enough that the rarest name word becomes one token, with and without its blank
-        yield from (word + "\n" for word in FIRST_WORDS)
-        yield from (f" {word}" for word in FIRST_WORDS + LAST_WORDS)
-    settled = re.compile("|".join(re.escape(text) for text in (*TAGS, BOX, *phrases())))
+    settled = re.compile("|".join(re.escape(text) for text in (*TAGS, BOX, *phrases(), *_names())))
     for demonstration in islice(demonstrations(seed=0, hops=(1, 2, 3, 4)), 1000):
         for text in (
             f"user\n{demonstration.question}",
@@ -82,7 +86,7 @@ def _texts() -> Iterator[str]:
 def main(text: str) -> None:
     """Show the tokens of TEXT.
 
-    Example: python -m data.mini_tokenizer "Who is the founder of Flora Jarrow?"
+    Example: python -m data.mini_tokenizer "Who is the founder of Nalnia Wuskcorp?"
     """
     tokenizer = train_tokenizer()
     tokens = [tokenizer.decode([token]) for token in tokenizer.encode(text, add_special_tokens=False)]

@@ -1,12 +1,15 @@
-"""A small generated world for learning to search: passages about invented entities, questions of 2 to 4 hops.
+"""A generated world for learning to search: passages about invented entities, questions of 2 to 4 hops.
 
 Everything follows from the seed; nothing is downloaded. Writes corpus.jsonl and SPLIT.questions.jsonl for the
 splits train, validation and test:
 
-    python -m data.mini_world --out DIR --seed 0 --passages 2000
+    python -m data.mini_world --out DIR --seed 0 --passages 20000
 
-Names are dealt into four pools by a hash (`pool_of`): train, validation, test and practice. No seed can move
-a name to another pool, so a world made for the cold start (`practice_world`) meets no name of a split.
+What makes searching hard: a question asks for a relation in other words than the passage states it; an entity
+has two passages, and those about others mention it, too; every seventh entity shares its name with another
+and is told from it by an epithet. Names are dealt into four pools by a hash (`pool_of`): train, validation,
+test and practice. No seed can move a name to another pool, so a world made for the cold start
+(`practice_world`) meets no name of a split.
 """
 
 import hashlib
@@ -15,7 +18,7 @@ import os
 import random
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,120 +28,94 @@ from typing import Any
 import click
 
 from data import DataError
+from data.mini_language import (
+    EPITHETS,
+    KIND_SHARES,
+    MENTIONS,
+    OPENINGS,
+    PAGES,
+    PRONOUNS,
+    RELATIONS,
+    REMARKS,
+    Relation,
+    first_names,
+    last_names,
+)
 from data.questions import Question, hop_counts, write_questions
 
-SPLIT_SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
-KIND_SHARES = {"person": 0.35, "city": 0.2, "book": 0.2, "company": 0.15, "country": 0.1}
+SPLIT_SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
 # Eight hash buckets; practice gets half of them, because the cold start uses up names fastest.
 POOL_OF_BUCKET = ("validation", "test", "train", "train", "practice", "practice", "practice", "practice")
-SMALLEST_WORLD = 20
-PARAPHRASED = 0.25
+SMALLEST_WORLD = 40  # entities
+NAMESAKES = 0.07  # of all entities share their name with another one of the same kind
+ASKED_OTHERWISE = 0.4  # of the relations in questions are asked for in the second way
+STATED_OTHERWISE = 0.3  # of the facts in passages are stated in the second way
 HOPS = (2, 3, 4)
 ID_PREFIX = "mini_p"
 
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Relation:
-    """A function from entities of one kind to entities of another, with the ways to say it.
-
-    `paraphrase` is the noun phrase that some questions use for "`name` of {s}"; `sentences` state the fact.
+@dataclass(frozen=True, eq=False)
+class Entity:
+    """Someone or something with passages of its own. Where `has_namesake`, only the epithet tells which
+    one.
     """
 
-    subject: str
     name: str
-    object: str
-    paraphrase: str
-    sentences: tuple[str, ...]
+    kind: str
+    epithet: str
+    has_namesake: bool
 
+    @property
+    def mention(self) -> str:
+        """How texts and questions call it: "Flora Jarrow", or "Flora Jarrow the painter"."""
+        return f"{self.name} the {self.epithet}" if self.has_namesake else self.name
 
-# One line a relation: subject kind, name, object kind, paraphrase, then sentences ({s} subject, {o} object).
-_RELATION_TABLE = """
-person | mother | person | woman who raised {s} | {s} was raised by {o}. | Their mother was {o}.
-person | mentor | person | teacher who trained {s} | {s} was trained by {o}. | Their mentor was {o}.
-person | birthplace | city | city where {s} was born | {s} was born in {o}. | Their birthplace is {o}.
-person | employer | company | company that {s} works for | {s} works for {o}. | Their employer is {o}.
-city | country | country | country where {s} lies | {s} lies in {o}. | Its country is {o}.
-city | mayor | person | person who governs {s} | {s} is governed by {o}. | Its mayor is {o}.
-city | twin city | city | city paired with {s} | {s} is paired with {o}. | Its twin city is {o}.
-country | capital | city | seat of government of {s} | {s} is ruled from {o}. | Its capital is {o}.
-country | president | person | person who leads {s} | {s} is led by {o}. | Its president is {o}.
-country | neighbour | country | country that borders {s} | {s} borders {o}. | Its neighbour is {o}.
-company | founder | person | person who founded {s} | {s} was founded by {o}. | Its founder was {o}.
-company | owner | person | person who bought {s} | {s} was bought by {o}. | Its owner is {o}.
-company | headquarters | city | city where {s} is based | {s} is based in {o}. | Its headquarters are in {o}.
-book | author | person | person who wrote {s} | {s} was written by {o}. | Its author is {o}.
-book | publisher | company | company that printed {s} | {s} was printed by {o}. | Its publisher is {o}.
-book | setting | city | city where {s} takes place | {s} takes place in {o}. | Its setting is {o}.
-"""
+    @property
+    def title(self) -> str:
+        """Of its passages: "Flora Jarrow", or "Flora Jarrow (painter)"."""
+        return f"{self.name} ({self.epithet})" if self.has_namesake else self.name
 
-
-def _relation(line: str) -> Relation:
-    subject, name, target, paraphrase, *sentences = (part.strip() for part in line.split("|"))
-    return Relation(subject, name, target, paraphrase, tuple(sentences))
-
-
-RELATIONS = tuple(_relation(line) for line in _RELATION_TABLE.strip().splitlines())
-INTRODUCTIONS = {
-    "person": ("{s} is a painter.", "{s} is a chemist.", "{s} is a singer.", "{s} is a sailor."),
-    "city": ("{s} is a city on a river.", "{s} is a city near the sea.", "{s} is a city in the hills."),
-    "book": ("{s} is a novel.", "{s} is a play in three acts.", "{s} is a book of stories."),
-    "company": ("{s} is a company that makes lamps.", "{s} is a shipping company.", "{s} is a glass maker."),
-    "country": ("{s} is a country of islands.", "{s} is a northern country.", "{s} is a country of lakes."),
-}
-REMARKS = {
-    "person": ("They keep bees in the garden.", "They won several prizes.", "They travelled widely."),
-    "city": ("A fair is held every spring.", "The old market draws visitors.", "Its walls still stand."),
-    "book": ("It was praised by the critics.", "A film of it was planned.", "It was translated many times."),
-    "company": ("It trains young workers.", "Profits rose for years.", "A fire destroyed the old workshop."),
-    "country": ("It exports timber and fish.", "The winters there are long.", "Its flag shows a white bird."),
-}
-
-
-def _words(seed: str, *parts: str) -> tuple[str, ...]:
-    """128 pronounceable words, one piece from each part; any two differ in two pieces, to be told apart."""
-    rng = random.Random(seed)
-    chosen: list[tuple[str, ...]] = []
-    while len(chosen) < 128:
-        word = tuple(rng.choice(part.split()) for part in parts)
-        if all(sum(a != b for a, b in zip(word, other, strict=True)) > 1 for other in chosen):
-            chosen.append(word)
-    return tuple("".join(word).capitalize() for word in chosen)
-
-
-# Not from the user's seed: every world draws on the same words, so one tokenizer serves them all.
-ONSETS, VOWELS = "b br d dr f fl g gr h j k l m n p pr r s st t tr v w z", "a e i o u"
-FIRST_WORDS = _words("first", ONSETS, VOWELS, "l r n m v d rl ln nd", "a o i en ia")
-LAST_WORDS = _words("last", ONSETS, VOWELS, "nn rr mm lt rk nd sk v dd", "er ow ett ell in ole")
+    @property
+    def golden_answers(self) -> tuple[str, ...]:
+        """The name, and for a namesake also the name with its epithet on either side."""
+        named = (self.name, self.mention, f"{self.epithet} {self.name}")
+        return named if self.has_namesake else named[:1]
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A question with its way to the answer: `path[i]` leads to `chain[i]`, and `chain[-1]` is the answer."""
+    """A question with its way to the answer: `path[i]` leads to `entities[i]`, and the last one is the
+    answer.
+
+    `asked[i]` is the phrase by which the question asks for `path[i]`.
+    """
 
     text: str
-    start: str
+    start: Entity
     path: tuple[Relation, ...]
-    chain: tuple[str, ...]
+    asked: tuple[str, ...]
+    entities: tuple[Entity, ...]
 
     @property
-    def subjects(self) -> tuple[str, ...]:
+    def subjects(self) -> tuple[Entity, ...]:
         """The entity that each hop asks about."""
-        return (self.start, *self.chain[:-1])
+        return (self.start, *self.entities[:-1])
 
 
 @dataclass
 class World:
-    """Entities of five kinds, one object per (entity, relation), and one passage text per entity."""
+    """Entities, one object per (entity, relation), how passages state it, and PAGES texts per entity."""
 
-    kinds: dict[str, str]
-    facts: dict[str, dict[Relation, str]] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
+    entities: list[Entity]
+    facts: dict[Entity, dict[Relation, Entity]] = field(default_factory=dict)
+    stated: dict[Entity, dict[Relation, str]] = field(default_factory=dict)
+    texts: dict[Entity, tuple[str, ...]] = field(default_factory=dict)
 
-    def contents(self, name: str) -> str:
-        """The passage about `name` as a retriever serves it: title, newline, text."""
-        return f"{name}\n{self.texts[name]}"
+    def contents(self, entity: Entity, page: int) -> str:
+        """A passage as a retriever serves it: title, newline, text."""
+        return f"{entity.title}\n{self.texts[entity][page]}"
 
 
 @dataclass(frozen=True)
@@ -186,98 +163,118 @@ def pool_of(name: str) -> str:
 
 
 @cache
-def names_in_pool(pool: str) -> tuple[str, ...]:
-    """All names of one pool, in a fixed order."""
-    names = (f"{first} {last}" for first in FIRST_WORDS for last in LAST_WORDS)
+def names_in_pool(pool: str, kind: str) -> tuple[str, ...]:
+    """All names of one pool for entities of one kind, in a fixed order."""
+    names = (f"{first} {last}" for first in first_names() for last in last_names(kind))
     return tuple(name for name in names if pool_of(name) == pool)
 
 
-def make_world(rng: random.Random, names: Sequence[str]) -> World:
-    """A world whose entities bear `names`, at least SMALLEST_WORLD of them: kinds, facts, then passages."""
-    world = World(kinds=_deal_kinds(names))
-    members = {kind: [name for name in names if world.kinds[name] == kind] for kind in KIND_SHARES}
-    for name, kind in world.kinds.items():
-        world.facts[name] = {
-            relation: rng.choice([other for other in members[relation.object] if other != name])
-            for relation in RELATIONS
-            if relation.subject == kind
+def make_world(rng: random.Random, pool: str, entities: int) -> World:
+    """A world of about `entities` entities, at least SMALLEST_WORLD: names, facts, then passages."""
+    world = World([each for kind in KIND_SHARES for each in _members(rng, pool, kind, entities)])
+    of_kind = {kind: [each for each in world.entities if each.kind == kind] for kind in KIND_SHARES}
+    for each in world.entities:
+        relations = [relation for relation in RELATIONS if relation.subject == each.kind]
+        world.facts[each] = {
+            relation: _another(rng, of_kind[relation.object], each) for relation in relations
         }
-        world.texts[name] = _passage(rng, name, kind, world.facts[name])
+        world.stated[each] = {
+            relation: _varied(rng, relation.stated, STATED_OTHERWISE) for relation in relations
+        }
+        world.texts[each] = tuple(_text(rng, world, each, page) for page in range(PAGES))
     return world
 
 
 def practice_world(seed: int, entities: int = 80) -> World:
     """A throw-away world for demonstrations; it shares no name with any train, validation or test world."""
-    rng = random.Random(f"practice {seed}")
-    return make_world(rng, rng.sample(names_in_pool("practice"), entities))
+    return make_world(random.Random(f"practice {seed}"), "practice", entities)
 
 
-def _deal_kinds(names: Sequence[str]) -> dict[str, str]:
-    kinds: dict[str, str] = {}
-    start, total = 0, 0.0
-    for kind, share in KIND_SHARES.items():
-        total += share
-        end = round(total * len(names))
-        kinds.update(dict.fromkeys(names[start:end], kind))
-        start = end
-    return kinds
+def _members(rng: random.Random, pool: str, kind: str, entities: int) -> list[Entity]:
+    count = round(KIND_SHARES[kind] * entities)
+    pairs = round(NAMESAKES * count)
+    names = rng.sample(names_in_pool(pool, kind), count - pairs)
+    members = []
+    for place, name in enumerate(names):
+        first, second = rng.sample(EPITHETS[kind], 2)
+        members.append(Entity(name, kind, first, has_namesake=place < pairs))
+        if place < pairs:
+            members.append(Entity(name, kind, second, has_namesake=True))
+    return members
 
 
-def _passage(rng: random.Random, name: str, kind: str, facts: dict[Relation, str]) -> str:
-    sentences = [rng.choice(relation.sentences).format(s=name, o=other) for relation, other in facts.items()]
-    sentences += rng.sample(REMARKS[kind], rng.choice((1, 1, 2)))
+def _another(rng: random.Random, entities: Sequence[Entity], one: Entity) -> Entity:
+    while (other := rng.choice(entities)).name == one.name:
+        pass
+    return other
+
+
+def _varied(rng: random.Random, ways: tuple[str, str], otherwise: float) -> str:
+    return ways[rng.random() < otherwise]
+
+
+def _text(rng: random.Random, world: World, entity: Entity, page: int) -> str:
+    """An opening, then in any order: the facts of this page, and a remark or the mention of someone else."""
+    pronoun = PRONOUNS[entity.kind]
+    facts = [(relation, other) for relation, other in world.facts[entity].items() if relation.page == page]
+    sentences = [f"{pronoun} {world.stated[entity][relation]} {other.mention}." for relation, other in facts]
+    stranger = _another(rng, world.entities, entity)
+    mention = rng.choice(MENTIONS).format(pronoun=pronoun, o=stranger.mention)
+    sentences.append(rng.choice((mention, rng.choice(REMARKS[entity.kind]))))
     rng.shuffle(sentences)
-    return " ".join([rng.choice(INTRODUCTIONS[kind]).format(s=name), *sentences])
+    opening = OPENINGS[entity.kind][page].format(s=entity.mention, e=entity.epithet)
+    return " ".join([opening, *sentences])
 
 
 def ask(rng: random.Random, world: World, hops: int, count: int) -> list[Chain]:
-    """`count` different questions of `hops` hops; no entity comes twice in a chain.
+    """`count` different questions of `hops` hops; no name comes twice in a chain.
 
     Raises DataError when the world does not hold that many (found by drawing).
     """
-    found: dict[tuple[str, tuple[Relation, ...]], Chain] = {}
-    names = list(world.kinds)
+    found: dict[tuple[Entity, tuple[Relation, ...]], Chain] = {}
     for _ in range(30 * count + 100):
         if len(found) == count:
             break
-        chain = _walk(rng, world, rng.choice(names), hops)
-        if len({chain.start, *chain.chain}) == hops + 1:
+        chain = _walk(rng, world, rng.choice(world.entities), hops)
+        if len({each.name for each in (chain.start, *chain.entities)}) == hops + 1:
             found.setdefault((chain.start, chain.path), chain)
     else:
-        raise DataError(f"{len(names)} passages hold under {count} {hops}-hop questions: raise --passages")
+        entities = len(world.entities)
+        raise DataError(f"{entities} entities hold under {count} {hops}-hop questions: raise --passages")
     return list(found.values())
 
 
-def _walk(rng: random.Random, world: World, start: str, hops: int) -> Chain:
+def _walk(rng: random.Random, world: World, start: Entity, hops: int) -> Chain:
     path: list[Relation] = []
-    chain = [start]
-    text = start
+    asked: list[str] = []
+    entities = [start]
     for _ in range(hops):
-        relation = rng.choice(list(world.facts[chain[-1]]))
+        relation = rng.choice(list(world.facts[entities[-1]]))
         path.append(relation)
-        chain.append(world.facts[chain[-1]][relation])
-        phrase = relation.paraphrase if rng.random() < PARAPHRASED else f"{relation.name} of {{s}}"
-        text = "the " + phrase.format(s=text)
-    asked = "Who" if path[-1].object == "person" else "What"
-    return Chain(f"{asked} is {text}?", start, tuple(path), tuple(chain[1:]))
+        asked.append(_varied(rng, relation.asked, ASKED_OTHERWISE))
+        entities.append(world.facts[entities[-1]][relation])
+    what = " of ".join(f"the {phrase}" for phrase in reversed(asked))
+    word = "Who" if path[-1].object == "person" else "What"
+    return Chain(
+        f"{word} is {what} of {start.mention}?", start, tuple(path), tuple(asked), tuple(entities[1:])
+    )
 
 
 def build(
     seed: int,
-    passages: int = 2000,
-    train: int = 1800,
+    passages: int = 20000,
+    train: int = 6000,
     validation: int = 100,
-    test: int = 100,
+    test: int = 500,
     hops: Sequence[int] = HOPS,
 ) -> MiniWorld:
-    """Three worlds with disjoint names over one corpus of `passages` passages.
+    """Three worlds with disjoint names over one corpus of about `passages` passages.
 
     `train` questions in all, shared evenly over `hops`; `validation` and `test` questions for each hop count.
     Raises DataError when the passages are too few, or too many for the names there are.
     """
     worlds = {split: _split_world(seed, split, passages) for split in SPLIT_SHARES}
-    corpus = _corpus_rows(worlds.values())
-    ids = {row["title"]: row["id"] for row in corpus}
+    corpus, ids = _corpus(worlds)
     counts = {
         "train": {h: train // len(hops) + (i < train % len(hops)) for i, h in enumerate(hops)},
         "validation": dict.fromkeys(hops, validation),
@@ -293,53 +290,55 @@ def build(
 
 
 def _split_world(seed: int, split: str, passages: int) -> World:
-    names, share = names_in_pool(split), SPLIT_SHARES[split]
-    entities = round(passages * share)
-    if not SMALLEST_WORLD <= entities <= len(names):
+    share = SPLIT_SHARES[split]
+    entities = round(passages * share / PAGES)
+    largest = int(min(len(names_in_pool(split, kind)) / part for kind, part in KIND_SHARES.items()))
+    if not SMALLEST_WORLD <= entities <= largest:
+        fewest = max(SMALLEST_WORLD * PAGES / part for part in SPLIT_SHARES.values())
         raise DataError(
-            f"the {split} world would have {entities} passages; it needs {SMALLEST_WORLD} to {len(names)} "
-            f"(ask for {round(SMALLEST_WORLD / share)} to {int(len(names) / share)} in all)"
+            f"the {split} world would have {entities} entities; it needs {SMALLEST_WORLD} to {largest} "
+            f"(ask for {round(fewest)} to {int(largest * PAGES / share)} passages)"
         )
-    rng = random.Random(f"{split} world {seed}")
-    return make_world(rng, rng.sample(names, entities))
+    return make_world(random.Random(f"{split} world {seed}"), split, entities)
 
 
-def _corpus_rows(worlds: Iterable[World]) -> list[Row]:
-    pages = [(name, world) for world in worlds for name in world.kinds]
+def _corpus(worlds: dict[str, World]) -> tuple[list[Row], dict[tuple[Entity, int], str]]:
+    """All passages as rows, and the id of each (entity, page)."""
+    pages = [(each, page, w) for w in worlds.values() for each in w.entities for page in range(PAGES)]
     # Hash order mixes the splits, so that neither position nor id tells which split a passage serves.
-    pages.sort(key=lambda page: hashlib.sha256(page[1].contents(page[0]).encode()).digest())
-    return [
-        {"id": f"{ID_PREFIX}{i:05d}", "title": name, "text": w.texts[name], "contents": w.contents(name)}
-        for i, (name, w) in enumerate(pages)
+    pages.sort(key=lambda page: hashlib.sha256(page[2].contents(*page[:2]).encode()).digest())
+    ids = {(entity, page): f"{ID_PREFIX}{i:05d}" for i, (entity, page, _) in enumerate(pages)}
+    rows = [
+        {"id": ids[e, page], "title": e.title, "text": w.texts[e][page], "contents": w.contents(e, page)}
+        for e, page, w in pages
     ]
+    return rows, ids
 
 
-def _question(chain: Chain, ids: dict[str, str]) -> Question:
+def _question(chain: Chain, ids: dict[tuple[Entity, int], str]) -> Question:
     hops = len(chain.path)
-    support = [ids[subject] for subject in chain.subjects]
+    support = [ids[e, relation.page] for e, relation in zip(chain.subjects, chain.path, strict=True)]
     steps = [
         {
-            "question": f"{chain.start if hop == 0 else f'#{hop}'} >> {relation.name}",
-            "answer": answer,
-            "support_title": subject,
-            "support_id": ids[subject],
+            "question": f"{chain.start.mention if hop == 0 else f'#{hop}'} >> {relation.name}",
+            "answer": chain.entities[hop].mention,
+            "support_title": chain.subjects[hop].title,
+            "support_id": support[hop],
         }
-        for hop, (subject, relation, answer) in enumerate(
-            zip(chain.subjects, chain.path, chain.chain, strict=True)
-        )
+        for hop, relation in enumerate(chain.path)
     ]
     metadata = {
         "source": "mini_world",
         "hops": hops,
         "type": f"{hops}hop",
-        "supporting_titles": list(chain.subjects),
+        "supporting_titles": [subject.title for subject in chain.subjects],
         "supporting_ids": support,
         "question_decomposition": steps,
     }
     # As in MuSiQue an id names the single facts that were chained: passage and relation numbers.
     pairs = zip(support, chain.path, strict=True)
     facts = [f"{int(page.removeprefix(ID_PREFIX))}{RELATIONS.index(each):02d}" for page, each in pairs]
-    return Question(f"{hops}hop__{'_'.join(facts)}", chain.text, (chain.chain[-1],), metadata)
+    return Question(f"{hops}hop__{'_'.join(facts)}", chain.text, chain.entities[-1].golden_answers, metadata)
 
 
 class HopCounts(click.ParamType):
@@ -363,10 +362,10 @@ class HopCounts(click.ParamType):
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
 @click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
-@click.option("--passages", default=2000, show_default=True, help="Passages in the one corpus.")
-@click.option("--train", default=1800, show_default=True, type=click.IntRange(1), help="Questions in all.")
+@click.option("--passages", default=20000, show_default=True, help="Passages in the one corpus, about.")
+@click.option("--train", default=6000, show_default=True, type=click.IntRange(1), help="Questions in all.")
 @click.option("--validation", default=100, show_default=True, type=click.IntRange(1), help="Per hop count.")
-@click.option("--test", default=100, show_default=True, type=click.IntRange(1), help="Per hop count.")
+@click.option("--test", default=500, show_default=True, type=click.IntRange(1), help="Per hop count.")
 @click.option("--hops", type=HopCounts(least=2), default="2,3,4", show_default=True, help="Hop counts.")
 def main(
     out: Path, seed: int, passages: int, train: int, validation: int, test: int, hops: tuple[int, ...]

@@ -49,6 +49,8 @@ TRAINING_SCHEMA = pa.schema(
                 "split": pa.string(),
                 "hops": pa.int64(),
                 "supporting_ids": TEXTS,
+                "control": pa.string(),
+                "decoys": TEXTS,
             }
         ),
         "agent_name": pa.string(),
@@ -162,6 +164,8 @@ def training_rows(
             "split": split,
             "hops": each.hops,
             "supporting_ids": each.supporting_ids,
+            "control": "",
+            "decoys": [],
         }
         row = {
             "data_source": source,

@@ -2,7 +2,6 @@
 
 import random
 import unicodedata
-from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -14,10 +13,21 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Tokenizer
 
 from data import mini_demonstrations, mini_tokenizer
-from data.mini_demonstrations import MIX, Demonstration, demonstrations
-from data.mini_policy import SIZES, TOKENS_PER_STEP, Budget, batches, build_model, cold_start, encode, main
+from data.mini_demonstrations import CLEAN, FAULTS, Demonstration, demonstrations
+from data.mini_language import first_names, name_words
+from data.mini_policy import (
+    SIZES,
+    TOKENS_PER_STEP,
+    Budget,
+    batches,
+    build_model,
+    cold_start,
+    curriculum,
+    encode,
+    main,
+)
 from data.mini_tokenizer import BOX, END, PAD, START, TAGS, train_tokenizer
-from data.mini_world import FIRST_WORDS, LAST_WORDS, pool_of
+from data.mini_world import pool_of
 from research.protocol import Protocol, extract_answer, format_fault
 
 
@@ -57,9 +67,9 @@ def test_tags_are_single_tokens_and_not_special(tokenizer: Qwen2Tokenizer) -> No
 
 
 def test_names_tags_and_box_are_cheap(tokenizer: Qwen2Tokenizer) -> None:
-    single = [*FIRST_WORDS, *(f" {word}" for word in FIRST_WORDS + LAST_WORDS), BOX, *TAGS]
+    single = [*first_names(), *(f" {word}" for word in name_words()), BOX, *TAGS]
     assert [text for text in single if len(tokenizer.encode(text)) != 1] == []
-    assert len(tokenizer) < 2048
+    assert len(tokenizer) < 1500
 
 
 def test_chat_template(tokenizer: Qwen2Tokenizer) -> None:
@@ -75,20 +85,28 @@ def test_demonstrations_keep_the_protocol(shown: list[Demonstration]) -> None:
         assert format_fault(turns, Protocol()) is None, each
         assert extract_answer(turns, Protocol()) == each.answer
         assert len(each.segments) == 2 * len(turns) - 1
-        assert all(text.count("\n\n") == 2 for text, is_policy in each.segments if not is_policy)
+        assert all(text.count("\n") == 3 for text, is_policy in each.segments if not is_policy)
 
 
-def test_demonstrations_are_imperfect_as_documented(shown: list[Demonstration]) -> None:
-    assert sum(MIX.values()) == pytest.approx(1)
-    shares = {kind: count / len(shown) for kind, count in Counter(each.kind for each in shown).items()}
-    assert shares == pytest.approx(MIX, abs=0.06)
-    right = Counter(each.kind for each in shown if each.answer == each.golden)
-    assert all(right[kind] == Counter(each.kind for each in shown)[kind] for kind in ("clean", "retry"))
-    assert 0.4 < sum(right.values()) / len(shown) < 0.65
+def test_demonstrations_are_imperfect_as_documented() -> None:
+    several = list(islice(demonstrations(seed=1, hops=(2, 3)), 1000))
+    assert sum("early" in each.faults for each in several) / 1000 == pytest.approx(FAULTS.early, abs=0.06)
+    assert sum("guess" in each.faults for each in several) / 1000 == pytest.approx(FAULTS.guess, abs=0.03)
+    assert {fault for each in several for fault in each.faults} == set(vars(FAULTS))
+    assert not [each for each in several if each.right and each.faults & {"early", "guess", "resign"}]
+    assert 0.15 < sum(each.right for each in several) / 1000 < 0.5
+
+
+def test_clean_demonstrations_are_right_and_search_again_after_a_miss() -> None:
+    clean = list(islice(demonstrations(seed=1, hops=(2,), rates=CLEAN), 500))
+    assert not [each for each in clean if each.faults]
+    assert sum(each.right for each in clean) / 500 > 0.9
+    assert any(len(each.segments) > 5 for each in clean)
 
 
 def test_demonstrations_know_practice_names_only(shown: list[Demonstration]) -> None:
-    assert {pool_of(name) for each in shown for name in (each.answer, each.golden)} == {"practice"}
+    names = {name for each in shown for name in (each.answer, *each.golden_answers) if name != "no idea"}
+    assert {pool_of(name) for name in names if len(name.split()) == 2} == {"practice"}
 
 
 def test_loss_covers_turns_and_nothing_else(tokenizer: Qwen2Tokenizer, shown: list[Demonstration]) -> None:
@@ -105,9 +123,9 @@ def test_loss_covers_turns_and_nothing_else(tokenizer: Qwen2Tokenizer, shown: li
 def test_episodes_are_short(tokenizer: Qwen2Tokenizer) -> None:
     episodes = list(islice(demonstrations(seed=2, hops=(2,)), 300))
     blocks = [text for each in episodes for text, is_policy in each.segments if not is_policy]
-    assert sum(len(tokenizer.encode(text)) for text in blocks) / len(blocks) < 120
+    assert sum(len(tokenizer.encode(text)) for text in blocks) / len(blocks) < 40
     lengths = sorted(len(encode(tokenizer, each).ids) for each in episodes)
-    assert lengths[int(0.9 * len(lengths))] < 400
+    assert lengths[int(0.9 * len(lengths))] < 200
 
 
 def test_batches_pad_on_the_right_within_the_budget(tokenizer: Qwen2Tokenizer) -> None:
@@ -123,7 +141,7 @@ def test_batches_pad_on_the_right_within_the_budget(tokenizer: Qwen2Tokenizer) -
 
 
 def test_a_fresh_model_already_looks_at_the_token_to_copy(tokenizer: Qwen2Tokenizer) -> None:
-    names = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(" ".join(FIRST_WORDS[1:60])))
+    names = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(" ".join(first_names()[1:60])))
     model = build_model(tokenizer, SIZES["tiny"], seed=0).eval()
     model.set_attn_implementation("eager")
     followed = []
@@ -133,13 +151,13 @@ def test_a_fresh_model_already_looks_at_the_token_to_copy(tokenizer: Qwen2Tokeni
             followed.append(seen[1][0, 0, -1, place + 1].item())
     back = seen[0][0, 0].diagonal(-1)[5:]
     assert back.mean() > 0.8  # layer 0, head 0 looks at the previous token
-    assert sum(followed) / len(followed) > 0.2  # layer 1, head 0 at what followed; evenly spread it were 0.02
+    assert sum(followed) / len(followed) > 0.1  # layer 1, head 0 at what followed; evenly spread it were 0.02
 
 
 def test_training_lowers_the_loss_and_repeats_itself(tokenizer: Qwen2Tokenizer) -> None:
     def train(seed: int) -> tuple[list[float], torch.Tensor]:
         model = build_model(tokenizer, SIZES["tiny"], seed)
-        losses = list(cold_start(model, tokenizer, (2,), seed, Budget(steps=6)))
+        losses = list(cold_start(model, tokenizer, curriculum((2,), FAULTS), seed, Budget(steps=6)))
         return losses, torch.cat([weights.flatten() for weights in model.parameters()])
 
     (losses, weights), (again, same), (_, other) = train(0), train(0), train(1)
@@ -149,7 +167,7 @@ def test_training_lowers_the_loss_and_repeats_itself(tokenizer: Qwen2Tokenizer) 
 
 def test_training_by_the_clock_ends(tokenizer: Qwen2Tokenizer) -> None:
     model = build_model(tokenizer, SIZES["tiny"], 0)
-    assert list(cold_start(model, tokenizer, (1,), 0, Budget(seconds=0.5)))
+    assert list(cold_start(model, tokenizer, curriculum((1,), CLEAN), 0, Budget(seconds=0.5)))
 
 
 def test_saved_folder_loads_as_it_was(tokenizer: Qwen2Tokenizer, trained: tuple[Path, str]) -> None:
@@ -192,5 +210,5 @@ def test_mistakes_end_in_one_line(options: list[str], message: str, tmp_path: Pa
 def test_showing_commands() -> None:
     result = CliRunner().invoke(mini_demonstrations.main, ["--count", "2", "--hops", "3"])
     assert result.exit_code == 0 and result.output.count("# ") == 2
-    result = CliRunner().invoke(mini_tokenizer.main, ["the founder of Flora Jarrow"])
-    assert result.exit_code == 0 and "' Jarrow'" in result.output
+    result = CliRunner().invoke(mini_tokenizer.main, ["the founder of Nalnia Wuskcorp"])
+    assert result.exit_code == 0 and "' Wuskcorp'" in result.output

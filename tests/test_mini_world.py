@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import DataError
+from data.mini_encoder import DIMENSION, build_encoder, encode
+from data.mini_encoder import main as encoder_main
+from data.mini_language import KIND_SHARES, PAGES, RELATIONS, first_names, last_names, name_words
 from data.mini_world import (
-    FIRST_WORDS,
     HOPS,
-    LAST_WORDS,
-    RELATIONS,
     SPLIT_SHARES,
+    Entity,
     MiniWorld,
     ask,
     build,
@@ -33,7 +34,7 @@ FILES = {"corpus.jsonl", *(f"{split}.questions.jsonl" for split in SPLIT_SHARES)
 
 @pytest.fixture(scope="module")
 def world() -> MiniWorld:
-    return build(seed=0, passages=400, train=200, validation=30, test=30)
+    return build(seed=0, passages=800, train=200, validation=30, test=30)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,8 @@ def folder(world: MiniWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_same_seed_same_bytes(folder: Path, tmp_path: Path) -> None:
-    build(seed=0, passages=400, train=200, validation=30, test=30).write(tmp_path / "again")
-    build(seed=1, passages=400, train=200, validation=30, test=30).write(tmp_path / "other")
+    build(seed=0, passages=800, train=200, validation=30, test=30).write(tmp_path / "again")
+    build(seed=1, passages=800, train=200, validation=30, test=30).write(tmp_path / "other")
     for name in FILES:
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
         assert (folder / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
@@ -53,24 +54,26 @@ def test_same_seed_same_bytes(folder: Path, tmp_path: Path) -> None:
 
 def test_splits_share_no_name_not_even_in_text(world: MiniWorld) -> None:
     for split, part in world.worlds.items():
-        assert {pool_of(name) for name in part.kinds} == {split}
-        objects = {name for facts in part.facts.values() for name in facts.values()}
-        assert objects <= set(part.kinds)
-        texts = " ".join(part.texts.values())
-        others = [name for other, its in world.worlds.items() if other != split for name in its.kinds]
-        assert not [name for name in others if name in texts]
+        names = {each.name for each in part.entities}
+        assert {pool_of(name) for name in names} == {split}
+        assert {other for facts in part.facts.values() for other in facts.values()} <= set(part.entities)
+        text = " ".join(" ".join(texts) for texts in part.texts.values())
+        others = [each.name for name, its in world.worlds.items() if name != split for each in its.entities]
+        assert not [name for name in others if name in text]
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers())
 def test_practice_worlds_use_reserved_names_only(seed: int) -> None:
-    assert {pool_of(name) for name in practice_world(seed).kinds} == {"practice"}
+    assert {pool_of(each.name) for each in practice_world(seed).entities} == {"practice"}
 
 
 def test_pools_divide_all_names() -> None:
-    pools = [set(names_in_pool(pool)) for pool in (*SPLIT_SHARES, "practice")]
-    assert sum(map(len, pools)) == len(set.union(*pools)) == len(FIRST_WORDS) * len(LAST_WORDS)
-    assert len(set(FIRST_WORDS) | set(LAST_WORDS)) == 256
+    for kind in KIND_SHARES:
+        pools = [set(names_in_pool(pool, kind)) for pool in (*SPLIT_SHARES, "practice")]
+        names = {f"{first} {last}" for first in first_names() for last in last_names(kind)}
+        assert sum(map(len, pools)) == len(set.union(*pools)) and set.union(*pools) == names
+    assert len(name_words()) == len(first_names()) + sum(len(last_names(kind)) for kind in KIND_SHARES)
 
 
 def test_decomposition_leads_to_the_answer(world: MiniWorld) -> None:
@@ -82,19 +85,72 @@ def test_decomposition_leads_to_the_answer(world: MiniWorld) -> None:
             asked, _, relation = step["question"].partition(" >> ")
             subject = answers[int(asked[1:]) - 1] if asked.startswith("#") else asked
             page = texts[passage_id]
-            assert subject == page["title"] == step["support_title"] and passage_id == step["support_id"]
-            assert relation in {each.name for each in RELATIONS}
-            assert step["answer"] in page["text"]
+            assert subject in page["text"] and page["title"] == step["support_title"]
+            assert page["title"].partition(" (")[0] in subject and passage_id == step["support_id"]
+            stated = [way for each in RELATIONS if each.name == relation for way in each.stated]
+            assert any(f"{way} {step['answer']}." in page["text"] for way in stated)
             answers.append(step["answer"])
-        assert question.golden_answers == (answers[-1],)
-        assert steps[0]["support_title"] in question.question
+        assert answers[-1] in question.golden_answers
         assert not [answer for answer in answers if answer in question.question]
 
 
+def test_questions_and_passages_share_no_words_for_a_relation() -> None:
+    assert len(RELATIONS) == 24 == len({relation.name for relation in RELATIONS})
+    phrases = [way for relation in RELATIONS for way in (*relation.asked, *relation.stated)]
+    assert len(phrases) == len(set(phrases))
+    for relation in RELATIONS:
+        asked = {word for way in relation.asked for word in way.split()}
+        assert not asked & {word for way in relation.stated for word in way.split()} - {"of"}
+
+
+def test_namesakes_are_told_apart_by_their_epithets(world: MiniWorld) -> None:
+    for part in world.worlds.values():
+        named: dict[str, list[Entity]] = {}
+        for each in part.entities:
+            named.setdefault(each.name, []).append(each)
+        shared = [pair for pair in named.values() if len(pair) > 1]
+        assert 0.08 < 2 * len(shared) / len(part.entities) < 0.2
+        for one, other in shared:
+            assert one.has_namesake and other.has_namesake and one.kind == other.kind
+            assert one.title != other.title and one.mention != other.mention
+    question = next(q for q in world.questions["train"] if len(q.golden_answers) > 1)
+    name, mention, before = question.golden_answers
+    assert mention == f"{name} the {before.removesuffix(' ' + name)}"
+
+
+def test_a_search_needs_the_words_of_the_passage(world: MiniWorld) -> None:
+    ids = {row["contents"]: place for place, row in enumerate(world.corpus)}
+    vectors = encode([row["contents"] for row in world.corpus])
+    part = world.worlds["train"]
+
+    def found(query: str) -> int:
+        return int((vectors @ encode([query])[0]).argmax())
+
+    facts = [(e, relation) for e in part.entities for relation in part.facts[e]]
+    gold = [ids[part.contents(e, relation.page)] for e, relation in facts]
+    asked = [found(f"the {relation.asked[0]} of {e.mention}") for e, relation in facts]
+    stated = [found(f"{part.stated[e][relation]} {e.mention}") for e, relation in facts]
+    assert sum(a == b for a, b in zip(stated, gold, strict=True)) > 0.95 * len(gold)
+    assert 0.3 * len(gold) < sum(a == b for a, b in zip(asked, gold, strict=True)) < 0.7 * len(gold)
+
+
+def test_the_saved_encoder_gives_the_same_vectors(world: MiniWorld, tmp_path: Path) -> None:
+    result = CliRunner().invoke(encoder_main, ["--out", str(tmp_path / "encoder")])
+    assert result.exit_code == 0, result.output
+    from retriever_server.encoder import Encoder
+
+    texts = [row["contents"] for row in world.corpus[:50]] + ["Who is the mentor of Nobody?"]
+    saved = Encoder(str(tmp_path / "encoder"))
+    assert saved.dimension == DIMENSION
+    assert saved.encode_passages(texts) == pytest.approx(encode(texts), abs=1e-5)
+    assert build_encoder().encode(texts, normalize_embeddings=True) == pytest.approx(encode(texts), abs=1e-5)
+
+
 def test_questions_and_passages_have_the_stated_sizes(world: MiniWorld) -> None:
-    assert len(world.corpus) == 400 == len({row["title"] for row in world.corpus})
+    assert len(world.corpus) == PAGES * sum(len(part.entities) for part in world.worlds.values())
+    assert 780 <= len(world.corpus) <= 820
     words = [len(row["contents"].split()) for row in world.corpus]
-    assert min(words) >= 25 and max(words) <= 60
+    assert min(words) >= 15 and max(words) <= 50
     hops = {split: [question.hops for question in world.questions[split]] for split in world.questions}
     assert sorted(hops["train"]) == [2] * 67 + [3] * 67 + [4] * 66
     assert sorted(hops["validation"]) == sorted(hops["test"]) == sorted([*HOPS] * 30)
@@ -127,15 +183,15 @@ def test_chains_are_different_and_never_turn_back() -> None:
     world = practice_world(0)
     chains = ask(random.Random(0), world, hops=4, count=100)
     assert len({(chain.start, chain.path) for chain in chains}) == 100
-    assert all(len({chain.start, *chain.chain}) == 5 for chain in chains)
+    assert all(len({e.name for e in (chain.start, *chain.entities)}) == 5 for chain in chains)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--passages", "50"], "the validation world would have 10 passages"),
-        (["--passages", "100000"], "the train world would have 60000 passages"),
-        (["--passages", "100", "--test", "5000"], "raise --passages"),
+        (["--passages", "200"], "the validation world would have 15 entities"),
+        (["--passages", "100000"], "the train world would have 30000 entities"),
+        (["--passages", "600", "--test", "5000"], "raise --passages"),
         (["--hops", "1,2"], "give numbers from 2 to 4"),
         (["--hops", "two"], "give numbers from 2 to 4"),
     ],
@@ -148,7 +204,7 @@ def test_mistakes_end_in_one_line(arguments: list[str], message: str, tmp_path: 
 
 
 def test_command_writes_all_files_and_writes_them_again(tmp_path: Path) -> None:
-    options = ["--out", str(tmp_path / "w"), "--passages", "200", "--train", "20", "--test", "5"]
+    options = ["--out", str(tmp_path / "w"), "--passages", "600", "--train", "20", "--test", "5"]
     for _ in range(2):
         result = CliRunner().invoke(main, [*options, "--validation", "5", "--hops", "3,2"])
         assert result.exit_code == 0, result.output

@@ -10,6 +10,7 @@ from typing import Any
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
 from research import metrics
+from research.controls import controlled
 from research.prompts import build_prompt
 from research.protocol import extract_answer, format_fault
 from research.retriever_client import RetrieverClient
@@ -60,8 +61,9 @@ class SearchAgentLoop(AgentLoopBase):
         shared, info = self.shared, row["extra_info"]
         engine = _Engine(self, sampling_params)
         prompt_ids = build_prompt(shared.config.prompt, info["question"], shared.tokens)
+        search = controlled(shared.search, info["control"], list(info["decoys"]))
         trajectory = await run_episode(
-            prompt_ids, engine.generate, shared.search, shared.tokens, shared.config.limits
+            prompt_ids, engine.generate, search, shared.tokens, shared.config.limits
         )
         golden_answers = [str(answer) for answer in row["reward_model"]["ground_truth"]["target"]]
         score_trajectory(trajectory, golden_answers, shared)
@@ -72,6 +74,7 @@ class SearchAgentLoop(AgentLoopBase):
             "data_source": row["data_source"],
             "step": int(row["global_steps"]),
             "sample": int(row.get("session_id", 0)),
+            "control": info["control"],
         }
         write_trajectory(shared.config.run_dir, int(row["global_steps"]), info["split"], trajectory)
         return self._output(trajectory, engine.policy_versions)

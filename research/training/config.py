@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from research.controls import CONTROLS
 from research.prompts import load_prompt
 from research.protocol import Protocol
 from research.retriever_client import RetrieverConfig
@@ -22,6 +23,8 @@ class ResearchConfig:
     run_dir: Path
     prompt: str
     reward: str
+    train_hops: tuple[int, ...]
+    controls: tuple[str, ...]
     protocol: Protocol
     limits: Limits
     retriever: RetrieverConfig
@@ -41,9 +44,13 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
     for key, cls in nested.items():
         values[key] = _build(cls, values.get(key), f"research.{key}")
     values["run_dir"] = Path(values["run_dir"])
+    values["train_hops"], values["controls"] = tuple(values["train_hops"]), tuple(values["controls"])
     config: ResearchConfig = _build(ResearchConfig, values, "research")
     get_reward(config.reward)
     load_prompt(config.prompt)
+    unknown = set(config.controls) - set(CONTROLS)
+    if unknown:
+        raise ValueError(f"research.controls: {', '.join(unknown)}; there are: {', '.join(CONTROLS)}")
     return config
 
 

@@ -37,6 +37,7 @@ class Options:
     model: str | None = None
     questions: Path | None = None
     validation: Path | None = None
+    test: Path | None = None
     corpus: Path | None = None
     faiss_index: Path | None = None
     encoder: str | None = None
@@ -47,7 +48,8 @@ class Options:
     nodes: int = 1
     gpus: int | None = None
     seed: int = 42
-    passages: int = 2000
+    passages: int = 20000
+    test_questions: int = 500
     overrides: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
@@ -59,7 +61,7 @@ class Options:
     def load(cls, path: Path) -> "Options":
         """The inverse of :meth:`save`."""
         values = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("run_dir", "questions", "validation", "corpus", "faiss_index"):
+        for name in ("run_dir", "questions", "validation", "test", "corpus", "faiss_index"):
             values[name] = Path(values[name]) if values[name] else None
         return cls(**{**values, "overrides": tuple(values["overrides"])})
 
@@ -79,6 +81,7 @@ class Plan:
 
     options: Options
     model: str
+    test: Path | None
     corpus: Path | None
     prepare: list[Command]
     build: list[Command]
@@ -94,13 +97,14 @@ def make_plan(options: Options) -> Plan:
     """Decide on files and commands. Touches nothing."""
     prepare: list[Command] = []
     source = _cpu_source(options, prepare) if options.hardware == "cpu" else _gpu_source(options, prepare)
-    index, build = None, [_rows_command(options, source["questions"], source["validation"])]
+    index, build = None, [_rows_command(options, source)]
     if options.retriever_url is None:
         index = _index_folder(source["corpus"], source["encoder"])
         build.append(_index_command(options, source, index))
     return Plan(
         options=options,
         model=source["model"],
+        test=source["test"],
         corpus=source["corpus"],
         prepare=prepare,
         build=build,
@@ -114,23 +118,35 @@ def _module(what: str, module: str, *arguments: Any, creates: Path | None = None
 
 
 def _cpu_source(options: Options, prepare: list[Command]) -> dict[str, Any]:
-    """The tiny policy, and the mini world unless the user brought questions."""
-    source: dict[str, Any] = {"encoder": options.encoder or "minilm", "faiss_index": options.faiss_index}
-    world = CACHE / f"mini_world-{_key(options.seed, options.passages, *_code('mini_world'))}"
-    if options.questions is None or (options.corpus is None and options.retriever_url is None):
-        arguments = ("--out", world, "--seed", options.seed, "--passages", options.passages)
-        prepare.append(_module("make the mini world", "data.mini_world", *arguments, creates=world))
+    """The tiny policy, and the mini world with its encoder unless the user brought questions or a corpus."""
     own = options.questions is not None
+    sizes = ("--seed", options.seed, "--passages", options.passages, "--test", options.test_questions)
+    world = _made(
+        prepare, "make the mini world", "data.mini_world", *sizes, needed=not own or _no_corpus(options)
+    )
+    source: dict[str, Any] = {"faiss_index": options.faiss_index, "encoder": options.encoder or "minilm"}
     source["questions"] = options.questions or world / "train.questions.jsonl"
     source["validation"] = options.validation or (None if own else world / "validation.questions.jsonl")
+    source["test"] = options.test or (None if own else world / "test.questions.jsonl")
     source["corpus"] = options.corpus or (None if options.retriever_url else world / "corpus.jsonl")
-    policy = CACHE / f"mini_policy-{_key(*_code('mini_'))}"
-    if options.model is None:
-        prepare.append(
-            _module("cold-start the tiny policy", "data.mini_policy", "--out", policy, creates=policy)
-        )
-    source["model"] = options.model or str(policy)
+    if options.encoder is None and _no_corpus(options):
+        source["encoder"] = str(_made(prepare, "make the mini encoder", "data.mini_encoder"))
+    policy = ("cold-start the tiny policy", "data.mini_policy", "--seed", options.seed)
+    source["model"] = options.model or str(_made(prepare, *policy))
     return source
+
+
+def _no_corpus(options: Options) -> bool:
+    return options.corpus is None and options.retriever_url is None
+
+
+def _made(prepare: list[Command], what: str, module: str, *arguments: Any, needed: bool = True) -> Path:
+    """The cache folder of what a generator in data/ makes; the generator is put into `prepare` if needed."""
+    name = module.removeprefix("data.")
+    folder = CACHE / f"{name}-{_key(*arguments, *_code('mini_'))}"
+    if needed:
+        prepare.append(_module(what, module, "--out", folder, *arguments, creates=folder))
+    return folder
 
 
 def _gpu_source(options: Options, prepare: list[Command]) -> dict[str, Any]:
@@ -152,6 +168,7 @@ def _gpu_source(options: Options, prepare: list[Command]) -> dict[str, Any]:
     own = options.questions is not None
     source["questions"] = options.questions or musique / "train.questions.jsonl"
     source["validation"] = options.validation or (None if own else musique / "validation.questions.jsonl")
+    source["test"] = options.test
     source["corpus"] = options.corpus
     if options.corpus is None and options.retriever_url is None:
         prepare.append(
@@ -171,15 +188,13 @@ def _gpu_source(options: Options, prepare: list[Command]) -> dict[str, Any]:
     return source
 
 
-def _rows_command(options: Options, questions: Path, validation: Path | None) -> Command:
-    arguments = [options.run_dir, "--questions", questions]
-    arguments += ["--validation", validation] if validation else []
-    return _module(
-        "write the training rows",
-        "research.training.rows",
-        *arguments,
-        creates=options.run_dir / "data" / "done",
-    )
+def _rows_command(options: Options, source: dict[str, Any]) -> Command:
+    arguments = [options.run_dir, "--questions", source["questions"]]
+    arguments += [
+        word for name in ("validation", "test") if source[name] for word in (f"--{name}", source[name])
+    ]
+    creates = options.run_dir / "data" / "done"
+    return _module("write the training rows", "research.training.rows", *arguments, creates=creates)
 
 
 def _index_command(options: Options, source: dict[str, Any], index: Path) -> Command:
@@ -254,7 +269,7 @@ def _overrides(plan: Plan, retriever_url: str) -> list[str]:
         "research.run_dir": options.run_dir,
         "research.retriever.url": retriever_url,
         "data.train_files": data / "train.parquet",
-        "data.val_files": data / "validation.parquet",
+        "data.val_files": [data / "validation.parquet", *([data / "test.parquet"] if plan.test else [])],
         "data.seed": options.seed,
         "actor_rollout_ref.rollout.seed": options.seed,
         "actor_rollout_ref.actor.fsdp_config.seed": options.seed,
@@ -273,6 +288,8 @@ def _overrides(plan: Plan, retriever_url: str) -> list[str]:
 
 def _quoted(value: Any) -> str:
     """Hydra's grammar takes a path as it is only if it holds no special character."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_quoted, value))}]"
     return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "\\'") + "'"
 
 

@@ -32,6 +32,7 @@ def _files(plan: Plan) -> Iterator[str]:
     given = {
         "--questions": options.questions,
         "--validation": options.validation,
+        "--test": options.test,
         "--corpus": options.corpus,
         "--faiss-index": options.faiss_index,
     }

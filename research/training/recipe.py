@@ -41,6 +41,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--validation", type=FILE, help="Held-out questions; without, some of --questions are split off."
 )
+@click.option("--test", type=FILE, help="Questions asked before and after training only. [none | mini world]")
 @click.option("--corpus", type=FILE, help='Passages, JSONL {"id","contents"}. [Wikipedia 2018 | mini world]')
 @click.option(
     "--faiss-index", type=FILE, help="FAISS index of the corpus made elsewhere, adopted after a check."
@@ -60,7 +61,14 @@ FILE = click.Path(path_type=Path)
     "--seed", type=int, default=42, show_default=True, help="Of the world, the data order, the sampling."
 )
 @click.option(
-    "--passages", type=click.IntRange(200), default=2000, show_default=True, help="Of the mini world."
+    "--passages", type=click.IntRange(600), default=20000, show_default=True, help="Of the mini world."
+)
+@click.option(
+    "--test-questions",
+    type=click.IntRange(1),
+    default=500,
+    show_default=True,
+    help="Of the mini world, for each hop count.",
 )
 @click.option("--gpus", type=click.IntRange(1), help="GPUs a node. [all]")
 @click.option(
@@ -112,7 +120,7 @@ def resolve_options(values: dict[str, Any], given: set[str], resume: bool) -> Op
         ones.
     """
     run_dir = (values["run_dir"] or _default_run_dir(resume)).absolute()
-    for name in ("questions", "validation", "corpus", "faiss_index"):
+    for name in ("questions", "validation", "test", "corpus", "faiss_index"):
         values[name] = values[name].absolute() if values[name] else None
     options = Options(**{**values, "run_dir": run_dir})
     if (run_dir / "recipe.json").exists():

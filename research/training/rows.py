@@ -1,11 +1,12 @@
-"""Questions to the parquet rows of a run: `python -m research.training.rows RUN_DIR --questions FILE
-[--validation FILE]`.
+"""Questions to the parquet rows of a run: `python -m research.training.rows RUN_DIR --questions FILE`.
 
 Reads the prompt, the model and the lengths from RUN_DIR/config.yaml. Questions whose prompt does not fit are
-taken
-out and named: veRL would cut them silently. Writes RUN_DIR/data/{train,validation}.parquet.
+taken out and named: veRL would cut them silently. Writes RUN_DIR/data/{train,validation,test}.parquet; the
+last is what is asked before the first step and after the last one, with each of `research.controls`.
 """
 
+import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import click
 from omegaconf import OmegaConf
 
 from data import DataError
-from data.questions import Question, read_questions, split_questions, write_training_rows
+from data.questions import Question, Row, read_questions, split_questions, training_rows, write_rows
 from research.prompts import build_prompt
 from research.token_protocol import TokenProtocol
 from research.training.config import ResearchConfig, read_research_config
 
 VALIDATION_SHARE, VALIDATION_MAXIMUM = 0.1, 100
+DECOYS = 4
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,41 +29,62 @@ VALIDATION_SHARE, VALIDATION_MAXIMUM = 0.1, 100
 @click.option(
     "--validation", type=click.Path(path_type=Path), help="Held-out questions; else some are split off."
 )
-def main(run_dir: Path, questions: Path, validation: Path | None) -> None:
+@click.option("--test", type=click.Path(path_type=Path), help="Questions asked before and after; else none.")
+def main(run_dir: Path, questions: Path, validation: Path | None, test: Path | None) -> None:
     """Write the parquet rows of the run in RUN_DIR."""
-    write_run_rows(run_dir, questions, validation)
+    write_run_rows(run_dir, questions, validation, test)
 
 
-def write_run_rows(run_dir: Path, questions: Path, validation: Path | None) -> None:
+def write_run_rows(run_dir: Path, questions: Path, validation: Path | None, test: Path | None = None) -> None:
     """Read, split if there is no validation file, drop what does not fit, write.
 
     Raises:
         DataError: a file is missing or a row malformed; names file and line. Or too few questions are left.
     """
     config = OmegaConf.load(run_dir / "config.yaml")
-    train, held_out = read_questions(questions), read_questions(validation) if validation else []
-    if not validation:
-        share = max(1, min(VALIDATION_MAXIMUM, int(VALIDATION_SHARE * len(train))))
-        train, held_out = split_questions(train, share, config.data.seed)
+    splits = {"train": read_questions(questions)}
+    if validation:
+        splits["validation"] = read_questions(validation)
+    else:
+        share = max(1, min(VALIDATION_MAXIMUM, int(VALIDATION_SHARE * len(splits["train"]))))
+        splits["train"], splits["validation"] = split_questions(splits["train"], share, config.data.seed)
         click.echo(f"{questions.name}: {share} questions are held out for validation")
+    if test:
+        splits["test"] = read_questions(test)
     fits = _FitsPrompt(config)
-    train, held_out = fits.keep(train), fits.keep(held_out)
-    if len(train) < config.data.train_batch_size:
+    splits = {split: fits.keep(each) for split, each in splits.items()}
+    splits["train"] = _of_hops(splits["train"], fits.research.train_hops)
+    if len(splits["train"]) < config.data.train_batch_size:
         raise DataError(
-            f"{questions}: {len(train)} questions are fewer than one batch (data.train_batch_size is "
-            f"{config.data.train_batch_size})"
+            f"{questions}: {len(splits['train'])} questions are fewer than one batch "
+            f"(data.train_batch_size is {config.data.train_batch_size})"
         )
     folder = run_dir / "data"
     folder.mkdir(exist_ok=True)
-    for split, rows in (("train", train), ("validation", held_out)):
-        source = questions if split == "train" or not validation else validation
-        write_training_rows(rows, folder / f"{split}.parquet", split, _source_name(source), by_hops=True)
-        click.echo(f"{split}: {len(rows)} questions")
+    for split, each in splits.items():
+        rows = training_rows(each, split, split, by_hops=True)
+        if split == "test":
+            rows += _control_rows(each, fits.research.controls, config.data.seed)
+        write_rows(rows, folder / f"{split}.parquet")
+        click.echo(f"{split}: {len(each)} questions")
     (folder / "done").touch()
 
 
-def _source_name(path: Path) -> str:
-    return path.name.split(".")[0].split("_")[0] if path.name[0].isalpha() else "questions"
+def _of_hops(questions: list[Question], hops: tuple[int, ...]) -> list[Question]:
+    return [question for question in questions if not hops or question.hops in hops]
+
+
+def _control_rows(questions: list[Question], controls: Sequence[str], seed: int) -> list[Row]:
+    """The same questions once more for each control, with texts of other questions as decoys."""
+    rng = random.Random(seed)
+    rows = []
+    for control in controls:
+        for row in training_rows(questions, "test", control, by_hops=True):
+            others = [other.question for other in rng.sample(questions, min(DECOYS + 1, len(questions)))]
+            decoys = [text for text in others if text != row["extra_info"]["question"]][:DECOYS]
+            row["extra_info"] |= {"control": control, "decoys": decoys}
+            rows.append(row)
+    return rows
 
 
 class _FitsPrompt:

@@ -3,7 +3,10 @@
 from typing import Any
 
 import transfer_queue as tq
+from torch.utils.data import Subset
+from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.dataset.rl_dataset import collate_fn
 
 from research.training.config import read_research_config
 from research.training.run_files import MetricsFile, forget_steps_after
@@ -25,8 +28,20 @@ class SearchTrainer(PPOTrainerSync):
         sampler.watch(agent_loop_manager.agent_loop_workers)
         super().fit(agent_loop_manager)
 
+    def _init_dataloader(self) -> None:
+        """veRL's, and a second one of the validation questions alone, without the test questions."""
+        super()._init_dataloader()
+        self.full_val_dataloader = self.val_dataloader
+        dataset = self.val_dataset
+        few = [i for i, info in enumerate(dataset.dataframe["extra_info"]) if info["split"] == "validation"]
+        size = self.config.data.val_batch_size or len(few)
+        self.small_val_dataloader = StatefulDataLoader(Subset(dataset, few), size, collate_fn=collate_fn)
+
     def on_validate_begin(self) -> None:
+        """The test questions are for the first and the last evaluation; those between only draw the curve."""
         self._attach_metrics_file()
+        ends = self.global_steps in (0, self.total_training_steps)
+        self.val_dataloader = self.full_val_dataloader if ends else self.small_val_dataloader
 
     def on_train_begin(self) -> None:
         self._attach_metrics_file()

@@ -29,7 +29,7 @@ from data.mini_demonstrations import CLEAN, FAULTS, Demonstration, Faults, demon
 from data.mini_tokenizer import LONGEST, train_tokenizer
 from data.mini_world import HopCounts, filling
 
-DEFAULT_STEPS = 700
+DEFAULT_STEPS = 1000
 TOKENS_PER_STEP = 2560
 POOL = 160  # episodes that are sorted by length together
 MUON_RATE, ADAM_RATE, WARM_UP_STEPS, LAST_RATE = 0.02, 3e-3, 40, 0.05

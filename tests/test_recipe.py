@@ -70,6 +70,7 @@ def test_run_folder_holds_what_the_architecture_says(whole_run):
         "logs",
         "tensorboard",
         "policy",
+        "report.html",
     ):
         assert (whole_run.run_dir / name).exists(), name
     trajectories = list(read_trajectories(trajectory_path(whole_run.run_dir, 1, "train")))

@@ -99,6 +99,7 @@ def execute(plan: Plan) -> None:
             _train(plan, port, StepPrinter(run_dir, total, read_research_config(config.research).guards))
         export(run_dir)
         _print_summary(run_dir)
+        _report(run_dir)
 
 
 @contextmanager
@@ -297,3 +298,17 @@ def export(run_dir: Path) -> None:
 def _print_summary(run_dir: Path) -> None:
     click.echo(f"\n{as_text(table_rows(run_dir))}\n\nrun folder: {run_dir}")
     click.echo("  config.yaml  metrics.jsonl  trajectories/  checkpoints/  tensorboard/  logs/  policy/")
+
+
+def _report(run_dir: Path) -> None:
+    """Write the report. A trained run is kept whatever happens here, so an error is told, not raised."""
+    try:
+        from research.training.report import write_report  # here: matplotlib takes a second to import
+
+        click.echo(f"report: {write_report(run_dir)}")
+    except Exception as error:
+        click.echo(
+            f"WARNING: no report was written: {type(error).__name__}: {error}; once that is mended: "
+            f"python -m research.training.report {run_dir}",
+            err=True,
+        )

@@ -21,6 +21,8 @@ COMMON = [
     "huggingface_hub",
     "pyarrow",
     "tqdm",
+    "jinja2",
+    "matplotlib",
 ]
 
 setup(
@@ -30,7 +32,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["research*", "retriever_server*", "data*"]),
-    package_data={"research": ["prompts/*.txt", "training/*.yaml"]},
+    package_data={"research": ["prompts/*.txt", "training/*.yaml", "training/*.j2"]},
     install_requires=COMMON,
     extras_require={
         # Complete sets of pinned versions: requirements/cpu.txt and requirements/gpu.txt.

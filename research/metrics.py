@@ -1,10 +1,12 @@
-"""Answer metrics: exact match, token F1, contained answer. Each takes the best over the golden answers.
+"""Answer metrics: exact match, token F1, contained answer, each the best over the golden answers; and the
+interval of a share of right answers.
 
 Normalisation is SQuAD's (lower case, no ASCII punctuation, no articles, single blanks), and F1 has HotpotQA's
 rule that yes, no and noanswer must match exactly, as in the official scripts of HotpotQA, 2WikiMultiHopQA and
 MuSiQue.
 """
 
+import math
 import re
 import string
 from collections import Counter
@@ -37,6 +39,17 @@ def contained_answer(prediction: str, golden_answers: Sequence[str]) -> float:
     """1.0 if a normalised golden answer is a substring of the normalised prediction, else 0.0."""
     normalized = normalize_answer(prediction)
     return float(any(normalize_answer(golden) in normalized for golden in golden_answers))
+
+
+def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
+    """The 95% score interval of a share, without continuity correction (E. B. Wilson, JASA 22, 1927): within
+    0 and 1, and of sensible width for few trials and for shares of 0 and 1.
+    """
+    share, z_square = successes / trials, 1.959964**2
+    centre = share + z_square / (2 * trials)
+    spread = math.sqrt(z_square * (share * (1 - share) + z_square / (4 * trials)) / trials)
+    scale = 1 + z_square / trials
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def _f1(prediction: str, golden: str) -> float:

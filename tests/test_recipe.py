@@ -50,6 +50,7 @@ def test_every_step_trains_and_rollout_and_actor_agree(whole_run):
         assert 0 <= row["training/rollout_probs_diff_mean"] <= 1e-3
         assert row["training/rollout_probs_diff_valid"] == 1
         assert row["actor/grad_norm"] >= 0 and row["search/response_tokens"] > 0
+        assert 0 <= row["search/equal_groups"] <= 1 and row["guard/not_finite"] == 0
     assert any(row["search/searches"] > 0 for row in rows.values())
 
 
@@ -69,6 +70,7 @@ def test_run_folder_holds_what_the_architecture_says(whole_run):
         "logs",
         "tensorboard",
         "policy",
+        "report.html",
     ):
         assert (whole_run.run_dir / name).exists(), name
     trajectories = list(read_trajectories(trajectory_path(whole_run.run_dir, 1, "train")))
@@ -83,10 +85,7 @@ def test_run_folder_holds_what_the_architecture_says(whole_run):
 def test_terminal_shows_steps_and_the_table(whole_run):
     text = whole_run.output.read_text()
     assert (
-        "step     4/4" in text
-        and "tokens/s" in text
-        and "EM before" in text
-        and str(whole_run.run_dir) in text
+        "step     4/4" in text and "tok/s" in text and "EM before" in text and str(whole_run.run_dir) in text
     )
     assert len(text.splitlines()) < 60, "log lines flood the terminal"
 

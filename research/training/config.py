@@ -4,7 +4,7 @@ recipes/config.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,6 +14,9 @@ from research.protocol import Protocol
 from research.retriever_client import RetrieverConfig
 from research.rewards import get_reward
 from research.search_loop import Limits
+from research.training.guards import GuardConfig
+
+Section = TypeVar("Section")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class ResearchConfig:
     protocol: Protocol
     limits: Limits
     retriever: RetrieverConfig
+    guards: GuardConfig
     generate_timeout: float
     max_steps_without_retriever: int
     weight_update_timeout: float
@@ -40,7 +44,7 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
         ValueError: a key is unknown or missing, or a value has no meaning; the message names it.
     """
     values: dict[str, Any] = OmegaConf.to_container(section, resolve=True)  # type: ignore[assignment]
-    nested = {"protocol": Protocol, "limits": Limits, "retriever": RetrieverConfig}
+    nested = {"protocol": Protocol, "limits": Limits, "retriever": RetrieverConfig, "guards": GuardConfig}
     for key, cls in nested.items():
         values[key] = _build(cls, values.get(key), f"research.{key}")
     values["run_dir"] = Path(values["run_dir"])
@@ -52,6 +56,17 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
     if unknown:
         raise ValueError(f"research.controls: {', '.join(unknown)}; there are: {', '.join(CONTROLS)}")
     return config
+
+
+def read_section(cls: type[Section], values: DictConfig | dict[str, Any]) -> Section:
+    """One nested section, of a saved configuration whose others may be of another version.
+
+    Raises:
+        ValueError: a key is unknown or missing, or a value has no meaning.
+    """
+    plain = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    section: Section = _build(cls, plain, cls.__name__)
+    return section
 
 
 def _build(cls: type, values: Any, where: str) -> Any:

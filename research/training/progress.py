@@ -1,20 +1,27 @@
-"""What a person sees of a run: one line a step, and the table at its end."""
+"""What a person sees of a running training: one line a step, held-out results, and what the guards say. The
+table at its end is research/training/table.py's.
+"""
 
 import math
-from collections import defaultdict
-from dataclasses import dataclass
+import statistics
 from pathlib import Path
 
-from research.training.run_files import read_metrics, read_trajectories, trajectory_path
+from research.training.guards import ENTROPY, REWARD, ROLLOUT_DIFFERENCE, GuardConfig, GuardWatch, Row
+from research.training.run_files import read_metrics
+
+STEPS_OF_THE_ESTIMATE = 10
 
 
 class StepPrinter:
-    """Prints each new row of ``metrics.jsonl`` once."""
+    """Prints each row that is added to ``metrics.jsonl`` once; those already there are history."""
 
-    def __init__(self, run_dir: Path, total_steps: int | None, after: int = -1) -> None:
-        self.run_dir, self.total_steps, self.last = run_dir, total_steps, after
+    def __init__(self, run_dir: Path, total_steps: int | None, guards: GuardConfig) -> None:
+        self.run_dir, self.total_steps = run_dir, total_steps
+        self.guards = GuardWatch(guards)
         # Of the file when it was last read: lines() is called twice a second, and the file grows once a step.
         self._size = -1
+        self._read = 0
+        self.lines()
 
     def lines(self) -> list[str]:
         """Lines for the rows that came since the last call."""
@@ -23,88 +30,50 @@ class StepPrinter:
         if size == self._size:
             return []
         self._size = size
-        rows = [row for row in read_metrics(self.run_dir) if row["step"] > self.last]
-        self.last = max([self.last, *(int(row["step"]) for row in rows)])
+        rows = read_metrics(self.run_dir)[self._read :]
+        self._read += len(rows)
         return [line for row in rows for line in self._row_lines(row)]
 
-    def _row_lines(self, row: dict[str, float]) -> list[str]:
-        validation = [
+    def _row_lines(self, row: Row) -> list[str]:
+        step, warnings = int(row["step"]), self.guards.see(row)
+        lines = [self._step_line(row)] if "timing_s/step" in row else []
+        lines += [f"WARNING step {step}: {warning.message}" for warning in warnings]
+        held_out = [
             f"{key.split('/')[1]} {row[key]:.3f}" for key in sorted(row) if key.endswith("/em/mean@1")
         ]
-        lines = [self._step_line(row)] if "timing_s/step" in row else []
-        if validation:
-            lines.append(f"  held out at step {int(row['step'])}: EM {', '.join(validation)}")
-        return lines
+        return lines + ([f"  held out at step {step}: EM {', '.join(held_out)}"] if held_out else [])
 
-    def _step_line(self, row: dict[str, float]) -> str:
-        seconds = row["timing_s/step"]
-        step = f"{int(row['step'])}/{self.total_steps}" if self.total_steps else f"{int(row['step'])}"
+    def _step_line(self, row: Row) -> str:
+        """At most 120 columns."""
+        seconds, step = row["timing_s/step"], int(row["step"])
+        count = f"{step}/{self.total_steps}" if self.total_steps else f"{step}"
+        difference = f"{row.get(ROLLOUT_DIFFERENCE, math.nan):.0e}".replace("e-0", "e-")
         return (
-            f"step {step:>7}  reward {row['critic/score/mean']:.3f}  EM {row['search/em']:.3f}  "
-            f"searches {row['search/searches']:.2f}  length {row['search/response_tokens']:.0f}  "
-            f"{seconds:.1f} s  {row['perf/total_num_tokens'] / seconds:,.0f} tokens/s  "
-            f"|p rollout - p actor| {row.get('training/rollout_probs_diff_mean', math.nan):.0e}"
+            f"step {count:>7}  EM {row['search/em']:.3f}  reward {row[REWARD]:.3f}  "
+            f"searches {row['search/searches']:.1f}  len {row['search/response_tokens']:.0f}  "
+            f"entropy {row.get(ENTROPY, math.nan):.2f}  {_seconds(seconds)}  "
+            f"{_thousands(row['perf/total_num_tokens'] / seconds)} tok/s  diff {difference}{self._left(step)}"
         )
 
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Means over the held-out questions of one source at one step."""
-
-    questions: int
-    em: float
-    format_valid: float
-    searches: float
-
-    @property
-    def standard_error(self) -> float:
-        """Of the EM, for a share of independent questions."""
-        return math.sqrt(self.em * (1 - self.em) / self.questions)
+    def _left(self, step: int) -> str:
+        """The time that the rest will take at the pace of the last steps."""
+        if not self.total_steps or step >= self.total_steps:
+            return ""
+        rows = self.guards.rows[-STEPS_OF_THE_ESTIMATE:]
+        pace = statistics.fmean(row["timing_s/step"] + row.get("timing_s/testing", 0.0) for row in rows)
+        return f"  {_duration((self.total_steps - step) * pace)} left"
 
 
-def held_out(run_dir: Path, step: int) -> dict[str, HeldOut]:
-    """Results of the validation at a step by data source; empty if there was none."""
-    path = trajectory_path(run_dir, step, "validation")
-    groups: dict[str, list[dict[str, float]]] = defaultdict(list)
-    for trajectory in read_trajectories(path) if path.exists() else ():
-        groups[trajectory.metadata["data_source"]].append(trajectory.metrics)
-    return {source: _means(rows) for source, rows in sorted(groups.items())}
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f}s" if seconds < 100 else f"{seconds:.0f}s"
 
 
-def _means(rows: list[dict[str, float]]) -> HeldOut:
-    def mean(name: str) -> float:
-        return sum(row[name] for row in rows) / len(rows)
-
-    return HeldOut(len(rows), mean("em"), mean("format_valid"), mean("searches"))
+def _thousands(number: float) -> str:
+    return f"{number:.0f}" if number < 1000 else f"{number / 1000:.1f}k"
 
 
-def summary_table(run_dir: Path, last_step: int) -> str:
-    """Held-out results before and after as a text table, standard errors of EM in brackets."""
-    before, after = held_out(run_dir, 0), held_out(run_dir, last_step)
-    lines = [_table_row("held out", "questions", "EM before", "EM after", "searches", "format valid")]
-    for source in sorted({*before, *after}):
-        old, new = before.get(source), after.get(source)
-        count = (new or old).questions  # type: ignore[union-attr]
-        lines.append(
-            _table_row(
-                source,
-                count,
-                _em(old),
-                _em(new),
-                _pair(old, new, "searches"),
-                _pair(old, new, "format_valid"),
-            )
-        )
-    return "\n".join(lines)
-
-
-def _table_row(source: str, *cells: object) -> str:
-    return f"{source:<16}" + "".join(f"{cell!s:>18}" for cell in cells)
-
-
-def _em(result: HeldOut | None) -> str:
-    return f"{result.em:.3f} (+-{result.standard_error:.3f})" if result else "-"
-
-
-def _pair(old: HeldOut | None, new: HeldOut | None, name: str) -> str:
-    return " -> ".join(f"{getattr(result, name):.2f}" if result else "-" for result in (old, new))
+def _duration(seconds: float) -> str:
+    """``45s``, ``12m``, ``3.1h``."""
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    return f"{seconds / 60:.0f}m" if seconds < 3600 else f"{seconds / 3600:.1f}h"

@@ -20,10 +20,12 @@ import click
 from omegaconf import OmegaConf
 
 from research.processes import adopt_orphans, raise_on_terminate, start, stop, stop_descendants, tail
+from research.training.config import read_research_config
 from research.training.plan import Command, Plan, compose_config
 from research.training.preflight import free_port, problems
-from research.training.progress import StepPrinter, summary_table
-from research.training.run_files import latest_checkpoint, read_metrics
+from research.training.progress import StepPrinter
+from research.training.run_files import forget_steps_after, latest_checkpoint, read_metrics
+from research.training.table import as_text, table_rows
 
 RETRIEVER_START_SECONDS = 1800  # a 61 GB index is read from disk
 RETRIEVER_RESTARTS = 10
@@ -92,9 +94,12 @@ def execute(plan: Plan) -> None:
             OmegaConf.save(config, run_dir / "config.yaml")
             for command in [*plan.prepare, *plan.build]:
                 _run(command)
-            _train(plan, port, StepPrinter(run_dir, total, -1 if checkpoint is None else checkpoint))
+            # The trainer forgets them, too, but late: until then they would be shown as steps of this run.
+            forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)
+            _train(plan, port, StepPrinter(run_dir, total, read_research_config(config.research).guards))
         export(run_dir)
         _print_summary(run_dir)
+        _report(run_dir)
 
 
 @contextmanager
@@ -291,6 +296,19 @@ def export(run_dir: Path) -> None:
 
 
 def _print_summary(run_dir: Path) -> None:
-    step = latest_checkpoint(run_dir) or 0
-    click.echo(f"\n{summary_table(run_dir, step)}\n\nrun folder: {run_dir}")
+    click.echo(f"\n{as_text(table_rows(run_dir))}\n\nrun folder: {run_dir}")
     click.echo("  config.yaml  metrics.jsonl  trajectories/  checkpoints/  tensorboard/  logs/  policy/")
+
+
+def _report(run_dir: Path) -> None:
+    """Write the report. A trained run is kept whatever happens here, so an error is told, not raised."""
+    try:
+        from research.training.report import write_report  # here: matplotlib takes a second to import
+
+        click.echo(f"report: {write_report(run_dir)}")
+    except Exception as error:
+        click.echo(
+            f"WARNING: no report was written: {type(error).__name__}: {error}; once that is mended: "
+            f"python -m research.training.report {run_dir}",
+            err=True,
+        )

@@ -23,11 +23,16 @@ class MetricsFile:
 
     def log(self, data: dict[str, Any], step: int) -> None:
         """Append the numbers among ``data``."""
-        row = {key: float(value) for key, value in data.items() if isinstance(value, numbers.Real)}
-        append_line(self.path, json.dumps({"step": step, **row}))
+        append_line(self.path, json.dumps(metrics_row(data, step)))
 
     def finish(self) -> None:
         """Nothing is kept open."""
+
+
+def metrics_row(data: dict[str, Any], step: int) -> dict[str, float]:
+    """What stands in ``metrics.jsonl`` of the metrics of a step: its numbers."""
+    row = {key: float(value) for key, value in data.items() if isinstance(value, numbers.Real)}
+    return {"step": step, **row}
 
 
 def append_line(path: Path, line: str) -> None:
@@ -57,10 +62,11 @@ def write_trajectory(run_dir: Path, step: int, split: str, trajectory: Trajector
 
 
 def read_trajectories(path: Path) -> Iterator[Trajectory]:
-    """The trajectories of a file, in order."""
+    """The trajectories of a file, in order; a last line that is still being written is left out."""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
-            yield Trajectory.from_json(line)
+            if line.endswith("\n"):
+                yield Trajectory.from_json(line)
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:

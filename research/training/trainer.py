@@ -1,5 +1,6 @@
 """veRL's synchronous PPO trainer with the run's own files, search metrics and guards."""
 
+import logging
 from typing import Any
 
 import transfer_queue as tq
@@ -9,7 +10,10 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.dataset.rl_dataset import collate_fn
 
 from research.training.config import read_research_config
-from research.training.run_files import MetricsFile, forget_steps_after
+from research.training.guards import GuardWatch, equal_group_share
+from research.training.run_files import MetricsFile, forget_steps_after, metrics_row, read_metrics
+
+logger = logging.getLogger(__name__)
 
 
 class RetrieverGone(RuntimeError):
@@ -24,6 +28,9 @@ class SearchTrainer(PPOTrainerSync):
         self.research = read_research_config(self.config.research)
         self.steps_without_retriever = 0
         forget_steps_after(self.research.run_dir, self.global_steps or -1)
+        self.guards = GuardWatch(self.research.guards)
+        for row in read_metrics(self.research.run_dir):
+            self.guards.see(row)
         sampler: Any = self.replay_buffer  # by configuration research.training.replay_buffer's
         sampler.watch(agent_loop_manager.agent_loop_workers)
         super().fit(agent_loop_manager)
@@ -57,18 +64,30 @@ class SearchTrainer(PPOTrainerSync):
         super()._compute_metrics(batch, metrics, *args, **kwargs)
         search_metrics = self._search_metrics(batch)
         metrics.update({f"search/{name}": value for name, value in search_metrics.items()})
+        self._watch(metrics)
         self._check_retriever(search_metrics)
+
+    def _watch(self, metrics: dict[str, Any]) -> None:
+        """Add ``guard/*`` to the step's metrics, and what a guard says to the log."""
+        for warning in self.guards.see(metrics_row(metrics, self.global_steps)):
+            logger.warning("WARNING step %d: %s", self.global_steps, warning.message)
+        metrics.update(self.guards.metrics())
 
     def _search_metrics(self, batch: tq.KVBatchMeta) -> dict[str, float]:
         """Means over the step's trajectories of what research.training.agent_loop.score_trajectory
-        measured.
+        measured, and the share of questions whose samples all earned the same.
         """
         keys = [
             key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)
         ]
-        fields = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+        names = ["extra_fields", "rm_scores"]
+        fields = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
         rows = [extra["reward_extra_info"] for extra in fields.pop("extra_fields").tolist()]
-        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        # veRL's key of a trajectory is {uid}_{session}_{index}, and the uid is that of the GRPO group.
+        groups = [key.rsplit("_", 2)[0] for key in keys]
+        rewards = fields["rm_scores"].sum(dim=1).tolist()
+        return {**means, "equal_groups": equal_group_share(groups, rewards)}
 
     def _check_retriever(self, search_metrics: dict[str, float]) -> None:
         searches, failed = search_metrics["searches"], search_metrics["failed_searches"]

@@ -1,0 +1,157 @@
+"""The table of held-out results, before and after a training: rows as objects, and as text. The report shows
+the same rows in HTML.
+
+The rows come from the files of the whole test set, ``trajectories/test_step_N.jsonl``; a run without them is
+judged by ``validation_step_N.jsonl``. Results measured elsewhere may stand in RUN_DIR/controls.jsonl, one
+object a line: ``{"name": "supervised", "questions": 500, "em": 0.9, "searches": 2.0, "format_valid": 1.0}``.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from research.metrics import wilson_interval
+from research.training.run_files import read_trajectories, trajectory_path
+from research.trajectory import Trajectory
+
+HEADER = ("held out", "questions", "EM before [95%]", "EM after [95%]", "searches", "format valid")
+# In the order of the table: real search, search that finds nothing, search that finds something else.
+CONTROLS = ("", "closed_book", "shuffled")
+
+
+class Key(NamedTuple):
+    """A held-out episode. ``control`` is how its searches were answered, one of CONTROLS."""
+
+    control: str
+    source: str
+    id: str
+    sample: int
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Means over the held-out questions of one source at one step."""
+
+    questions: int
+    em: float
+    searches: float
+    format_valid: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the EM."""
+        return wilson_interval(self.em * self.questions, self.questions)
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One source of questions, with a result before the training, after it, or both."""
+
+    name: str
+    before: HeldOut | None
+    after: HeldOut | None
+    control: str = ""
+
+    def cells(self) -> tuple[str, ...]:
+        """One text for each of ``HEADER``; ``-`` where nothing was measured."""
+        counts = [str(result.questions) for result in (self.before, self.after) if result]
+        return (
+            self.name,
+            " -> ".join(dict.fromkeys(counts)),
+            _em(self.before),
+            _em(self.after),
+            _pair(self.before, self.after, "searches"),
+            _pair(self.before, self.after, "format_valid"),
+        )
+
+
+def held_out_split(run_dir: Path) -> str:
+    """``test`` if the run has evaluated its test set, else ``validation``."""
+    return "test" if held_out_steps(run_dir, "test") else "validation"
+
+
+def held_out_steps(run_dir: Path, split: str) -> list[int]:
+    """The steps of which there are held-out trajectories, in order."""
+    names = [path.name for path in (run_dir / "trajectories").glob(f"{split}_step_*.jsonl")]
+    return sorted(int(found[1]) for name in names if (found := re.search(r"_step_(\d+)\.jsonl$", name)))
+
+
+def last_step(run_dir: Path, split: str) -> int | None:
+    """The last step after the start at which the split was evaluated; None if there is none yet."""
+    return max((step for step in held_out_steps(run_dir, split) if step > 0), default=None)
+
+
+def held_out_metrics(run_dir: Path, split: str, step: int | None) -> dict[Key, dict[str, float]]:
+    """The metrics of the held-out episodes of a step; empty if it was not evaluated.
+
+    One an episode: a file has some twice if its evaluation was killed and done again.
+    """
+    path = trajectory_path(run_dir, step, split) if step is not None else None
+    trajectories = read_trajectories(path) if path and path.exists() else ()
+    return {key_of(trajectory): trajectory.metrics for trajectory in trajectories}
+
+
+def key_of(trajectory: Trajectory) -> Key:
+    """What tells a held-out episode from the others of its step."""
+    data = trajectory.metadata
+    # Runs from before there were controls searched for real.
+    return Key(data.get("control", ""), data["data_source"], data["id"], data["sample"])
+
+
+def table_rows(run_dir: Path) -> list[TableRow]:
+    """The rows of the run: real search first, then the controls, then those of controls.jsonl.
+
+    Raises:
+        ValueError: a line of controls.jsonl has not the keys it must have; names file and line.
+    """
+    split = held_out_split(run_dir)
+    before = _by_source(held_out_metrics(run_dir, split, 0))
+    after = _by_source(held_out_metrics(run_dir, split, last_step(run_dir, split)))
+    keys = sorted({*before, *after}, key=lambda key: (CONTROLS.index(key[0]), key[1]))
+    rows = [TableRow(name, before.get((kind, name)), after.get((kind, name)), kind) for kind, name in keys]
+    return rows + list(_measured_elsewhere(run_dir / "controls.jsonl"))
+
+
+def _by_source(metrics: dict[Key, dict[str, float]]) -> dict[tuple[str, str], HeldOut]:
+    groups: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
+    for key, row in metrics.items():
+        groups[key.control, key.source].append(row)
+    return {source: _means(rows) for source, rows in groups.items()}
+
+
+def _means(rows: list[dict[str, float]]) -> HeldOut:
+    def mean(name: str) -> float:
+        return sum(row[name] for row in rows) / len(rows)
+
+    return HeldOut(len(rows), mean("em"), mean("searches"), mean("format_valid"))
+
+
+def _measured_elsewhere(path: Path) -> Iterable[TableRow]:
+    for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else (), start=1):
+        try:
+            values = json.loads(line)
+            yield TableRow(values.pop("name"), None, HeldOut(**values), "elsewhere")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            wanted = "name, questions, em, searches, format_valid"
+            raise ValueError(f"{path}, line {number}: not an object with {wanted}: {error}") from error
+
+
+def as_text(rows: list[TableRow]) -> str:
+    """The table for a terminal, one line a row."""
+    lines = [HEADER, *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines
+    )
+
+
+def _em(result: HeldOut | None) -> str:
+    return "{:.3f} [{:.3f}, {:.3f}]".format(result.em, *result.interval) if result else "-"
+
+
+def _pair(before: HeldOut | None, after: HeldOut | None, name: str) -> str:
+    return " -> ".join(f"{getattr(result, name):.2f}" if result else "-" for result in (before, after))

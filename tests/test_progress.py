@@ -1,0 +1,129 @@
+"""What a person sees while a run goes on: lines, warnings, the table and its intervals."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from run_folder import episode, step_row, write_episodes, write_rows
+
+from research.metrics import wilson_interval
+from research.training.guards import GuardConfig
+from research.training.progress import StepPrinter
+from research.training.table import HEADER, as_text, table_rows
+
+GUARDS = GuardConfig()
+
+
+def test_rows_are_printed_once_and_those_of_before_are_history(tmp_path):
+    write_rows(tmp_path, step_row(1))
+    printer = StepPrinter(tmp_path, 4, GUARDS)
+    assert printer.lines() == []
+    write_rows(tmp_path, step_row(2, **{"val-aux/validation_2hop/em/mean@1": 0.25}))
+    step, held_out = printer.lines()
+    assert step.startswith("step     2/4") and step.endswith("40s left")
+    assert "held out at step 2: EM validation_2hop 0.250" in held_out
+    assert printer.lines() == []
+
+
+def test_an_unfinished_last_row_waits_for_its_end(tmp_path):
+    write_rows(tmp_path, step_row(1))
+    printer = StepPrinter(tmp_path, 4, GUARDS)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, ')
+    assert printer.lines() == []
+
+
+def test_a_line_fits_the_terminal(tmp_path):
+    printer = StepPrinter(tmp_path, 1550, GUARDS)
+    large = {"critic/score/mean": 0.5, "search/em": 0.5, "perf/total_num_tokens": 9_000_000}
+    large |= {"timing_s/step": 1318.2, "search/searches": 13.2, "search/response_tokens": 8351.0}
+    write_rows(tmp_path, step_row(1200, **large))
+    (line,) = printer.lines()
+    assert len(line) <= 120 and "128.2h left" in line
+
+
+def test_steps_of_unknown_number_have_no_end(tmp_path):
+    printer = StepPrinter(tmp_path, None, GUARDS)
+    write_rows(tmp_path, step_row(1))
+    assert "left" not in printer.lines()[0]
+
+
+def test_a_warning_is_printed_where_it_begins(tmp_path):
+    bad = {"training/rollout_probs_diff_mean": 0.01}
+    write_rows(tmp_path, step_row(1, **bad))
+    printer = StepPrinter(tmp_path, None, GUARDS)
+    write_rows(tmp_path, step_row(2, **bad), step_row(3), step_row(4, **bad), step_row(5, **bad))
+    warnings = [line for line in printer.lines() if line.startswith("WARNING")]
+    assert len(warnings) == 1 and warnings[0].startswith(
+        "WARNING step 4: rollout and actor differ by 1.0e-02"
+    )
+
+
+def test_nan_is_warned_about(tmp_path):
+    printer = StepPrinter(tmp_path, 4, GUARDS)
+    write_rows(tmp_path, step_row(1, **{"actor/grad_norm": float("nan")}))
+    assert any("WARNING step 1: actor/grad_norm is nan" in line for line in printer.lines())
+
+
+def test_table_prefers_the_test_set_and_puts_controls_last(tmp_path):
+    write_episodes(tmp_path, "validation", 4, episode(1, 1.0, source="validation_2hop"))
+    for step, em in ((0, 0.0), (8, 1.0)):
+        write_episodes(tmp_path, "test", step, *(episode(n, em) for n in range(10)))
+        closed = episode(1, 0.0, source="closed_book_2hop", control="closed_book")
+        write_episodes(tmp_path, "test", step, closed)
+    (tmp_path / "controls.jsonl").write_text(
+        '{"name": "supervised", "questions": 100, "em": 0.9, "searches": 2.0, "format_valid": 1.0}\n'
+    )
+    rows = table_rows(tmp_path)
+    assert [row.name for row in rows] == ["test_2hop", "closed_book_2hop", "supervised"]
+    assert rows[0].cells() == (
+        "test_2hop",
+        "10",
+        "0.000 [0.000, 0.278]",
+        "1.000 [0.722, 1.000]",
+        "1.00 -> 1.00",
+        "1.00 -> 1.00",
+    )
+    assert rows[2].before is None and rows[2].cells()[2] == "-"
+    lines = as_text(rows).splitlines()
+    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+    assert all(name in lines[0] for name in HEADER)
+
+
+def test_runs_without_test_set_or_controls_are_judged_by_their_validation(tmp_path):
+    old = episode(1, 1.0, source="validation_2hop")
+    del old.metadata["control"]
+    write_episodes(tmp_path, "validation", 0, old)
+    (row,) = table_rows(tmp_path)
+    assert row.before is not None and row.before.em == 1.0 and row.after is None
+
+
+def test_an_evaluation_done_twice_counts_once(tmp_path):
+    write_episodes(tmp_path, "test", 0, episode(1, 0.0), episode(2, 0.0), episode(1, 1.0))
+    (row,) = table_rows(tmp_path)
+    assert row.before is not None and (row.before.questions, row.before.em) == (2, 0.5)
+
+
+def test_a_wrong_line_of_controls_is_named(tmp_path):
+    (tmp_path / "controls.jsonl").write_text('{"name": "a", "em": 1}\n')
+    with pytest.raises(ValueError, match="controls.jsonl, line 1"):
+        table_rows(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    # R. G. Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_interval_has_the_published_values(successes, trials, low, high):
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 5000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
+def test_wilson_interval_holds_the_share_and_mirrors(counts):
+    successes, trials = counts
+    low, high = wilson_interval(successes, trials)
+    assert 0 <= low <= successes / trials + 1e-12 and successes / trials - 1e-12 <= high <= 1
+    mirrored = wilson_interval(trials - successes, trials)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
+    wider = wilson_interval(successes / trials, 1)
+    assert high - low <= wider[1] - wider[0] + 1e-12

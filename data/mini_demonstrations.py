@@ -23,7 +23,7 @@ from data.mini_world import STATED_OTHERWISE, Chain, Entity, HopCounts, World, a
 from research.protocol import Protocol, closing, opening, render_result
 
 PASSAGES = 1
-QUESTIONS_PER_WORLD = 60
+QUESTIONS_PER_WORLD = 300
 NO_IDEA = "no idea"
 
 

@@ -10,6 +10,7 @@ copying (`wire_copying`), Muon on the hidden matrices, one-hop episodes first, a
 seed gives the same weights on the same machine and thread count; with --seconds the clock decides.
 """
 
+import json
 import math
 import random
 import time
@@ -254,22 +255,24 @@ def _stream(tokenizer: Qwen2Tokenizer, stage: Stage, seed: int) -> Iterator[tupl
     return batches(examples, random.Random(seed), tokenizer.pad_token_id)
 
 
-def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path) -> None:
-    """Write the Hugging Face folder; a new folder appears whole or not at all. Raises DataError."""
+def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path, seconds: float) -> None:
+    """Write the Hugging Face folder and how long it took; appears whole or not at all. Raises DataError."""
     with filling(folder) as scratch:
         model.generation_config = GenerationConfig(
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
         )
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
+        (scratch / "cold_start.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
 
 
-def _report(losses: Iterator[float]) -> None:
-    """Train to the end, printing the mean loss of every REPORT_STEPS steps."""
+def _report(losses: Iterator[float]) -> float:
+    """Train to the end, printing the mean loss of every REPORT_STEPS steps; returns the seconds it took."""
     start, steps = time.monotonic(), 0
     while recent := list(islice(losses, REPORT_STEPS)):
         steps += len(recent)
         click.echo(f"step {steps}: loss {sum(recent) / len(recent):.3f}, {time.monotonic() - start:.0f} s")
+    return time.monotonic() - start
 
 
 @click.command()
@@ -302,10 +305,10 @@ def main(
     model = build_model(tokenizer, SIZES[size], seed)
     weights = sum(parameter.numel() for parameter in model.parameters())
     click.echo(f"{weights / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
-    _report(
+    seconds = _report(
         cold_start(model, tokenizer, curriculum(hops, rates), seed, Budget(steps or DEFAULT_STEPS, seconds))
     )
-    save(model, tokenizer, out)
+    save(model, tokenizer, out, seconds)
     click.echo(f"saved in {out}")
 
 

@@ -185,8 +185,10 @@ def make_world(rng: random.Random, pool: str, entities: int) -> World:
     return world
 
 
-def practice_world(seed: int, entities: int = 80) -> World:
-    """A throw-away world for demonstrations; it shares no name with any train, validation or test world."""
+def practice_world(seed: int, entities: int = 400) -> World:
+    """A throw-away world for demonstrations, large enough that names are confused; it shares no name with any
+    train, validation or test world.
+    """
     return make_world(random.Random(f"practice {seed}"), "practice", entities)
 
 

@@ -50,6 +50,7 @@ class Options:
     seed: int = 42
     passages: int = 20000
     test_questions: int = 500
+    supervised_control: bool = False
     overrides: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
@@ -109,11 +110,14 @@ def make_plan(options: Options) -> Plan:
         prepare=prepare,
         build=build,
         serve=_serve_command(options, index) if index else None,
-        train=_module("train with GRPO", "research.training.launch", options.run_dir, "--die-with-parent"),
+        train=module_command(
+            "train with GRPO", "research.training.launch", options.run_dir, "--die-with-parent"
+        ),
     )
 
 
-def _module(what: str, module: str, *arguments: Any, creates: Path | None = None) -> Command:
+def module_command(what: str, module: str, *arguments: Any, creates: Path | None = None) -> Command:
+    """The command that runs a Python module of ours."""
     return Command(what, [sys.executable, "-m", module, *map(str, arguments)], creates)
 
 
@@ -145,7 +149,7 @@ def _made(prepare: list[Command], what: str, module: str, *arguments: Any, neede
     name = module.removeprefix("data.")
     folder = CACHE / f"{name}-{_key(*arguments, *_code('mini_'))}"
     if needed:
-        prepare.append(_module(what, module, "--out", folder, *arguments, creates=folder))
+        prepare.append(module_command(what, module, "--out", folder, *arguments, creates=folder))
     return folder
 
 
@@ -157,7 +161,7 @@ def _gpu_source(options: Options, prepare: list[Command]) -> dict[str, Any]:
     source: dict[str, Any] = {"encoder": options.encoder or GPU_ENCODER, "faiss_index": options.faiss_index}
     if options.questions is None:
         prepare.append(
-            _module(
+            module_command(
                 "download MuSiQue",
                 "data.musique",
                 "--out",
@@ -172,7 +176,7 @@ def _gpu_source(options: Options, prepare: list[Command]) -> dict[str, Any]:
     source["corpus"] = options.corpus
     if options.corpus is None and options.retriever_url is None:
         prepare.append(
-            _module(
+            module_command(
                 "download Wikipedia 2018 and its E5 index",
                 "data.wiki18",
                 "--out",
@@ -194,19 +198,19 @@ def _rows_command(options: Options, source: dict[str, Any]) -> Command:
         word for name in ("validation", "test") if source[name] for word in (f"--{name}", source[name])
     ]
     creates = options.run_dir / "data" / "done"
-    return _module("write the training rows", "research.training.rows", *arguments, creates=creates)
+    return module_command("write the training rows", "research.training.rows", *arguments, creates=creates)
 
 
 def _index_command(options: Options, source: dict[str, Any], index: Path) -> Command:
     arguments = ["build", source["corpus"], index, "--encoder", source["encoder"]]
     arguments += ["--faiss-index", source["faiss_index"]] if source["faiss_index"] else []
-    return _module("build the index", "retriever_server", *arguments, creates=index)
+    return module_command("build the index", "retriever_server", *arguments, creates=index)
 
 
 def _serve_command(options: Options, index: Path) -> Command:
     """Without its port, which is chosen when the run starts."""
     arguments = ("serve", index, "--host", options.retriever_host, "--die-with-parent")
-    return _module("serve the index", "retriever_server", *arguments)
+    return module_command("serve the index", "retriever_server", *arguments)
 
 
 def _index_folder(corpus: Path, encoder: str) -> Path:

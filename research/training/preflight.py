@@ -22,7 +22,7 @@ GPU_BYTES_A_PARAMETER, GPU_BYTES_OF_ACTIVATIONS = 8, 10 * GB
 
 def problems(plan: Plan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
-    checks = [_files(plan), _model(plan), _port(plan)]
+    checks = [_files(plan), _model(plan), _port(plan), _supervised(plan)]
     checks += [_gpu(plan), _wikipedia(plan)] if plan.options.hardware == "gpu" else [_cpu_disk(plan)]
     return [line for check in checks for line in check]
 
@@ -47,6 +47,11 @@ def _model(plan: Plan) -> Iterator[str]:
         return
     if not (Path(model) / "config.json").is_file():
         yield f"--model: {model} is not a folder with a Hugging Face model (config.json is missing)"
+
+
+def _supervised(plan: Plan) -> Iterator[str]:
+    if plan.options.supervised_control and (plan.options.model or plan.test is None):
+        yield "--supervised-control: only the tiny policy and the mini world have demonstrations"
 
 
 def _port(plan: Plan) -> Iterator[str]:

@@ -3,6 +3,7 @@ table at its end is research/training/table.py's.
 """
 
 import math
+import re
 import statistics
 from pathlib import Path
 
@@ -38,10 +39,11 @@ class StepPrinter:
         step, warnings = int(row["step"]), self.guards.see(row)
         lines = [self._step_line(row)] if "timing_s/step" in row else []
         lines += [f"WARNING step {step}: {warning.message}" for warning in warnings]
-        held_out = [
-            f"{key.split('/')[1]} {row[key]:.3f}" for key in sorted(row) if key.endswith("/em/mean@1")
-        ]
-        return lines + ([f"  held out at step {step}: EM {', '.join(held_out)}"] if held_out else [])
+        # The few validation questions only: what the test questions say is for the table.
+        pattern = re.compile("val-.*/validation_?(.*)/em/mean@1")
+        found = {found[1]: row[key] for key in sorted(row) if (found := pattern.fullmatch(key))}
+        held_out = [f"{name} {value:.3f}".strip() for name, value in found.items()]
+        return lines + ([f"  validation at step {step}: EM {', '.join(held_out)}"] if held_out else [])
 
     def _step_line(self, row: Row) -> str:
         """At most 120 columns."""

@@ -24,7 +24,8 @@ from research.training.run_files import latest_checkpoint
 
 RUNS = ROOT / "runs"
 # What may differ when a run goes on; everything else belongs to what is being trained.
-FREE_ON_RESUME = {"run_dir", "steps", "retriever_url", "retriever_host", "retriever_port", "nodes", "gpus"}
+FREE_ON_RESUME = {"run_dir", "steps", "nodes", "gpus", "supervised_control"}
+FREE_ON_RESUME |= {"retriever_url", "retriever_host", "retriever_port"}
 FILE = click.Path(path_type=Path)
 
 
@@ -69,6 +70,11 @@ FILE = click.Path(path_type=Path)
     default=500,
     show_default=True,
     help="Of the mini world, for each hop count.",
+)
+@click.option(
+    "--supervised-control",
+    is_flag=True,
+    help="Afterwards also train on clean demonstrations, for as long, and put it into the table.",
 )
 @click.option("--gpus", type=click.IntRange(1), help="GPUs a node. [all]")
 @click.option(

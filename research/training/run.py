@@ -20,6 +20,7 @@ import click
 from omegaconf import OmegaConf
 
 from research.processes import adopt_orphans, raise_on_terminate, start, stop, stop_descendants, tail
+from research.training import supervised
 from research.training.config import read_research_config
 from research.training.plan import Command, Plan, compose_config
 from research.training.preflight import free_port, problems
@@ -98,6 +99,8 @@ def execute(plan: Plan) -> None:
             forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)
             _train(plan, port, StepPrinter(run_dir, total, read_research_config(config.research).guards))
         export(run_dir)
+        if plan.options.supervised_control:
+            _supervised_control(plan, port)
         _print_summary(run_dir)
         _report(run_dir)
 
@@ -171,6 +174,24 @@ def _train(plan: Plan, port: int, printer: StepPrinter) -> None:
     if training.returncode != 0:
         _say_how_to_go_on(run_dir)
         raise RunFailed(f"training failed: {_cause(run_dir)}; see {log}")
+
+
+def _supervised_control(plan: Plan, port: int) -> None:
+    """Train and judge the supervised policy (research/training/supervised.py)."""
+    run_dir, folder = plan.options.run_dir, plan.options.run_dir / supervised.FOLDER
+    _run(supervised.supervised_command(plan))
+    judge, log = supervised.prepare_judging(plan), folder / "logs" / "train.log"
+    click.echo(f"- {judge.what}; log: {log}")
+    with _retriever(plan, port) as keeper:
+        keeper.wait_until_healthy()
+        judging = start(judge.argv, log)
+        try:
+            code = judging.wait()
+        finally:
+            stop(judging, patience=20)
+    if code != 0:
+        raise RunFailed(f"the supervised control failed: {_cause(folder)}; see {log}")
+    supervised.record(run_dir)
 
 
 def _echo_all(printer: StepPrinter) -> None:

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from research.controls import CONTROLS
 from research.metrics import wilson_interval
 from research.training.run_files import read_trajectories, trajectory_path
 from research.trajectory import Trajectory
 
 HEADER = ("held out", "questions", "EM before [95%]", "EM after [95%]", "searches", "format valid")
-# In the order of the table: real search, search that finds nothing, search that finds something else.
-CONTROLS = ("", "closed_book", "shuffled")
+KINDS = ("", *CONTROLS)  # in the order of the table: real search, then the controls
 
 
 class Key(NamedTuple):
-    """A held-out episode. ``control`` is how its searches were answered, one of CONTROLS."""
+    """A held-out episode. ``control`` is how its searches were answered, one of KINDS."""
 
     control: str
     source: str
@@ -109,16 +109,16 @@ def table_rows(run_dir: Path) -> list[TableRow]:
         ValueError: a line of controls.jsonl has not the keys it must have; names file and line.
     """
     split = held_out_split(run_dir)
-    before = _by_source(held_out_metrics(run_dir, split, 0))
-    after = _by_source(held_out_metrics(run_dir, split, last_step(run_dir, split)))
-    keys = sorted({*before, *after}, key=lambda key: (CONTROLS.index(key[0]), key[1]))
+    before, after = held_out(run_dir, split, 0), held_out(run_dir, split, last_step(run_dir, split))
+    keys = sorted({*before, *after}, key=lambda key: (KINDS.index(key[0]), key[1]))
     rows = [TableRow(name, before.get((kind, name)), after.get((kind, name)), kind) for kind, name in keys]
     return rows + list(_measured_elsewhere(run_dir / "controls.jsonl"))
 
 
-def _by_source(metrics: dict[Key, dict[str, float]]) -> dict[tuple[str, str], HeldOut]:
+def held_out(run_dir: Path, split: str, step: int | None) -> dict[tuple[str, str], HeldOut]:
+    """The results of a step by control and data source."""
     groups: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
-    for key, row in metrics.items():
+    for key, row in held_out_metrics(run_dir, split, step).items():
         groups[key.control, key.source].append(row)
     return {source: _means(rows) for source, rows in groups.items()}
 

@@ -47,6 +47,8 @@ def phrases() -> list[str]:
     groups += [part.strip() for text in texts for part in re.split(r"\{\w+\}|\.", text)]
     groups += [remark.rstrip(".") for remarks in REMARKS.values() for remark in remarks]
     found = {f" {group}" for group in groups if " " in group}
+    # At the beginning of a text there is no blank.
+    found |= {text.partition(" {s}")[0] for two in OPENINGS.values() for text in two if text[0] != "{"}
     for epithet in (epithet for epithets in EPITHETS.values() for epithet in epithets):
         found |= {f" the {epithet}", f" ({epithet})", f" {epithet}"}
     return sorted({", then", *found}, key=lambda group: (-len(group), group))

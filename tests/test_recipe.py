@@ -16,8 +16,8 @@ from stack import ROOT, RecipeRun
 from research.training.run_files import latest_checkpoint, read_trajectories, trajectory_path
 
 pytestmark = pytest.mark.slow
-WORLD = ("--passages", "400", "--seed", "7")
-SAVING = ("trainer.save_freq=2", "trainer.test_freq=4", "data.val_max_samples=48")
+WORLD = ("--passages", "600", "--test-questions", "6", "--seed", "7")
+SAVING = ("trainer.save_freq=2", "trainer.test_freq=2")
 
 
 @pytest.fixture(scope="module")
@@ -90,18 +90,25 @@ def test_terminal_shows_steps_and_the_table(whole_run):
     assert len(text.splitlines()) < 60, "log lines flood the terminal"
 
 
-def test_held_out_questions_before_and_after(whole_run):
-    before, after = (
-        list(read_trajectories(trajectory_path(whole_run.run_dir, s, "validation"))) for s in (0, 4)
-    )
-    assert len(before) == len(after) == 48
+def test_held_out_questions_before_between_and_after(whole_run):
+    """Validation questions draw the curve; test questions are asked before and after alone, with the
+    controls.
+    """
+
+    def asked(split, step):
+        return list(read_trajectories(trajectory_path(whole_run.run_dir, step, split)))
+
+    validation = {step: {t.metadata["id"] for t in asked("validation", step)} for step in (0, 2, 4)}
+    assert validation[0] == validation[2] == validation[4] and len(validation[0]) == 300
+    assert not trajectory_path(whole_run.run_dir, 2, "test").exists()
+    before, after = asked("test", 0), asked("test", 4)
     assert {t.metadata["id"] for t in before} == {t.metadata["id"] for t in after}
-    trained = {
-        t.metadata["id"]
-        for s in range(1, 5)
-        for t in read_trajectories(trajectory_path(whole_run.run_dir, s, "train"))
-    }
-    assert not trained & {t.metadata["id"] for t in before}
+    for control in ("", "closed_book", "shuffled"):
+        assert sum(t.metadata["control"] == control for t in after) == 3 * 6
+    for closed in (t for t in after if t.metadata["control"] == "closed_book"):
+        assert not [search for search in closed.searches if search.passages]
+    trained = {t.metadata["id"] for step in range(1, 5) for t in asked("train", step)}
+    assert not trained & (validation[0] | {t.metadata["id"] for t in before})
 
 
 def test_no_process_is_left(whole_run):

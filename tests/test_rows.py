@@ -1,0 +1,73 @@
+"""research/training/rows.py: question files to the parquet rows of a run."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import OmegaConf
+
+from data import DataError
+from data.mini_tokenizer import train_tokenizer
+from data.mini_world import build
+from data.questions import write_questions
+from research.training.plan import CONFIG_DIR
+from research.training.rows import write_run_rows
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A prepared run folder with the questions of a small world beside it."""
+    world = build(seed=3, passages=600, train=30, validation=4, test=5)
+    for split, questions in world.questions.items():
+        write_questions(tmp_path / f"{split}.jsonl", questions)
+    train_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def configure(run_dir: Path, **research: object) -> None:
+    config = OmegaConf.load(CONFIG_DIR / "train_musique.yaml")
+    section = config.research
+    section.protocol = OmegaConf.load(CONFIG_DIR / "protocol" / "research.yaml")
+    section.run_dir, section.retriever.url, section.prompt = str(run_dir), "http://127.0.0.1:1", "question"
+    section.limits.turn_tokens = section.limits.response_tokens = 100
+    section.update(research)
+    data = {"seed": 1, "train_batch_size": 8, "max_prompt_length": 64}
+    model = {"model": {"path": str(run_dir.parent / "model")}}
+    whole = OmegaConf.create({"research": section, "data": data, "actor_rollout_ref": model})
+    OmegaConf.save(whole, run_dir / "config.yaml")
+
+
+def rows(run_dir: Path, split: str) -> list[dict]:
+    return pq.read_table(run_dir / "data" / f"{split}.parquet").to_pylist()
+
+
+def write(run_dir: Path) -> None:
+    write_run_rows(run_dir, *(run_dir.parent / f"{split}.jsonl" for split in ("train", "validation", "test")))
+
+
+def test_each_test_question_comes_once_more_for_each_control(run_dir: Path) -> None:
+    configure(run_dir, controls=["closed_book", "shuffled"])
+    write(run_dir)
+    test = rows(run_dir, "test")
+    assert len(test) == 3 * 15 and len(rows(run_dir, "validation")) == 12
+    assert {row["extra_info"]["control"] for row in test[:15]} == {""}
+    for control in ("closed_book", "shuffled"):
+        asked = [row for row in test if row["extra_info"]["control"] == control]
+        assert [row["extra_info"]["id"] for row in asked] == [row["extra_info"]["id"] for row in test[:15]]
+        assert {row["data_source"] for row in asked} == {f"{control}_{hops}hop" for hops in (2, 3, 4)}
+        for row in asked:
+            decoys = row["extra_info"]["decoys"]
+            assert len(decoys) == 4 == len(set(decoys)) and row["extra_info"]["question"] not in decoys
+
+
+def test_training_can_be_kept_to_some_hop_counts(run_dir: Path) -> None:
+    configure(run_dir, train_hops=[2])
+    write(run_dir)
+    assert [row["extra_info"]["hops"] for row in rows(run_dir, "train")] == [2] * 10
+    assert {row["extra_info"]["hops"] for row in rows(run_dir, "validation")} == {2, 3, 4}
+    configure(run_dir, train_hops=[5])
+    with pytest.raises(DataError, match="0 questions are fewer than one batch"):
+        write(run_dir)

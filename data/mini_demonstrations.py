@@ -48,7 +48,7 @@ class Faults:
 
 CLEAN = Faults()
 # Chosen so that the greedy cold-start policy answers about a third of two-hop questions.
-FAULTS = Faults(early=0.52, guess=0.03, naive=0.5, astray=0.08, resign=0.4)
+FAULTS = Faults(early=0.48, guess=0.03, naive=0.5, astray=0.08, resign=0.4)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from research.trajectory import Trajectory
 
 @dataclass
 class _Shared:
-    """What all episodes of a process share: veRL makes an agent loop object for each trajectory."""
+    """What all episodes of a process share."""
 
     config: ResearchConfig
     tokens: TokenProtocol
@@ -33,6 +33,7 @@ class _Shared:
 
 
 _shared: _Shared | None = None
+NAME = "search_agent"  # in agent_loop.yaml
 
 
 def _get_shared(section: Any, tokenizer: Any) -> _Shared:
@@ -45,7 +46,9 @@ def _get_shared(section: Any, tokenizer: Any) -> _Shared:
 
 
 class SearchAgentLoop(AgentLoopBase):
-    """One episode for veRL: question row in, tokens with mask, log-probs and reward out."""
+    """Episodes for veRL: question row in, tokens with mask, log-probs and reward out. One object serves all
+    episodes of a worker.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -109,7 +112,7 @@ class _Engine:
         tokens = self.shared.tokens
         stops: dict[str, Any] = {"stop_token_ids": tokens.stop_token_ids}
         stops |= {"stop": tokens.stop_strings} if tokens.stop_strings else {"detokenize": False}
-        self.sampling_params = {**sampling_params, **stops}
+        self.sampling_params = {**sampling_params, **stops, "output_kind": _final_only()}
         self.policy_versions: list[int] = []
 
     async def generate(self, token_ids: list[int], max_tokens: int) -> Generation:
@@ -130,6 +133,13 @@ class _Engine:
                 "the rollout gave no log-probs: actor_rollout_ref.rollout.calculate_log_probs must be true"
             )
         return Generation(list(output.token_ids), [float(value) for value in output.log_probs])
+
+
+def _final_only() -> Any:
+    """vLLM's word for one output at the end: by default it makes one a token, of all tokens so far."""
+    from vllm.sampling_params import RequestOutputKind  # seconds, where it was not imported before
+
+    return RequestOutputKind.FINAL_ONLY
 
 
 def score_trajectory(trajectory: Trajectory, golden_answers: list[str], shared: _Shared) -> None:

@@ -65,6 +65,8 @@ def validate(config: DictConfig) -> None:
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
+    if config.distillation.enabled:
+        raise ValueError("distillation is not supported: the agent loop knows no teacher")
     if PlatformRegistry.get("cpu") is None:
         raise ValueError("veRL did not load this project's plug-in: install the project (pip install -e .)")
     validate_config(

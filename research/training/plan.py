@@ -303,8 +303,9 @@ def _set_environment(config: DictConfig, options: Options) -> None:
     environment[WEIGHT_TIMEOUT_VARIABLE] = str(config.research.weight_update_timeout)
     environment.TENSORBOARD_DIR = str(options.run_dir / "tensorboard")
     if options.hardware == "cpu":
-        # Ray gives an actor with one logical CPU one thread.
-        environment.OMP_NUM_THREADS = str(os.cpu_count() or 1)
+        # vLLM's threads: one core is left to the processes that feed it, or they wait for one another. The
+        # actor, which runs alone, takes all cores (research/training/cpu/engine.py).
+        environment.OMP_NUM_THREADS = str(max(1, (os.cpu_count() or 1) - 1))
 
 
 def _set_cluster(config: DictConfig, options: Options) -> None:

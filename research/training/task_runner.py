@@ -11,22 +11,18 @@ class TaskRunner:
     def run(self, config: DictConfig) -> None:
         """Build the trainer, the rollout servers and the agent loop workers, and fit."""
         import transfer_queue as tq
-        from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 
+        from research.training.rollout import SearchManager
         from research.training.trainer import SearchTrainer
 
         config.transfer_queue.enable = True
         OmegaConf.resolve(config)
         tq.init(config.transfer_queue)
         try:
+            manager = SearchManager.create(config=config)
             trainer = SearchTrainer(config=config)
             trainer.init()
-            manager = AgentLoopManagerTQ.create(
-                config=config,
-                llm_client=trainer.get_llm_client(),
-                teacher_client=trainer.get_teacher_client(),
-                reward_loop_worker_handles=trainer.get_reward_handles(),
-            )
+            manager.connect(trainer.get_llm_client())
             trainer.fit(manager)
             trainer.logger.finish(exit_code=0)
         finally:

@@ -1,6 +1,7 @@
 """veRL's synchronous PPO trainer with the run's own files, search metrics and guards."""
 
 import logging
+import threading
 from typing import Any
 
 import transfer_queue as tq
@@ -8,9 +9,13 @@ from torch.utils.data import Subset
 from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.dataset.rl_dataset import collate_fn
+from verl.workers.rollout.llm_server import LLMServerClient
+from verl.workers.rollout.replica import get_rollout_replica_class
 
 from research.training.config import read_research_config
+from research.training.cpu import agreement
 from research.training.guards import GuardWatch, equal_group_share
+from research.training.rollout import OneServerClient
 from research.training.run_files import MetricsFile, forget_steps_after, metrics_row, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -44,6 +49,19 @@ class SearchTrainer(PPOTrainerSync):
         size = self.config.data.val_batch_size or len(few)
         self.small_val_dataloader = StatefulDataLoader(Subset(dataset, few), size, collate_fn=collate_fn)
 
+    def _init_resource_pool_mgr(self) -> None:
+        """Import the rollout engine, which is needed next, while the model's process starts."""
+        super()._init_resource_pool_mgr()
+        name = self.config.actor_rollout_ref.rollout.name
+        threading.Thread(target=get_rollout_replica_class, args=(name,), daemon=True).start()
+
+    def get_llm_client(self) -> LLMServerClient:
+        """The agent loop's client; without the load balancer if there is nothing to balance."""
+        servers = self.llm_server_manager.server_handles
+        if len(servers) > 1:
+            return super().get_llm_client()
+        return self.llm_server_manager.get_client(OneServerClient, server=servers[0])
+
     def on_validate_begin(self) -> None:
         """The test questions are for the first and the last evaluation; those between only draw the curve."""
         self._attach_metrics_file()
@@ -57,6 +75,20 @@ class SearchTrainer(PPOTrainerSync):
         # veRL makes its loggers inside fit(); its own file logger starts afresh on resume.
         loggers: dict[str, Any] = self.logger.logger
         loggers.setdefault("run", MetricsFile(self.research.run_dir / "metrics.jsonl"))
+
+    def _update_actor(self, batch: tq.KVBatchMeta, metrics: dict[str, Any]) -> tq.KVBatchMeta:
+        """With the agreement of actor and rollout, where the old_log_prob pass did not measure it."""
+        batch = super()._update_actor(batch, metrics)
+        found = {
+            name.removeprefix("actor/"): metrics.pop(name)
+            for name in list(metrics)
+            if name.startswith("actor/" + agreement.PREFIX)
+        }
+        if found and "training/rollout_probs_diff_mean" not in metrics:
+            metrics.update(agreement.statistics(found))
+        if "actor/entropy_loss" in metrics:
+            metrics.setdefault("actor/entropy", metrics["actor/entropy_loss"])
+        return batch
 
     def _compute_metrics(
         self, batch: tq.KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any

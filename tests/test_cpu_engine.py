@@ -1,0 +1,154 @@
+"""The CPU engine computes what veRL's engine computes: log-probs, entropy, gradients, and the agreement with
+the rollout.
+"""
+
+import types
+
+import pytest
+import torch
+from tensordict import TensorDict
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from verl import DataProto
+from verl.utils import tensordict_utils as tu
+from verl.utils.debug.metrics import calculate_debug_metrics
+from verl.utils.metric import reduce_metrics
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.utils.padding import no_padding_2_padding
+
+from research.training.cpu import agreement
+from research.training.cpu.engine import CPUFSDPEngine
+
+VOCABULARY = 50
+# Prompt length and response mask of each sequence: of different lengths, with injected tokens, none sampled.
+SHAPES = [
+    (3, [1, 1, 0, 0, 1]),
+    (7, [1]),
+    (2, [0, 0, 0]),
+    (4, [1, 1, 1, 0, 1, 1, 0, 1, 1]),
+    (1, [1, 0, 1]),
+] * 2
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": VOCABULARY}
+    config = Qwen2Config(**sizes, num_attention_heads=4, num_key_value_heads=2, attn_implementation="sdpa")
+    return Qwen2ForCausalLM(config).float()
+
+
+@pytest.fixture
+def one_rank(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def engine_of(kind, model):
+    engine = object.__new__(kind)
+    engine.module, engine.pad_to_length, engine.ulysses_device_mesh = model, False, None
+    engine.use_ulysses_sp, engine.ulysses_sequence_parallel_size = False, 1
+    engine._autocast_dtype = torch.float32
+    engine.engine_config = types.SimpleNamespace(
+        entropy_checkpointing=False, use_no_sync_for_gradient_accumulation=False
+    )
+    return engine
+
+
+def nested(rows, dtype=torch.long):
+    return torch.nested.as_nested_tensor(
+        [torch.tensor(row, dtype=dtype) for row in rows], layout=torch.jagged
+    )
+
+
+def make_batch(temperature=1.0, **settings):
+    """A batch as veRL's transfer queue hands it to the engine."""
+    generator = torch.Generator().manual_seed(1)
+
+    def tokens(count):
+        return torch.randint(1, VOCABULARY, (count,), generator=generator).tolist()
+
+    prompts = [tokens(prompt) for prompt, _ in SHAPES]
+    responses = [tokens(len(mask)) for _, mask in SHAPES]
+    whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+    masks = [mask for _, mask in SHAPES]
+    fields = {"prompts": prompts, "responses": responses, "response_mask": masks, "loss_mask": masks}
+    fields |= {"input_ids": whole, "position_ids": [list(range(len(ids))) for ids in whole]}
+    columns = {name: nested(rows) for name, rows in fields.items()}
+    rollout = [(-torch.rand(len(mask), generator=generator)).tolist() for mask in masks]
+    columns["rollout_log_probs"] = nested(rollout, torch.float32)
+    batch = TensorDict(columns, batch_size=len(SHAPES))
+    tu.assign_non_tensor(
+        batch, use_remove_padding=False, temperature=temperature, max_token_len_per_gpu=40, **settings
+    )
+    return batch
+
+
+def loss(model_output, data, dp_group=None):
+    mask = data["response_mask"].to_padded_tensor(0).bool()
+    total = -(no_padding_2_padding(model_output["log_probs"], data) * mask).sum()
+    if model_output.get("entropy") is not None:
+        total = total - 0.1 * (no_padding_2_padding(model_output["entropy"], data) * mask).sum()
+    return total, {}
+
+
+def values(output, name, batch):
+    padded = no_padding_2_padding(output["model_output"][name], batch)
+    return padded[batch["response_mask"].to_padded_tensor(0).bool()]
+
+
+def gradients(model):
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_micro_batch_without_mask_equals_verls_with_mask(model, one_rank, temperature):
+    outputs, grads = [], []
+    for kind in (FSDPEngineWithLMHead, CPUFSDPEngine):
+        batch = make_batch(temperature, calculate_entropy=True)
+        value, output = engine_of(kind, model).forward_step(batch, loss, forward_only=False)
+        value.backward()
+        outputs.append({name: values(output, name, batch) for name in ("log_probs", "entropy")})
+        grads.append(gradients(model))
+        if kind is FSDPEngineWithLMHead:
+            inputs, _ = engine_of(kind, model).prepare_model_inputs(batch)
+            assert inputs["attention_mask"].eq(0).any(), "the batch has no padding: nothing is compared"
+    for name in outputs[0]:
+        torch.testing.assert_close(outputs[1][name], outputs[0][name], atol=1e-5, rtol=1e-5)
+    for name in grads[0]:
+        torch.testing.assert_close(grads[1][name], grads[0][name], atol=1e-4, rtol=1e-4)
+
+
+def test_what_needs_all_logits_takes_verls_path(model, one_rank):
+    batch = make_batch(calculate_sum_pi_squared=True)
+    _, output = engine_of(CPUFSDPEngine, model).forward_step(batch, None, forward_only=True)
+    assert output["model_output"]["sum_pi_squared"].values().gt(0).all()
+    assert output["model_output"]["log_probs"].values().lt(0).all()
+
+
+def test_micro_batches_of_like_lengths_come_back_in_order(model, one_rank):
+    batch = make_batch()
+    engine = engine_of(CPUFSDPEngine, model)
+    _, whole = engine.forward_step(batch, None, forward_only=True)
+    parts = engine.forward_backward_batch(make_batch(), None, forward_only=True)
+    torch.testing.assert_close(values(parts, "log_probs", batch), values(whole, "log_probs", batch))
+    assert 1 < len(parts["loss"]) <= len(SHAPES)
+
+
+def test_agreement_is_what_verl_computes_of_the_same_numbers(model, one_rank):
+    """In several micro-batches of an update, while the weights are those of the rollout; not after."""
+    engine, batch = engine_of(CPUFSDPEngine, model), make_batch()
+    engine.weights_are_the_rollouts = True
+    metrics = engine.forward_backward_batch(make_batch(), loss)["metrics"]
+    found = agreement.statistics(reduce_metrics(metrics))
+    _, whole = engine.forward_step(batch, None, forward_only=True)
+    padded = batch.select("responses", "response_mask", "rollout_log_probs").to_padded_tensor(0.0)
+    padded["old_log_probs"] = no_padding_2_padding(whole["model_output"]["log_probs"], batch)
+    expected = calculate_debug_metrics(DataProto(batch=padded))
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name] == pytest.approx(float(expected[name]), abs=1e-5), name
+    engine.weights_are_the_rollouts = False
+    assert not engine.forward_backward_batch(make_batch(), loss)["metrics"]

@@ -20,7 +20,7 @@ def test_rows_are_printed_once_and_those_of_before_are_history(tmp_path):
     write_rows(tmp_path, step_row(2, **{"val-aux/validation_2hop/em/mean@1": 0.25}))
     step, held_out = printer.lines()
     assert step.startswith("step     2/4") and step.endswith("40s left")
-    assert "held out at step 2: EM validation_2hop 0.250" in held_out
+    assert "validation at step 2: EM 2hop 0.250" in held_out
     assert printer.lines() == []
 
 

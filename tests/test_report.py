@@ -1,6 +1,7 @@
 """The report of a run: one page without a network, escaped, and of whatever is there."""
 
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -123,3 +124,15 @@ def test_command_writes_the_page_and_refuses_other_folders(tmp_path):
     assert done.exit_code == 0 and done.output.strip() == str(run / "report.html")
     other = CliRunner().invoke(main, [str(tmp_path)])
     assert other.exit_code == 1 and "is not a run folder" in other.output
+
+
+def test_the_held_out_curve_is_a_picture_of_its_own(tmp_path):
+    run, picture = finished_run(tmp_path / "run"), tmp_path / "curve.svg"
+    done = CliRunner().invoke(main, [str(run), "--picture", str(picture)])
+    assert done.exit_code == 0, done.output
+    root = ElementTree.fromstring(picture.read_text())
+    assert root.tag.endswith("svg") and "background: white" in root.attrib["style"]
+    (run / "metrics.jsonl").write_text("")
+    shutil.rmtree(run / "trajectories")
+    nothing = CliRunner().invoke(main, [str(run), "--picture", str(picture)])
+    assert nothing.exit_code == 1 and "no held-out questions" in nothing.output

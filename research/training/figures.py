@@ -14,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from research.controls import CONTROLS
 from research.training.guards import ENTROPY, REWARD, ROLLOUT_DIFFERENCE, Row, Rows
-from research.training.table import CONTROLS, HeldOut
+from research.training.table import HeldOut
 
 INK = "#010203"  # stands for the page's text colour
 COLOURS = ("#3b82f6", "#e8890c", "#10a37f", "#d6457a", "#8b5cf6", "#94a3b8")
@@ -31,9 +32,10 @@ STYLE: Any = {  # matplotlib types each key as a literal
     **{f"{part}.color": INK for part in ("text", "xtick", "ytick", "grid")},
     **{f"axes.{part}": INK for part in ("edgecolor", "labelcolor", "titlecolor")},
 }
+HELD_OUT_TITLE = "EM on held-out questions, by hops"
 SMOOTHED = 10  # about the steps of the running mean over a noisy curve; drawn where there are twice as many
 # Sources of the test set and of the controls: points, not curves.
-NOT_VALIDATION = ("test_", *(f"{control}_" for control in CONTROLS if control))
+NOT_VALIDATION = ("test_", *(f"{control}_" for control in CONTROLS))
 PHASES = ("gen", "old_log_prob", "update_actor", "update_weights")
 
 
@@ -109,7 +111,7 @@ def _plain(chart: Chart, rows: Rows) -> Drawing:
 
 def _held_out(rows: Rows, points: Sequence[Point]) -> Drawing:
     """EM by source: a line through the validations, and the results of the table with their intervals."""
-    title = "EM on held-out questions, by hops"
+    title = HELD_OUT_TITLE
     keys = sorted({key for row in rows for key in row if re.fullmatch(r"val-aux/.+/em/mean@1", key)})
     sources = {key.split("/")[1]: key for key in keys}
     curves = {s: _series(rows, key) for s, key in sources.items() if not s.startswith(NOT_VALIDATION)}

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.protocol import Protocol
 from research.training.config import read_section
 from research.training.episodes import choose_pairs, pieces
-from research.training.figures import Drawing, Point, draw_all
+from research.training.figures import HELD_OUT_TITLE, Drawing, Point, draw_all
 from research.training.guards import REWARD, GuardConfig, Rows, alarms
 from research.training.run_files import read_metrics
 from research.training.table import HEADER, TableRow, held_out_split, last_step, table_rows
@@ -28,10 +28,15 @@ EPISODES = 10
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def main(run_dir: Path) -> None:
+@click.option(
+    "--picture", type=click.Path(path_type=Path), help="Also write the held-out curve as an SVG file."
+)
+def main(run_dir: Path, picture: Path | None) -> None:
     """Write RUN_DIR/report.html from what the run has written so far."""
     try:
         click.echo(write_report(run_dir))
+        if picture:
+            write_picture(run_dir, picture)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
@@ -59,6 +64,21 @@ def write_report(run_dir: Path) -> Path:
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(target)
     return target
+
+
+def write_picture(run_dir: Path, target: Path) -> None:
+    """The curve of exact match on held-out questions as a picture of its own, black on white.
+
+    Raises:
+        ValueError: nothing held out was evaluated yet.
+    """
+    drawings = {drawing.title: drawing.svg for drawing in _contents(run_dir)["drawings"]}
+    svg = drawings[HELD_OUT_TITLE]
+    if svg is None:
+        raise ValueError(f"{run_dir}: no held-out questions were evaluated yet")
+    # As plain text: the page's svg is marked as safe, and would escape what is put into it.
+    style = '<svg style="background: white; color: #222; font-family: sans-serif" '
+    target.write_text(str(svg).replace("<svg ", style, 1) + "\n", encoding="utf-8")
 
 
 def _contents(run_dir: Path) -> dict[str, Any]:

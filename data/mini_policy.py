@@ -26,11 +26,11 @@ from torch.nn import functional
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from data import DataError
-from data.mini_demonstrations import CLEAN, FAULTS, Demonstration, Faults, demonstrations
+from data.mini_demonstrations import CLEAN, FAULTS, PATIENT, Demonstration, Faults, demonstrations
 from data.mini_tokenizer import LONGEST, train_tokenizer
 from data.mini_world import HopCounts, filling
 
-DEFAULT_STEPS = 1000
+DEFAULT_STEPS = 1500
 TOKENS_PER_STEP = 2560
 POOL = 160  # episodes that are sorted by length together
 MUON_RATE, ADAM_RATE, WARM_UP_STEPS, LAST_RATE = 0.02, 3e-3, 40, 0.05
@@ -63,8 +63,8 @@ class Stage:
 
 
 def curriculum(hops: tuple[int, ...], rates: Faults) -> tuple[Stage, ...]:
-    """One hop without faults, where copying is learnt, then all hops with the faults."""
-    return (Stage(0.2, (1,), CLEAN), Stage(1.0, hops, rates))
+    """One hop first, where copying and searching again are learnt, then all hops with the faults."""
+    return (Stage(0.3, (1,), PATIENT), Stage(1.0, hops, rates))
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from data.folders import filling
 from data.mini_language import PAGES, name_words
-from data.mini_world import filling, make_world
+from data.mini_world import make_world
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -26,9 +26,10 @@ from torch.nn import functional
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from data import DataError
+from data.folders import filling
 from data.mini_demonstrations import CLEAN, FAULTS, PATIENT, Demonstration, Faults, demonstrations
 from data.mini_tokenizer import LONGEST, train_tokenizer
-from data.mini_world import HopCounts, filling
+from data.mini_world import HopCounts
 
 DEFAULT_STEPS = 1500
 TOKENS_PER_STEP = 2560

@@ -14,12 +14,9 @@ test and practice. No seed can move a name to another pool, so a world made for 
 
 import hashlib
 import json
-import os
 import random
-import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -28,6 +25,7 @@ from typing import Any
 import click
 
 from data import DataError
+from data.folders import filling
 from data.mini_language import (
     EPITHETS,
     KIND_SHARES,
@@ -47,10 +45,13 @@ SPLIT_SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
 # Eight hash buckets; practice gets half of them, because the cold start uses up names fastest.
 POOL_OF_BUCKET = ("validation", "test", "train", "train", "practice", "practice", "practice", "practice")
 SMALLEST_WORLD = 40  # entities
+# A practice world is small; made of few words, its names are as easily confused as those of a large one.
+PRACTICE_FIRST_NAMES, PRACTICE_LAST_NAMES = 60, 16
 NAMESAKES = 0.07  # of all entities share their name with another one of the same kind
 ASKED_OTHERWISE = 0.4  # of the relations in questions are asked for in the second way
 STATED_OTHERWISE = 0.3  # of the facts in passages are stated in the second way
 HOPS = (2, 3, 4)
+TRAIN_SHARES = {2: 0.5, 3: 0.3, 4: 0.2}  # of the hop counts in training questions, about those of MuSiQue
 ID_PREFIX = "mini_p"
 
 Row = dict[str, Any]
@@ -135,28 +136,6 @@ class MiniWorld:
                 write_questions(scratch / f"{split}.questions.jsonl", questions)
 
 
-@contextmanager
-def filling(folder: Path) -> Iterator[Path]:
-    """A scratch folder whose files become those of `folder` if the block ends well.
-
-    A new folder appears whole; in an old one file after file is replaced. Raises DataError if that fails.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside, prefix = folder.parent, f".{folder.name}."
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=beside, ignore_cleanup_errors=True) as name:
-            scratch = Path(name)
-            scratch.chmod(0o755)  # made for its owner alone
-            yield scratch
-            if folder.exists():
-                for file in scratch.iterdir():
-                    os.replace(file, folder / file.name)
-            else:
-                scratch.rename(folder)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
-
-
 def pool_of(name: str) -> str:
     """The pool that owns a name: "train", "validation", "test" or "practice"."""
     return POOL_OF_BUCKET[zlib.crc32(name.encode()) % len(POOL_OF_BUCKET)]
@@ -169,9 +148,17 @@ def names_in_pool(pool: str, kind: str) -> tuple[str, ...]:
     return tuple(name for name in names if pool_of(name) == pool)
 
 
-def make_world(rng: random.Random, pool: str, entities: int) -> World:
-    """A world of about `entities` entities, at least SMALLEST_WORLD: names, facts, then passages."""
-    world = World([each for kind in KIND_SHARES for each in _members(rng, pool, kind, entities)])
+def make_world(rng: random.Random, pool: str, entities: int, words: Set[str] | None = None) -> World:
+    """A world of about `entities` entities, at least SMALLEST_WORLD: names, facts, then passages.
+
+    With `words`, names are made of these alone.
+    """
+    names = {kind: names_in_pool(pool, kind) for kind in KIND_SHARES}
+    if words is not None:
+        names = {
+            kind: tuple(n for n in of_kind if words.issuperset(n.split())) for kind, of_kind in names.items()
+        }
+    world = World([each for kind in KIND_SHARES for each in _members(rng, names[kind], kind, entities)])
     of_kind = {kind: [each for each in world.entities if each.kind == kind] for kind in KIND_SHARES}
     for each in world.entities:
         relations = [relation for relation in RELATIONS if relation.subject == each.kind]
@@ -189,15 +176,17 @@ def practice_world(seed: int, entities: int = 400) -> World:
     """A throw-away world for demonstrations, large enough that names are confused; it shares no name with any
     train, validation or test world.
     """
-    return make_world(random.Random(f"practice {seed}"), "practice", entities)
+    rng = random.Random(f"practice {seed}")
+    words = {word for kind in KIND_SHARES for word in rng.sample(last_names(kind), PRACTICE_LAST_NAMES)}
+    words |= set(rng.sample(first_names(), PRACTICE_FIRST_NAMES))
+    return make_world(rng, "practice", entities, words)
 
 
-def _members(rng: random.Random, pool: str, kind: str, entities: int) -> list[Entity]:
+def _members(rng: random.Random, names: Sequence[str], kind: str, entities: int) -> list[Entity]:
     count = round(KIND_SHARES[kind] * entities)
     pairs = round(NAMESAKES * count)
-    names = rng.sample(names_in_pool(pool, kind), count - pairs)
     members = []
-    for place, name in enumerate(names):
+    for place, name in enumerate(rng.sample(names, count - pairs)):
         first, second = rng.sample(EPITHETS[kind], 2)
         members.append(Entity(name, kind, first, has_namesake=place < pairs))
         if place < pairs:
@@ -272,13 +261,13 @@ def build(
 ) -> MiniWorld:
     """Three worlds with disjoint names over one corpus of about `passages` passages.
 
-    `train` questions in all, shared evenly over `hops`; `validation` and `test` questions for each hop count.
-    Raises DataError when the passages are too few, or too many for the names there are.
+    `train` questions in all, shared over `hops` as TRAIN_SHARES says; `validation` and `test` questions for
+    each hop count. Raises DataError when the passages are too few, or too many for the names there are.
     """
     worlds = {split: _split_world(seed, split, passages) for split in SPLIT_SHARES}
     corpus, ids = _corpus(worlds)
     counts = {
-        "train": {h: train // len(hops) + (i < train % len(hops)) for i, h in enumerate(hops)},
+        "train": _shared_out(train, {h: TRAIN_SHARES[h] for h in hops}),
         "validation": dict.fromkeys(hops, validation),
         "test": dict.fromkeys(hops, test),
     }
@@ -289,6 +278,15 @@ def build(
         rng.shuffle(chains)
         questions[split] = [_question(chain, ids) for chain in chains]
     return MiniWorld(corpus, questions, worlds)
+
+
+def _shared_out(total: int, shares: dict[int, float]) -> dict[int, int]:
+    """Whole numbers in proportion to the shares, `total` together; the last one takes what rounding
+    leaves.
+    """
+    counts = {key: int(total * share / sum(shares.values())) for key, share in shares.items()}
+    counts[max(counts)] += total - sum(counts.values())
+    return counts
 
 
 def _split_world(seed: int, split: str, passages: int) -> World:

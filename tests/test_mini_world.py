@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import DataError
+from data.folders import filling
 from data.mini_encoder import DIMENSION, build_encoder, encode
 from data.mini_encoder import main as encoder_main
 from data.mini_language import KIND_SHARES, PAGES, RELATIONS, first_names, last_names, name_words
@@ -20,7 +21,6 @@ from data.mini_world import (
     MiniWorld,
     ask,
     build,
-    filling,
     main,
     names_in_pool,
     pool_of,
@@ -152,7 +152,7 @@ def test_questions_and_passages_have_the_stated_sizes(world: MiniWorld) -> None:
     words = [len(row["contents"].split()) for row in world.corpus]
     assert min(words) >= 15 and max(words) <= 50
     hops = {split: [question.hops for question in world.questions[split]] for split in world.questions}
-    assert sorted(hops["train"]) == [2] * 67 + [3] * 67 + [4] * 66
+    assert sorted(hops["train"]) == [2] * 100 + [3] * 60 + [4] * 40
     assert sorted(hops["validation"]) == sorted(hops["test"]) == sorted([*HOPS] * 30)
 
 
@@ -209,7 +209,7 @@ def test_command_writes_all_files_and_writes_them_again(tmp_path: Path) -> None:
         result = CliRunner().invoke(main, [*options, "--validation", "5", "--hops", "3,2"])
         assert result.exit_code == 0, result.output
         assert {path.name for path in (tmp_path / "w").iterdir()} == FILES
-        assert "20 questions (2 hops: 10, 3 hops: 10)" in result.output
+        assert "20 questions (2 hops: 12, 3 hops: 8)" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
 
 

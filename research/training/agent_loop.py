@@ -4,6 +4,7 @@ agent_loop.yaml.
 
 import asyncio
 import uuid
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,8 @@ class SearchAgentLoop(AgentLoopBase):
             whatever the server raises ends the run (research/training/replay_buffer.py).
         """
         shared, info = self.shared, row["extra_info"]
-        engine = _Engine(self, sampling_params)
+        seed = _seed_of(row, self.config) if sampling_params["temperature"] > 0 else None
+        engine = _Engine(self, sampling_params, seed)
         prompt_ids = build_prompt(shared.config.prompt, info["question"], shared.tokens)
         search = controlled(shared.search, info["control"], list(info["decoys"]))
         trajectory = await run_episode(
@@ -105,8 +107,9 @@ class SearchAgentLoop(AgentLoopBase):
 class _Engine:
     """veRL's rollout servers as the ``generate`` of one episode."""
 
-    def __init__(self, loop: SearchAgentLoop, sampling_params: dict[str, Any]) -> None:
+    def __init__(self, loop: SearchAgentLoop, sampling_params: dict[str, Any], seed: int | None) -> None:
         self.client, self.shared = loop.server_manager, loop.shared
+        self.seed = seed
         # One id an episode keeps its turns on one server, where the prefix cache has the earlier turns.
         self.request_id = uuid.uuid4().hex
         tokens = self.shared.tokens
@@ -120,7 +123,7 @@ class _Engine:
             self.client.generate(
                 request_id=self.request_id,
                 prompt_ids=token_ids,
-                sampling_params={**self.sampling_params, "max_tokens": max_tokens},
+                sampling_params={**self.sampling_params, **self._turn_seed(), "max_tokens": max_tokens},
             ),
             timeout=self.shared.config.generate_timeout,
         )
@@ -133,6 +136,21 @@ class _Engine:
                 "the rollout gave no log-probs: actor_rollout_ref.rollout.calculate_log_probs must be true"
             )
         return Generation(list(output.token_ids), [float(value) for value in output.log_probs])
+
+    def _turn_seed(self) -> dict[str, int]:
+        """A new seed for each turn: vLLM would draw the same numbers again."""
+        if self.seed is None:
+            return {}
+        self.seed += 1
+        return {"seed": self.seed}
+
+
+def _seed_of(row: dict[str, Any], config: Any) -> int | None:
+    """What fixes the sampling of an episode, whatever else is in the batch; None if it is left to vLLM."""
+    if not config.research.repeatable_sampling:
+        return None
+    parts = (config.actor_rollout_ref.rollout.seed, row["global_steps"], row["extra_info"]["id"])
+    return zlib.crc32(f"{parts} {row.get('session_id', 0)}".encode())
 
 
 def _final_only() -> Any:

@@ -32,6 +32,7 @@ class ResearchConfig:
     limits: Limits
     retriever: RetrieverConfig
     guards: GuardConfig
+    repeatable_sampling: bool
     generate_timeout: float
     max_steps_without_retriever: int
     weight_update_timeout: float

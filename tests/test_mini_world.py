@@ -152,7 +152,7 @@ def test_questions_and_passages_have_the_stated_sizes(world: MiniWorld) -> None:
     words = [len(row["contents"].split()) for row in world.corpus]
     assert min(words) >= 15 and max(words) <= 50
     hops = {split: [question.hops for question in world.questions[split]] for split in world.questions}
-    assert sorted(hops["train"]) == [2] * 100 + [3] * 60 + [4] * 40
+    assert sorted(hops["train"]) == [2] * 120 + [3] * 80
     assert sorted(hops["validation"]) == sorted(hops["test"]) == sorted([*HOPS] * 30)
 
 

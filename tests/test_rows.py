@@ -66,7 +66,7 @@ def test_each_test_question_comes_once_more_for_each_control(run_dir: Path) -> N
 def test_training_can_be_kept_to_some_hop_counts(run_dir: Path) -> None:
     configure(run_dir, train_hops=[2])
     write(run_dir)
-    assert [row["extra_info"]["hops"] for row in rows(run_dir, "train")] == [2] * 10
+    assert [row["extra_info"]["hops"] for row in rows(run_dir, "train")] == [2] * 18
     assert {row["extra_info"]["hops"] for row in rows(run_dir, "validation")} == {2, 3, 4}
     configure(run_dir, train_hops=[5])
     with pytest.raises(DataError, match="0 questions are fewer than one batch"):

@@ -142,7 +142,10 @@ def _run(command: Command) -> None:
         click.echo(f"- {command.what}: already done")
         return
     click.echo(f"- {command.what}")
-    code = subprocess.call(command.argv, stdin=subprocess.DEVNULL)
+    # It has the cores for itself: its threads may wait some 50 us for one another before they fall asleep,
+    # which makes the cold start a fifth quicker.
+    environment = {"GOMP_SPINCOUNT": "20000", **os.environ}
+    code = subprocess.call(command.argv, stdin=subprocess.DEVNULL, env=environment)
     if code != 0:
         raise RunFailed(f"could not {command.what} (exit code {code}); the reason stands above")
 

@@ -103,6 +103,7 @@ def test_held_out_questions_before_between_and_after(whole_run):
     assert not trajectory_path(whole_run.run_dir, 2, "test").exists()
     before, after = asked("test", 0), asked("test", 4)
     assert {t.metadata["id"] for t in before} == {t.metadata["id"] for t in after}
+    assert {t.metadata["control"] for t in before} == {""}
     for control in ("", "closed_book", "shuffled"):
         assert sum(t.metadata["control"] == control for t in after) == 3 * 6
     for closed in (t for t in after if t.metadata["control"] == "closed_book"):

@@ -41,13 +41,17 @@ class SearchTrainer(PPOTrainerSync):
         super().fit(agent_loop_manager)
 
     def _init_dataloader(self) -> None:
-        """veRL's, and a second one of the validation questions alone, without the test questions."""
+        """veRL's, and those of a part of the held-out questions."""
         super()._init_dataloader()
-        self.full_val_dataloader = self.val_dataloader
-        dataset = self.val_dataset
-        few = [i for i, info in enumerate(dataset.dataframe["extra_info"]) if info["split"] == "validation"]
-        size = self.config.data.val_batch_size or len(few)
-        self.small_val_dataloader = StatefulDataLoader(Subset(dataset, few), size, collate_fn=collate_fn)
+        self.whole_val_dataloader = self.val_dataloader
+        infos = list(self.val_dataset.dataframe["extra_info"])
+        self.start_val_dataloader = self._loader([not info["control"] for info in infos])
+        self.small_val_dataloader = self._loader([info["split"] == "validation" for info in infos])
+
+    def _loader(self, wanted: list[bool]) -> StatefulDataLoader:
+        chosen = [index for index, is_wanted in enumerate(wanted) if is_wanted]
+        size = self.config.data.val_batch_size or len(chosen)
+        return StatefulDataLoader(Subset(self.val_dataset, chosen), size, collate_fn=collate_fn)
 
     def _init_resource_pool_mgr(self) -> None:
         """Import the rollout engine, which is needed next, while the model's process starts."""
@@ -63,10 +67,15 @@ class SearchTrainer(PPOTrainerSync):
         return self.llm_server_manager.get_client(OneServerClient, server=servers[0])
 
     def on_validate_begin(self) -> None:
-        """The test questions are for the first and the last evaluation; those between only draw the curve."""
+        """The test questions are for the first and the last evaluation, their controls for the last alone:
+        what they ask is whether the trained policy cheats. Those between only draw the curve.
+        """
         self._attach_metrics_file()
-        ends = self.global_steps in (0, self.total_training_steps)
-        self.val_dataloader = self.full_val_dataloader if ends else self.small_val_dataloader
+        if self.global_steps == self.total_training_steps or self.config.trainer.val_only:
+            self.val_dataloader = self.whole_val_dataloader
+        else:
+            at_start = self.global_steps == 0
+            self.val_dataloader = self.start_val_dataloader if at_start else self.small_val_dataloader
 
     def on_train_begin(self) -> None:
         self._attach_metrics_file()

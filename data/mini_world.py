@@ -256,20 +256,21 @@ def _walk(rng: random.Random, world: World, start: Entity, hops: int) -> Chain:
 def build(
     seed: int,
     passages: int = 20000,
-    train: int = 6000,
+    train: int | None = None,
     validation: int = 100,
     test: int = 500,
     hops: Sequence[int] = HOPS,
 ) -> MiniWorld:
     """Three worlds with disjoint names over one corpus of about `passages` passages.
 
-    `train` questions in all, of those `hops` that TRAIN_SHARES knows; `validation` and `test` questions for
-    each hop count. Raises DataError when the passages are too few, or too many for the names there are.
+    `train` questions in all (None: three for ten passages), of those `hops` that TRAIN_SHARES knows;
+    `validation` and `test` questions for each hop count. Raises DataError when the passages are too few, or
+    too many for the names there are.
     """
     worlds = {split: _split_world(seed, split, passages) for split in SPLIT_SHARES}
     corpus, ids = _corpus(worlds)
     counts = {
-        "train": _shared_out(train, hops),
+        "train": _shared_out(3 * passages // 10 if train is None else train, hops),
         "validation": dict.fromkeys(hops, validation),
         "test": dict.fromkeys(hops, test),
     }
@@ -364,12 +365,12 @@ class HopCounts(click.ParamType):
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
 @click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
 @click.option("--passages", default=20000, show_default=True, help="Passages in the one corpus, about.")
-@click.option("--train", default=6000, show_default=True, type=click.IntRange(1), help="Questions in all.")
+@click.option("--train", type=click.IntRange(1), help="Questions in all.  [default: three for ten passages]")
 @click.option("--validation", default=100, show_default=True, type=click.IntRange(1), help="Per hop count.")
 @click.option("--test", default=500, show_default=True, type=click.IntRange(1), help="Per hop count.")
 @click.option("--hops", type=HopCounts(least=2), default="2,3,4", show_default=True, help="Hop counts.")
 def main(
-    out: Path, seed: int, passages: int, train: int, validation: int, test: int, hops: tuple[int, ...]
+    out: Path, seed: int, passages: int, train: int | None, validation: int, test: int, hops: tuple[int, ...]
 ) -> None:
     """Make a small world of invented entities: a corpus and multi-hop questions about it.
 

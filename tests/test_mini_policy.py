@@ -103,7 +103,7 @@ def test_demonstrations_are_imperfect_as_documented() -> None:
 def test_clean_demonstrations_are_right_and_search_again_after_a_miss() -> None:
     clean = list(islice(demonstrations(seed=1, hops=(2,), rates=CLEAN), 500))
     assert not [each for each in clean if each.faults]
-    assert sum(each.right for each in clean) / 500 > 0.9
+    assert sum(each.right for each in clean) / 500 > 0.85
     assert any(len(each.segments) > 5 for each in clean)
 
 

@@ -95,7 +95,7 @@ class PracticeWorld:
 
 @dataclass
 class _Episode:
-    """An episode in the making; `shown` are the places of the last result's passages."""
+    """An episode in the making."""
 
     rng: random.Random
     practice: PracticeWorld
@@ -103,7 +103,6 @@ class _Episode:
     rates: Faults
     passages: int
     segments: list[tuple[str, bool]] = field(default_factory=list)
-    shown: list[int] = field(default_factory=list)
     faults: set[str] = field(default_factory=set)
 
     def fails(self, fault: str, share: float = 1.0) -> bool:
@@ -115,10 +114,10 @@ class _Episode:
     def search(self, thought: str, query: str, subject: Entity, relation: Relation) -> bool:
         """Search; True if the passage that states `relation` of `subject` was found."""
         self.segments.append((turn(thought, Protocol().search, query), True))
-        self.shown = self.practice.search(query, self.passages)
-        passages = [self.practice.contents[place] for place in self.shown]
+        found = self.practice.search(query, self.passages)
+        passages = [self.practice.contents[place] for place in found]
         self.segments.append((render_result(passages, Protocol()), False))
-        return (subject, relation.page) in [self.practice.pages[place] for place in self.shown]
+        return (subject, relation.page) in [self.practice.pages[place] for place in found]
 
     def answer(self, thought: str, answer: str) -> str:
         """End the episode; returns the answer."""

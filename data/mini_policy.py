@@ -1,6 +1,6 @@
 """The cold start: a small Qwen2 model trained from scratch on imperfect demonstrations, to be improved by RL.
 
-Plain torch on a CPU, about two minutes on two cores; saves an ordinary Hugging Face folder:
+Plain torch on a CPU, about four minutes on two cores; saves an ordinary Hugging Face folder:
 
     python -m data.mini_policy --out DIR --seed 0
 

@@ -72,7 +72,7 @@ def train_tokenizer() -> Qwen2Tokenizer:
 
 
 def _texts() -> Iterator[str]:
-    """What BPE has to learn: the names, and whatever of the demonstrations is neither tag nor phrase."""
+    """What BPE has to learn: whatever of the demonstrations is neither tag, nor phrase, nor name."""
     settled = re.compile("|".join(re.escape(text) for text in (*TAGS, BOX, *phrases(), *_names())))
     for demonstration in islice(demonstrations(seed=0, hops=(1, 2, 3, 4)), 1000):
         for text in (

@@ -179,13 +179,6 @@ def training_rows(
     return rows
 
 
-def write_training_rows(
-    questions: Iterable[Question], path: str | Path, split: str, data_source: str, by_hops: bool = False
-) -> int:
-    """Write questions as a parquet file for veRL and return their number. Raises DataError for none."""
-    return write_rows(training_rows(questions, split, data_source, by_hops), path)
-
-
 def write_rows(rows: Sequence[Row], path: str | Path) -> int:
     """Write what `training_rows` made as a parquet file and return its length. Raises DataError for none."""
     if not rows:

@@ -26,8 +26,8 @@ from data.questions import (
     split_questions,
     training_rows,
     write_questions,
-    write_training_rows,
 )
+from data.questions import write_rows as write_parquet
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 ROW = {"id": "a", "question": "Who?", "golden_answers": ["He"]}
@@ -251,7 +251,7 @@ def test_a_split_cannot_be_larger_than_its_set() -> None:
 @given(given=questions)
 def test_training_rows_keep_everything_and_never_share_an_index(folder: Path, given: list[Question]) -> None:
     path = folder / "train.parquet"
-    assert write_training_rows(given, path, "train", "world") == len(given)
+    assert write_parquet(training_rows(given, "train", "world"), path) == len(given)
     rows = pq.read_table(path).to_pylist()
     assert rows == training_rows(given, "train", "world")
     assert [row["extra_info"]["index"] for row in rows] == list(range(len(given)))
@@ -273,7 +273,7 @@ def test_hops_in_the_data_source() -> None:
 
 def test_no_rows_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train.parquet: there are no questions to write"):
-        write_training_rows([], tmp_path / "train.parquet", "train", "x")
+        write_parquet(training_rows([], "train", "x"), tmp_path / "train.parquet")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -285,8 +285,8 @@ def test_verl_reads_files_of_different_kinds_together(tmp_path: Path) -> None:
     bare = [Question(f"b{n}", "Who?", ("x",)) for n in range(3)]
     full = [Question(f"2hop__{n}", "Who?", ("x", "y"), {"supporting_ids": ["p", 1]}) for n in range(3)]
     paths = [str(tmp_path / name) for name in ("bare.parquet", "full.parquet")]
-    write_training_rows(bare, paths[0], "train", "bare")
-    write_training_rows(full, paths[1], "train", "full", by_hops=True)
+    write_parquet(training_rows(bare, "train", "bare"), paths[0])
+    write_parquet(training_rows(full, "train", "full", by_hops=True), paths[1])
     config = OmegaConf.create({"filter_overlong_prompts": False, "cache_dir": str(tmp_path)})
     dataset = rl_dataset.RLHFDataset(paths, tokenizer=None, config=config)
     batch = rl_dataset.collate_fn([dataset[place] for place in range(len(dataset))])
@@ -337,7 +337,7 @@ def test_real_questions(tmp_path: Path) -> None:
         assert all(question.hops in (2, 3, 4) for question in questions)
         write_questions(tmp_path / "again.jsonl", questions)
         assert read_questions(tmp_path / "again.jsonl") == questions
-        rows = write_training_rows(questions, tmp_path / f"{name}.parquet", "train", name)
+        rows = write_parquet(training_rows(questions, "train", name), tmp_path / f"{name}.parquet")
         assert rows == len({question.id for question in questions})
     assert list(counts.values()) == [100, 197, 82, 63, 100, 100, 500]
     # BRIGHT is for retrieval: some of its queries have no answer.

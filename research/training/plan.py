@@ -174,7 +174,7 @@ def _gpu_source(options: Options, prepare: list[Command]) -> dict[str, Any]:
     source["validation"] = options.validation or (None if own else musique / "validation.questions.jsonl")
     source["test"] = options.test
     source["corpus"] = options.corpus
-    if options.corpus is None and options.retriever_url is None:
+    if _no_corpus(options):
         prepare.append(
             module_command(
                 "download Wikipedia 2018 and its E5 index",

@@ -150,6 +150,17 @@ def _run(command: Command) -> None:
         raise RunFailed(f"could not {command.what} (exit code {code}); the reason stands above")
 
 
+def _run_logged(argv: list[str], log: Path, patience: float) -> int:
+    """Run a process with its output in a log file; returns its exit code. It ends with us, in `patience`
+    seconds.
+    """
+    process = start(argv, log)
+    try:
+        return process.wait()
+    finally:
+        stop(process, patience=patience)
+
+
 # ---------------------------------------------------------------------------------------------- retriever,
 # training
 
@@ -187,11 +198,7 @@ def _supervised_control(plan: Plan, port: int) -> None:
     click.echo(f"- {judge.what}; log: {log}")
     with _retriever(plan, port) as keeper:
         keeper.wait_until_healthy()
-        judging = start(judge.argv, log)
-        try:
-            code = judging.wait()
-        finally:
-            stop(judging, patience=20)
+        code = _run_logged(judge.argv, log, patience=20)
     if code != 0:
         raise RunFailed(f"the supervised control failed: {_cause(folder)}; see {log}")
     supervised.record(run_dir)
@@ -306,11 +313,7 @@ def export(run_dir: Path) -> None:
         return
     click.echo(f"- write the policy of step {step} to {target}")
     log = run_dir / "logs" / "export.log"
-    process = start(_export_argv(run_dir, step), log)
-    try:
-        code = process.wait()
-    finally:
-        stop(process, patience=5)
+    code = _run_logged(_export_argv(run_dir, step), log, patience=5)
     if code != 0:
         raise RunFailed(f"the export failed: {tail(log, 1)}; see {log}")
     (temporary / "step.txt").write_text(stamp)

@@ -8,7 +8,7 @@ from retriever_server.batcher import Batcher
 from retriever_server.store import Manifest, Store
 
 MAX_BATCH = 64
-WINDOW_S = 0.003
+WINDOW_S = 0.02
 
 
 class Hit(NamedTuple):

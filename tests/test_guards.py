@@ -10,15 +10,15 @@ from omegaconf import OmegaConf
 from research.training.guards import GUARDS, GuardConfig, GuardWatch, alarms, check, equal_group_share
 
 CONFIG = GuardConfig()
-STEPS = 60
+STEPS = 120
 
 
 def healthy(step):
     """Metrics of a training that goes well: the reward rises through its noise, the entropy falls slowly."""
     return {
         "step": step,
-        "critic/score/mean": 0.2 + 0.01 * step + 0.02 * (-1) ** step,
-        "actor/entropy": 0.6 - 0.004 * step,
+        "critic/score/mean": 0.2 + 0.005 * step + 0.02 * (-1) ** step,
+        "actor/entropy": 0.6 - 0.002 * step,
         "actor/pg_loss": 0.01,
         "actor/grad_norm": 0.3,
         "training/rollout_probs_diff_mean": 3e-7,

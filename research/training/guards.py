@@ -29,7 +29,7 @@ class GuardConfig:
     recent_steps: int = 5
     entropy_share: float = 0.2
     entropy_low: float = 0.05
-    reward_steps: int = 40
+    reward_steps: int = 80
     reward_noise: float = 2.0
     reward_ceiling: float = 0.95
     reward_zero_steps: int = 10

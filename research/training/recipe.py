@@ -50,7 +50,7 @@ FILE = click.Path(path_type=Path)
 @click.option(
     "--encoder", metavar="NAME|DIR", help="sentence-transformers model. [intfloat/e5-base-v2 | minilm]"
 )
-@click.option("--steps", type=click.IntRange(1), help="GRPO steps. [2 epochs | 20]")
+@click.option("--steps", type=click.IntRange(1), help="GRPO steps. [2 epochs | 60]")
 @click.option(
     "--run-dir", type=FILE, help="Run folder; one with a checkpoint goes on. [runs/train_musique-TIME]"
 )

@@ -1,5 +1,6 @@
 """veRL's synchronous PPO trainer with the run's own files, search metrics and guards."""
 
+import gc
 import logging
 import threading
 from typing import Any
@@ -38,6 +39,7 @@ class SearchTrainer(PPOTrainerSync):
             self.guards.see(row)
         sampler: Any = self.replay_buffer  # by configuration research.training.replay_buffer's
         sampler.watch(agent_loop_manager.agent_loop_workers)
+        gc.freeze()  # what was imported stays: each full collection would go through it
         super().fit(agent_loop_manager)
 
     def _init_dataloader(self) -> None:

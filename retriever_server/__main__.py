@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from retriever_server.service import Searcher
 
 LARGE_BYTES = 2_000_000_000  # some ten seconds of SHA-256
+KIND_HELP = "Kind of index: flat."
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 AT_LEAST_1 = click.IntRange(min=1)
@@ -57,6 +58,7 @@ def main() -> None:
 @click.option(
     "--encoder", default="minilm", show_default=True, help="Hub name or folder of a model, or minilm."
 )
+@click.option("--index", "kind", default="flat", show_default=True, metavar="KIND", help=KIND_HELP)
 @click.option("--query-prompt", help="Text before each query.  [default: the model's own]")
 @click.option("--passage-prompt", help="Text before each passage.  [default: the model's own]")
 @click.option("--faiss-index", type=FILE, help="Adopt this index: check it against CORPUS, then link to it.")
@@ -68,7 +70,8 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
     """Encode CORPUS into the new directory INDEX_DIR.
 
     CORPUS is JSON Lines, plain or .gz, one {"id": ..., "contents": "title\\ntext"} a row. INDEX_DIR appears
-    only when it is complete. Building the same index again does nothing.
+    only when it is complete; a build that was interrupted goes on when the command is given again. Building
+    the same index again does nothing.
 
     \b
     Examples:
@@ -79,12 +82,13 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
     """
     from retriever_server import build as building
 
-    # An exit that unwinds takes the half-built index away.
+    # An exit that unwinds, so that what is encoded is on disk.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with one_line_errors():
         manifest, built = building.build(building.BuildOptions(corpus=corpus, target=index_dir, **options))
     state = "built" if built else "already built, nothing to do"
-    figures = f"{manifest.count:,} passages, {manifest.encoder}, corpus {manifest.corpus.sha256[:12]}"
+    made_with = f"{manifest.kind}, {manifest.encoder}" if manifest.encoder else manifest.kind
+    figures = f"{manifest.count:,} passages, {made_with}, corpus {manifest.corpus.sha256[:12]}"
     click.echo(f"{index_dir}: {state} ({figures})")
 
 
@@ -147,7 +151,7 @@ def _too_large_to_check(index_dir: Path) -> bool:
     from retriever_server.store import read_manifest
 
     manifest = read_manifest(index_dir)
-    large = manifest.corpus.bytes + manifest.index.bytes > LARGE_BYTES
+    large = manifest.corpus.bytes + sum(file.bytes for file in manifest.files.values()) > LARGE_BYTES
     if large:
         click.echo("large index: sizes and sample rows are checked, not the whole fingerprint", err=True)
     return large

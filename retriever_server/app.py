@@ -54,6 +54,7 @@ def health() -> Reply:
         "status": "healthy",
         "retrievers": {"total": 1, "available": 1},
         "count": manifest.count,
+        "index": manifest.kind,
         "encoder": manifest.encoder,
         "dimension": manifest.dimension,
         "fingerprint": manifest.corpus.sha256,

@@ -1,26 +1,28 @@
-"""Build: corpus in, index directory out; all or nothing.
+"""Build: corpus in, index directory out; goes on where it was stopped.
 
-Everything is written into a sibling of the target and renamed when it is complete, so neither ctrl-C nor a
-full disk leaves half an index. A target that already holds this very index is left as it is.
+Everything is written into a sibling of the target, `.NAME.building`, and renamed when it is complete: the
+target is a whole index or not there. What ctrl-C, SIGKILL or a full disk interrupts stays in that sibling,
+and the same command encodes the rest. A target that already holds this very index is left as it is.
 """
 
+import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel
 from tqdm import tqdm
 
 from retriever_server.corpus import Corpus, CorpusSummary, scan_corpus, write_corpus
 from retriever_server.encoder import Encoder, set_threads, stored_name
 from retriever_server.errors import RetrieverError
-from retriever_server.indexes.flat import FlatIndex, write_flat
+from retriever_server.indexes import Sources, index_class
+from retriever_server.indexes.flat import FlatWriter
 from retriever_server.store import (
-    INDEX_FILE,
     MANIFEST_FILE,
     FileMark,
     Manifest,
@@ -34,6 +36,9 @@ from retriever_server.store import (
 CHUNK_ROWS = 512  # encoded together: long enough that sorting by length saves padding
 SAMPLE_ROWS = 32
 GB = 1e9
+ADOPTED_FILE = "index.faiss"
+VECTORS_FILE = "vectors.faiss"
+PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class BuildOptions:
     corpus: Path
     target: Path
     encoder: str
+    kind: str = "flat"
     query_prompt: str | None = None
     passage_prompt: str | None = None
     device: str | None = None
@@ -52,12 +58,25 @@ class BuildOptions:
     force: bool = False
 
 
+class Plan(BaseModel):
+    """What a building folder is for; one that was left is gone on with if it is for the same."""
+
+    kind: str
+    encoder: str | None
+    query_prompt: str
+    passage_prompt: str
+    dimension: int | None
+    count: int
+    corpus: FileMark
+
+
 def build(options: BuildOptions) -> tuple[Manifest, bool]:
     """Build the index directory `options.target`; returns its manifest, and False when it was there already.
 
     Raises RetrieverError for a malformed corpus, a target that holds something else, too little disk space,
-    or an adopted index that does not fit the corpus.
+    another build of the same target, or an adopted index that does not fit the corpus.
     """
+    index_class(options.kind)
     _refuse_foreign_directory(options.target)
     summary = scan_corpus(options.corpus)
     existing = None if options.force else _existing(options, summary)
@@ -65,21 +84,38 @@ def build(options: BuildOptions) -> tuple[Manifest, bool]:
         return existing, False
     if options.threads:
         set_threads(options.threads)
-    encoder = Encoder(
+    encoder = _load_encoder(options)
+    options.target.parent.mkdir(parents=True, exist_ok=True)
+    with _building_folder(options.target) as folder:
+        _prepare(options, folder, _plan(options, summary, encoder), summary)
+        files = _write_index(options, folder, encoder)
+        manifest = _write_manifest(folder, files, encoder)
+        _publish(folder, options.target)
+    return manifest, True
+
+
+def _load_encoder(options: BuildOptions) -> Encoder | None:
+    if not index_class(options.kind).dense:
+        return None
+    return Encoder(
         options.encoder,
         query_prompt=options.query_prompt,
         passage_prompt=options.passage_prompt,
         device=options.device,
         batch_size=options.batch_size,
     )
-    options.target.parent.mkdir(parents=True, exist_ok=True)
-    check_free_space(options, summary, encoder.dimension)
-    with _staging(options.target) as staging:
-        write_corpus(options.corpus, staging, summary)
-        _write_index(options, staging, encoder)
-        manifest = _write_manifest(staging, summary, encoder)
-        _publish(staging, options.target)
-    return manifest, True
+
+
+def _plan(options: BuildOptions, summary: CorpusSummary, encoder: Encoder | None) -> Plan:
+    return Plan(
+        kind=options.kind,
+        encoder=stored_name(encoder.name) if encoder else None,
+        query_prompt=encoder.prompts.query if encoder else "",
+        passage_prompt=encoder.prompts.passage if encoder else "",
+        dimension=encoder.dimension if encoder else None,
+        count=summary.count,
+        corpus=FileMark(bytes=summary.bytes, sha256=summary.sha256),
+    )
 
 
 def _refuse_foreign_directory(target: Path) -> None:
@@ -97,7 +133,8 @@ def _existing(options: BuildOptions, summary: CorpusSummary) -> Manifest | None:
     manifest = read_manifest(options.target)
     asked = {
         "corpus": (summary.sha256, manifest.corpus.sha256),
-        "encoder": (stored_name(options.encoder), manifest.encoder),
+        "kind": (options.kind, manifest.kind),
+        "encoder": (manifest.encoder and stored_name(options.encoder), manifest.encoder),
         "query prompt": (options.query_prompt, manifest.query_prompt),
         "passage prompt": (options.passage_prompt, manifest.passage_prompt),
     }
@@ -110,9 +147,9 @@ def _existing(options: BuildOptions, summary: CorpusSummary) -> Manifest | None:
     return manifest
 
 
-def check_free_space(options: BuildOptions, summary: CorpusSummary, dimension: int) -> None:
+def check_free_space(options: BuildOptions, summary: CorpusSummary, dimension: int | None) -> None:
     """Raises RetrieverError when the target's disk has less room than the index will take."""
-    vectors = 0 if options.faiss_index else summary.count * dimension * 4
+    vectors = 0 if options.faiss_index else summary.count * (dimension or 0) * 4
     offsets = (summary.count + 1) * 8
     folder = options.target.parent
     needed, free = summary.bytes + offsets + vectors, shutil.disk_usage(folder).free
@@ -123,54 +160,83 @@ def check_free_space(options: BuildOptions, summary: CorpusSummary, dimension: i
 
 
 @contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A sibling of `target` to build in; whatever happens, it is gone afterwards."""
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent))
-    staging.chmod(0o755)  # mkdtemp makes it private, but the finished index is for other users too
+def _building_folder(target: Path) -> Iterator[Path]:
+    """The sibling of `target` to build in, held by this process alone. Gone after a mistake of the user's,
+    kept after anything else: what is encoded is not lost.
+    """
+    folder = target.with_name(f".{target.name}.building")
+    folder.mkdir(exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
     try:
-        yield staging
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    except BlockingIOError as error:
+        raise RetrieverError(f"{target} is being built by another process; wait for it") from error
+    except RetrieverError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        os.close(held)
 
 
-def _write_index(options: BuildOptions, staging: Path, encoder: Encoder) -> None:
-    corpus, path = Corpus(staging), staging / INDEX_FILE
+def _prepare(options: BuildOptions, folder: Path, plan: Plan, summary: CorpusSummary) -> None:
+    """Let `folder` hold the corpus and the plan, which is written last; empty it if it was for another
+    plan.
+    """
+    file = folder / PLAN_FILE
+    if file.is_file() and file.read_text() == plan.model_dump_json():
+        return
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    check_free_space(options, summary, plan.dimension)
+    write_corpus(options.corpus, folder, summary)
+    file.write_text(plan.model_dump_json())
+
+
+def _write_index(options: BuildOptions, folder: Path, encoder: Encoder | None) -> dict[str, FileMark]:
+    corpus, kind = Corpus(folder), index_class(options.kind)
     if options.faiss_index:
-        path.symlink_to(options.faiss_index.resolve())  # a link: the public indexes are tens of GB
+        link = folder / ADOPTED_FILE
+        link.unlink(missing_ok=True)
+        link.symlink_to(options.faiss_index.resolve())  # a link: the public indexes are tens of GB
+        names = [ADOPTED_FILE]
     else:
-        with tqdm(total=len(corpus), desc="encoding", unit=" passages", mininterval=1) as progress:
-            write_flat(path, _encode(corpus, encoder, progress), len(corpus), encoder.dimension)
+        names = kind.build(Sources(corpus, _encode(corpus, encoder, folder) if encoder else None), folder)
     sample = np.random.default_rng().choice(len(corpus), size=min(SAMPLE_ROWS, len(corpus)), replace=False)
-    check_rows(FlatIndex(path), corpus, encoder, np.sort(sample))
+    check_rows(kind(folder), corpus, encoder, np.sort(sample))
+    return {name: mark_file(folder / name) for name in names}
 
 
-def _encode(corpus: Corpus, encoder: Encoder, progress: tqdm) -> Iterator[np.ndarray]:
-    """Vectors of the corpus in row order, float32 [<= CHUNK_ROWS, dimension] at a time."""
-    for start in range(0, len(corpus), CHUNK_ROWS):
-        rows = range(start, min(start + CHUNK_ROWS, len(corpus)))
-        yield encoder.encode_passages([corpus[row].contents for row in rows])
-        progress.update(len(rows))
+def _encode(corpus: Corpus, encoder: Encoder, folder: Path) -> Path:
+    """The flat index file of the corpus, in row order; the rows that are in it already are not encoded
+    again.
+    """
+    with (
+        FlatWriter(folder / VECTORS_FILE, len(corpus), encoder.dimension) as file,
+        tqdm(
+            total=len(corpus), initial=file.rows, desc="encoding", unit=" passages", mininterval=1
+        ) as progress,
+    ):
+        for start in range(file.rows, len(corpus), CHUNK_ROWS):
+            rows = range(start, min(start + CHUNK_ROWS, len(corpus)))
+            file.append(encoder.encode_passages([corpus[row].contents for row in rows]))
+            progress.update(len(rows))
+    return folder / VECTORS_FILE
 
 
-def _write_manifest(staging: Path, summary: CorpusSummary, encoder: Encoder) -> Manifest:
-    manifest = Manifest(
-        encoder=stored_name(encoder.name),
-        query_prompt=encoder.prompts.query,
-        passage_prompt=encoder.prompts.passage,
-        dimension=encoder.dimension,
-        count=summary.count,
-        corpus=FileMark(bytes=summary.bytes, sha256=summary.sha256),
-        index=mark_file(staging / INDEX_FILE),
-        versions=library_versions(),
-    )
-    (staging / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+def _write_manifest(folder: Path, files: dict[str, FileMark], encoder: Encoder | None) -> Manifest:
+    plan = Plan.model_validate_json((folder / PLAN_FILE).read_bytes())
+    manifest = Manifest(**plan.model_dump(), files=files, versions=library_versions())
+    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
     return manifest
 
 
-def _publish(staging: Path, target: Path) -> None:
-    """Rename `staging` to `target`; an old target steps aside first and is removed last."""
-    old = staging.with_name(staging.name + ".old")
+def _publish(folder: Path, target: Path) -> None:
+    """Rename `folder` to `target`; an old target steps aside first and is removed last."""
+    for name in (VECTORS_FILE, PLAN_FILE):  # not before: a build that is killed needs them to go on
+        (folder / name).unlink(missing_ok=True)
+    old = folder.with_name(folder.name + ".old")
     if target.exists():
         os.rename(target, old)
-    os.rename(staging, target)
+    os.rename(folder, target)
     shutil.rmtree(old, ignore_errors=True)

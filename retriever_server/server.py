@@ -46,7 +46,9 @@ def run(load: Callable[[], Searcher], host: str, port: int, http_threads: int) -
         click.echo(f"listening on {url}, loading the index", err=True)
         searcher = load()
         set_searcher(app, searcher)
-        figures = f"{searcher.manifest.count:,} passages, {searcher.manifest.encoder}"
+        figures = (
+            f"{searcher.manifest.count:,} passages, {searcher.manifest.encoder or searcher.manifest.kind}"
+        )
         click.echo(f"ready: {url} ({figures}, {time.monotonic() - started:.1f} s)")
         while True:
             signal.pause()

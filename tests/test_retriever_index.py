@@ -1,5 +1,6 @@
 """Flat index and batcher: brute force in values and order, ties included; each caller its own answer."""
 
+import os
 import tempfile
 import threading
 import time
@@ -14,13 +15,15 @@ from hypothesis import strategies as st
 
 from retriever_server.batcher import Batcher
 from retriever_server.errors import RetrieverError
-from retriever_server.indexes.flat import FlatIndex, write_flat
+from retriever_server.indexes import Queries
+from retriever_server.indexes.flat import FlatIndex, FlatWriter
 
 
 def index_over(vectors: np.ndarray, directory: Path) -> FlatIndex:
-    path = directory / "index.faiss"
-    write_flat(path, np.array_split(vectors, 3), *vectors.shape)
-    return FlatIndex(path)
+    with FlatWriter(directory / "index.faiss", *vectors.shape) as file:
+        for chunk in np.array_split(vectors, 3):
+            file.append(chunk)
+    return FlatIndex(directory)
 
 
 def brute_force(vectors: np.ndarray, query: np.ndarray, top_k: int) -> tuple[list[float], list[int]]:
@@ -46,7 +49,7 @@ def test_search_equals_brute_force_with_ties(
         random.integers(-values, values + 1, (n, 8)).astype("f4") / values for n in (count, queries)
     )
     with tempfile.TemporaryDirectory() as directory:
-        scores, rows = index_over(vectors, Path(directory)).search(asked, top_k)
+        scores, rows = index_over(vectors, Path(directory)).search(Queries([], asked), top_k)
     for i, query in enumerate(asked):
         assert (scores[i].tolist(), rows[i].tolist()) == brute_force(vectors, query, top_k)
 
@@ -56,9 +59,9 @@ def test_answer_does_not_depend_on_the_batch_or_on_the_length_asked_for(tmp_path
     vectors, asked = random.normal(size=(3000, 64)).astype("f4"), random.normal(size=(50, 64)).astype("f4")
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     index = index_over(vectors, tmp_path)
-    scores, rows = index.search(asked, 100)
+    scores, rows = index.search(Queries([], asked), 100)
     for i in range(len(asked)):
-        alone_scores, alone_rows = index.search(asked[i : i + 1], 7)
+        alone_scores, alone_rows = index.search(Queries([], asked[i : i + 1]), 7)
         assert np.array_equal(alone_rows[0], rows[i, :7])
         assert np.array_equal(alone_scores[0], scores[i, :7])
 
@@ -79,10 +82,26 @@ def test_files_that_are_no_flat_inner_product_index_are_refused(tmp_path: Path) 
         other.add(vectors)
         faiss.write_index(other, str(path))
         with pytest.raises(RetrieverError, match="only a flat inner-product index"):
-            FlatIndex(path)
-    write_flat(path, [vectors], 5, 4)  # a row is lacking
+            FlatIndex(tmp_path)
+    path.unlink()
+    with FlatWriter(path, 5, 4) as file:
+        file.append(vectors)  # a row is lacking
     with pytest.raises(RetrieverError, match="FAISS cannot read it"):
-        FlatIndex(path)
+        FlatIndex(tmp_path)
+
+
+def test_a_half_written_file_is_gone_on_with_after_its_last_whole_row(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(1).normal(size=(37, 12)).astype("f4")
+    path = tmp_path / "index.faiss"
+    for written in (0, 20, 45 + 20 * 48 + 7):  # within the header, after it, within a row
+        path.unlink(missing_ok=True)
+        with FlatWriter(path, *vectors.shape) as file:
+            file.append(vectors[:30])
+        os.truncate(path, written)
+        with FlatWriter(path, *vectors.shape) as file:
+            assert file.rows == max(0, (written - 45) // 48)
+            file.append(vectors[file.rows :])
+        assert np.array_equal(FlatIndex(tmp_path).vectors(np.arange(37)), vectors)
 
 
 def halve(jobs: list[int]) -> list[int]:

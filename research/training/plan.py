@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG_DIR = ROOT / "recipes" / "config"
 CACHE = ROOT / "cache"
 GPU_ENCODER = "intfloat/e5-base-v2"
+INDEX_FORMAT = 2  # of the retrieval server's manifests; older indexes in the cache are built again
 
 
 @dataclass(frozen=True)
@@ -216,9 +217,8 @@ def _serve_command(options: Options, index: Path) -> Command:
 def _index_folder(corpus: Path, encoder: str) -> Path:
     """A corpus of ours has its key in its path; one of the user's may change under the same path."""
     stat = None if corpus.is_relative_to(CACHE) or not corpus.exists() else corpus.stat()
-    return (
-        CACHE / f"index-{_key(corpus.resolve(), encoder, stat and stat.st_size, stat and stat.st_mtime_ns)}"
-    )
+    version = (stat.st_size, stat.st_mtime_ns) if stat else ()
+    return CACHE / f"index-{_key(INDEX_FORMAT, corpus.resolve(), encoder, *version)}"
 
 
 def _key(*parts: Any) -> str:

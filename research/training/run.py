@@ -91,14 +91,17 @@ def execute(plan: Plan) -> None:
             )
         else:
             # Held-out questions before the first step; on resume only if that evaluation did not finish.
-            config.trainer.val_before_train = checkpoint is None or not evaluated
+            config.trainer.val_before_train &= checkpoint is None or not evaluated
             OmegaConf.save(config, run_dir / "config.yaml")
             for command in [*plan.prepare, *plan.build]:
                 _run(command)
             # The trainer forgets them, too, but late: until then they would be shown as steps of this run.
             forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)
             _train(plan, port, StepPrinter(run_dir, total, read_research_config(config.research).guards))
-        export(run_dir)
+        if config.trainer.save_freq > 0:
+            export(run_dir)
+        else:
+            click.echo("- no checkpoint and no policy were written: trainer.save_freq is not above 0")
         if plan.options.supervised_control:
             _supervised_control(plan, port)
         _print_summary(run_dir)

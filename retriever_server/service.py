@@ -1,15 +1,13 @@
 """Searcher: queries in, passages out, for any number of threads at once."""
 
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
-import numpy as np
-
-from retriever_server.batcher import Batcher
-from retriever_server.indexes import Queries
+from retriever_server.metrics import Metrics
+from retriever_server.pipeline import Found, Limits, Pipeline, Question
 from retriever_server.store import Manifest, Store
 
-MAX_BATCH = 64
-WINDOW_S = 0.02
+NONE_EXCLUDED: Set[str] = frozenset()
 
 
 class Hit(NamedTuple):
@@ -21,48 +19,72 @@ class Hit(NamedTuple):
     score: float
 
 
-class _Job(NamedTuple):
-    query: str
-    top_k: int
+class Passages(NamedTuple):
+    """The passages found for one query, best first: each as the JSON object it is in the canonical corpus,
+    and its score.
+    """
 
-
-class _Ranking(NamedTuple):
-    rows: np.ndarray
-    scores: np.ndarray
+    lines: list[bytes]
+    scores: list[float]
 
 
 class Searcher:
     """Answers queries over one store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, limits: Limits = Limits(), metrics: Metrics | None = None) -> None:  # noqa: B008
+        """`metrics` counts; without it nobody looks."""
         self._store = store
-        self._batcher: Batcher[_Job, _Ranking] = Batcher(self._rank, MAX_BATCH, WINDOW_S)
+        self._pipeline = Pipeline(store.index, store.encoder, limits, metrics or Metrics())
 
     @property
     def manifest(self) -> Manifest:
         """What is being served."""
         return self._store.manifest
 
-    def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
-        """For each query its min(top_k, corpus) best passages, best first, equal scores in corpus order.
+    @property
+    def pipeline(self) -> Pipeline:
+        """The stages, for their figures."""
+        return self._pipeline
 
-        Raises what encoding or searching raised, and RuntimeError after close().
+    def search(
+        self, queries: Sequence[str], top_k: int, excluded: Sequence[Set[str]] | None = None
+    ) -> list[list[Hit]]:
+        """For each query its min(top_k, corpus) best passages, best first, equal scores in the index's order;
+        `excluded` has for each query the ids that it does not want.
+
+        Raises what encoding or searching raised, Unavailable when the queue is full, Closed after close().
         """
-        rankings = [self._batcher.submit(_Job(query, top_k)) for query in queries]
-        return [self._hits(ranking.result()) for ranking in rankings]
+        return [self._hits(found) for found in self._find(queries, top_k, excluded)]
+
+    def passages(
+        self, queries: Sequence[str], top_k: int, excluded: Sequence[Set[str]] | None = None
+    ) -> list[Passages]:
+        """The same as `search`, as bytes that need no parsing."""
+        corpus = self._store.corpus
+        return [
+            Passages([corpus.line(row) for row in found.rows.tolist()], found.scores.tolist())
+            for found in self._find(queries, top_k, excluded)
+        ]
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Answer what waits and stop."""
-        self._batcher.close(timeout_s)
+        self._pipeline.close(timeout_s)
 
-    def _rank(self, jobs: list[_Job]) -> list[_Ranking]:
-        texts, encoder = [job.query for job in jobs], self._store.encoder
-        queries = Queries(texts, encoder.encode_queries(texts) if encoder else None)
-        # The order is total, so the best k of a longer list are the list that k alone would have given.
-        scores, rows = self._store.index.search(queries, max(job.top_k for job in jobs))
-        return [_Ranking(rows[i, : job.top_k], scores[i, : job.top_k]) for i, job in enumerate(jobs)]
+    def _find(self, queries: Sequence[str], top_k: int, excluded: Sequence[Set[str]] | None) -> list[Found]:
+        unwanted = excluded or [NONE_EXCLUDED] * len(queries)
+        # As many more as could be dropped: what is left is what the best top_k without them are.
+        asked = [Question(query, top_k + len(ids)) for query, ids in zip(queries, unwanted, strict=True)]
+        answers = self._pipeline.ask(asked)
+        return [
+            self._without(answer.result(), ids, top_k) for answer, ids in zip(answers, unwanted, strict=True)
+        ]
 
-    def _hits(self, ranking: _Ranking) -> list[Hit]:
-        rows, scores = ranking.rows.tolist(), ranking.scores.tolist()
-        found = [(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
-        return [Hit(*self._store.corpus[row], score) for row, score in found]
+    def _without(self, found: Found, unwanted: Set[str], top_k: int) -> Found:
+        if not unwanted:
+            return found
+        wanted = [i for i, row in enumerate(found.rows) if self._store.corpus[row].id not in unwanted][:top_k]
+        return Found(found.rows[wanted], found.scores[wanted])
+
+    def _hits(self, found: Found) -> list[Hit]:
+        rows, scores = found.rows.tolist(), found.scores.tolist()
+        return [Hit(*self._store.corpus[row], score) for row, score in zip(rows, scores, strict=True)]

@@ -16,6 +16,7 @@ import requests
 from retriever_server.app import create_app
 from retriever_server.build import BuildOptions, build
 from retriever_server.encoder import set_threads
+from retriever_server.served import Served
 from retriever_server.service import Searcher
 from retriever_server.store import open_store
 
@@ -225,7 +226,8 @@ def test_loading_is_told_and_sigterm_ends_a_busy_server(index: Path) -> None:
     process, url = start(index, "--threads", "1")
     with process, ThreadPoolExecutor(8) as clients:
         loading = requests.get(f"{url}/health", timeout=DEADLINE_S)
-        assert (loading.status_code, loading.json()) == (503, {"status": "loading"})
+        assert (loading.status_code, loading.json()["status"]) == (503, "loading")
+        assert loading.json()["stage"]
         assert requests.post(f"{url}/search", json={"query": "x"}, timeout=DEADLINE_S).status_code == 503
         wait_until_ready(process)
         asked = [clients.submit(ask_until_the_server_ends, url) for _ in range(8)]
@@ -278,7 +280,9 @@ def test_server_ends_with_the_process_that_started_it(index: Path) -> None:
 
 def test_unforeseen_error_is_told_without_its_trace(index: Path) -> None:
     searcher = Searcher(open_store(index))
-    client = create_app(searcher).test_client()
+    served = Served()
+    served.swap(searcher)
+    client = create_app(served).test_client()
     assert client.post("/search", json={"query": "x"}).status_code == 200
     searcher.close()
     reply = client.post("/search", json={"query": "x"})

@@ -38,6 +38,7 @@ def create_app(served: Served, token: str | None = None) -> Flask:
     provider = DefaultJSONProvider(app)
     provider.sort_keys, provider.ensure_ascii, provider.compact = False, False, True
     app.json = provider
+    app.url_map.merge_slashes = False  # a redirect is no answer to a POST
     app.extensions["served"] = served
     app.add_url_rule("/", view_func=page, methods=["GET"])
     for view in (health, metrics):

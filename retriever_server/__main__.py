@@ -128,6 +128,14 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
     help="On SIGHUP, and with a token on POST /reload, change to the index that is then in INDEX_DIR.",
 )
 @click.option("--encoder", help="Where the model is now, if it has moved since the build.")
+@click.option("--reranker", help="Hub name or folder of a cross-encoder that orders what the index found.")
+@click.option(
+    "--rerank-depth",
+    type=click.IntRange(1, 1000),
+    default=50,
+    show_default=True,
+    help="Passages a query that the reranker reads, if more are not asked for.",
+)
 @click.option("--skip-fingerprint", is_flag=True, help="Check sizes and sample rows, not the whole files.")
 @click.option("--die-with-parent", is_flag=True, help="End when the starting process ends (Linux).")
 @device_option
@@ -165,6 +173,8 @@ def _loader(
     metrics: "Metrics",
     *,
     encoder: str | None,
+    reranker: str | None,
+    rerank_depth: int,
     device: str | None,
     threads: int | None,
     skip_fingerprint: bool,
@@ -179,7 +189,12 @@ def _loader(
             set_threads(threads)
         contents = not skip_fingerprint and not _too_large_to_check(index_dir)
         store = open_store(index_dir, encoder=encoder, device=device, check_contents=contents, tell=tell)
-        return Searcher(store, limits, metrics)
+        if reranker is None:
+            return Searcher(store, limits, metrics)
+        tell("loading the reranker")
+        from retriever_server.rerank import Reranker
+
+        return Searcher(store, limits, metrics, Reranker(reranker, device), rerank_depth)
 
     return load
 

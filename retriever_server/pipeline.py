@@ -1,5 +1,5 @@
-"""Pipeline: queries to rows of the corpus, through an encoding and a searching stage, each query as seldom as
-possible.
+"""Pipeline: queries to rows of the corpus through the stages encode, search and perhaps rerank, each query as
+seldom as possible.
 
 A query that was answered lately comes from the cache; one equal to another in flight waits for that one's
 rows; one whose text was encoded lately, for another number of rows, is only searched. What is left is encoded
@@ -9,11 +9,11 @@ and searched in batches. The queue is bounded: a request that finds it full is t
 import sys
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,9 +24,10 @@ from retriever_server.errors import Closed, Unavailable
 from retriever_server.indexes import Index, Queries
 from retriever_server.metrics import Metrics
 
-ENCODE_BATCH, SEARCH_BATCH = 64, 256
+ENCODE_BATCH, SEARCH_BATCH, RERANK_BATCH = 64, 256, 8
 WINDOW_S = 0.02
 MEBIBYTE = 1 << 20
+Job = TypeVar("Job")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Found(NamedTuple):
     scores: np.ndarray
 
 
+Rerank = Callable[[list[str], list[Found]], list[Found]]
+"""Texts, and what was found for each, to the same rows in another order with other scores."""
+
+
 class Question(NamedTuple):
     """A query, and how many rows it wants."""
 
@@ -53,10 +58,13 @@ class Question(NamedTuple):
 
 @dataclass(eq=False)
 class _Ticket:
-    """A question in flight; `vector` is None until it is encoded, and always without an encoder."""
+    """A question in flight; `vector` is None until it is encoded, and always without an encoder; `found` is
+    None until it is searched.
+    """
 
     question: Question
     vector: np.ndarray | None = None
+    found: Found | None = None
     answer: Future[Found] = field(default_factory=Future)
 
 
@@ -70,31 +78,37 @@ class _Work:
 
 
 class Pipeline:
-    """The two stages over one index. Safe from any thread."""
+    """The stages over one index. Safe from any thread."""
 
-    def __init__(self, index: Index, encoder: Encoder | None, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        index: Index,
+        encoder: Encoder | None,
+        limits: Limits,
+        metrics: Metrics,
+        rerank: Rerank | None = None,
+    ) -> None:
+        """With `rerank` there is a third stage."""
+        self._rerank_found = rerank
         self._index, self._encoder, self._limits, self._metrics = index, encoder, limits, metrics
         self._lock = threading.Lock()  # of what follows
         self._cache = Cache(limits.cache_mib * MEBIBYTE)
         self._in_flight: dict[Question, _Ticket] = {}
         self._unencoded: dict[str, list[_Ticket]] = {}
         self._closed = False
-        self._encoding: Batcher[str] = Batcher(
-            "encode",
-            self._encode,
-            self._fail_texts,
-            max_batch=ENCODE_BATCH,
-            window_s=WINDOW_S,
-            observe=metrics.batch("encode"),
-        )
-        self._searching: Batcher[_Ticket] = Batcher(
-            "search",
-            self._search,
-            self._fail,
-            max_batch=SEARCH_BATCH,
-            window_s=WINDOW_S,
-            observe=metrics.batch("search"),
-        )
+        self._encoding = self._stage("encode", self._encode, self._fail_texts, ENCODE_BATCH)
+        self._searching = self._stage("search", self._search, self._fail, SEARCH_BATCH)
+        self._reranking = self._stage("rerank", self._rerank, self._fail, RERANK_BATCH) if rerank else None
+
+    def _stage(
+        self,
+        name: str,
+        work: Callable[[list[Job]], None],
+        fail: Callable[[list[Job], Exception], None],
+        max_batch: int,
+    ) -> Batcher[Job]:
+        observe = self._metrics.batch(name)
+        return Batcher(name, work, fail, max_batch=max_batch, window_s=WINDOW_S, observe=observe)
 
     def ask(self, questions: Sequence[Question]) -> list[Future[Found]]:
         """A future for each question. All of them are taken, or none.
@@ -117,13 +131,18 @@ class Pipeline:
         return answers
 
     def close(self, timeout_s: float) -> None:
-        """Take no more questions, answer those in flight, end both stages; waits at most `timeout_s` for
+        """Take no more questions, answer those in flight, end the stages; waits at most `timeout_s` for
         each.
         """
         with self._lock:
             self._closed = True
-        self._encoding.close(timeout_s)
-        self._searching.close(timeout_s)
+        for stage in self._stages:
+            stage.close(timeout_s)
+
+    @property
+    def _stages(self) -> list[Batcher[Any]]:
+        stages: list[Batcher[Any] | None] = [self._encoding, self._searching, self._reranking]
+        return [stage for stage in stages if stage is not None]
 
     @property
     def in_flight(self) -> int:
@@ -147,7 +166,7 @@ class Pipeline:
             work.paths["joined"] += 1
             return ticket.answer
         if full:
-            wait_s = self._encoding.expected_wait_s() + self._searching.expected_wait_s()
+            wait_s = sum(stage.expected_wait_s() for stage in self._stages)
             raise Unavailable(f"{len(self._in_flight)} queries wait already", wait_s)
         ticket = self._in_flight[question] = _Ticket(question)
         self._start(ticket, work)
@@ -191,12 +210,26 @@ class Pipeline:
         ordered = sorted(tickets, key=lambda ticket: ticket.question.depth)
         groups = [list(group) for _, group in groupby(ordered, key=lambda ticket: ticket.question.depth)]
         found = [entry for group in groups for entry in self._search_group(group)]
+        for ticket, entry in zip(ordered, found, strict=True):
+            ticket.found = entry
+        if self._reranking is not None:
+            self._reranking.submit(ordered)
+        else:
+            self._finish(ordered, found)
+
+    def _rerank(self, tickets: list[_Ticket]) -> None:
+        assert self._rerank_found is not None
+        texts = [ticket.question.text for ticket in tickets]
+        found = [ticket.found for ticket in tickets]
+        self._finish(tickets, self._rerank_found(texts, found))  # type: ignore[arg-type]
+
+    def _finish(self, tickets: list[_Ticket], found: list[Found]) -> None:
         with self._lock:
-            for ticket, entry in zip(ordered, found, strict=True):
+            for ticket, entry in zip(tickets, found, strict=True):
                 size = entry.rows.nbytes + entry.scores.nbytes + sys.getsizeof(ticket.question.text)
                 self._cache.put(ticket.question, entry, size)
                 del self._in_flight[ticket.question]
-        for ticket, entry in zip(ordered, found, strict=True):
+        for ticket, entry in zip(tickets, found, strict=True):
             ticket.answer.set_result(entry)
 
     def _search_group(self, tickets: list[_Ticket]) -> list[Found]:

@@ -1,7 +1,9 @@
 """Searcher: queries in, passages out, for any number of threads at once."""
 
 from collections.abc import Sequence, Set
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from retriever_server.metrics import Metrics
 from retriever_server.pipeline import Found, Limits, Pipeline, Question
@@ -28,13 +30,30 @@ class Passages(NamedTuple):
     scores: list[float]
 
 
+class Reranks(Protocol):
+    """What rerank.Reranker does."""
+
+    def rerank(self, queries: list[str], hits: list[list[Hit]], top_k: int) -> list[list[Hit]]:
+        """For each query its best `top_k` hits, best first, with scores of its own."""
+
+
 class Searcher:
     """Answers queries over one store."""
 
-    def __init__(self, store: Store, limits: Limits = Limits(), metrics: Metrics | None = None) -> None:  # noqa: B008
-        """`metrics` counts; without it nobody looks."""
-        self._store = store
-        self._pipeline = Pipeline(store.index, store.encoder, limits, metrics or Metrics())
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits = Limits(),  # noqa: B008
+        metrics: Metrics | None = None,
+        reranker: Reranks | None = None,
+        rerank_depth: int = 0,
+    ) -> None:
+        """`metrics` counts; without it nobody looks. With a `reranker` at least `rerank_depth` passages are
+        found for each query, and put into its order before the best are taken.
+        """
+        self._store, self._reranker, self._rerank_depth = store, reranker, rerank_depth
+        rerank = self._rerank if reranker else None
+        self._pipeline = Pipeline(store.index, store.encoder, limits, metrics or Metrics(), rerank)
 
     @property
     def manifest(self) -> Manifest:
@@ -73,18 +92,37 @@ class Searcher:
     def _find(self, queries: Sequence[str], top_k: int, excluded: Sequence[Set[str]] | None) -> list[Found]:
         unwanted = excluded or [NONE_EXCLUDED] * len(queries)
         # As many more as could be dropped: what is left is what the best top_k without them are.
-        asked = [Question(query, top_k + len(ids)) for query, ids in zip(queries, unwanted, strict=True)]
+        depth = max(top_k, self._rerank_depth)
+        asked = [Question(query, depth + len(ids)) for query, ids in zip(queries, unwanted, strict=True)]
         answers = self._pipeline.ask(asked)
         return [
-            self._without(answer.result(), ids, top_k) for answer, ids in zip(answers, unwanted, strict=True)
+            self._best(answer.result(), ids, top_k) for answer, ids in zip(answers, unwanted, strict=True)
         ]
 
-    def _without(self, found: Found, unwanted: Set[str], top_k: int) -> Found:
-        if not unwanted:
-            return found
-        wanted = [i for i, row in enumerate(found.rows) if self._store.corpus[row].id not in unwanted][:top_k]
-        return Found(found.rows[wanted], found.scores[wanted])
+    def _best(self, found: Found, unwanted: Set[str], top_k: int) -> Found:
+        if unwanted:
+            corpus = self._store.corpus
+            wanted = [place for place, row in enumerate(found.rows) if corpus[row].id not in unwanted]
+            found = Found(found.rows[wanted], found.scores[wanted])
+        return Found(found.rows[:top_k], found.scores[:top_k])
+
+    def _rerank(self, texts: list[str], found: list[Found]) -> list[Found]:
+        assert self._reranker is not None
+        hits = [self._hits(of_query) for of_query in found]
+        ordered = self._reranker.rerank(texts, hits, top_k=max(map(len, hits)))
+        return [
+            _as_found(after, before, of_query.rows)
+            for after, before, of_query in zip(ordered, hits, found, strict=True)
+        ]
 
     def _hits(self, found: Found) -> list[Hit]:
         rows, scores = found.rows.tolist(), found.scores.tolist()
         return [Hit(*self._store.corpus[row], score) for row, score in zip(rows, scores, strict=True)]
+
+
+def _as_found(after: list[Hit], before: list[Hit], rows: np.ndarray) -> Found:
+    """The rows of the hits `after`, which are those `before` in another order."""
+    row_of = {hit.id: row for hit, row in zip(before, rows.tolist(), strict=True)}
+    return Found(
+        np.array([row_of[hit.id] for hit in after], np.int64), np.array([hit.score for hit in after])
+    )

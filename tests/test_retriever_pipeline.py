@@ -15,7 +15,7 @@ from retriever_server.cache import ENTRY_BYTES, Cache
 from retriever_server.errors import Closed, Unavailable
 from retriever_server.indexes import Queries
 from retriever_server.metrics import Metrics
-from retriever_server.pipeline import Limits, Pipeline, Question
+from retriever_server.pipeline import Found, Limits, Pipeline, Question, Rerank
 
 DEADLINE_S = 60
 
@@ -83,9 +83,10 @@ def pipeline(
     limits: Limits = Limits(),  # noqa: B008
     metrics: Metrics | None = None,
     dense: bool = True,
+    rerank: Rerank | None = None,
 ) -> Iterator[tuple[Pipeline, FakeEncoder, FakeIndex]]:
     encoder, index = FakeEncoder(), FakeIndex()
-    made = Pipeline(index, encoder if dense else None, limits, metrics or Metrics())
+    made = Pipeline(index, encoder if dense else None, limits, metrics or Metrics(), rerank)
     try:
         yield made, encoder, index
     finally:
@@ -224,6 +225,18 @@ def test_metrics_add_up() -> None:
         assert f'retriever_queries_total{{path="{path}"}} {count}.0' in lines
     assert 'retriever_batch_size_sum{stage="encode"} 2.0' in lines
     assert 'retriever_batch_size_sum{stage="search"} 3.0' in lines
+
+
+def test_what_was_found_is_reranked_once() -> None:
+    batches: list[list[str]] = []
+
+    def backwards(texts: list[str], found: list[Found]) -> list[Found]:
+        batches.append(texts)
+        return [Found(entry.rows[::-1], entry.scores[::-1] + 100) for entry in found]
+
+    with pipeline(rerank=backwards) as (made, encoder, index):
+        assert rows(made, ("7", 3), ("1", 2), ("7", 3)) == [[9, 8, 7], [2, 1], [9, 8, 7]]
+        assert rows(made, ("7", 3)) == [[9, 8, 7]] and sorted(sum(batches, [])) == ["1", "7"]
 
 
 def test_cache_is_bounded_and_forgets_the_least_recently_used() -> None:

@@ -12,6 +12,7 @@ COMMON = [
     "sentence-transformers",
     "flask",
     "waitress",
+    "prometheus_client",
     "aiohttp",
     "hydra-core",
     "click",
@@ -32,7 +33,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["research*", "retriever_server*", "data*"]),
-    package_data={"research": ["prompts/*.txt", "training/*.yaml", "training/*.j2"]},
+    package_data={
+        "research": ["prompts/*.txt", "training/*.yaml", "training/*.j2"],
+        "retriever_server": ["*.html"],
+    },
     install_requires=COMMON,
     extras_require={
         # Complete sets of pinned versions: requirements/cpu.txt and requirements/gpu.txt.

@@ -16,6 +16,9 @@ import click
 from retriever_server.errors import RetrieverError
 
 if TYPE_CHECKING:
+    from retriever_server.metrics import Metrics
+    from retriever_server.pipeline import Limits
+    from retriever_server.server import Load
     from retriever_server.service import Searcher
 
 LARGE_BYTES = 2_000_000_000  # some ten seconds of SHA-256
@@ -96,53 +99,102 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
 @click.argument("index_dir", type=FOLDER)
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
-@click.option("--http-threads", type=AT_LEAST_1, default=64, show_default=True, help="Requests at once.")
+@click.option("--http-threads", type=AT_LEAST_1, default=256, show_default=True, help="Requests at once.")
+@click.option(
+    "--max-queue",
+    type=AT_LEAST_1,
+    default=1024,
+    show_default=True,
+    help="Different queries in flight; a request that needs more is answered 503, with when to come back.",
+)
+@click.option(
+    "--cache-size",
+    type=click.IntRange(min=0),
+    default=64,
+    show_default=True,
+    metavar="MIB",
+    help="Memory for answers and vectors of queries seen before. 0: none are kept.",
+)
+@click.option(
+    "--token",
+    envvar="RETRIEVER_TOKEN",
+    show_envvar=True,
+    help='Requests must carry "Authorization: Bearer TOKEN", but for GET / and /health. Other users of this '
+    "machine can read a command line, but not the variable.",
+)
+@click.option(
+    "--reload",
+    is_flag=True,
+    help="On SIGHUP, and with a token on POST /reload, change to the index that is then in INDEX_DIR.",
+)
 @click.option("--encoder", help="Where the model is now, if it has moved since the build.")
+@click.option("--reranker", help="Hub name or folder of a cross-encoder that orders what the index found.")
+@click.option(
+    "--rerank-depth",
+    type=click.IntRange(1, 1000),
+    default=50,
+    show_default=True,
+    help="Passages a query that the reranker reads, if more are not asked for.",
+)
 @click.option("--skip-fingerprint", is_flag=True, help="Check sizes and sample rows, not the whole files.")
 @click.option("--die-with-parent", is_flag=True, help="End when the starting process ends (Linux).")
 @device_option
 @threads_option
-def serve(
-    index_dir: Path,
-    host: str,
-    port: int,
-    http_threads: int,
-    encoder: str | None,
-    skip_fingerprint: bool,
-    die_with_parent: bool,
-    device: str | None,
-    threads: int | None,
-) -> None:
+def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
     """Serve the index in INDEX_DIR over HTTP until SIGTERM or ctrl-C.
 
-    GET /health answers 503 while the index loads. POST /search, /batch_search and /retrieve search it. A line
-    "ready: URL" appears on standard output once searches are answered.
+    GET /health answers 503 while the index loads. POST /search, /batch_search and /retrieve search it. GET /
+    is a page to search by hand, GET /metrics for Prometheus. A line "ready: URL" appears on standard output
+    once searches are answered. SIGTERM finishes what is in flight.
 
     \b
     Examples:
       python -m retriever_server serve indexes/wiki
       python -m retriever_server serve indexes/wiki --port 0 --threads 2 --die-with-parent
+      RETRIEVER_TOKEN=secret python -m retriever_server serve indexes/wiki --host 0.0.0.0 --reload
     """
     from retriever_server import server
+    from retriever_server.pipeline import Limits
+    from retriever_server.served import Served
 
+    limits = Limits(cache_mib=options.pop("cache_size"), max_queue=options.pop("max_queue"))
+    listen = {name: options.pop(name) for name in ("host", "port", "http_threads", "token", "reload")}
     with one_line_errors():
         if die_with_parent:
             server.die_with_parent()
-        server.run(_loader(index_dir, encoder, device, threads, skip_fingerprint), host, port, http_threads)
+        served = Served()
+        load = _loader(index_dir, limits, served.metrics, **options)
+        server.run(load, served, server.Options(**listen))
 
 
 def _loader(
-    index_dir: Path, encoder: str | None, device: str | None, threads: int | None, skip_fingerprint: bool
-) -> "Callable[[], Searcher]":
-    def load() -> "Searcher":
+    index_dir: Path,
+    limits: "Limits",
+    metrics: "Metrics",
+    *,
+    encoder: str | None,
+    reranker: str | None,
+    rerank_depth: int,
+    device: str | None,
+    threads: int | None,
+    skip_fingerprint: bool,
+) -> "Load":
+    def load(tell: Callable[[str], None]) -> "Searcher":
+        tell("loading libraries")
         from retriever_server.encoder import set_threads
         from retriever_server.service import Searcher
         from retriever_server.store import open_store
 
         if threads:
             set_threads(threads)
-        check_contents = not skip_fingerprint and not _too_large_to_check(index_dir)
-        return Searcher(open_store(index_dir, encoder=encoder, device=device, check_contents=check_contents))
+        contents = not skip_fingerprint and not _too_large_to_check(index_dir)
+        store = open_store(index_dir, encoder=encoder, device=device, check_contents=contents, tell=tell)
+        if reranker is None:
+            return Searcher(store, limits, metrics)
+        tell("loading the reranker")
+        from retriever_server.rerank import Reranker
+
+        return Searcher(store, limits, metrics, Reranker(reranker, device), rerank_depth)
 
     return load
 

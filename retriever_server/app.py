@@ -1,55 +1,70 @@
 """Flask application: the routes, and every failure as JSON.
 
 Routes:
-    GET  /health         503 while the index loads, then its figures
+    GET  /               a page for people
+    GET  /health         503 while the index loads, with the stage it is at; then its figures
+    GET  /metrics        Prometheus' text form
     POST /search         one query          (ReSearch)
     POST /batch_search   a list of queries  (ReSearch)
     POST /retrieve       either             (Search-R1, veRL 0.7, SkyRL)
+    POST /reload         change to the index that is now in the directory (serve --reload, with a token)
 """
 
+import hmac
+import math
+import time
+from importlib.resources import files
 from typing import TypeVar
 
-from flask import Flask, Response, current_app, jsonify, request
+from flask import Flask, Response, current_app, g, jsonify, request
 from flask.json.provider import DefaultJSONProvider
 from pydantic import BaseModel, ValidationError
-from werkzeug.exceptions import HTTPException, ServiceUnavailable
+from werkzeug.exceptions import HTTPException, NotFound, Unauthorized
 
 from retriever_server import wire
-from retriever_server.service import Searcher
+from retriever_server.errors import Unavailable
+from retriever_server.served import Served
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
+OPEN_ROUTES = {"/", "/health"}
 Body = TypeVar("Body", bound=BaseModel)
 Reply = tuple[Response, int]
 
 
-def create_app(searcher: Searcher | None = None) -> Flask:
-    """The application over `searcher`; without one it answers 503 until `set_searcher` is called."""
-    app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+def create_app(served: Served, token: str | None = None) -> Flask:
+    """The application over `served`. With a `token`, requests must carry it but for OPEN_ROUTES."""
+    app = Flask(__name__, static_folder=None)
+    app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES, RETRIEVER_TOKEN=token)
     provider = DefaultJSONProvider(app)
     provider.sort_keys, provider.ensure_ascii, provider.compact = False, False, True
     app.json = provider
-    app.extensions["searcher"] = searcher
-    app.add_url_rule("/health", view_func=health, methods=["GET"])
-    for view in (search, batch_search, retrieve):
+    app.url_map.merge_slashes = False  # a redirect is no answer to a POST
+    app.extensions["served"] = served
+    app.add_url_rule("/", view_func=page, methods=["GET"])
+    for view in (health, metrics):
+        app.add_url_rule(f"/{view.__name__}", view_func=view, methods=["GET"])
+    for view in (search, batch_search, retrieve, reload):
         app.add_url_rule(f"/{view.__name__}", view_func=view, methods=["POST"])
+    app.before_request(_begin)
+    app.after_request(_count)
     app.register_error_handler(ValidationError, malformed_body)
+    app.register_error_handler(Unavailable, unavailable)
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(Exception, internal_error)
     return app
 
 
-def set_searcher(app: Flask, searcher: Searcher) -> None:
-    """Begin to answer searches."""
-    app.extensions["searcher"] = searcher
+def page() -> Response:
+    """A page to search by hand."""
+    return Response(files(__package__).joinpath("page.html").read_bytes(), mimetype="text/html")
 
 
 def health() -> Reply:
     """ReSearch's health answer with the figures of the index beside it."""
-    searcher: Searcher | None = current_app.extensions["searcher"]
-    if searcher is None:
-        return jsonify(status="loading"), 503
-    manifest = searcher.manifest
+    served = _served()
+    if served.searcher is None:
+        return jsonify(status="loading", stage=served.stage), 503
+    manifest = served.searcher.manifest
     figures = {
         "status": "healthy",
         "retrievers": {"total": 1, "available": 1},
@@ -62,36 +77,65 @@ def health() -> Reply:
     return jsonify(figures), 200
 
 
-def search() -> Reply:
+def metrics() -> Response:
+    """What the server counts of itself."""
+    return Response(_served().metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def search() -> Response:
     """ReSearch, one query."""
     body = _body(wire.SearchBody)
-    [hits] = _searcher().search([body.query], body.top_n)
-    return jsonify(wire.search_response(hits, body.return_score)), 200
+    [found] = _served().passages([body.query], body.top_n, [frozenset(body.exclude_ids)])
+    return _json(wire.search_response(found, body.return_score))
 
 
-def batch_search() -> Reply:
+def batch_search() -> Response:
     """ReSearch, many queries."""
     body = _body(wire.BatchSearchBody)
-    hits = _searcher().search(body.query, body.top_n)
-    return jsonify(wire.batch_search_response(hits, body.return_score)), 200
+    found = _served().passages(body.query, body.top_n, wire.id_sets(body.exclude_ids))
+    return _json(wire.batch_search_response(found, body.return_score))
 
 
-def retrieve() -> Reply:
+def retrieve() -> Response:
     """Search-R1 and SkyRL."""
     body = _body(wire.RetrieveBody)
-    hits = _searcher().search(body.query_list(), body.topk)
-    return jsonify(wire.retrieve_response(hits, body.return_scores)), 200
+    found = _served().passages(body.query_list(), body.topk, wire.id_sets(body.exclude_ids))
+    return _json(wire.retrieve_response(found, body.return_scores))
+
+
+def reload() -> Reply:
+    """Change to the index that is now in the directory; 409 and the reason where that fails."""
+    served = _served()
+    if served.reload is None or current_app.config["RETRIEVER_TOKEN"] is None:
+        raise NotFound("reloading over HTTP needs serve --reload and a token")
+    try:
+        served.reload()
+    except Unavailable:
+        raise
+    except Exception as error:  # the old index goes on being served, and the caller is told why
+        return jsonify(error=f"still serving the old index: {' '.join(str(error).split())}"), 409
+    return health()
 
 
 def malformed_body(error: ValidationError) -> Reply:
     """400 for what is not JSON, 422 for a wrong field, which the answer names."""
-    not_json = error.errors()[0]["type"] == "json_invalid"
+    not_json = error.errors(include_input=False)[0]["type"] == "json_invalid"
     return jsonify(wire.explain(error)), 400 if not_json else 422
 
 
+def unavailable(error: Unavailable) -> Reply:
+    """Loading, overloaded, or a part of the index is away: when to come back."""
+    reply = jsonify(error=str(error))
+    reply.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return reply, 503
+
+
 def http_error(error: HTTPException) -> Reply:
-    """Wrong path or method, too large a body, still loading."""
-    return jsonify(error=error.description), error.code or 500
+    """Wrong path or method, too large a body, no token."""
+    reply = jsonify(error=error.description)
+    if isinstance(error, Unauthorized):
+        reply.headers["WWW-Authenticate"] = "Bearer"
+    return reply, error.code or 500
 
 
 def internal_error(error: Exception) -> Reply:
@@ -100,11 +144,29 @@ def internal_error(error: Exception) -> Reply:
     return jsonify(error="internal error; the server's log says more"), 500
 
 
-def _searcher() -> Searcher:
-    searcher: Searcher | None = current_app.extensions["searcher"]
-    if searcher is None:
-        raise ServiceUnavailable("the index is still loading; try again in a while")
-    return searcher
+def _begin() -> None:
+    g.began = time.perf_counter()
+    token = current_app.config["RETRIEVER_TOKEN"]
+    if token is None or request.path in OPEN_ROUTES:
+        return
+    given = request.headers.get("Authorization", "")
+    if not hmac.compare_digest(given.encode("latin-1", "replace"), f"Bearer {token}".encode()):
+        raise Unauthorized('this server wants the header "Authorization: Bearer TOKEN"')
+
+
+def _count(response: Response) -> Response:
+    route = request.url_rule.rule if request.url_rule else "none"
+    _served().metrics.request(route, response.status_code, time.perf_counter() - g.began)
+    return response
+
+
+def _served() -> Served:
+    served: Served = current_app.extensions["served"]
+    return served
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, mimetype="application/json")
 
 
 def _body(model: type[Body]) -> Body:

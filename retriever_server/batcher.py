@@ -1,95 +1,119 @@
-"""Batcher: calls from many threads, answered together by one worker thread.
+"""Batcher: one stage of the service; jobs from many threads, done together by one worker thread.
 
 Reinforcement learning sends hundreds of single queries at once. One pass of the encoder, or over the index,
-for many of them costs far less than a pass each, so the worker takes what is waiting, waits for more if more
-is to be expected, and answers all together. A client that asks alone never waits for others.
+for many of them costs far less than a pass each, so the worker takes what is waiting, waits for more while
+more keeps coming, and does all together. A client that asks alone never waits for others. Each stage has a
+worker of its own, so one batch is encoded while another is searched.
 """
 
-import queue
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Generic, TypeVar
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from retriever_server.errors import Unavailable
 
 Job = TypeVar("Job")
-Answer = TypeVar("Answer")
 _NEWS = 0.1  # weight of the newest value in a running mean
+_PATIENCE = 3.0  # mean gaps without a job after which no more is expected
 
 
-class Batcher(Generic[Job, Answer]):
-    """`submit(job)` returns a future; `answer(jobs)` runs in the worker: one answer a job, in order."""
+class BatchFigures(NamedTuple):
+    """One batch that is done: its jobs, the seconds it took, and how long its first job had waited."""
 
-    def __init__(self, answer: Callable[[list[Job]], list[Answer]], max_batch: int, window_s: float) -> None:
+    jobs: int
+    seconds: float
+    waited_s: float
+
+
+class Batcher(Generic[Job]):
+    """`submit(jobs)` returns at once; `work(jobs)` runs in the worker thread and sees to the answers."""
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[list[Job]], None],
+        fail: Callable[[list[Job], Exception], None],
+        *,
+        max_batch: int,
+        window_s: float,
+        observe: Callable[[BatchFigures], None] = lambda figures: None,
+    ) -> None:
         """At most `max_batch` jobs go together; an incomplete batch waits at most `window_s` seconds for
-        more.
+        more. When `work` raises, its jobs are done one by one, and those that raise again are given to
+        `fail`; Unavailable is given to `fail` with all of them. `observe` is told of each batch.
         """
-        self._answer, self._max_batch, self._window_s = answer, max_batch, window_s
+        self._work, self._fail, self._observe = work, fail, observe
+        self._max_batch, self._window_s = max_batch, window_s
         self._seconds = 0.0  # that a batch takes, as of late
         self._gap = window_s  # between two arrivals, as of late
         self._arrived = time.monotonic()
-        self._waiting: queue.Queue[tuple[Job, Future[Answer]] | None] = queue.Queue()
-        self._closing = threading.Lock()
+        self._waiting: deque[tuple[Job, float]] = deque()
+        self._changed = threading.Condition()
         self._closed = False
-        self._worker = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._worker = threading.Thread(target=self._run, name=name, daemon=True)
         self._worker.start()
 
-    def submit(self, job: Job) -> "Future[Answer]":
+    def __len__(self) -> int:
+        """Jobs that wait."""
+        return len(self._waiting)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
         """Raises RuntimeError after close()."""
-        future: Future[Answer] = Future()
-        with self._closing:  # else a job could land behind the end mark, and its caller would wait for ever
+        with self._changed:
             if self._closed:
                 raise RuntimeError("the batcher is closed")
             now = time.monotonic()
-            # A long silence says no more than a gap as long as the window: nobody else is to be expected.
-            self._gap += _NEWS * (min(now - self._arrived, 2 * self._window_s) - self._gap)
-            self._arrived = now
-            self._waiting.put((job, future))
-        return future
+            for job in jobs:
+                # A long silence says no more than a gap as long as the window: nobody else is to be expected.
+                self._gap += _NEWS * (min(now - self._arrived, 2 * self._window_s) - self._gap)
+                self._arrived = now
+                self._waiting.append((job, now))
+            self._changed.notify()
 
     def close(self, timeout_s: float) -> None:
-        """Take no more jobs, answer those that wait, end the worker; waits for it at most `timeout_s`."""
-        with self._closing:
-            if not self._closed:
-                self._closed = True
-                self._waiting.put(None)
+        """Take no more jobs, do those that wait, end the worker; waits for it at most `timeout_s`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
         self._worker.join(timeout_s)
 
-    def _work(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            self._run(self._fill([first]))
+    def expected_wait_s(self) -> float:
+        """Seconds until a job that came now would be done, if batches take as long as of late."""
+        return self._seconds * (1 + len(self._waiting) / self._max_batch)
 
-    def _fill(self, batch: list[tuple[Job, "Future[Answer]"]]) -> list[tuple[Job, "Future[Answer]"]]:
-        until = time.monotonic() + self._patience()
-        while len(batch) < self._max_batch:
-            try:
-                entry = self._waiting.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                break
-            if entry is None:
-                self._waiting.put(None)  # the end mark, for _work to see
-                break
-            batch.append(entry)
-        return batch
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            began = time.monotonic()
+            self._do([job for job, _ in batch])
+            seconds = time.monotonic() - began
+            self._seconds += _NEWS * (seconds - self._seconds)
+            self._observe(BatchFigures(len(batch), seconds, began - batch[0][1]))
 
-    def _patience(self) -> float:
-        """Seconds to wait for more: as long as a batch takes, if another job is likely to come in that
-        time.
-        """
-        wait = min(self._seconds, self._window_s)
-        return wait if self._gap < wait else 0.0
+    def _next_batch(self) -> list[tuple[Job, float]]:
+        """The next jobs, oldest first; none when all are done and no more will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._wait_for_more()
+            return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
 
-    def _run(self, batch: list[tuple[Job, "Future[Answer]"]]) -> None:
-        began = time.monotonic()
-        try:
-            answers = self._answer([job for job, _ in batch])
-        except Exception as error:  # the waiting callers are told, each of its own job's error
-            if len(batch) == 1:
-                batch[0][1].set_exception(error)
+    def _wait_for_more(self) -> None:
+        until = time.monotonic() + min(self._seconds, self._window_s)
+        while len(self._waiting) < self._max_batch and not self._closed:
+            now = time.monotonic()
+            # The next one is expected after a gap; long after it, or with no time for it, none is.
+            at_most = min(until, self._arrived + _PATIENCE * self._gap)
+            if now + self._gap > until or now >= at_most:
                 return
-            for entry in batch:
-                self._run([entry])
-            return
-        self._seconds += _NEWS * (time.monotonic() - began - self._seconds)
-        for (_, future), result in zip(batch, answers, strict=True):
-            future.set_result(result)
+            self._changed.wait(at_most - now)
+
+    def _do(self, jobs: list[Job]) -> None:
+        try:
+            self._work(jobs)
+        except Exception as error:  # those who wait are told, each of its own job's error
+            if len(jobs) == 1 or isinstance(error, Unavailable):
+                self._fail(jobs, error)
+                return
+            for job in jobs:
+                self._do([job])

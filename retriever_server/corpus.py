@@ -173,7 +173,7 @@ class Corpus:
             self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         offsets = directory / OFFSETS_FILE
         try:
-            self._offsets = np.load(offsets, mmap_mode="r")
+            self._offsets = np.load(offsets, mmap_mode="r").view(np.ndarray)  # a memmap slices slowly
         except ValueError as error:
             raise RetrieverError(f"{offsets}: damaged ({error}); {BUILD_AGAIN}") from error
         if int(self._offsets[-1]) != len(self._text):
@@ -183,5 +183,9 @@ class Corpus:
         return len(self._offsets) - 1
 
     def __getitem__(self, row: int) -> Document:
-        start, end = self._offsets[row], self._offsets[row + 1]
-        return Document(**json.loads(self._text[start:end]))
+        return Document(**json.loads(self.line(row)))
+
+    def line(self, row: int) -> bytes:
+        """The row as it stands in the copy, a JSON object in UTF-8, without its line feed."""
+        start, end = self._offsets[row : row + 2].tolist()
+        return self._text[start : end - 1]

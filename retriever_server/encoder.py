@@ -5,7 +5,7 @@
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 MINILM = "minilm"
+MOST_IN_A_PART = 32
+PASS_CHARS = 400  # of padding cost about as much as one more pass of a small model on a CPU
 
 
 class Prompts(NamedTuple):
@@ -67,6 +69,15 @@ class Encoder:
         """float32 [len(texts), dimension], each row of length 1."""
         return self._encode(texts, self.prompts.query)
 
+    def encode_in_parts(self, texts: list[str]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Queries as `encode_queries` does, as they get ready: the places in `texts` of some of them, and
+        their vectors.
+
+        A pass pads its texts to the longest, so a part holds texts of like lengths.
+        """
+        for places in _like_lengths([len(text) for text in texts]):
+            yield places, self._encode([texts[place] for place in places], self.prompts.query)
+
     def encode_passages(self, texts: list[str]) -> np.ndarray:
         """float32 [len(texts), dimension], each row of length 1."""
         return self._encode(texts, self.prompts.passage)
@@ -94,6 +105,21 @@ def default_prompts(name: str, configured: Mapping[str, str | None]) -> Prompts:
         return Prompts("", "")
     matching = (prompts for family, prompts in FAMILY_PROMPTS if family.search(model))
     return next(matching, Prompts("", ""))
+
+
+def _like_lengths(lengths: list[int]) -> Iterator[list[int]]:
+    """The places of all `lengths` in parts, the shortest first, none with more padding than a pass costs."""
+    part: list[int] = []
+    padding = 0
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        growth = lengths[place] - lengths[part[-1]] if part else 0
+        if len(part) >= MOST_IN_A_PART or padding + growth * len(part) > PASS_CHARS:
+            yield part
+            part, padding, growth = [], 0, 0
+        padding += growth * len(part)
+        part.append(place)
+    if part:
+        yield part
 
 
 def stored_name(name: str) -> str:

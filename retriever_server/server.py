@@ -1,59 +1,70 @@
-"""Server process: listens at once, loads, answers, and ends on SIGTERM or ctrl-C within two seconds."""
+"""Server process: listens at once, loads, answers, reloads when asked to, and ends on SIGTERM or ctrl-C."""
 
 import ctypes
 import errno
-import logging
 import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import SimpleQueue
 from types import FrameType
 from typing import NoReturn
 
 import click
-from flask import Flask
-from waitress.server import BaseWSGIServer, create_server
 
-from retriever_server.app import MAX_BODY_BYTES, create_app, set_searcher
-from retriever_server.errors import RetrieverError
+from retriever_server.app import create_app
+from retriever_server.errors import RetrieverError, Unavailable
+from retriever_server.httpd import HttpServer
+from retriever_server.served import Served
 from retriever_server.service import Searcher
 
-MAX_CONNECTIONS = 4096
+GRACE_S = 30  # for what is in flight at the end; what takes longer is cut off
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+Load = Callable[[Callable[[str], None]], Searcher]
+"""Makes a searcher, and tells the stage it is at."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where to listen, and who may do what."""
+
+    host: str
+    port: int
+    http_threads: int
+    token: str | None = None
+    reload: bool = False
 
 
 class _Stop(BaseException):
     """A signal asks the process to end."""
 
 
-def run(load: Callable[[], Searcher], host: str, port: int, http_threads: int) -> NoReturn:
-    """Serve until a signal comes, then exit with status 0. HTTP answers 503 until `load` returns.
+def run(load: Load, served: Served, options: Options) -> NoReturn:
+    """Serve until a signal comes, finish what is in flight, then exit with status 0. HTTP answers 503 until
+    `load` returns.
 
     Loading stands in the main thread, so its errors end the process and a signal interrupts it.
     Raises RetrieverError when the address cannot be had, and what `load` raises.
     """
-    started = time.monotonic()
-    listener = _bind(host, port)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    app = create_app()
-    server = _http_server(app, listener, http_threads)
+    listener = _bind(options.host, options.port)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    http = HttpServer(create_app(served, options.token), listener, options.http_threads)
     try:
         _on_stop_signals(_stop)
-        threading.Thread(target=server.run, name="http", daemon=True).start()
+        http.start()
         click.echo(f"listening on {url}, loading the index", err=True)
-        searcher = load()
-        set_searcher(app, searcher)
-        figures = (
-            f"{searcher.manifest.count:,} passages, {searcher.manifest.encoder or searcher.manifest.kind}"
-        )
-        click.echo(f"ready: {url} ({figures}, {time.monotonic() - started:.1f} s)")
-        while True:
-            signal.pause()
+        searcher = load(_teller(served))
+        served.swap(searcher)
+        click.echo(f"ready: {url} ({_figures(searcher)}, {time.monotonic() - served.started:.1f} s)")
+        _reload_when_asked(load, served, options.reload)
     except _Stop:
-        server.task_dispatcher.shutdown(timeout=1)  # seconds; requests under way are still answered
+        http.stop(GRACE_S)
     os._exit(0)  # the interpreter's own end, with torch loaded, takes longer than callers wait
 
 
@@ -66,6 +77,53 @@ def die_with_parent() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:  # it ended just before we asked
         sys.exit(0)
+
+
+def _reload_when_asked(load: Load, served: Served, allowed: bool) -> NoReturn:
+    """The main thread's life: reload at each request, by SIGHUP or HTTP, until a signal ends it."""
+    requests: SimpleQueue[Future[None]] = SimpleQueue()
+
+    def ask() -> Future[None]:
+        request: Future[None] = Future()
+        requests.put(request)  # a SimpleQueue may be put to from a signal handler
+        return request
+
+    if allowed:
+        signal.signal(signal.SIGHUP, lambda number, frame: ask() and None)
+        served.reload = lambda: ask().result()
+    while True:
+        request = requests.get()
+        try:
+            _reload(load, served)
+        except Exception as error:  # whatever was wrong with the new index, the old one goes on
+            served.metrics.reload("failed")
+            click.echo(f"reload failed, still serving the old index: {error}", err=True)
+            request.set_exception(error)
+        except _Stop:
+            request.set_exception(Unavailable("the server ends"))
+            raise
+        else:
+            request.set_result(None)
+
+
+def _reload(load: Load, served: Served) -> None:
+    started = time.monotonic()
+    searcher = load(lambda stage: None)
+    served.swap(searcher)
+    served.metrics.reload("done")
+    click.echo(f"reloaded: {_figures(searcher)}, {time.monotonic() - started:.1f} s")
+
+
+def _figures(searcher: Searcher) -> str:
+    manifest = searcher.manifest
+    return f"{manifest.count:,} passages, {manifest.encoder or manifest.kind}"
+
+
+def _teller(served: Served) -> Callable[[str], None]:
+    def tell(stage: str) -> None:
+        served.stage = stage
+
+    return tell
 
 
 def _on_stop_signals(handler: "Callable[[int, FrameType | None], None] | signal.Handlers") -> None:
@@ -89,17 +147,3 @@ def _bind(host: str, port: int) -> socket.socket:
             advice = "stop what listens there, or choose another --port (0 takes a free one)"
             raise RetrieverError(f"port {port} on {host} is in use: {advice}") from error
         raise RetrieverError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-
-
-def _http_server(app: Flask, listener: socket.socket, threads: int) -> BaseWSGIServer:
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a request that waits its turn is no news
-    return create_server(
-        app,
-        sockets=[listener],
-        threads=threads,
-        connection_limit=MAX_CONNECTIONS,
-        backlog=MAX_CONNECTIONS,
-        asyncore_use_poll=True,  # select() ends at 1024 descriptors
-        max_request_body_size=8 * MAX_BODY_BYTES,  # above the application's limit, whose answer is JSON
-        ident="retriever_server",
-    )

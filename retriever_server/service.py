@@ -1,15 +1,15 @@
 """Searcher: queries in, passages out, for any number of threads at once."""
 
-from typing import NamedTuple
+from collections.abc import Sequence, Set
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from retriever_server.batcher import Batcher
-from retriever_server.indexes import Queries
+from retriever_server.metrics import Metrics
+from retriever_server.pipeline import Found, Limits, Pipeline, Question
 from retriever_server.store import Manifest, Store
 
-MAX_BATCH = 64
-WINDOW_S = 0.02
+NONE_EXCLUDED: Set[str] = frozenset()
 
 
 class Hit(NamedTuple):
@@ -21,48 +21,108 @@ class Hit(NamedTuple):
     score: float
 
 
-class _Job(NamedTuple):
-    query: str
-    top_k: int
+class Passages(NamedTuple):
+    """The passages found for one query, best first: each as the JSON object it is in the canonical corpus,
+    and its score.
+    """
+
+    lines: list[bytes]
+    scores: list[float]
 
 
-class _Ranking(NamedTuple):
-    rows: np.ndarray
-    scores: np.ndarray
+class Reranks(Protocol):
+    """What rerank.Reranker does."""
+
+    def rerank(self, queries: list[str], hits: list[list[Hit]], top_k: int) -> list[list[Hit]]:
+        """For each query its best `top_k` hits, best first, with scores of its own."""
 
 
 class Searcher:
     """Answers queries over one store."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._batcher: Batcher[_Job, _Ranking] = Batcher(self._rank, MAX_BATCH, WINDOW_S)
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits = Limits(),  # noqa: B008
+        metrics: Metrics | None = None,
+        reranker: Reranks | None = None,
+        rerank_depth: int = 0,
+    ) -> None:
+        """`metrics` counts; without it nobody looks. With a `reranker` at least `rerank_depth` passages are
+        found for each query, and put into its order before the best are taken.
+        """
+        self._store, self._reranker, self._rerank_depth = store, reranker, rerank_depth
+        rerank = self._rerank if reranker else None
+        self._pipeline = Pipeline(store.index, store.encoder, limits, metrics or Metrics(), rerank)
 
     @property
     def manifest(self) -> Manifest:
         """What is being served."""
         return self._store.manifest
 
-    def search(self, queries: list[str], top_k: int) -> list[list[Hit]]:
-        """For each query its min(top_k, corpus) best passages, best first, equal scores in corpus order.
+    @property
+    def pipeline(self) -> Pipeline:
+        """The stages, for their figures."""
+        return self._pipeline
 
-        Raises what encoding or searching raised, and RuntimeError after close().
+    def search(
+        self, queries: Sequence[str], top_k: int, excluded: Sequence[Set[str]] | None = None
+    ) -> list[list[Hit]]:
+        """For each query its min(top_k, corpus) best passages, best first, equal scores in the index's order;
+        `excluded` has for each query the ids that it does not want.
+
+        Raises what encoding or searching raised, Unavailable when the queue is full, Closed after close().
         """
-        rankings = [self._batcher.submit(_Job(query, top_k)) for query in queries]
-        return [self._hits(ranking.result()) for ranking in rankings]
+        return [self._hits(found) for found in self._find(queries, top_k, excluded)]
+
+    def passages(
+        self, queries: Sequence[str], top_k: int, excluded: Sequence[Set[str]] | None = None
+    ) -> list[Passages]:
+        """The same as `search`, as bytes that need no parsing."""
+        corpus = self._store.corpus
+        return [
+            Passages([corpus.line(row) for row in found.rows.tolist()], found.scores.tolist())
+            for found in self._find(queries, top_k, excluded)
+        ]
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Answer what waits and stop."""
-        self._batcher.close(timeout_s)
+        self._pipeline.close(timeout_s)
 
-    def _rank(self, jobs: list[_Job]) -> list[_Ranking]:
-        texts, encoder = [job.query for job in jobs], self._store.encoder
-        queries = Queries(texts, encoder.encode_queries(texts) if encoder else None)
-        # The order is total, so the best k of a longer list are the list that k alone would have given.
-        scores, rows = self._store.index.search(queries, max(job.top_k for job in jobs))
-        return [_Ranking(rows[i, : job.top_k], scores[i, : job.top_k]) for i, job in enumerate(jobs)]
+    def _find(self, queries: Sequence[str], top_k: int, excluded: Sequence[Set[str]] | None) -> list[Found]:
+        unwanted = excluded or [NONE_EXCLUDED] * len(queries)
+        # As many more as could be dropped: what is left is what the best top_k without them are.
+        depth = max(top_k, self._rerank_depth)
+        asked = [Question(query, depth + len(ids)) for query, ids in zip(queries, unwanted, strict=True)]
+        answers = self._pipeline.ask(asked)
+        return [
+            self._best(answer.result(), ids, top_k) for answer, ids in zip(answers, unwanted, strict=True)
+        ]
 
-    def _hits(self, ranking: _Ranking) -> list[Hit]:
-        rows, scores = ranking.rows.tolist(), ranking.scores.tolist()
-        found = [(row, score) for row, score in zip(rows, scores, strict=True) if row >= 0]
-        return [Hit(*self._store.corpus[row], score) for row, score in found]
+    def _best(self, found: Found, unwanted: Set[str], top_k: int) -> Found:
+        if unwanted:
+            corpus = self._store.corpus
+            wanted = [place for place, row in enumerate(found.rows) if corpus[row].id not in unwanted]
+            found = Found(found.rows[wanted], found.scores[wanted])
+        return Found(found.rows[:top_k], found.scores[:top_k])
+
+    def _rerank(self, texts: list[str], found: list[Found]) -> list[Found]:
+        assert self._reranker is not None
+        hits = [self._hits(of_query) for of_query in found]
+        ordered = self._reranker.rerank(texts, hits, top_k=max(map(len, hits)))
+        return [
+            _as_found(after, before, of_query.rows)
+            for after, before, of_query in zip(ordered, hits, found, strict=True)
+        ]
+
+    def _hits(self, found: Found) -> list[Hit]:
+        rows, scores = found.rows.tolist(), found.scores.tolist()
+        return [Hit(*self._store.corpus[row], score) for row, score in zip(rows, scores, strict=True)]
+
+
+def _as_found(after: list[Hit], before: list[Hit], rows: np.ndarray) -> Found:
+    """The rows of the hits `after`, which are those `before` in another order."""
+    row_of = {hit.id: row for hit, row in zip(before, rows.tolist(), strict=True)}
+    return Found(
+        np.array([row_of[hit.id] for hit in after], np.int64), np.array([hit.score for hit in after])
+    )

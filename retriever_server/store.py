@@ -8,6 +8,7 @@ Files:
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -114,17 +115,26 @@ def check_rows(index: Index, corpus: Corpus, encoder: Encoder | None, rows: np.n
 
 
 def open_store(
-    directory: Path, *, encoder: str | None = None, device: str | None = None, check_contents: bool = True
+    directory: Path,
+    *,
+    encoder: str | None = None,
+    device: str | None = None,
+    check_contents: bool = True,
+    tell: Callable[[str], None] = lambda stage: None,
 ) -> Store:
     """Open and check an index directory; `encoder` replaces the manifest's, for a model that has moved.
 
-    Sizes, counts and a sample of 8 rows are always checked, whole files only with `check_contents`.
-    Raises RetrieverError at the first thing that does not match.
+    Sizes, counts and a sample of 8 rows are always checked, whole files only with `check_contents`. `tell` is
+    told what is being done. Raises RetrieverError at the first thing that does not match.
     """
     manifest = read_manifest(directory)
+    tell("checking files")
     check_files(directory, manifest, contents=check_contents)
+    tell("opening the index")
     corpus, index = Corpus(directory), index_class(manifest.kind)(directory)
+    tell("loading the encoder")
     model = _open_encoder(manifest, encoder, device)
+    tell("checking rows")
     check_rows(index, corpus, model, np.linspace(0, len(corpus) - 1, num=min(8, len(corpus)), dtype=np.int64))
     return Store(manifest, corpus, index, model)
 

@@ -1,8 +1,9 @@
 """Wire formats: what clients in the wild send and expect, and nothing else about them.
 
 ReSearch asks /search and /batch_search; Search-R1, veRL 0.7 and SearchAgent-Zero ask /retrieve; SkyRL asks
-/retrieve with one "query" in place of the list. In every body null counts as absent, and unknown keys are
-passed over.
+/retrieve with one "query" in place of the list. All may add "exclude_ids": ids of passages that are not
+wanted, a list for one query, a list of lists for a list of queries. In every body null counts as absent, and
+unknown keys are passed over. Answers are put together from the corpus rows, which are JSON already.
 """
 
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -19,11 +21,15 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from retriever_server.service import Hit
+from retriever_server.service import Passages
 
 MAX_TOP_K = 1000
 MAX_QUERY_CHARS = 8192
 MAX_QUERIES = 1024
+MAX_EXCLUDED = 1000
+MAX_ID_CHARS = 1024
+MAX_PASSAGES = 65_536
+"""queries times passages of a request: some 50 MB of answer"""
 
 
 def _not_blank(text: str) -> str:
@@ -32,12 +38,22 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def _id_text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise PydanticCustomError("id_type", "an id must be a string or an integer")
+    return str(value)
+
+
 Query = Annotated[str, Field(max_length=MAX_QUERY_CHARS), AfterValidator(_not_blank)]
 Queries = Annotated[list[Query], Field(max_length=MAX_QUERIES)]
 TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K)]
+Id = Annotated[str, BeforeValidator(_id_text), Field(max_length=MAX_ID_CHARS)]
+Ids = Annotated[list[Id], Field(max_length=MAX_EXCLUDED)]
 
 
 class _Body(BaseModel):
+    """What all bodies have in common."""
+
     model_config = ConfigDict(strict=True)
 
     @model_validator(mode="before")
@@ -54,6 +70,7 @@ class SearchBody(_Body):
     query: Query
     top_n: TopK = 10
     return_score: bool = False
+    exclude_ids: Ids = []
 
 
 class BatchSearchBody(_Body):
@@ -62,6 +79,17 @@ class BatchSearchBody(_Body):
     query: Queries
     top_n: TopK = 10
     return_score: bool = False
+    exclude_ids: list[Ids] | None = Field(default=None, validate_default=True)
+
+    @field_validator("top_n")
+    @classmethod
+    def _not_too_much(cls, top_n: int, info: ValidationInfo) -> int:
+        return _bounded(top_n, info.data.get("query"))
+
+    @field_validator("exclude_ids")
+    @classmethod
+    def _one_list_a_query(cls, ids: list[list[str]] | None, info: ValidationInfo) -> list[list[str]] | None:
+        return _one_a_query(ids, info.data.get("query"))
 
 
 class RetrieveBody(_Body):
@@ -71,6 +99,15 @@ class RetrieveBody(_Body):
     query: Query | None = Field(default=None, validate_default=True)
     topk: TopK = 3
     return_scores: bool = False
+    exclude_ids: list[Ids] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _wrap_ids_of_one_query(cls, body: Any) -> Any:
+        one_query = isinstance(body, dict) and body.get("query") is not None
+        if not one_query or not isinstance(body.get("exclude_ids"), list):
+            return body
+        return body | {"exclude_ids": [body["exclude_ids"]]}
 
     @field_validator("query")
     @classmethod
@@ -80,43 +117,81 @@ class RetrieveBody(_Body):
             raise PydanticCustomError("one_of_both", 'give either "queries", a list, or "query", one string')
         return query
 
+    @field_validator("topk")
+    @classmethod
+    def _not_too_much(cls, topk: int, info: ValidationInfo) -> int:
+        return _bounded(topk, info.data.get("queries"))
+
+    @field_validator("exclude_ids")
+    @classmethod
+    def _one_list_a_query(cls, ids: list[list[str]] | None, info: ValidationInfo) -> list[list[str]] | None:
+        one = "query" in info.data and info.data["query"] is not None
+        return _one_a_query(ids, [info.data["query"]] if one else info.data.get("queries"))
+
     def query_list(self) -> list[str]:
         """The queries, however they were sent."""
         return self.queries if self.query is None else [self.query]  # type: ignore[return-value]
 
 
-def search_response(hits: list[Hit], return_score: bool) -> list:
+def _bounded(top_k: int, queries: list[str] | None) -> int:
+    if queries and len(queries) * top_k > MAX_PASSAGES:
+        raise PydanticCustomError(
+            "too_much",
+            "{count} queries with {top_k} passages each are more than {most} passages a request",
+            {"count": len(queries), "top_k": top_k, "most": MAX_PASSAGES},
+        )
+    return top_k
+
+
+def _one_a_query(ids: list[list[str]] | None, queries: list | None) -> list[list[str]] | None:
+    if ids is not None and queries is not None and len(ids) != len(queries):
+        raise PydanticCustomError(
+            "one_list_a_query",
+            "{lists} lists of ids for {count} queries; there must be one a query",
+            {"lists": len(ids), "count": len(queries)},
+        )
+    return ids
+
+
+def search_response(found: Passages, return_score: bool) -> bytes:
     """`[document, ...]`, or with scores `[[document, ...], [score, ...]]`."""
-    return [_documents(hits), _scores(hits)] if return_score else _documents(hits)
+    return _list([_list(found.lines), _scores(found)]) if return_score else _list(found.lines)
 
 
-def batch_search_response(hits: list[list[Hit]], return_score: bool) -> list:
+def batch_search_response(found: list[Passages], return_score: bool) -> bytes:
     """One list of documents a query, or with scores `[[documents, ...], [scores, ...]]`."""
-    documents = [_documents(found) for found in hits]
-    return [documents, [_scores(found) for found in hits]] if return_score else documents
+    documents = _list([_list(of_query.lines) for of_query in found])
+    return _list([documents, _list([_scores(of_query) for of_query in found])]) if return_score else documents
 
 
-def retrieve_response(hits: list[list[Hit]], return_scores: bool) -> dict[str, list]:
+def retrieve_response(found: list[Passages], return_scores: bool) -> bytes:
     """`{"result": [one list a query]}` of documents, or with scores of `{"document", "score"}`."""
-    if not return_scores:
-        return {"result": [_documents(found) for found in hits]}
-    return {"result": [[{"document": _document(hit), "score": hit.score} for hit in found] for found in hits]}
+    return b'{"result": %b}' % _list(
+        [_list(_with_scores(of_query) if return_scores else of_query.lines) for of_query in found]
+    )
 
 
 def explain(error: ValidationError) -> dict[str, str]:
     """The answer to a malformed body: `{"error": what is wrong where, "field": the first wrong one}`."""
-    fields = [".".join(map(str, problem["loc"])) or "body" for problem in error.errors()]
-    messages = [f"{field}: {problem['msg']}" for field, problem in zip(fields, error.errors(), strict=True)]
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    fields = [".".join(map(str, problem["loc"])) or "body" for problem in problems]
+    messages = [f"{field}: {problem['msg']}" for field, problem in zip(fields, problems, strict=True)]
     return {"error": "; ".join(messages[:5]), "field": fields[0]}
 
 
-def _document(hit: Hit) -> dict[str, str]:
-    return {"id": hit.id, "contents": hit.contents}
+def _list(items: list[bytes]) -> bytes:
+    return b"[%b]" % b", ".join(items)
 
 
-def _documents(hits: list[Hit]) -> list[dict[str, str]]:
-    return [_document(hit) for hit in hits]
+def _scores(found: Passages) -> bytes:
+    return _list([b"%r" % score for score in found.scores])
 
 
-def _scores(hits: list[Hit]) -> list[float]:
-    return [hit.score for hit in hits]
+def _with_scores(found: Passages) -> list[bytes]:
+    pairs = zip(found.lines, found.scores, strict=True)
+    return [b'{"document": %b, "score": %r}' % pair for pair in pairs]
+
+
+def id_sets(exclude_ids: list[list[str]] | None) -> list[frozenset[str]] | None:
+    """The excluded ids, one set a query."""
+    return None if exclude_ids is None else [frozenset(ids) for ids in exclude_ids]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import retriever_process
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -56,6 +57,14 @@ def text_tokens() -> TokenProtocol:
 def tokens(request: pytest.FixtureRequest) -> TokenProtocol:
     """Both kinds of tokenizer in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def served_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of 64 passages, encoded by minilm; not to be changed."""
+    target = tmp_path_factory.mktemp("served") / "index"
+    retriever_process.build_index(target, retriever_process.ROWS)
+    return target
 
 
 LIMITS = Limits(searches=4, turn_tokens=200, response_tokens=600, passage_tokens=100)

@@ -1,6 +1,5 @@
 """The server as its clients meet it: a process of its own on a free port, asked over HTTP."""
 
-import json
 import signal
 import socket
 import subprocess
@@ -12,54 +11,17 @@ from pathlib import Path
 
 import pytest
 import requests
+from retriever_process import CONTENTS, DEADLINE_S, ROOT, ROWS, ask, document, start, wait_until_ready
 
 from retriever_server.app import create_app
-from retriever_server.build import BuildOptions, build
-from retriever_server.encoder import set_threads
+from retriever_server.served import Served
 from retriever_server.service import Searcher
 from retriever_server.store import open_store
 
-ROOT = Path(__file__).parents[1]
-DEADLINE_S = 120
-PLACES = ("Rome", "Zürich", "東京", "Cairo", "Lima", "Oslo", "Perth", "Quito")
-TRADES = ("baker", "sailor", "poet", "judge", "farmer", "singer", "painter", "spy")
-ROWS = [
-    {"id": number, "contents": f"{place}\nThe best known {trade} of {place} was born in {1500 + 7 * number}."}
-    for number, (place, trade) in enumerate((place, trade) for place in PLACES for trade in TRADES)
-]
-CONTENTS = {str(row["id"]): row["contents"] for row in ROWS}
-
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("server")
-    corpus = folder / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    set_threads(1)  # on a busy machine two threads that wait for each other take longer than one
-    build(BuildOptions(corpus=corpus, target=folder / "index", encoder="minilm"))
-    return folder / "index"
-
-
-def start(index: Path, *options: str) -> tuple[subprocess.Popen, str]:
-    """A server process and its address, as soon as it listens."""
-    arguments = [sys.executable, "-m", "retriever_server", "serve", str(index), "--port", "0", *options]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(arguments, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    assert line.startswith("listening on http://127.0.0.1:"), line
-    return process, line.split()[2].rstrip(",")
-
-
-def wait_until_ready(process: subprocess.Popen) -> None:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith("ready: http://127.0.0.1:"), line
-
-
-@pytest.fixture(scope="module")
-def server(index: Path) -> Iterator[str]:
-    process, url = start(index, "--threads", "1")
+def server(served_index: Path) -> Iterator[str]:
+    process, url = start(served_index, "--threads", "1")
     try:
         wait_until_ready(process)
         yield url
@@ -73,16 +35,6 @@ def test_health_tells_the_figures(server: str) -> None:
     assert answer["status"] == "healthy" and answer["retrievers"] == {"total": 1, "available": 1}
     assert (answer["count"], answer["encoder"], answer["dimension"]) == (len(ROWS), "minilm", 384)
     assert len(answer["fingerprint"]) == 64
-
-
-def ask(server: str, route: str, body: dict) -> object:
-    reply = requests.post(f"{server}{route}", json=body, timeout=DEADLINE_S)
-    assert reply.status_code == 200, reply.text
-    return reply.json()
-
-
-def document(number: int) -> dict[str, str]:
-    return {"id": str(number), "contents": CONTENTS[str(number)]}
 
 
 def test_research_search(server: str) -> None:
@@ -200,9 +152,9 @@ def test_64_clients_at_once_each_get_their_own_answer(server: str) -> None:
         assert all(clients.map(asks, range(64)))
 
 
-def test_port_in_use_ends_in_one_line(server: str, index: Path) -> None:
+def test_port_in_use_ends_in_one_line(server: str, served_index: Path) -> None:
     port = server.rpartition(":")[2]
-    run = [sys.executable, "-m", "retriever_server", "serve", str(index), "--port", port]
+    run = [sys.executable, "-m", "retriever_server", "serve", str(served_index), "--port", port]
     ended = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S)
     assert ended.returncode == 1 and ended.stdout == ""
     assert (
@@ -221,11 +173,12 @@ def ask_until_the_server_ends(url: str) -> int:
         answered += 1
 
 
-def test_loading_is_told_and_sigterm_ends_a_busy_server(index: Path) -> None:
-    process, url = start(index, "--threads", "1")
+def test_loading_is_told_and_sigterm_ends_a_busy_server(served_index: Path) -> None:
+    process, url = start(served_index, "--threads", "1")
     with process, ThreadPoolExecutor(8) as clients:
         loading = requests.get(f"{url}/health", timeout=DEADLINE_S)
-        assert (loading.status_code, loading.json()) == (503, {"status": "loading"})
+        assert (loading.status_code, loading.json()["status"]) == (503, "loading")
+        assert loading.json()["stage"]
         assert requests.post(f"{url}/search", json={"query": "x"}, timeout=DEADLINE_S).status_code == 503
         wait_until_ready(process)
         asked = [clients.submit(ask_until_the_server_ends, url) for _ in range(8)]
@@ -237,8 +190,8 @@ def test_loading_is_told_and_sigterm_ends_a_busy_server(index: Path) -> None:
         assert all(answered.result() > 0 for answered in asked)
 
 
-def test_signal_while_loading_ends_at_once(index: Path) -> None:
-    process, _ = start(index)
+def test_signal_while_loading_ends_at_once(served_index: Path) -> None:
+    process, _ = start(served_index)
     with process:
         process.send_signal(signal.SIGINT)
         signalled = time.monotonic()
@@ -247,13 +200,13 @@ def test_signal_while_loading_ends_at_once(index: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="--die-with-parent works on Linux only")
-def test_server_ends_with_the_process_that_started_it(index: Path) -> None:
+def test_server_ends_with_the_process_that_started_it(served_index: Path) -> None:
     arguments = [
         sys.executable,
         "-m",
         "retriever_server",
         "serve",
-        str(index),
+        str(served_index),
         "--port",
         "0",
         "--die-with-parent",
@@ -276,9 +229,11 @@ def test_server_ends_with_the_process_that_started_it(index: Path) -> None:
     pytest.fail("the server outlived the process that started it")
 
 
-def test_unforeseen_error_is_told_without_its_trace(index: Path) -> None:
-    searcher = Searcher(open_store(index))
-    client = create_app(searcher).test_client()
+def test_unforeseen_error_is_told_without_its_trace(served_index: Path) -> None:
+    searcher = Searcher(open_store(served_index))
+    served = Served()
+    served.swap(searcher)
+    client = create_app(served).test_client()
     assert client.post("/search", json={"query": "x"}).status_code == 200
     searcher.close()
     reply = client.post("/search", json={"query": "x"})

@@ -17,6 +17,7 @@ KINDS = {
     "flat": "flat:FlatIndex",
     "bm25": "bm25:Bm25Index",
     "bm25_query_weighted": "bm25:QueryWeightedBm25Index",
+    "hybrid": "hybrid:HybridIndex",
 }
 """name -> module of this package and class; imported when it is used"""
 

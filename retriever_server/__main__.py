@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from retriever_server.service import Searcher
 
 LARGE_BYTES = 2_000_000_000  # some ten seconds of SHA-256
-KIND_HELP = "Kind of index: flat."
+KIND_HELP = "Kind of index: flat, bm25, bm25_query_weighted, hybrid."
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 AT_LEAST_1 = click.IntRange(min=1)

@@ -104,8 +104,8 @@ def check_rows(index: Index, corpus: Corpus, encoder: Encoder | None, rows: np.n
     """
     if index.count != len(corpus):
         raise RetrieverError(f"the index has {index.count} rows, but the corpus has {len(corpus)}")
-    fresh = encoder.encode_passages([corpus[row].contents for row in rows]) if encoder else None
-    [different] = np.nonzero(~index.check(rows, fresh))
+    texts = [corpus[row].contents for row in rows]
+    [different] = np.nonzero(~index.check(rows, texts, encoder.encode_passages(texts) if encoder else None))
     if len(different) > MOST_DIFFERENT * len(rows):
         row, maker = rows[different[0]], f' encoded by "{encoder.name}"' if encoder else ""
         raise RetrieverError(

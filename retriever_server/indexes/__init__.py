@@ -15,6 +15,9 @@ from retriever_server.errors import RetrieverError
 
 KINDS = {
     "flat": "flat:FlatIndex",
+    "bm25": "bm25:Bm25Index",
+    "bm25_query_weighted": "bm25:QueryWeightedBm25Index",
+    "hybrid": "hybrid:HybridIndex",
 }
 """name -> module of this package and class; imported when it is used"""
 
@@ -52,8 +55,9 @@ class Index(Protocol):
         order; row -1 with score -inf where the index found fewer.
         """
 
-    def check(self, rows: np.ndarray, vectors: np.ndarray | None) -> np.ndarray:
-        """For each of `rows` whether the index can hold `vectors` [rows, dimension] there: bool [rows].
+    def check(self, rows: np.ndarray, texts: list[str], vectors: np.ndarray | None) -> np.ndarray:
+        """For each of `rows` whether the index can hold the passage there that has the contents `texts` and
+        the `vectors` [rows, dimension]: bool [rows].
 
         `vectors` is None for kinds that are not dense. Raises RetrieverError when the dimension differs.
         """

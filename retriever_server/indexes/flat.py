@@ -52,7 +52,7 @@ class FlatIndex:
         (directory / FILE).hardlink_to(sources.vectors)
         return [FILE]
 
-    def check(self, rows: np.ndarray, vectors: np.ndarray | None) -> np.ndarray:
+    def check(self, rows: np.ndarray, texts: list[str], vectors: np.ndarray | None) -> np.ndarray:
         """Whether each row's inner product with the same row of `vectors` is that of a vector with itself."""
         assert vectors is not None
         if vectors.shape[1] != self.dimension:

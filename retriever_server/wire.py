@@ -26,7 +26,7 @@ from retriever_server.service import Passages
 MAX_TOP_K = 1000
 MAX_QUERY_CHARS = 8192
 MAX_QUERIES = 1024
-MAX_EXCLUDED = 1000
+MAX_EXCLUDED = 10_000  # BRIGHT excludes some 5,000 for a query
 MAX_ID_CHARS = 1024
 MAX_PASSAGES = 65_536
 """queries times passages of a request: some 50 MB of answer"""

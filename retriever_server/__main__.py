@@ -9,22 +9,27 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from retriever_server.errors import RetrieverError
+from retriever_server.indexes import KINDS, Device
+from retriever_server.indexes.options import option_help
 
 if TYPE_CHECKING:
     from retriever_server.service import Searcher
 
 LARGE_BYTES = 2_000_000_000  # some ten seconds of SHA-256
-KIND_HELP = "Kind of index: flat."
+KIND_HELP = f"Kind of index: {', '.join(KINDS)}."
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 AT_LEAST_1 = click.IntRange(min=1)
 
 threads_option = click.option("--threads", type=AT_LEAST_1, help="CPU threads.  [default: all cores]")
+options_option = click.option(
+    "--index-option", "index_options", multiple=True, metavar="KEY=VALUE", help="Of the kind, see below."
+)
 device_option = click.option("--device", help="cpu, cuda, cuda:1, ...  [default: an accelerator if any]")
 
 
@@ -52,7 +57,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-@main.command()
+@main.command(epilog=option_help())
 @click.argument("corpus", type=FILE)
 @click.argument("index_dir", type=FOLDER)
 @click.option(
@@ -62,8 +67,10 @@ def main() -> None:
 @click.option("--query-prompt", help="Text before each query.  [default: the model's own]")
 @click.option("--passage-prompt", help="Text before each passage.  [default: the model's own]")
 @click.option("--faiss-index", type=FILE, help="Adopt this index: check it against CORPUS, then link to it.")
+@click.option("--vectors", type=FILE, help="Build from the vectors in this flat index; nothing is encoded.")
 @click.option("--batch-size", type=AT_LEAST_1, default=64, show_default=True, help="Passages a model pass.")
 @click.option("--force", is_flag=True, help="Replace the index that INDEX_DIR already holds.")
+@options_option
 @device_option
 @threads_option
 def build(corpus: Path, index_dir: Path, **options: Any) -> None:
@@ -79,6 +86,8 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
       python -m retriever_server build corpus.jsonl.gz indexes/e5 --encoder intfloat/e5-base-v2 --device cuda
       python -m retriever_server build wiki-18.jsonl indexes/wiki18 \\
           --encoder intfloat/e5-base-v2 --faiss-index e5_Flat.index
+      python -m retriever_server build wiki-18.jsonl indexes/wiki18_hnsw --index hnsw --index-option M=48 \\
+          --encoder intfloat/e5-base-v2 --vectors e5_Flat.index
     """
     from retriever_server import build as building
 
@@ -92,7 +101,7 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
     click.echo(f"{index_dir}: {state} ({figures})")
 
 
-@main.command()
+@main.command(epilog=option_help())
 @click.argument("index_dir", type=FOLDER)
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
@@ -100,6 +109,14 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
 @click.option("--encoder", help="Where the model is now, if it has moved since the build.")
 @click.option("--skip-fingerprint", is_flag=True, help="Check sizes and sample rows, not the whole files.")
 @click.option("--die-with-parent", is_flag=True, help="End when the starting process ends (Linux).")
+@click.option(
+    "--index-device",
+    type=click.Choice(get_args(Device)),
+    default="cpu",
+    show_default=True,
+    help="Where flat and flat_fp16 are searched; auto: on GPUs if they fit.",
+)
+@options_option
 @device_option
 @threads_option
 def serve(
@@ -107,11 +124,10 @@ def serve(
     host: str,
     port: int,
     http_threads: int,
-    encoder: str | None,
     skip_fingerprint: bool,
     die_with_parent: bool,
-    device: str | None,
     threads: int | None,
+    **opening: Any,
 ) -> None:
     """Serve the index in INDEX_DIR over HTTP until SIGTERM or ctrl-C.
 
@@ -122,17 +138,19 @@ def serve(
     Examples:
       python -m retriever_server serve indexes/wiki
       python -m retriever_server serve indexes/wiki --port 0 --threads 2 --die-with-parent
+      python -m retriever_server serve indexes/wiki_hnsw --index-option efSearch=64
+      python -m retriever_server serve indexes/wiki --index-device auto
     """
     from retriever_server import server
 
     with one_line_errors():
         if die_with_parent:
             server.die_with_parent()
-        server.run(_loader(index_dir, encoder, device, threads, skip_fingerprint), host, port, http_threads)
+        server.run(_loader(index_dir, threads, skip_fingerprint, opening), host, port, http_threads)
 
 
 def _loader(
-    index_dir: Path, encoder: str | None, device: str | None, threads: int | None, skip_fingerprint: bool
+    index_dir: Path, threads: int | None, skip_fingerprint: bool, opening: dict[str, Any]
 ) -> "Callable[[], Searcher]":
     def load() -> "Searcher":
         from retriever_server.encoder import set_threads
@@ -142,7 +160,7 @@ def _loader(
         if threads:
             set_threads(threads)
         check_contents = not skip_fingerprint and not _too_large_to_check(index_dir)
-        return Searcher(open_store(index_dir, encoder=encoder, device=device, check_contents=check_contents))
+        return Searcher(open_store(index_dir, check_contents=check_contents, **opening))
 
     return load
 

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from retriever_server.errors import RetrieverError
+from retriever_server.indexes import KINDS, Device
+from retriever_server.indexes.options import option_help
 
 if TYPE_CHECKING:
     from retriever_server.metrics import Metrics
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
     from retriever_server.service import Searcher
 
 LARGE_BYTES = 2_000_000_000  # some ten seconds of SHA-256
-KIND_HELP = "Kind of index: flat, bm25, bm25_query_weighted, hybrid."
+KIND_HELP = f"Kind of index: {', '.join(KINDS)}."
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 AT_LEAST_1 = click.IntRange(min=1)
 
 threads_option = click.option("--threads", type=AT_LEAST_1, help="CPU threads.  [default: all cores]")
+options_option = click.option(
+    "--index-option", "index_options", multiple=True, metavar="KEY=VALUE", help="Of the kind, see below."
+)
 device_option = click.option("--device", help="cpu, cuda, cuda:1, ...  [default: an accelerator if any]")
 
 
@@ -55,7 +60,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-@main.command()
+@main.command(epilog=option_help())
 @click.argument("corpus", type=FILE)
 @click.argument("index_dir", type=FOLDER)
 @click.option(
@@ -65,8 +70,10 @@ def main() -> None:
 @click.option("--query-prompt", help="Text before each query.  [default: the model's own]")
 @click.option("--passage-prompt", help="Text before each passage.  [default: the model's own]")
 @click.option("--faiss-index", type=FILE, help="Adopt this index: check it against CORPUS, then link to it.")
+@click.option("--vectors", type=FILE, help="Build from the vectors in this flat index; nothing is encoded.")
 @click.option("--batch-size", type=AT_LEAST_1, default=64, show_default=True, help="Passages a model pass.")
 @click.option("--force", is_flag=True, help="Replace the index that INDEX_DIR already holds.")
+@options_option
 @device_option
 @threads_option
 def build(corpus: Path, index_dir: Path, **options: Any) -> None:
@@ -82,6 +89,8 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
       python -m retriever_server build corpus.jsonl.gz indexes/e5 --encoder intfloat/e5-base-v2 --device cuda
       python -m retriever_server build wiki-18.jsonl indexes/wiki18 \\
           --encoder intfloat/e5-base-v2 --faiss-index e5_Flat.index
+      python -m retriever_server build wiki-18.jsonl indexes/wiki18_hnsw --index hnsw --index-option M=48 \\
+          --encoder intfloat/e5-base-v2 --vectors e5_Flat.index
     """
     from retriever_server import build as building
 
@@ -95,7 +104,7 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
     click.echo(f"{index_dir}: {state} ({figures})")
 
 
-@main.command()
+@main.command(epilog=option_help())
 @click.argument("index_dir", type=FOLDER)
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
@@ -138,6 +147,14 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
 )
 @click.option("--skip-fingerprint", is_flag=True, help="Check sizes and sample rows, not the whole files.")
 @click.option("--die-with-parent", is_flag=True, help="End when the starting process ends (Linux).")
+@click.option(
+    "--index-device",
+    type=click.Choice(get_args(Device)),
+    default="cpu",
+    show_default=True,
+    help="Where flat and flat_fp16 are searched; auto: on GPUs if they fit.",
+)
+@options_option
 @device_option
 @threads_option
 def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
@@ -152,6 +169,8 @@ def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
       python -m retriever_server serve indexes/wiki
       python -m retriever_server serve indexes/wiki --port 0 --threads 2 --die-with-parent
       RETRIEVER_TOKEN=secret python -m retriever_server serve indexes/wiki --host 0.0.0.0 --reload
+      python -m retriever_server serve indexes/wiki_hnsw --index-option efSearch=64
+      python -m retriever_server serve indexes/wiki --index-device auto
     """
     from retriever_server import server
     from retriever_server.pipeline import Limits
@@ -172,12 +191,11 @@ def _loader(
     limits: "Limits",
     metrics: "Metrics",
     *,
-    encoder: str | None,
     reranker: str | None,
     rerank_depth: int,
-    device: str | None,
     threads: int | None,
     skip_fingerprint: bool,
+    **opening: Any,
 ) -> "Load":
     def load(tell: Callable[[str], None]) -> "Searcher":
         tell("loading libraries")
@@ -188,13 +206,13 @@ def _loader(
         if threads:
             set_threads(threads)
         contents = not skip_fingerprint and not _too_large_to_check(index_dir)
-        store = open_store(index_dir, encoder=encoder, device=device, check_contents=contents, tell=tell)
+        store = open_store(index_dir, check_contents=contents, tell=tell, **opening)
         if reranker is None:
             return Searcher(store, limits, metrics)
         tell("loading the reranker")
         from retriever_server.rerank import Reranker
 
-        return Searcher(store, limits, metrics, Reranker(reranker, device), rerank_depth)
+        return Searcher(store, limits, metrics, Reranker(reranker, opening["device"]), rerank_depth)
 
     return load
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
@@ -20,8 +21,10 @@ from tqdm import tqdm
 from retriever_server.corpus import Corpus, CorpusSummary, scan_corpus, write_corpus
 from retriever_server.encoder import Encoder, set_threads, stored_name
 from retriever_server.errors import RetrieverError
-from retriever_server.indexes import Sources, index_class
-from retriever_server.indexes.flat import FlatWriter
+from retriever_server.indexes import Needs, Settings, Sources, index_class, open_index
+from retriever_server.indexes.flat import FlatIndex, FlatWriter
+from retriever_server.indexes.options import Options, only_serving, options_of, parse_options
+from retriever_server.memory import GB, require_memory
 from retriever_server.store import (
     MANIFEST_FILE,
     FileMark,
@@ -35,7 +38,6 @@ from retriever_server.store import (
 
 CHUNK_ROWS = 512  # encoded together: long enough that sorting by length saves padding
 SAMPLE_ROWS = 32
-GB = 1e9
 ADOPTED_FILE = "index.faiss"
 VECTORS_FILE = "vectors.faiss"
 PLAN_FILE = "plan.json"
@@ -43,18 +45,24 @@ PLAN_FILE = "plan.json"
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build. Prompts left None are the encoder's own; `faiss_index` is adopted, nothing encoded."""
+    """What to build. Prompts left None are the encoder's own; `index_options` are words key=value.
+
+    With `faiss_index` nothing is encoded, that index is adopted; with `vectors`, a flat index file, another
+    kind is built from what is in it.
+    """
 
     corpus: Path
     target: Path
     encoder: str
     kind: str = "flat"
+    index_options: tuple[str, ...] = ()
     query_prompt: str | None = None
     passage_prompt: str | None = None
     device: str | None = None
     threads: int | None = None
     batch_size: int = 64
     faiss_index: Path | None = None
+    vectors: Path | None = None
     force: bool = False
 
 
@@ -62,6 +70,7 @@ class Plan(BaseModel):
     """What a building folder is for; one that was left is gone on with if it is for the same."""
 
     kind: str
+    options: dict[str, int | float | str]
     encoder: str | None
     query_prompt: str
     passage_prompt: str
@@ -73,25 +82,53 @@ class Plan(BaseModel):
 def build(options: BuildOptions) -> tuple[Manifest, bool]:
     """Build the index directory `options.target`; returns its manifest, and False when it was there already.
 
-    Raises RetrieverError for a malformed corpus, a target that holds something else, too little disk space,
-    another build of the same target, or an adopted index that does not fit the corpus.
+    Raises RetrieverError for a malformed corpus, a target that holds something else, too little disk space or
+    memory, an option that the kind does not have, another build of the same target, or an adopted index or
+    vectors that do not fit the corpus.
     """
-    index_class(options.kind)
+    given = _given_options(options)
     _refuse_foreign_directory(options.target)
     summary = scan_corpus(options.corpus)
-    existing = None if options.force else _existing(options, summary)
+    existing = None if options.force else _existing(options, summary, given)
     if existing:
         return existing, False
     if options.threads:
         set_threads(options.threads)
     encoder = _load_encoder(options)
+    plan = _plan(options, summary, encoder)
+    needed = _needs(options, plan.count, plan.dimension).memory
+    require_memory(
+        needed, f'building the index kind "{options.kind}"', "take one that is built in less: flat"
+    )
     options.target.parent.mkdir(parents=True, exist_ok=True)
     with _building_folder(options.target) as folder:
-        _prepare(options, folder, _plan(options, summary, encoder), summary)
+        _prepare(options, folder, plan, summary)
         files = _write_index(options, folder, encoder)
         manifest = _write_manifest(folder, files, encoder)
         _publish(folder, options.target)
     return manifest, True
+
+
+def _given_options(options: BuildOptions) -> dict[str, Any]:
+    """The index options that were given, checked, after checking what cannot go together."""
+    dense = index_class(options.kind).dense
+    given = parse_options(options.kind, options.index_options)
+    if options.vectors and (options.faiss_index or not dense or options.kind == "flat"):
+        raise RetrieverError("--vectors is for other dense kinds than flat, and goes without --faiss-index")
+    return only_serving(options.kind, given, "the adopted index decides it") if options.faiss_index else given
+
+
+def _kind_options(options: BuildOptions) -> Options:
+    return options_of(options.kind).model_validate(_given_options(options))
+
+
+def _needs(options: BuildOptions, count: int, dimension: int | None) -> Needs:
+    """What building takes beside the corpus; an adopted index takes nothing."""
+    if options.faiss_index:
+        return Needs(disk=0, memory=0)
+    index = index_class(options.kind).needs(count, dimension, _kind_options(options))
+    vectors = 0 if options.vectors else count * (dimension or 0) * 4
+    return Needs(disk=index.disk + vectors, memory=index.memory)
 
 
 def _load_encoder(options: BuildOptions) -> Encoder | None:
@@ -109,6 +146,10 @@ def _load_encoder(options: BuildOptions) -> Encoder | None:
 def _plan(options: BuildOptions, summary: CorpusSummary, encoder: Encoder | None) -> Plan:
     return Plan(
         kind=options.kind,
+        # Of an adopted index it is not known how it was built.
+        options=_kind_options(options).model_dump(
+            include=set(options_of(options.kind).at_serving) if options.faiss_index else None
+        ),
         encoder=stored_name(encoder.name) if encoder else None,
         query_prompt=encoder.prompts.query if encoder else "",
         passage_prompt=encoder.prompts.passage if encoder else "",
@@ -126,7 +167,7 @@ def _refuse_foreign_directory(target: Path) -> None:
         raise RetrieverError(f"{target} exists and is not an index directory; choose another path")
 
 
-def _existing(options: BuildOptions, summary: CorpusSummary) -> Manifest | None:
+def _existing(options: BuildOptions, summary: CorpusSummary, given: dict[str, Any]) -> Manifest | None:
     """The manifest of the target when it holds what is asked for; an error when it holds something else."""
     if not (options.target / MANIFEST_FILE).is_file():
         return None
@@ -134,6 +175,7 @@ def _existing(options: BuildOptions, summary: CorpusSummary) -> Manifest | None:
     asked = {
         "corpus": (summary.sha256, manifest.corpus.sha256),
         "kind": (options.kind, manifest.kind),
+        "index option": (manifest.options | given, manifest.options),
         "encoder": (manifest.encoder and stored_name(options.encoder), manifest.encoder),
         "query prompt": (options.query_prompt, manifest.query_prompt),
         "passage prompt": (options.passage_prompt, manifest.passage_prompt),
@@ -148,11 +190,11 @@ def _existing(options: BuildOptions, summary: CorpusSummary) -> Manifest | None:
 
 
 def check_free_space(options: BuildOptions, summary: CorpusSummary, dimension: int | None) -> None:
-    """Raises RetrieverError when the target's disk has less room than the index will take."""
-    vectors = 0 if options.faiss_index else summary.count * (dimension or 0) * 4
+    """Raises RetrieverError when the target's disk has less room than building the index will take."""
     offsets = (summary.count + 1) * 8
     folder = options.target.parent
-    needed, free = summary.bytes + offsets + vectors, shutil.disk_usage(folder).free
+    needed = summary.bytes + offsets + _needs(options, summary.count, dimension).disk
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise RetrieverError(
             f"not enough disk space in {folder}: {needed / GB:.3f} GB needed, {free / GB:.3f} GB free"
@@ -195,16 +237,35 @@ def _prepare(options: BuildOptions, folder: Path, plan: Plan, summary: CorpusSum
 
 def _write_index(options: BuildOptions, folder: Path, encoder: Encoder | None) -> dict[str, FileMark]:
     corpus, kind = Corpus(folder), index_class(options.kind)
+    typed = _kind_options(options)
     if options.faiss_index:
         link = folder / ADOPTED_FILE
         link.unlink(missing_ok=True)
         link.symlink_to(options.faiss_index.resolve())  # a link: the public indexes are tens of GB
         names = [ADOPTED_FILE]
     else:
-        names = kind.build(Sources(corpus, _encode(corpus, encoder, folder) if encoder else None), folder)
-    sample = np.random.default_rng().choice(len(corpus), size=min(SAMPLE_ROWS, len(corpus)), replace=False)
-    check_rows(kind(folder), corpus, encoder, np.sort(sample))
+        names = kind.build(Sources(corpus, _vectors(options, corpus, encoder, folder), typed), folder)
+    check_rows(open_index(options.kind, folder, Settings(typed)), corpus, encoder, _sample(corpus))
     return {name: mark_file(folder / name) for name in names}
+
+
+def _sample(corpus: Corpus) -> np.ndarray:
+    """Rows to look at, in order."""
+    size = min(SAMPLE_ROWS, len(corpus))
+    return np.sort(np.random.default_rng().choice(len(corpus), size=size, replace=False))
+
+
+def _vectors(options: BuildOptions, corpus: Corpus, encoder: Encoder | None, folder: Path) -> Path | None:
+    """The flat index file to build from: encoded, or a link to the one given, which must fit the corpus."""
+    if encoder is None:
+        return None
+    if options.vectors is None:
+        return _encode(corpus, encoder, folder)
+    link = folder / VECTORS_FILE
+    link.unlink(missing_ok=True)
+    link.symlink_to(options.vectors.resolve())
+    check_rows(FlatIndex(folder, file=VECTORS_FILE), corpus, encoder, _sample(corpus))
+    return link
 
 
 def _encode(corpus: Corpus, encoder: Encoder, folder: Path) -> Path:

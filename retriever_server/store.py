@@ -8,7 +8,7 @@ Files:
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,8 @@ from pydantic import BaseModel, ValidationError
 from retriever_server.corpus import CORPUS_FILE, Corpus
 from retriever_server.encoder import Encoder
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
-from retriever_server.indexes import Index, index_class
+from retriever_server.indexes import Device, Index, Settings, open_index
+from retriever_server.indexes.options import Options, only_serving, options_of, parse_options
 
 MANIFEST_FILE = "manifest.json"
 MOST_DIFFERENT = 0.25  # of the rows looked at: published indexes cut long passages earlier than models do
@@ -37,11 +38,13 @@ class FileMark(BaseModel):
 class Manifest(BaseModel):
     """The description of an index directory. `corpus.sha256` is the fingerprint that names the corpus.
 
-    Kinds without an encoder have None for it and its dimension. `files` are those of the index, by name.
+    Kinds without an encoder have None for it and its dimension. `options` are those that the index was built
+    with; `files` are those of the index, by name.
     """
 
     format: Literal[2] = 2
     kind: str
+    options: dict[str, int | float | str] = {}
     encoder: str | None = None
     query_prompt: str = ""
     passage_prompt: str = ""
@@ -120,9 +123,12 @@ def open_store(
     encoder: str | None = None,
     device: str | None = None,
     check_contents: bool = True,
+    index_options: Iterable[str] = (),
+    index_device: Device = "cpu",
     tell: Callable[[str], None] = lambda stage: None,
 ) -> Store:
-    """Open and check an index directory; `encoder` replaces the manifest's, for a model that has moved.
+    """Open and check an index directory; `encoder` replaces the manifest's, for a model that has moved, and
+    `index_options`, each key=value, those of the manifest that can be chosen anew.
 
     Sizes, counts and a sample of 8 rows are always checked, whole files only with `check_contents`. `tell` is
     told what is being done. Raises RetrieverError at the first thing that does not match.
@@ -131,12 +137,19 @@ def open_store(
     tell("checking files")
     check_files(directory, manifest, contents=check_contents)
     tell("opening the index")
-    corpus, index = Corpus(directory), index_class(manifest.kind)(directory)
+    settings = Settings(_options(manifest, index_options), index_device)
+    corpus, index = Corpus(directory), open_index(manifest.kind, directory, settings)
     tell("loading the encoder")
     model = _open_encoder(manifest, encoder, device)
     tell("checking rows")
     check_rows(index, corpus, model, np.linspace(0, len(corpus) - 1, num=min(8, len(corpus)), dtype=np.int64))
     return Store(manifest, corpus, index, model)
+
+
+def _options(manifest: Manifest, words: Iterable[str]) -> Options:
+    fixed = "it was decided when the index was built"
+    given = only_serving(manifest.kind, parse_options(manifest.kind, words), fixed)
+    return options_of(manifest.kind).model_validate(manifest.options | given)
 
 
 def _open_encoder(manifest: Manifest, name: str | None, device: str | None) -> Encoder | None:

@@ -7,15 +7,15 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_retriever_bm25 import PASSAGES, QUERIES, corpus_of, write_rows
+from test_retriever_bm25 import DEFAULT, PASSAGES, QUERIES, corpus_of, write_rows
 
 from retriever_server.__main__ import main
 from retriever_server.errors import RetrieverError
-from retriever_server.indexes import Queries, Sources
+from retriever_server.indexes import Queries, Settings, Sources
 from retriever_server.indexes.bm25 import Bm25Index, QueryWeightedBm25Index
 from retriever_server.indexes.flat import FlatIndex, FlatWriter
 from retriever_server.indexes.hybrid import HybridIndex, fuse
-from retriever_server.indexes.hybrid import settings as hybrid_settings
+from retriever_server.indexes.options import HybridOptions, parse_options
 from retriever_server.service import Searcher
 from retriever_server.store import open_store
 
@@ -26,11 +26,12 @@ def made_vectors(count: int) -> np.ndarray:
     return unit
 
 
-def build(folder: Path, **options: str) -> tuple[HybridIndex, list[str]]:
+def build(folder: Path, *words: str) -> tuple[list[str], HybridIndex]:
+    options = HybridOptions(**parse_options("hybrid", words))
     with FlatWriter(folder / "vectors.faiss", len(PASSAGES), 8) as file:
         file.append(made_vectors(len(PASSAGES)))
-    sources = Sources(corpus_of(PASSAGES, folder), folder / "vectors.faiss")
-    return HybridIndex.build(sources, folder, options), HybridIndex(folder)
+    sources = Sources(corpus_of(PASSAGES, folder), folder / "vectors.faiss", options)
+    return HybridIndex.build(sources, folder), HybridIndex(folder, Settings(options))
 
 
 def by_hand(lists: list[list[int]]) -> list[tuple[float, int]]:
@@ -64,17 +65,17 @@ def test_fusion_is_the_sum_of_reciprocal_ranks_with_ties_in_row_order(
 @pytest.mark.parametrize(
     ("options", "kind", "depth"),
     [
-        ({}, Bm25Index, 1000),
-        ({"lexical": "bm25_query_weighted", "depth": "2", "k1": "2"}, QueryWeightedBm25Index, 2),
+        ((), Bm25Index, 1000),
+        (("lexical=bm25_query_weighted", "depth=2", "k1=2"), QueryWeightedBm25Index, 2),
     ],
 )
 def test_search_joins_the_lists_of_both_parts(
-    options: dict[str, str], kind: type[Bm25Index], depth: int, tmp_path: Path
+    options: tuple[str, ...], kind: type[Bm25Index], depth: int, tmp_path: Path
 ) -> None:
-    files, index = build(tmp_path, **options)
+    files, index = build(tmp_path, *options)
     assert all((tmp_path / name).is_file() for name in files) and "dense/index.faiss" in files
     queries = Queries([*QUERIES, "unknown"], made_vectors(len(QUERIES) + 1))
-    dense, lexical = FlatIndex(tmp_path / "dense"), kind(tmp_path / "lexical")
+    dense, lexical = FlatIndex(tmp_path / "dense"), kind(tmp_path / "lexical", DEFAULT)
     lists = [part.search(queries, depth)[1].tolist() for part in (dense, lexical)]
     scores, rows = index.search(queries, 4)
     for i, of_query in enumerate(zip(*lists, strict=True)):
@@ -96,22 +97,16 @@ def test_check_asks_both_parts(tmp_path: Path) -> None:
     assert index.check(rows, ["Rome"] * len(PASSAGES), vectors).sum() == 0
 
 
-def test_wrong_options_and_files_are_told(tmp_path: Path) -> None:
-    for options, complaint in (
-        ({"depth": "0"}, "whole number above 0"),
-        ({"depth": "many"}, "whole number above 0"),
-        ({"dense": "bm25"}, "a dense kind and one of BM25, not bm25 and bm25"),
-        ({"dense": "hybrid"}, "a dense kind and one of BM25, not hybrid and bm25"),
-        ({"lexical": "flat"}, "a dense kind and one of BM25, not flat and flat"),
-        ({"dense": "round"}, 'no index kind "round"'),
+def test_wrong_options_are_told() -> None:
+    for word, complaint in (
+        ("depth=0", "greater than or equal to 1"),
+        ("depth=many", "valid integer"),
+        ("dense=bm25", "'flat', 'flat_fp16', 'sq8', 'hnsw' or 'ivfpq'"),
+        ("lexical=flat", "'bm25' or 'bm25_query_weighted'"),
+        ("m=32", 'no option "m"'),
     ):
         with pytest.raises(RetrieverError, match=complaint):
-            hybrid_settings(options)
-    with pytest.raises(RetrieverError, match='no option "m"'):
-        build(tmp_path, m="32")
-    (tmp_path / "hybrid.json").write_text("[]")
-    with pytest.raises(RetrieverError, match="hybrid.json"):
-        HybridIndex(tmp_path)
+            parse_options("hybrid", [word])
 
 
 def test_command_builds_what_the_service_answers_from(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ postings.py. Arrays are memory-mapped; the vocabulary is in memory.
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,8 @@ import numpy as np
 
 from retriever_server.analysis import Analyzer
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
-from retriever_server.indexes import Queries, Sources
+from retriever_server.indexes import Needs, Queries, Settings, Sources
+from retriever_server.indexes.options import Bm25Options, Options
 from retriever_server.indexes.postings import Chunk, Terms, count_terms, scatter
 
 WEIGHTS_FILE = "data.csc.index.npy"  # idf times saturation of each posting, float32
@@ -38,40 +38,16 @@ BEGINS_FILE = "indptr.csc.index.npy"  # where each term's postings begin, int64 
 VOCABULARY_FILE = "vocab.index.json"  # term -> its number
 PARAMETERS_FILE = "params.index.json"  # k1, b, and what bm25s wants to know
 LENGTHS_FILE = "lengths.npy"  # terms of each passage, int32 [passages]
+PASSAGE_BYTES = 8 * 80  # a posting is 8, and a passage of 100 words has some 60 different terms
+VOCABULARY_BYTES = 50  # a passage: large corpora have a third of a new word in each
+CHUNK_BYTES = 500_000_000
 FILES = (WEIGHTS_FILE, ROWS_FILE, BEGINS_FILE, VOCABULARY_FILE, PARAMETERS_FILE, LENGTHS_FILE)
-
-
-class Settings(NamedTuple):
-    """BM25's two parameters. The defaults are Anserini's and BRIGHT's."""
-
-    k1: float = 0.9
-    """How soon more of the same word counts no more; 0: at once."""
-    b: float = 0.4
-    """How much long passages are held back, 0 to 1."""
-
-
-def settings(options: Mapping[str, str]) -> Settings:
-    """The settings that options name, k1 and b; RetrieverError for other names and for wrong values."""
-    unknown = sorted(set(options) - set(Settings._fields))
-    if unknown:
-        raise RetrieverError(f'bm25 has no option "{unknown[0]}"; it has: {", ".join(Settings._fields)}')
-    chosen = Settings(**{name: _number(name, value) for name, value in options.items()})
-    if not 0 <= chosen.k1 < float("inf") or not 0 <= chosen.b <= 1:
-        raise RetrieverError(f"bm25 needs k1 of at least 0 and b of 0 to 1, not k1={chosen.k1} b={chosen.b}")
-    return chosen
-
-
-def _number(name: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError as error:
-        raise RetrieverError(f'the option {name} of bm25 must be a number, not "{value}"') from error
 
 
 class _Formula(NamedTuple):
     """What the scores of one corpus depend on."""
 
-    settings: Settings
+    options: Bm25Options
     passages: int
     mean_length: float
 
@@ -79,7 +55,7 @@ class _Formula(NamedTuple):
         return np.log((self.passages + 1) / (frequencies + 0.5))
 
     def saturation(self, counts: np.ndarray, lengths: np.ndarray | float) -> np.ndarray:
-        k1, b = self.settings
+        k1, b = self.options.k1, self.options.b
         saturated: np.ndarray = counts / (counts + k1 * (1 - b + b * lengths / self.mean_length))
         return saturated
 
@@ -89,8 +65,8 @@ class Bm25Index:
 
     dense = False
 
-    def __init__(self, directory: Path) -> None:
-        """Raises RetrieverError when the files are not such an index."""
+    def __init__(self, directory: Path, settings: Settings) -> None:
+        """The parameters are those in the files. Raises RetrieverError when they are not such an index."""
         try:
             opened = bm25s.BM25.load(directory, mmap=True)
             self._lengths = np.load(directory / LENGTHS_FILE, mmap_mode="r")
@@ -104,13 +80,19 @@ class Bm25Index:
         self.count: int = len(self._lengths)
         if len(self._begins) != len(self._vocabulary) + 1 or opened.scores["num_docs"] != self.count:
             raise RetrieverError(f"{directory}: the files are not of one BM25 index; {BUILD_AGAIN}")
-        self._formula = _formula(Settings(opened.k1, opened.b), self._lengths)
+        self._formula = _formula(Bm25Options(k1=opened.k1, b=opened.b), self._lengths)
         self._analyzer = Analyzer()
 
     @classmethod
-    def build(cls, sources: Sources, directory: Path, options: Mapping[str, str] | None = None) -> list[str]:
-        """Analyse the passages; options are those of settings(). A build that was stopped begins anew."""
-        chosen = settings(options or {})
+    def needs(cls, count: int, dimension: int | None, options: Options) -> Needs:
+        """The files, with as much again for the counts in between; in memory the vocabulary and a chunk."""
+        return Needs(disk=2 * PASSAGE_BYTES * count, memory=CHUNK_BYTES + VOCABULARY_BYTES * count)
+
+    @classmethod
+    def build(cls, sources: Sources, directory: Path) -> list[str]:
+        """Analyse the passages. A build that was stopped begins anew."""
+        assert isinstance(sources.options, Bm25Options)
+        chosen = sources.options
         terms = count_terms(sources.corpus, directory)
         _write_postings(directory, terms, _formula(chosen, terms.lengths))
         np.save(directory / LENGTHS_FILE, terms.lengths)
@@ -191,12 +173,12 @@ def best_rows(scores: np.ndarray, top_k: int) -> np.ndarray:
     return rows[np.argsort(-scores[rows], kind="stable")][:top_k]
 
 
-def _formula(chosen: Settings, lengths: np.ndarray) -> _Formula:
+def _formula(chosen: Bm25Options, lengths: np.ndarray) -> _Formula:
     # A corpus of stop words alone has the mean 0, and no term that it would be used for.
     return _Formula(chosen, len(lengths), float(lengths.mean()) or 1.0)
 
 
-def _parameters(chosen: Settings, count: int) -> dict[str, Any]:
+def _parameters(chosen: Bm25Options, count: int) -> dict[str, Any]:
     """As bm25s writes them; the delta is of formulas other than Lucene's."""
     return {
         "k1": chosen.k1,

@@ -7,49 +7,16 @@ Both lists have the same length whatever is asked for, `depth`, so that the best
 answer of length k. A passage that neither list has is not found.
 """
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import cast
 
 import numpy as np
 
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
-from retriever_server.indexes import Index, Queries, Sources, index_class
-from retriever_server.indexes.bm25 import Bm25Index
+from retriever_server.indexes import Index, Needs, Queries, Settings, Sources, index_class
+from retriever_server.indexes.options import Bm25Options, HybridOptions, Options, options_of
 
-SETTINGS_FILE = "hybrid.json"
-PARTS = ("dense", "lexical")
-"""Subfolders, one a part."""
 RANK_OFFSET = 60
-DEPTH = 1000  # as long as the longest answer that the service gives
-
-
-class Settings(NamedTuple):
-    """The two kinds, and how many passages of each list are joined."""
-
-    dense: str = "flat"
-    lexical: str = "bm25"
-    depth: int = DEPTH
-
-
-def settings(options: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:
-    """The settings that options name, dense, lexical and depth, and the other options, which are those of the
-    lexical kind. RetrieverError for a kind that is not of its sort and for a depth that is no whole number
-    above 0.
-    """
-    own = {name: value for name, value in options.items() if name in Settings._fields}
-    rest = {name: value for name, value in options.items() if name not in own}
-    depth = own.pop("depth", str(DEPTH))
-    if not depth.isdecimal() or int(depth) < 1:
-        raise RetrieverError(f'the depth of a hybrid index must be a whole number above 0, not "{depth}"')
-    chosen = Settings(**own, depth=int(depth))
-    dense, lexical = index_class(chosen.dense), index_class(chosen.lexical)
-    if not dense.dense or dense is HybridIndex or not issubclass(lexical, Bm25Index):
-        raise RetrieverError(
-            f"hybrid joins a dense kind and one of BM25, not {chosen.dense} and {chosen.lexical}"
-        )
-    return chosen, rest
 
 
 class HybridIndex:
@@ -57,37 +24,37 @@ class HybridIndex:
 
     dense = True
 
-    def __init__(self, directory: Path) -> None:
-        """Raises RetrieverError when the files are not such an index."""
-        path = directory / SETTINGS_FILE
-        try:
-            chosen = Settings(**json.loads(path.read_bytes()))
-        except (ValueError, TypeError) as error:
-            raise RetrieverError(f"{path}: {error}; {BUILD_AGAIN}") from error
-        kinds = (chosen.dense, chosen.lexical)
+    def __init__(self, directory: Path, settings: Settings) -> None:
+        """Raises RetrieverError when the parts are not such indexes, or not of one corpus."""
+        options = cast(HybridOptions, settings.options)
+        self._depth = options.depth
         self._parts: list[Index] = [
-            index_class(kind)(directory / part) for part, kind in zip(PARTS, kinds, strict=True)
+            index_class(kind)(directory / part, Settings(chosen))
+            for part, (kind, chosen) in _parts(options).items()
         ]
-        self._depth = chosen.depth
         counts = {part.count for part in self._parts}
         if len(counts) > 1:
             raise RetrieverError(f"{directory}: the parts have different numbers of rows; {BUILD_AGAIN}")
         [self.count] = counts
 
     @classmethod
-    def build(cls, sources: Sources, directory: Path, options: Mapping[str, str] | None = None) -> list[str]:
-        """Each part in a subfolder of its own; options are those of settings()."""
-        chosen, rest = settings(options or {})
-        dense, lexical = index_class(chosen.dense), index_class(chosen.lexical)
-        assert issubclass(lexical, Bm25Index)
-        for name in PARTS:
-            (directory / name).mkdir(exist_ok=True)
-        files = {
-            "dense": dense.build(sources, directory / "dense"),
-            "lexical": lexical.build(sources, directory / "lexical", rest),
-        }
-        (directory / SETTINGS_FILE).write_text(json.dumps(chosen._asdict()) + "\n")
-        return [SETTINGS_FILE, *(f"{part}/{file}" for part in PARTS for file in files[part])]
+    def needs(cls, count: int, dimension: int | None, options: Options) -> Needs:
+        """What both parts need; they are built one after the other."""
+        of_parts = [
+            index_class(kind).needs(count, dimension, chosen)
+            for kind, chosen in _parts(cast(HybridOptions, options)).values()
+        ]
+        return Needs(sum(part.disk for part in of_parts), max(part.memory for part in of_parts))
+
+    @classmethod
+    def build(cls, sources: Sources, directory: Path) -> list[str]:
+        """Each part in a subfolder of its own."""
+        files = []
+        for part, (kind, chosen) in _parts(cast(HybridOptions, sources.options)).items():
+            (directory / part).mkdir(exist_ok=True)
+            of_part = index_class(kind).build(sources._replace(options=chosen), directory / part)
+            files += [f"{part}/{name}" for name in of_part]
+        return files
 
     def check(self, rows: np.ndarray, texts: list[str], vectors: np.ndarray | None) -> np.ndarray:
         """Whether both parts can hold the passages there."""
@@ -100,6 +67,15 @@ class HybridIndex:
         lists = [part.search(queries, self._depth)[1] for part in self._parts]
         joined = [fuse(ranked, min(top_k, self.count)) for ranked in zip(*lists, strict=True)]
         return np.stack([scores for scores, _ in joined]), np.stack([rows for _, rows in joined])
+
+
+def _parts(options: HybridOptions) -> dict[str, tuple[str, Options]]:
+    """Subfolder -> kind and options of each part."""
+    lexical = Bm25Options(k1=options.k1, b=options.b)
+    return {
+        "dense": (options.dense, options_of(options.dense)()),
+        "lexical": (options.lexical, lexical),
+    }
 
 
 def fuse(lists: tuple[np.ndarray, ...], top_k: int) -> tuple[np.ndarray, np.ndarray]:

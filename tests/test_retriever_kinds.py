@@ -17,6 +17,7 @@ from retriever_server.build import SAMPLE_ROWS
 from retriever_server.encoder import Encoder, set_threads
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import KINDS, Queries, Settings, index_class, open_index, screen
+from retriever_server.indexes.faiss_file import FaissIndex
 from retriever_server.indexes.flat import FlatIndex, FlatWriter
 from retriever_server.indexes.gpu import RESERVE, Card, load, shares, what_lacks
 from retriever_server.indexes.options import HnswOptions, IvfPqOptions, Options, options_of
@@ -30,7 +31,7 @@ PLACES = ("Rome", "Zürich", "Cairo", "Lima", "Oslo", "Perth", "Quito", "Kyoto",
 TRADES = ("baker", "sailor", "poet", "judge", "farmer", "painter", "doctor", "spy", "monk", "clockmaker")
 DEEDS = ("was born", "fell ill", "lost a bet", "built a house", "learned Latin")
 WORDS = ("last", "merry", "silent")
-DENSE = tuple(kind for kind in KINDS if index_class(kind).dense)
+DENSE = tuple(kind for kind in KINDS if issubclass(index_class(kind), FaissIndex))
 LEAST_RECALL = {"flat": 1.0, "flat_fp16": 0.99, "sq8": 0.97, "hnsw": 0.97, "ivfpq": 0.90}
 
 

@@ -23,7 +23,8 @@ RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 class RetrieverConfig:
     """How to reach a retriever; the keys of ``research.retriever`` in recipes/config/train_musique.yaml.
 
-    ``timeout`` bounds one attempt and ``deadline`` one search with all its attempts, both in seconds.
+    ``timeout`` bounds one attempt and ``deadline`` one search with all its attempts, both in seconds. They
+    begin when one of the ``connections`` is free: to wait for the own turn is no fault of the server's.
     """
 
     url: str
@@ -52,6 +53,7 @@ class RetrieverClient:
         self.config = config
         self._path, self._body, self._parse = WIRES[config.wire]
         self._session: aiohttp.ClientSession | None = None
+        self._turns = asyncio.Semaphore(config.connections)
         self._cache: OrderedDict[str, list[Passage]] = OrderedDict()
         self._in_flight: dict[str, asyncio.Task[list[Passage]]] = {}
 
@@ -66,7 +68,7 @@ class RetrieverClient:
             return self._cache[query]
         task = self._in_flight.get(query)
         if task is None:
-            task = self._in_flight[query] = asyncio.ensure_future(self._search(query))
+            task = self._in_flight[query] = asyncio.ensure_future(self._search_in_turn(query))
             task.add_done_callback(lambda _: self._in_flight.pop(query, None))
         # One impatient caller must not cancel the request that others wait for.
         return await asyncio.shield(task)
@@ -76,6 +78,10 @@ class RetrieverClient:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    async def _search_in_turn(self, query: str) -> list[Passage]:
+        async with self._turns:
+            return await self._search(query)
 
     async def _search(self, query: str) -> list[Passage]:
         loop = asyncio.get_running_loop()

@@ -49,7 +49,7 @@ def episode(number, em, *, source="test_2hop", control="", text="because", passa
         "answer",
         reward=em,
         reward_reason="right answer" if em else "wrong answer",
-        metrics={"em": em, "searches": 1.0, "format_valid": 1.0},
+        metrics={"em": em, "searches": 1.0, "format_valid": 1.0, "failed_searches": 0.0},
         metadata={**metadata, "data_source": source, "step": step, "sample": 0, "control": control},
     )
 

@@ -105,6 +105,14 @@ def test_a_slow_server_times_out():
     assert isinstance(error, SearchError) and time.monotonic() - started < 3
 
 
+def test_waiting_for_a_free_connection_is_no_time_out():
+    calls = []
+    with serving(retriever([], calls, delay=0.1)) as url:
+        answers = ask(url, *"abcdefghijkl", connections=1, timeout=0.5, deadline=0.6)
+    assert [answer[0].contents[0] for answer in answers] == list("abcdefghijkl")
+    assert len(calls) == 12
+
+
 def test_an_answer_of_another_kind_names_the_wire_format():
     app = Flask("other")
     app.post("/search")(lambda: jsonify({"unexpected": 1}))

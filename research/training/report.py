@@ -21,7 +21,14 @@ from research.training.episodes import choose_pairs, pieces
 from research.training.figures import HELD_OUT_TITLE, Drawing, Point, draw_all
 from research.training.guards import REWARD, GuardConfig, Rows, alarms
 from research.training.run_files import read_metrics
-from research.training.table import HEADER, TableRow, held_out_split, last_step, table_rows
+from research.training.table import (
+    HEADER,
+    TableRow,
+    failed_searches_warning,
+    held_out_split,
+    last_step,
+    table_rows,
+)
 
 EPISODES = 10
 
@@ -91,6 +98,7 @@ def _contents(run_dir: Path) -> dict[str, Any]:
         "options": _options(run_dir),
         "header": HEADER,
         "table": [row.cells() for row in table],
+        "failed_searches": failed_searches_warning(table),
         "split": split,
         "alarms": alarms(rows, guards),
         "old_run": "guards" not in config.research,

@@ -26,7 +26,7 @@ from research.training.plan import Command, Plan, compose_config
 from research.training.preflight import free_port, problems
 from research.training.progress import StepPrinter
 from research.training.run_files import forget_steps_after, latest_checkpoint, read_metrics
-from research.training.table import as_text, table_rows
+from research.training.table import as_text, failed_searches_warning, table_rows
 
 RETRIEVER_START_SECONDS = 1800  # a 61 GB index is read from disk
 RETRIEVER_RESTARTS = 10
@@ -326,7 +326,11 @@ def export(run_dir: Path) -> None:
 
 
 def _print_summary(run_dir: Path) -> None:
-    click.echo(f"\n{as_text(table_rows(run_dir))}\n\nrun folder: {run_dir}")
+    rows = table_rows(run_dir)
+    click.echo(f"\n{as_text(rows)}")
+    if warning := failed_searches_warning(rows):
+        click.echo(warning, err=True)
+    click.echo(f"\nrun folder: {run_dir}")
     click.echo("  config.yaml  metrics.jsonl  trajectories/  checkpoints/  tensorboard/  logs/  policy/")
 
 

@@ -40,6 +40,7 @@ class HeldOut:
     em: float
     searches: float
     format_valid: float
+    failed_searches: float = 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -127,7 +128,7 @@ def _means(rows: list[dict[str, float]]) -> HeldOut:
     def mean(name: str) -> float:
         return sum(row[name] for row in rows) / len(rows)
 
-    return HeldOut(len(rows), mean("em"), mean("searches"), mean("format_valid"))
+    return HeldOut(len(rows), mean("em"), mean("searches"), mean("format_valid"), mean("failed_searches"))
 
 
 def _measured_elsewhere(path: Path) -> Iterable[TableRow]:
@@ -146,6 +147,18 @@ def as_text(rows: list[TableRow]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines
+    )
+
+
+def failed_searches_warning(rows: list[TableRow]) -> str:
+    """One line if searches of the table's episodes failed, else empty: their figures are then too low."""
+    results = [result for row in rows for result in (row.before, row.after) if result]
+    failed = round(sum(result.failed_searches * result.questions for result in results))
+    if not failed:
+        return ""
+    return (
+        f"WARNING: {failed} searches of these episodes failed, so the figures are too low: was the retriever "
+        "gone or the machine overloaded? The reasons stand in trajectories/"
     )
 
 

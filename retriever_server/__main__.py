@@ -1,13 +1,15 @@
-"""Command line: `python -m retriever_server build|serve --help`.
+"""Command line: `python -m retriever_server build|serve|bench --help`.
 
 The commands import what they need inside: FAISS and Flask take a second, which --help does without.
 """
 
+import asyncio
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -28,6 +30,8 @@ KIND_HELP = f"Kind of index: {', '.join(KINDS)}."
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 AT_LEAST_1 = click.IntRange(min=1)
+SECONDS = click.FloatRange(min=0.1)
+WIRES = ("research", "search_r1", "skyrl")
 
 threads_option = click.option("--threads", type=AT_LEAST_1, help="CPU threads.  [default: all cores]")
 options_option = click.option(
@@ -225,6 +229,64 @@ def _too_large_to_check(index_dir: Path) -> bool:
     if large:
         click.echo("large index: sizes and sample rows are checked, not the whole fingerprint", err=True)
     return large
+
+
+def _levels(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+    levels = [int(word) if word.strip().isdecimal() else 0 for word in value.split(",")]
+    if min(levels) < 1:
+        raise click.BadParameter("numbers of clients with commas between them, such as 1,8,64")
+    return levels
+
+
+@main.command()
+@click.option("--url", help="The server to measure, for example http://127.0.0.1:8000.")
+@click.option("--ceiling", is_flag=True, help="Instead of --url: measure what this client itself can do.")
+@click.option("--queries", "queries_file", type=FILE, required=True, help="What to ask.")
+@click.option("--wire", type=click.Choice(WIRES), default="research", show_default=True, help="Wire format.")
+@click.option("--concurrency", callback=_levels, default="1,8,64,256", show_default=True, help="Clients.")
+@click.option("--top-k", type=AT_LEAST_1, default=5, show_default=True, help="Passages a query.")
+@click.option("--batch", type=AT_LEAST_1, default=1, show_default=True, help="Queries a request.")
+@click.option("--seconds", type=SECONDS, default=10, show_default=True, help="Seconds a concurrency.")
+@click.option("--requests", type=AT_LEAST_1, help="Requests a concurrency, instead of --seconds.")
+@click.option(
+    "--warm-up", "warm_up_s", type=SECONDS, default=1, show_default=True, help="Seconds before them."
+)
+@click.option(
+    "--timeout", "timeout_s", type=SECONDS, default=60, show_default=True, help="Seconds; an error."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a concurrency instead of the table.")
+def bench(
+    url: str | None, ceiling: bool, queries_file: Path, concurrency: list[int], as_json: bool, **options: Any
+) -> None:
+    """Measure a server under load: requests/s, latencies, errors, for each number of clients at once.
+
+    The server may be any that speaks ReSearch's /search (research), Search-R1's and veRL's /retrieve
+    (search_r1) or SkyRL's (skyrl). The file of queries has one a line, or is JSON Lines with "question" or
+    "query"; none is asked twice as long as there are enough. Ctrl-C prints what was measured so far.
+
+    \b
+    Examples:
+      python -m retriever_server bench --url http://127.0.0.1:8000 --queries my.questions.jsonl
+      python -m retriever_server bench --url http://10.0.0.7:8000 --wire search_r1 --queries queries.txt \\
+          --concurrency 64 --seconds 30 --json
+    """
+    from retriever_server import bench as benching
+    from retriever_server.bench_ceiling import instant_server
+
+    if (url is None) != ceiling:
+        raise click.UsageError("give either --url or --ceiling")
+
+    def report(figures: benching.Figures) -> None:
+        click.echo(json.dumps(figures._asdict()) if as_json else benching.table_row(figures))
+
+    with one_line_errors(), ExitStack() as stack:
+        queries = benching.read_queries(queries_file)
+        address = url or stack.enter_context(instant_server(options["top_k"], options["batch"]))
+        load = benching.Load(url=address, **options)
+        asyncio.run(benching.check_server(load))
+        if not as_json:
+            click.echo(benching.HEADER)
+        asyncio.run(benching.measure(load, concurrency, queries, report))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from retriever_server.corpus import CORPUS_FILE, Corpus
-from retriever_server.encoder import Encoder
+from retriever_server.encoder import Dtype, Encoder
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
 from retriever_server.indexes import Index, index_class
 
@@ -119,6 +119,7 @@ def open_store(
     *,
     encoder: str | None = None,
     device: str | None = None,
+    dtype: Dtype = "float32",
     check_contents: bool = True,
     tell: Callable[[str], None] = lambda stage: None,
 ) -> Store:
@@ -133,13 +134,13 @@ def open_store(
     tell("opening the index")
     corpus, index = Corpus(directory), index_class(manifest.kind)(directory)
     tell("loading the encoder")
-    model = _open_encoder(manifest, encoder, device)
+    model = _open_encoder(manifest, encoder, device, dtype)
     tell("checking rows")
     check_rows(index, corpus, model, np.linspace(0, len(corpus) - 1, num=min(8, len(corpus)), dtype=np.int64))
     return Store(manifest, corpus, index, model)
 
 
-def _open_encoder(manifest: Manifest, name: str | None, device: str | None) -> Encoder | None:
+def _open_encoder(manifest: Manifest, name: str | None, device: str | None, dtype: Dtype) -> Encoder | None:
     if manifest.encoder is None:
         return None
     return Encoder(
@@ -147,4 +148,5 @@ def _open_encoder(manifest: Manifest, name: str | None, device: str | None) -> E
         query_prompt=manifest.query_prompt,
         passage_prompt=manifest.passage_prompt,
         device=device,
+        dtype=dtype,
     )

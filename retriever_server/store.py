@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from retriever_server.corpus import CORPUS_FILE, Corpus
-from retriever_server.encoder import Encoder
+from retriever_server.encoder import Dtype, Encoder
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
 from retriever_server.indexes import Device, Index, Settings, open_index
 from retriever_server.indexes.options import Options, only_serving, options_of, parse_options
@@ -122,6 +122,7 @@ def open_store(
     *,
     encoder: str | None = None,
     device: str | None = None,
+    dtype: Dtype = "float32",
     check_contents: bool = True,
     index_options: Iterable[str] = (),
     index_device: Device = "cpu",
@@ -140,7 +141,7 @@ def open_store(
     settings = Settings(_options(manifest, index_options), index_device)
     corpus, index = Corpus(directory), open_index(manifest.kind, directory, settings)
     tell("loading the encoder")
-    model = _open_encoder(manifest, encoder, device)
+    model = _open_encoder(manifest, encoder, device, dtype)
     tell("checking rows")
     check_rows(index, corpus, model, np.linspace(0, len(corpus) - 1, num=min(8, len(corpus)), dtype=np.int64))
     return Store(manifest, corpus, index, model)
@@ -152,7 +153,7 @@ def _options(manifest: Manifest, words: Iterable[str]) -> Options:
     return options_of(manifest.kind).model_validate(manifest.options | given)
 
 
-def _open_encoder(manifest: Manifest, name: str | None, device: str | None) -> Encoder | None:
+def _open_encoder(manifest: Manifest, name: str | None, device: str | None, dtype: Dtype) -> Encoder | None:
     if manifest.encoder is None:
         return None
     return Encoder(
@@ -160,4 +161,5 @@ def _open_encoder(manifest: Manifest, name: str | None, device: str | None) -> E
         query_prompt=manifest.query_prompt,
         passage_prompt=manifest.passage_prompt,
         device=device,
+        dtype=dtype,
     )

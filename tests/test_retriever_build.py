@@ -180,12 +180,12 @@ def test_too_little_disk_space_is_told_before_building(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_build_goes_on_and_encodes_nothing_twice(tmp_path: Path, ending: signal.Signals) -> None:
-    rows = [{"id": n, "contents": f"{n} " + "many words " * 60} for n in range(3000)]
+    rows = [{"id": n, "contents": f"{n} " + "many words " * 20} for n in range(1600)]
     corpus = write_rows(tmp_path / "corpus.jsonl", rows)
     arguments = [sys.executable, "-m", "retriever_server", "build", corpus, tmp_path / "index"]
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    while "512/3000" not in process.stderr.readline().replace("\r", "\n"):
+    while "512/1600" not in process.stderr.readline().replace("\r", "\n"):
         assert process.poll() is None
     process.send_signal(ending)
     assert process.wait(timeout=30) != 0
@@ -198,7 +198,7 @@ def test_interrupted_build_goes_on_and_encodes_nothing_twice(tmp_path: Path, end
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Encoder, "encode_passages", lambda s, t: encoded.append(len(t)) or original(s, t))
         assert command("build", corpus, tmp_path / "index").exit_code == 0
-    assert sum(encoded) == 3000 - half + 32  # and the sample that is checked
+    assert sum(encoded) == 1600 - half + 32  # and the sample that is checked
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "index"]
 
 

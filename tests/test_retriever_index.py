@@ -1,10 +1,7 @@
-"""Flat index and batcher: brute force in values and order, ties included; each caller its own answer."""
+"""Flat index: brute force in values and order, ties included; files that can be gone on with."""
 
 import os
 import tempfile
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -13,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retriever_server.batcher import Batcher
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import Queries
 from retriever_server.indexes.flat import FlatIndex, FlatWriter
@@ -102,42 +98,3 @@ def test_a_half_written_file_is_gone_on_with_after_its_last_whole_row(tmp_path: 
             assert file.rows == max(0, (written - 45) // 48)
             file.append(vectors[file.rows :])
         assert np.array_equal(FlatIndex(tmp_path).vectors(np.arange(37)), vectors)
-
-
-def halve(jobs: list[int]) -> list[int]:
-    time.sleep(0.01)
-    if any(job % 2 for job in jobs):
-        raise ValueError(f"odd: {jobs}")
-    return [job // 2 for job in jobs]
-
-
-def test_batcher_gives_each_caller_its_own_answer_or_its_own_error() -> None:
-    batcher = Batcher(halve, max_batch=8, window_s=0.005)
-    with ThreadPoolExecutor(32) as pool:
-        futures = list(pool.map(batcher.submit, range(64)))
-    for job, future in enumerate(futures):
-        if job % 2:
-            with pytest.raises(ValueError, match=rf"odd: \[{job}\]"):
-                future.result(timeout=10)
-        else:
-            assert future.result(timeout=10) == job // 2
-    batcher.close(timeout_s=10)
-
-
-def test_batcher_joins_what_waits_up_to_its_limit_and_closes_cleanly() -> None:
-    sizes: list[int] = []
-    begin = threading.Event()
-
-    def count(jobs: list[int]) -> list[int]:
-        begin.wait(10)
-        sizes.append(len(jobs))
-        return jobs
-
-    batcher = Batcher(count, max_batch=8, window_s=0)
-    futures = [batcher.submit(job) for job in range(20)]
-    begin.set()
-    batcher.close(timeout_s=10)
-    assert [future.result(timeout=0) for future in futures] == list(range(20))  # what waited was answered
-    assert sum(sizes) == 20 and max(sizes) == 8
-    with pytest.raises(RuntimeError, match="closed"):
-        batcher.submit(0)

@@ -53,7 +53,7 @@ async def kill_and_start(
 async def run(index: Path, clients: int, count: int, kills: int, pause_s: float) -> list[str]:
     """What went wrong, over all clients."""
     process, port = start(index)
-    asked = questions_of(index, clients * count)
+    asked = questions_of(index, port, clients * count)
     parts = [asked[number::clients] for number in range(clients)]
     killing = asyncio.create_task(kill_and_start(process, index, port, kills, pause_s))
     wrong = await asyncio.gather(*(searches(f"http://127.0.0.1:{port}", part) for part in parts))

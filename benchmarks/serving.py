@@ -1,10 +1,8 @@
 """What the scripts here share: a server process of their own, its memory, and a small HTTP request."""
 
 import json
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-START_DEADLINE_S = 300
+QUERY_CHARS = 80
 
 
 def start(index: Path, *options: str, port: int = 0) -> tuple[subprocess.Popen[str], int]:
@@ -51,34 +49,15 @@ def answer(port: int, body: dict[str, Any], route: str = "/search", timeout_s: f
         return json.load(reply)
 
 
-def questions_of(index: Path, count: int) -> list[tuple[str, str]]:
-    """(query, id it must find first): passages of the corpus, which find themselves; as many as have
-    contents of their own, at most `count`.
+def questions_of(index: Path, port: int, count: int) -> list[tuple[str, str]]:
+    """At most `count` pairs (query, id it must find first): beginnings of passages, those by which a server
+    without other load finds them.
     """
-    found: dict[str, str] = {}
-    twice: set[str] = set()
     with (index / "corpus.jsonl").open() as lines:
-        for line in lines:
-            row = json.loads(line)
-            query = row["contents"][:300]
-            if query in found:
-                twice.add(query)
-            found[query] = row["id"]
-            if len(found) >= count + len(twice):
-                break
-    return [(query, name) for query, name in found.items() if query not in twice]
-
-
-def wait_until(condition: Any, what: str, deadline_s: float = START_DEADLINE_S) -> None:
-    """Poll; ends the script when `condition()` is not true in time."""
-    end = time.monotonic() + deadline_s
-    while not condition():
-        if time.monotonic() > end:
-            raise SystemExit(f"not in {deadline_s} s: {what}")
-        time.sleep(0.05)
-
-
-def listens(port: int) -> bool:
-    """Whether a connection is accepted."""
-    with socket.socket() as attempt:
-        return attempt.connect_ex(("127.0.0.1", port)) == 0
+        rows = [json.loads(line) for line, _ in zip(lines, range(2 * count), strict=False)]
+    queries = [row["contents"][:QUERY_CHARS] for row in rows]
+    best: list[list[dict[str, str]]] = []
+    for start in range(0, len(queries), 64):
+        best += answer(port, {"query": queries[start : start + 64], "top_n": 1}, "/batch_search")
+    known = zip(queries, rows, best, strict=True)
+    return [(query, row["id"]) for query, row, [hit] in known if hit["id"] == row["id"]][:count]

@@ -120,7 +120,7 @@ async def soak(run: Soak, clients: int) -> None:
 def main(index_dir: Path, total: int, clients: int, most_growth: float, options: tuple[str, ...]) -> None:
     """See the top of this file."""
     with server(index_dir, *options) as (process, port):
-        run = Soak(f"http://127.0.0.1:{port}", process.pid, questions_of(index_dir, 2000), total)
+        run = Soak(f"http://127.0.0.1:{port}", process.pid, questions_of(index_dir, port, 2000), total)
         began = time.monotonic()
         asyncio.run(soak(run, clients))
         seconds = time.monotonic() - began

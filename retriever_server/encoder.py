@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MINILM = "minilm"
 MOST_IN_A_PART = 32
-PASS_CHARS = 400  # of padding cost about as much as one more pass of a small model on a CPU
+PASS_CHARS = 800  # of padding cost about as much as one more pass of a small model on a CPU
 
 
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -8,6 +8,7 @@ and searched in batches. The queue is bounded: a request that finds it full is t
 
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -188,9 +189,16 @@ class Pipeline:
 
     def _encode(self, texts: list[str]) -> None:
         assert self._encoder is not None
+        ready: list[_Ticket] = []
+        began = time.monotonic()
         for places, vectors in self._encoder.encode_in_parts(texts):
-            # Each part goes on at once: its search and its answers take place while the next is encoded.
-            self._searching.submit(self._encoded([texts[place] for place in places], vectors))
+            ready += self._encoded([texts[place] for place in places], vectors)
+            # A part goes on at once, to be searched and answered while the next is encoded; but where a
+            # search takes longer than that, one for all parts is worth the wait.
+            if self._searching.expected_wait_s() <= time.monotonic() - began:
+                self._searching.submit(ready)
+                ready, began = [], time.monotonic()
+        self._searching.submit(ready)
 
     def _encoded(self, texts: list[str], vectors: np.ndarray) -> list[_Ticket]:
         """The tickets that waited for these vectors."""

@@ -12,6 +12,7 @@ what was encoded, for the next time. Each kind is built, and then searched, in a
 import json
 import multiprocessing
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ QUERIES = "queries.npy"
 TOP_K = 10
 BATCH = 64
 SAMPLE_ROWS = 2000
+ENCODED_ROWS = 512
 GB = 1e9
 EXHAUSTIVE = ("flat", "flat_fp16", "sq8")
 DEFAULT_KINDS = ("flat", "flat_fp16", "sq8", "hnsw", "ivfpq")
@@ -74,20 +76,16 @@ def main(corpora: tuple, questions: tuple, work: Path, rows: int, threads: int, 
 
 
 def prepare(corpora: tuple, questions: tuple, work: Path, rows: int, threads: int) -> None:
-    """Write VECTORS and QUERIES into `work`, unless they are there."""
+    """Write VECTORS and QUERIES into `work`."""
     from retriever_server.encoder import Encoder, set_threads
     from retriever_server.indexes.flat import FlatWriter
 
     set_threads(threads)
     encoder = Encoder("minilm")
-    real_file = work / "real.npy"
-    if not real_file.exists():
-        texts = list({document.contents: None for path in corpora for _, document in read_documents(path)})
-        np.save(real_file, encode(encoder.encode_passages, texts))
-    if not (work / QUERIES).exists():
-        asked = [json.loads(text)["question"] for path in questions for text in path.read_text().splitlines()]
-        np.save(work / QUERIES, encode(encoder.encode_queries, asked))
-    real = np.load(real_file)
+    texts = list({document.contents: None for path in corpora for _, document in read_documents(path)})
+    real = encode(encoder, texts, work / "real.faiss")
+    asked = [json.loads(text)["question"] for path in questions for text in path.read_text().splitlines()]
+    np.save(work / QUERIES, encoder.encode_queries(asked))
     (work / VECTORS).unlink(missing_ok=True)
     with FlatWriter(work / VECTORS, rows, real.shape[1]) as file:
         file.append(real[:rows])
@@ -97,10 +95,15 @@ def prepare(corpora: tuple, questions: tuple, work: Path, rows: int, threads: in
     )
 
 
-def encode(encoder: Callable[[list[str]], np.ndarray], texts: list[str]) -> np.ndarray:
-    """float32 [texts, dimension]."""
-    with click.progressbar(range(0, len(texts), 512), label=f"encoding {len(texts):,} texts") as starts:
-        return np.concatenate([encoder(texts[start : start + 512]) for start in starts])
+def encode(encoder: Any, texts: list[str], path: Path) -> np.ndarray:
+    """float32 [texts, dimension], from the flat index file `path` as far as it goes, which gets the rest."""
+    from retriever_server.indexes.flat import FlatWriter, map_vectors
+
+    with FlatWriter(path, len(texts), encoder.dimension) as file:
+        for start in range(file.rows, len(texts), ENCODED_ROWS):
+            print(f"encoding passage {start:,} of {len(texts):,}", file=sys.stderr)
+            file.append(encoder.encode_passages(texts[start : start + ENCODED_ROWS]))
+    return np.array(map_vectors(path))
 
 
 def made_up(real: np.ndarray, count: int) -> np.ndarray:

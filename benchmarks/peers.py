@@ -72,7 +72,7 @@ class Setting:
 @click.option("--research-retrievers", default=1, show_default=True, help="ReSearch's own --num_retriever.")
 @click.option("--peer-python", default=sys.executable, help="The Python of the peers' environment.")
 @click.option("--encoder", default=MINILM, show_default=True, help="Folder of a model, or minilm.")
-@click.option("--serve-options", default="", help="Further options of our serve.")
+@click.option("--serve-options", default="--cache-size 0", show_default=True, help="Of ours.")
 @click.option("--work", type=click.Path(path_type=Path), help="For index and logs.  [default: a new folder]")
 @click.option("--concurrency", default="1,8,64,256", show_default=True)
 @click.option("--top-k", default=5, show_default=True)

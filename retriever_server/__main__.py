@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from retriever_server.pipeline import Limits
     from retriever_server.server import Load
     from retriever_server.service import Searcher
+    from retriever_server.store import Store
 
 LARGE_BYTES = 2_000_000_000  # some ten seconds of SHA-256
 KIND_HELP = f"Kind of index: {', '.join(KINDS)}."
@@ -109,6 +111,31 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
     click.echo(f"{index_dir}: {state} ({figures})")
 
 
+RAY_OPTIONS = (
+    click.option("--ray", is_flag=True, help="Search the index in shards, actors of a Ray cluster."),
+    click.option(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="Head of the cluster, of which this machine is a node.  [default: start Ray here]",
+    ),
+    click.option("--shards", type=AT_LEAST_1, help="Slices of the index.  [default: 1]"),
+    click.option("--replicas", type=AT_LEAST_1, help="Actors that hold each slice.  [default: 1]"),
+    click.option("--shard-cpus", type=AT_LEAST_1, help="CPUs, and threads, an actor.  [default: 1]"),
+    click.option(
+        "--shard-timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Seconds until a shard that does not answer is a 503.  [default: 10]",
+    ),
+)
+
+
+def ray_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that spread an index over a Ray cluster: None where not given."""
+    for option in reversed(RAY_OPTIONS):
+        command = option(command)
+    return command
+
+
 @main.command(epilog=option_help())
 @click.argument("index_dir", type=FOLDER)
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in.")
@@ -169,12 +196,16 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
 @options_option
 @device_option
 @threads_option
+@ray_options
 def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
     """Serve the index in INDEX_DIR over HTTP until SIGTERM or ctrl-C.
 
     GET /health answers 503 while the index loads. POST /search, /batch_search and /retrieve search it. GET /
     is a page to search by hand, GET /metrics for Prometheus. A line "ready: URL" appears on standard output
     once searches are answered. SIGTERM finishes what is in flight.
+
+    With --ray, shards of an index of kind flat are searched on the nodes of a Ray cluster, which must all see
+    INDEX_DIR at the same path. Answers are the same as without. Passages and encoder stay here.
 
     \b
     Examples:
@@ -183,6 +214,7 @@ def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
       RETRIEVER_TOKEN=secret python -m retriever_server serve indexes/wiki --host 0.0.0.0 --reload
       python -m retriever_server serve indexes/wiki_hnsw --index-option efSearch=64
       python -m retriever_server serve indexes/wiki --index-device auto
+      python -m retriever_server serve indexes/wiki --ray --ray-address 10.0.0.1:6379 --shards 4 --replicas 2
     """
     from retriever_server import server
     from retriever_server.pipeline import Limits
@@ -194,14 +226,36 @@ def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
         if die_with_parent:
             server.die_with_parent()
         served = Served()
-        load = _loader(index_dir, limits, served.metrics, **options)
-        server.run(load, served, server.Options(**listen))
+        cluster = _pop_cluster_options(options)
+        load = _loader(index_dir, limits, served.metrics, cluster, **options)
+        server.run(load, served, server.Options(**listen), at_end=_leave_ray)
+
+
+def _pop_cluster_options(options: dict[str, Any]) -> dict[str, Any] | None:
+    """Take the `ray_options` out: the given ones by the names of ClusterOptions, None without --ray."""
+    names = {
+        "ray_address": "address",
+        "shards": "shards",
+        "replicas": "replicas",
+        "shard_cpus": "cpus",
+        "shard_timeout": "timeout_s",
+    }
+    values = {option: options.pop(option) for option in names}
+    given = [option for option in names if values[option] is not None]
+    if not options.pop("ray"):
+        if given:
+            raise click.UsageError(f"--{given[0].replace('_', '-')} needs --ray")
+        return None
+    if options["index_device"] != "cpu":
+        raise click.UsageError("--ray searches on CPUs: it does not go with --index-device")
+    return {names[option]: values[option] for option in given}
 
 
 def _loader(
     index_dir: Path,
     limits: "Limits",
     metrics: "Metrics",
+    cluster: dict[str, Any] | None,
     *,
     encoder_dtype: "Dtype",
     reranker: str | None,
@@ -220,14 +274,34 @@ def _loader(
             set_threads(threads)
         contents = not skip_fingerprint and not _too_large_to_check(index_dir)
         store = open_store(index_dir, dtype=encoder_dtype, check_contents=contents, tell=tell, **opening)
-        if reranker is None:
-            return Searcher(store, limits, metrics)
-        tell("loading the reranker")
-        from retriever_server.rerank import Reranker
+        ranker = None
+        if reranker is not None:
+            tell("loading the reranker")
+            from retriever_server.rerank import Reranker
 
-        return Searcher(store, limits, metrics, Reranker(reranker, opening["device"]), rerank_depth)
+            ranker = Reranker(reranker, opening["device"])
+        if cluster is not None:  # last: what fails before leaves no actors behind
+            tell("starting the shards")
+            store = _sharded(store, index_dir, cluster)
+        return Searcher(store, limits, metrics, ranker, rerank_depth)
 
     return load
+
+
+def _sharded(store: "Store", index_dir: Path, options: dict[str, Any]) -> "Store":
+    """`store` with its index on a Ray cluster."""
+    from retriever_server.cluster import ClusterOptions, ShardedIndex
+
+    index = ShardedIndex(index_dir, ClusterOptions(**options))
+    return replace(store, index=index, release=index.close)
+
+
+def _leave_ray() -> None:
+    """Stop the Ray that was started here. The kernel would stop it with us, but some of its processes only
+    after a minute.
+    """
+    if ray := sys.modules.get("ray"):
+        ray.shutdown()
 
 
 def _too_large_to_check(index_dir: Path) -> bool:

@@ -44,9 +44,9 @@ class _Stop(BaseException):
     """A signal asks the process to end."""
 
 
-def run(load: Load, served: Served, options: Options) -> NoReturn:
-    """Serve until a signal comes, finish what is in flight, then exit with status 0. HTTP answers 503 until
-    `load` returns.
+def run(load: Load, served: Served, options: Options, at_end: Callable[[], None] = lambda: None) -> NoReturn:
+    """Serve until a signal comes, finish what is in flight, call `at_end`, then exit with status 0. HTTP
+    answers 503 until `load` returns.
 
     Loading stands in the main thread, so its errors end the process and a signal interrupts it.
     Raises RetrieverError when the address cannot be had, and what `load` raises.
@@ -65,6 +65,7 @@ def run(load: Load, served: Served, options: Options) -> NoReturn:
         _reload_when_asked(load, served, options.reload)
     except _Stop:
         http.stop(GRACE_S)
+        at_end()
     os._exit(0)  # the interpreter's own end, with torch loaded, takes longer than callers wait
 
 

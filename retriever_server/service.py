@@ -86,8 +86,9 @@ class Searcher:
         ]
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Answer what waits and stop."""
+        """Answer what waits, stop, and let go of the store."""
         self._pipeline.close(timeout_s)
+        self._store.release()
 
     def _find(self, queries: Sequence[str], top_k: int, excluded: Sequence[Set[str]] | None) -> list[Found]:
         unwanted = excluded or [NONE_EXCLUDED] * len(queries)

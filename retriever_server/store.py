@@ -63,6 +63,8 @@ class Store:
     corpus: Corpus
     index: Index
     encoder: Encoder | None
+    release: Callable[[], None] = lambda: None
+    """Gives back what the index holds in other processes, once nobody searches it any more."""
 
 
 def mark_file(path: Path) -> FileMark:

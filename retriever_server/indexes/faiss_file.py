@@ -83,11 +83,16 @@ class FaissIndex:
         """
         fetch = min(top_k + SPARE_CANDIDATES, self.count)
         while True:
-            scores, rows = self._index.search(queries, fetch)
+            scores, rows = self._nearest(queries, fetch)
             tie_goes_on = scores[:, -1] >= scores[:, top_k - 1] - SCORE_NOISE
             if fetch == self.count or not tie_goes_on.any():
                 return list(rows)
             fetch = min(fetch * 4, self.count)
+
+    def _nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """What FAISS finds: scores float32 [q, count], best first, and rows int64 [q, count]."""
+        found: tuple[np.ndarray, np.ndarray] = self._index.search(queries, count)
+        return found
 
     def _rank(self, query: np.ndarray, rows: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """The best top_k of the candidates, padded with row -1 and score -inf."""

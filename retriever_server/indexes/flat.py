@@ -63,6 +63,22 @@ class FlatIndex(FaissIndex):
         return super()._candidates(queries, top_k)
 
 
+class FlatSlice(FlatIndex):
+    """A range of the rows of a flat index, on the CPU; they keep their numbers."""
+
+    def __init__(self, directory: Path, rows: range) -> None:
+        """As FlatIndex does."""
+        super().__init__(directory)
+        self.count = len(rows)
+        # FAISS reads such a range in place, and nothing else of the file.
+        within = faiss.IDSelectorRange(rows.start, rows.stop)
+        self._within = faiss.SearchParameters(sel=within)  # type: ignore[call-arg]
+
+    def _nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        found: tuple[np.ndarray, np.ndarray] = self._index.search(queries, count, params=self._within)
+        return found
+
+
 def map_vectors(path: Path) -> np.ndarray:
     """The vectors in a flat index file, memory-mapped: float32 [count, dimension], read only.
 

@@ -1,0 +1,278 @@
+"""Sharded index: slices of a flat index in Ray actors on the nodes of a cluster, searched as one.
+
+An actor maps its slice of the index file, which every node sees at the same path, and searches it as
+FlatIndex does. The best of all slices' best are what one FlatIndex finds: the same rows, scores and order.
+
+Each slice is held by several actors, on different nodes where there are enough. A question that one of them
+loses, or does not answer in time, goes to another; Ray starts actors that died again. The actors belong to
+this process: Ray ends them when it ends, in whatever way.
+
+Imported when `serve --ray` asks for it, since importing Ray takes a second.
+"""
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import click
+import faiss
+import numpy as np
+import psutil
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from retriever_server.errors import RetrieverError
+from retriever_server.indexes import Queries
+from retriever_server.indexes.flat import FlatIndex, FlatSlice
+from retriever_server.shard import Question, Shard
+from retriever_server.store import Manifest, check_files, read_manifest
+
+REACH_S = 5.0  # to get a connection to a cluster's address
+REPORT_S = 10.0  # between two lines about actors that are not there yet
+OBJECT_STORE_BYTES = 256 * 1024 * 1024  # of a local Ray: questions and answers are small
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """How to spread an index.
+
+    `address` is HOST:PORT of a Ray cluster; None starts Ray on this machine. `cpus` and threads are those of
+    one actor. A question that a shard does not answer in `timeout_s` seconds is given up.
+    """
+
+    address: str | None = None
+    shards: int = 1
+    replicas: int = 1
+    cpus: int = 1
+    timeout_s: float = 10.0
+
+
+class ShardActor:
+    """One slice of the rows of an index, in a process of its own on some node."""
+
+    def __init__(self, directory: Path, manifest: Manifest, rows: range, threads: int) -> None:
+        faiss.omp_set_num_threads(threads)
+        self._directory, self._manifest, self._rows = directory, manifest, rows
+        self._index: FlatIndex | None = None
+        # An exception here would be this actor's end for good. The first question opens the file again, and
+        # tells what is wrong with it.
+        with suppress(RetrieverError):
+            self._opened()
+
+    def open(self) -> None:
+        """Let the slice be in memory; RetrieverError when this node does not have the files of `manifest`."""
+        self._opened()
+
+    def search(self, vectors: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The slice's min(top_k, rows) best, as FlatIndex.search gives them; raises what `open` does."""
+        return self._opened().search(Queries([], vectors), top_k)
+
+    def _opened(self) -> FlatIndex:
+        if self._index is None:
+            self._index = self._open_slice()
+        return self._index
+
+    def _open_slice(self) -> FlatIndex:
+        try:
+            manifest = read_manifest(self._directory)
+            if manifest != self._manifest:
+                raise RetrieverError(f"{self._directory} holds another index there than on the serving node")
+            check_files(self._directory, manifest, contents=False)
+            index = FlatSlice(self._directory, self._rows)
+        except (RetrieverError, OSError) as error:
+            advice = "all nodes must see the same index at the same path"
+            raise RetrieverError(f"node {ray.util.get_node_ip_address()}: {error} ({advice})") from error
+        # One search reads the whole slice from the disk, which the first question could not wait for.
+        index.search(Queries([], index.vectors(np.array([self._rows.start]))), 1)
+        return index
+
+
+class ShardedIndex(FlatIndex):
+    """A flat index searched by the shards of a Ray cluster. Safe to search from many threads."""
+
+    def __init__(self, directory: Path, options: ClusterOptions) -> None:
+        """Start the actors and wait until all are ready, in the main thread: see `connect`.
+
+        Raises RetrieverError for an index or a cluster that does not fit `options`, or a node that does not
+        see the index.
+        """
+        manifest = read_manifest(directory)
+        check_shardable(manifest, options)
+        super().__init__(directory)
+        connect(options)
+        self._timeout_s = options.timeout_s
+        # A group for each shard: "SPREAD" keeps its actors on different nodes if it can, the least busy ones.
+        bundles = [{"CPU": options.cpus}] * options.replicas
+        self._groups = [placement_group(bundles, strategy="SPREAD") for _ in range(options.shards)]
+        try:
+            self._shards = _start_shards(self._groups, directory.resolve(), manifest, options)
+        except BaseException:
+            self.close()
+            raise
+
+    def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+        """As FlatIndex.search, bit for bit. Raises Unavailable when a shard does not answer in time."""
+        assert queries.vectors is not None
+        top_k = min(top_k, self.count)
+        vectors = ray.put(np.ascontiguousarray(queries.vectors, dtype=np.float32))
+        question = Question(vectors, top_k, until=monotonic() + self._timeout_s)
+        asked = [(shard, shard.ask(question)) for shard in self._shards]  # all begin before one is awaited
+        return merge([shard.answer(question, calls) for shard, calls in asked], top_k)
+
+    def actors(self) -> list[ActorHandle]:
+        """All of them, shard by shard."""
+        return [actor for shard in self._shards for actor in shard.actors]
+
+    def close(self) -> None:
+        """End the actors. Ray stays: another index may take this one's place."""
+        for group in self._groups:
+            remove_placement_group(group)
+
+
+def merge(found: list[tuple[np.ndarray, np.ndarray]], top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best `top_k` of several (scores [q, any], rows [q, any]), best first, equal scores in row order."""
+    scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    order = np.lexsort((rows, -scores), axis=1)[:, :top_k]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def slices(count: int, shards: int) -> list[range]:
+    """The rows of each shard: consecutive, and equally many to one."""
+    ends = [count * shard // shards for shard in range(shards + 1)]
+    return [range(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+
+
+def check_shardable(manifest: Manifest, options: ClusterOptions) -> None:
+    """Raises RetrieverError for another kind than flat, or more shards than passages."""
+    if manifest.kind != "flat":
+        raise RetrieverError(f"--ray serves indexes of kind flat; this one is of kind {manifest.kind}")
+    if options.shards > manifest.count:
+        raise RetrieverError(f"{options.shards} shards are more than the index has passages")
+
+
+def connect(options: ClusterOptions) -> None:
+    """Join the Ray cluster at `options.address`, in a namespace of our own, or start a Ray on this machine
+    that ends with this process; does nothing the second time. The first time is to be in the main thread: the
+    kernel ends that Ray with the thread that started it.
+
+    Raises RetrieverError when the cluster cannot be joined or is too small for the actors.
+    """
+    actors = options.shards * options.replicas
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a service does not report to others
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; else a warning
+        with _sigterm_kept():
+            _join(options.address) if options.address else _start_local(2 * actors * options.cpus)
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    room = sum(of_node // options.cpus for of_node in cpus)
+    if room < actors:
+        raise RetrieverError(
+            f"{options.shards} shards x {options.replicas} replicas of {options.cpus} CPUs do not fit into "
+            f"the cluster: its {len(cpus)} nodes have room for {room} of {actors}"
+        )
+
+
+def _start_local(cpus: int) -> None:
+    others = psutil.Process().children(recursive=True)
+    try:
+        # Ray only counts CPUs. They are twice those needed, for an index that takes the place of another.
+        ray.init(
+            "local",
+            num_cpus=cpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except BaseException:
+        # Ray does not know yet what it has started, and some of that would wait a minute for the rest.
+        started = [child for child in psutil.Process().children(recursive=True) if child not in others]
+        ray.shutdown()
+        for process in started:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        raise
+
+
+def _join(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        # Ray itself tries for a minute, and says no more.
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RetrieverError(
+            f"cannot join a Ray cluster at {address} (HOST:PORT of its head; this machine must be one of its "
+            f"nodes): {error}"
+        ) from error
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """ray.init takes SIGTERM for itself and lets it exit in its own way: give it back to its owner, with the
+    one that came meanwhile.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        signal.signal(signal.SIGTERM, handler)
+        signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _start_shards(
+    groups: list[PlacementGroup], directory: Path, manifest: Manifest, options: ClusterOptions
+) -> list[Shard]:
+    actor_class: Any = ray.remote(ShardActor)
+    actors: list[list[ActorHandle]] = [
+        [
+            actor_class.options(
+                num_cpus=options.cpus,
+                max_restarts=-1,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, replica),
+            ).remote(directory, manifest, rows, options.cpus)
+            for replica in range(options.replicas)
+        ]
+        for group, rows in zip(groups, slices(manifest.count, options.shards), strict=True)
+    ]
+    _wait_until_open([actor for replicas in actors for actor in replicas])
+    return [Shard(number, replicas, options.timeout_s) for number, replicas in enumerate(actors)]
+
+
+def _wait_until_open(actors: list[ActorHandle]) -> None:
+    waiting: set[Future[None]] = set()
+    for actor in actors:
+        call: ray.ObjectRef = actor.open.options(max_task_retries=-1).remote()  # a node may go meanwhile
+        waiting.add(call.future())
+    while waiting:
+        done, waiting = wait(waiting, timeout=REPORT_S, return_when=FIRST_EXCEPTION)
+        for opened in done:
+            _raise_from(opened)
+        if waiting:
+            free = int(ray.available_resources().get("CPU", 0))
+            click.echo(
+                f"{len(waiting)} of {len(actors)} shard actors are not ready; {free} CPUs free", err=True
+            )
+
+
+def _raise_from(call: "Future[None]") -> None:
+    try:
+        call.result()
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayError as error:
+        raise RetrieverError(f"a shard actor does not start: {error}") from error

@@ -21,7 +21,7 @@ from retriever_server.indexes import KINDS, Device
 from retriever_server.indexes.options import option_help
 
 if TYPE_CHECKING:
-    from retriever_server.encoder import Dtype
+    from retriever_server.encoder import Backend, Dtype
     from retriever_server.metrics import Metrics
     from retriever_server.pipeline import Limits
     from retriever_server.server import Load
@@ -39,6 +39,13 @@ WIRES = ("research", "search_r1", "skyrl")
 threads_option = click.option("--threads", type=AT_LEAST_1, help="CPU threads.  [default: all cores]")
 options_option = click.option(
     "--index-option", "index_options", multiple=True, metavar="KEY=VALUE", help="Of the kind, see below."
+)
+backend_option = click.option(
+    "--encoder-backend",
+    type=click.Choice(["auto", "torch", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="What computes the encoder; auto: OpenVINO on a CPU, else torch. Their vectors are the same.",
 )
 device_option = click.option("--device", help="cpu, cuda, cuda:1, ...  [default: an accelerator if any]")
 
@@ -81,6 +88,7 @@ def main() -> None:
 @click.option("--batch-size", type=AT_LEAST_1, default=64, show_default=True, help="Passages a model pass.")
 @click.option("--force", is_flag=True, help="Replace the index that INDEX_DIR already holds.")
 @options_option
+@backend_option
 @device_option
 @threads_option
 def build(corpus: Path, index_dir: Path, **options: Any) -> None:
@@ -194,6 +202,7 @@ def ray_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Where flat and flat_fp16 are searched; auto: on GPUs if they fit.",
 )
 @options_option
+@backend_option
 @device_option
 @threads_option
 @ray_options
@@ -258,12 +267,15 @@ def _loader(
     cluster: dict[str, Any] | None,
     *,
     encoder_dtype: "Dtype",
+    encoder_backend: "Backend",
     reranker: str | None,
     rerank_depth: int,
     threads: int | None,
     skip_fingerprint: bool,
     **opening: Any,
 ) -> "Load":
+    opening |= {"dtype": encoder_dtype, "backend": encoder_backend}
+
     def load(tell: Callable[[str], None]) -> "Searcher":
         tell("loading libraries")
         from retriever_server.encoder import set_threads
@@ -273,7 +285,7 @@ def _loader(
         if threads:
             set_threads(threads)
         contents = not skip_fingerprint and not _too_large_to_check(index_dir)
-        store = open_store(index_dir, dtype=encoder_dtype, check_contents=contents, tell=tell, **opening)
+        store = open_store(index_dir, check_contents=contents, tell=tell, **opening)
         ranker = None
         if reranker is not None:
             tell("loading the reranker")

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from tqdm import tqdm
 
 from retriever_server.corpus import Corpus, CorpusSummary, scan_corpus, write_corpus
-from retriever_server.encoder import Encoder, set_threads, stored_name
+from retriever_server.encoder import Backend, Encoder, set_threads, stored_name
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import Needs, Settings, Sources, index_class, open_index
 from retriever_server.indexes.flat import FlatIndex, FlatWriter
@@ -61,6 +61,7 @@ class BuildOptions:
     device: str | None = None
     threads: int | None = None
     batch_size: int = 64
+    encoder_backend: Backend = "auto"
     faiss_index: Path | None = None
     vectors: Path | None = None
     force: bool = False
@@ -140,6 +141,7 @@ def _load_encoder(options: BuildOptions) -> Encoder | None:
         passage_prompt=options.passage_prompt,
         device=options.device,
         batch_size=options.batch_size,
+        backend=options.encoder_backend,
     )
 
 

@@ -5,6 +5,7 @@
 
 import importlib
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 from retriever_server.errors import RetrieverError
 
 if TYPE_CHECKING:
+    import torch
     from sentence_transformers import SentenceTransformer
 
 MINILM = "minilm"
@@ -22,6 +24,7 @@ PASS_CHARS = 800  # of padding cost about as much as one more pass of a small mo
 
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Backend = Literal["auto", "torch", "openvino"]
 
 
 class Prompts(NamedTuple):
@@ -53,16 +56,19 @@ class Encoder:
         device: str | None = None,
         batch_size: int = 64,
         dtype: Dtype = "float32",
+        backend: Backend = "auto",
     ) -> None:
         """Load the model `name`: a hub name, a directory, or `minilm`.
 
         Prompts left None come from the model's configuration, or else from its family; device None takes an
         accelerator where there is one; `dtype` is what the model computes in, vectors come out as float32.
+        `backend` auto takes OpenVINO for a transformer on the CPU, where it is installed and can.
         Raises RetrieverError when the model cannot be loaded.
         """
         self.name = name
         self._batch_size = batch_size
-        self._model = _load_model(name, device, dtype)
+        self._model = _load_model(name, device).eval()
+        self.backend = _use_backend(self._model, dtype, backend)
         default = default_prompts(name, self._model.prompts)
         self.prompts = Prompts(
             default.query if query_prompt is None else query_prompt,
@@ -81,21 +87,37 @@ class Encoder:
         A pass pads its texts to the longest, so a part holds texts of like lengths.
         """
         for places in _like_lengths([len(text) for text in texts]):
-            yield places, self._encode([texts[place] for place in places], self.prompts.query)
+            yield places, self._pass([texts[place] for place in places], self.prompts.query)
 
     def encode_passages(self, texts: list[str]) -> np.ndarray:
         """float32 [len(texts), dimension], each row of length 1."""
         return self._encode(texts, self.prompts.passage)
 
     def _encode(self, texts: list[str], prompt: str) -> np.ndarray:
-        from torch.nn.functional import normalize
-
         vectors = self._model.encode(
             texts, prompt=prompt, batch_size=self._batch_size, convert_to_tensor=True, show_progress_bar=False
         )
-        # Not by the model: half precision leaves lengths that are a hundredth off.
-        unit: np.ndarray = normalize(vectors.float(), dim=1).cpu().numpy()
-        return unit
+        return _unit_length(vectors)
+
+    def _pass(self, texts: list[str], prompt: str) -> np.ndarray:
+        # What encode() does in the end for one batch. Before that it spends a millisecond on what never
+        # changes here, as long as OpenVINO takes to compute a query.
+        import torch
+        from sentence_transformers.util import batch_to_device, truncate_embeddings
+
+        model = self._model
+        with torch.inference_mode():
+            features = batch_to_device(model.preprocess(texts, prompt=prompt), model.device)
+            vectors = model(features)["sentence_embedding"]
+            return _unit_length(truncate_embeddings(vectors, model.truncate_dim))
+
+
+def _unit_length(vectors: "torch.Tensor") -> np.ndarray:
+    from torch.nn.functional import normalize
+
+    # Not by the model: half precision leaves lengths that are a hundredth off.
+    unit: np.ndarray = normalize(vectors.float(), dim=1).cpu().numpy()
+    return unit
 
 
 def default_prompts(name: str, configured: Mapping[str, str | None]) -> Prompts:
@@ -140,9 +162,26 @@ def set_threads(count: int) -> None:
     faiss.omp_set_num_threads(count)
 
 
-def _load_model(name: str, device: str | None, dtype: Dtype) -> "SentenceTransformer":
-    # Imported here, not above: it takes seconds, which an index that is already built need not wait for.
+def _use_backend(model: "SentenceTransformer", dtype: Dtype, backend: Backend) -> str:
+    """Make `model` compute in `dtype` by `backend`; the name of the one that does."""
     import torch
+
+    from retriever_server.compiled import can_compile, compile_model
+
+    if backend == "openvino" or (backend == "auto" and can_compile(model)):
+        try:
+            compile_model(model, dtype)
+            return "openvino"
+        except RetrieverError as error:
+            if backend == "openvino":
+                raise
+            print(f"the encoder is computed by torch, which is slower: {error}", file=sys.stderr)
+    model.to(getattr(torch, dtype))
+    return "torch"
+
+
+def _load_model(name: str, device: str | None) -> "SentenceTransformer":
+    # Imported here, not above: it takes seconds, which an index that is already built need not wait for.
     from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
@@ -152,7 +191,7 @@ def _load_model(name: str, device: str | None, dtype: Dtype) -> "SentenceTransfo
     logging.disable_progress_bar()
     path = _minilm_path() if name == MINILM else name
     try:
-        return SentenceTransformer(path, device=device).to(getattr(torch, dtype))
+        return SentenceTransformer(path, device=device)
     except (OSError, ValueError, KeyError, RuntimeError, AssertionError, SafetensorError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RetrieverError(f'cannot load the encoder "{name}": {reason}') from error

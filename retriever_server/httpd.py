@@ -24,11 +24,27 @@ QUIET_POLLS = 5  # without a request: what the network had brought by then is re
 
 
 class _Task(WSGITask):
+    wrote_header: bool
+
     def build_response_header(self) -> bytes:
         if self.channel.server.ending:  # else a client that never pauses keeps the server from its end
             self.set_close_on_finish()
         head: bytes = super().build_response_header()
         return head
+
+    def write(self, data: bytes) -> None:
+        """Head and body of an answer in one packet, not in two."""
+        if self.wrote_header:
+            super().write(data)
+            return
+        head = self.build_response_header()
+        self.wrote_header = True
+        if self.has_body and not self.chunked_response and self.content_length == len(data):
+            self.channel.write_soon(head + data)
+            self.content_bytes_written = len(data)
+        else:
+            self.channel.write_soon(head)
+            super().write(data)
 
 
 class _ErrorTask(ErrorTask):
@@ -47,6 +63,12 @@ class _ErrorTask(ErrorTask):
 
 class _Channel(HTTPChannel):
     task_class, error_task_class = _Task, _ErrorTask
+
+    def writable(self) -> bool:
+        """Not while a worker thread sends: the thread that polls would spin until it is done."""
+        if self.requests and not self.will_close and self.total_outbufs_len <= self.adj.outbuf_high_watermark:
+            return False
+        return bool(super().writable())
 
 
 class HttpServer:

@@ -25,7 +25,7 @@ from retriever_server.errors import Closed, Unavailable
 from retriever_server.indexes import Index, Queries
 from retriever_server.metrics import Metrics
 
-ENCODE_BATCH, SEARCH_BATCH, RERANK_BATCH = 64, 256, 8
+ENCODE_BATCH, SEARCH_BATCH, RERANK_BATCH = 32, 256, 8
 WINDOW_S = 0.02
 MEBIBYTE = 1 << 20
 Job = TypeVar("Job")

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import gc
 import os
 import signal
 import socket
@@ -61,6 +62,7 @@ def run(load: Load, served: Served, options: Options, at_end: Callable[[], None]
         click.echo(f"listening on {url}, loading the index", err=True)
         searcher = load(_teller(served))
         served.swap(searcher)
+        _settle_memory()
         click.echo(f"ready: {url} ({_figures(searcher)}, {time.monotonic() - served.started:.1f} s)")
         _reload_when_asked(load, served, options.reload)
     except _Stop:
@@ -111,8 +113,18 @@ def _reload(load: Load, served: Served) -> None:
     started = time.monotonic()
     searcher = load(lambda stage: None)
     served.swap(searcher)
+    _settle_memory()
     served.metrics.reload("done")
     click.echo(f"reloaded: {_figures(searcher)}, {time.monotonic() - started:.1f} s")
+
+
+def _settle_memory() -> None:
+    """Free what a replaced index leaves, and keep what is loaded out of further garbage collections: each
+    goes through all of torch, and holds up every request for a quarter of a second.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _figures(searcher: Searcher) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from retriever_server.corpus import CORPUS_FILE, Corpus
-from retriever_server.encoder import Dtype, Encoder
+from retriever_server.encoder import Backend, Dtype, Encoder
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
 from retriever_server.indexes import Device, Index, Settings, open_index
 from retriever_server.indexes.options import Options, only_serving, options_of, parse_options
@@ -125,6 +125,7 @@ def open_store(
     encoder: str | None = None,
     device: str | None = None,
     dtype: Dtype = "float32",
+    backend: Backend = "auto",
     check_contents: bool = True,
     index_options: Iterable[str] = (),
     index_device: Device = "cpu",
@@ -143,7 +144,7 @@ def open_store(
     settings = Settings(_options(manifest, index_options), index_device)
     corpus, index = Corpus(directory), open_index(manifest.kind, directory, settings)
     tell("loading the encoder")
-    model = _open_encoder(manifest, encoder, device, dtype)
+    model = _open_encoder(manifest, encoder, device, dtype, backend)
     tell("checking rows")
     check_rows(index, corpus, model, np.linspace(0, len(corpus) - 1, num=min(8, len(corpus)), dtype=np.int64))
     return Store(manifest, corpus, index, model)
@@ -155,7 +156,9 @@ def _options(manifest: Manifest, words: Iterable[str]) -> Options:
     return options_of(manifest.kind).model_validate(manifest.options | given)
 
 
-def _open_encoder(manifest: Manifest, name: str | None, device: str | None, dtype: Dtype) -> Encoder | None:
+def _open_encoder(
+    manifest: Manifest, name: str | None, device: str | None, dtype: Dtype, backend: Backend
+) -> Encoder | None:
     if manifest.encoder is None:
         return None
     return Encoder(
@@ -164,4 +167,5 @@ def _open_encoder(manifest: Manifest, name: str | None, device: str | None, dtyp
         passage_prompt=manifest.passage_prompt,
         device=device,
         dtype=dtype,
+        backend=backend,
     )

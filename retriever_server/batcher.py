@@ -47,7 +47,7 @@ class Batcher(Generic[Job]):
         self._work, self._fail, self._observe = work, fail, observe
         self._max_batch, self._window_s = max_batch, window_s
         self._seconds = 0.0  # that a batch takes, as of late
-        self._gap = window_s  # between two arrivals, as of late
+        self._gap = window_s  # between two arrivals of a crowd, as of late
         self._arrived = time.monotonic()
         self._waiting: deque[tuple[Job, float]] = deque()
         self._changed = threading.Condition()
@@ -66,8 +66,9 @@ class Batcher(Generic[Job]):
                 raise RuntimeError("the batcher is closed")
             now = time.monotonic()
             for job in jobs:
-                # A long silence says no more than a gap as long as the window: nobody else is to be expected.
-                self._gap += _NEWS * (min(now - self._arrived, 2 * self._window_s) - self._gap)
+                gap = now - self._arrived
+                if gap < self._longest_wait_s:  # a longer one is a pause between two crowds
+                    self._gap += _NEWS * (gap - self._gap)
                 self._arrived = now
                 self._waiting.append((job, now))
             self._changed.notify()
@@ -98,8 +99,13 @@ class Batcher(Generic[Job]):
             self._wait_for_more()
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
 
+    @property
+    def _longest_wait_s(self) -> float:
+        """What waiting may cost: half of what the batch itself takes, at most the window."""
+        return min(self._seconds / 2, self._window_s)
+
     def _wait_for_more(self) -> None:
-        until = time.monotonic() + min(self._seconds, self._window_s)
+        there, until = len(self._waiting), time.monotonic() + self._longest_wait_s
         while len(self._waiting) < self._max_batch and not self._closed:
             now = time.monotonic()
             # The next one is expected after a gap; long after it, or with no time for it, none is.
@@ -107,6 +113,8 @@ class Batcher(Generic[Job]):
             if now + self._gap > until or now >= at_most:
                 return
             self._changed.wait(at_most - now)
+            if len(self._waiting) == there:  # in vain: expect less the next time
+                self._gap = min(2 * self._gap, self._window_s)
 
     def _do(self, jobs: list[Job]) -> None:
         try:

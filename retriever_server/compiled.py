@@ -77,6 +77,7 @@ def _compiled_forward(model: "SentenceTransformer", transformer: Any, dtype: str
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # others use the cores, too
+            "SNIPPETS_MODE": "DISABLE",  # attention by its own kernels takes a fifth less
         },
     )
     request = compiled.create_infer_request()

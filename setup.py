@@ -17,6 +17,7 @@ COMMON = [
     "waitress",
     "prometheus_client",
     "aiohttp",
+    "httptools",
     "hydra-core",
     "click",
     "psutil",

@@ -8,9 +8,9 @@ asked less, and its latencies are those of C patient clients. A latency goes fro
 request is cut off by the end of the time: those under way are waited for and counted.
 
 The client is one process on one core. `--ceiling` shows the most it can do, against a server that answers at
-once: 1,700 to 2,600 requests/s, some 0.4 ms of a core a request, on a core of 2.x GHz. A server measured near
-that figure may be faster than it looks; start the command twice, side by side, and add up. Where client and
-server share cores, these 0.4 ms are missing to the server, whichever server it is.
+once. A server measured near that figure may be faster than it looks; start the command twice, side by side,
+and add up. Where client and server share cores, what the client takes is missing to the server, whichever it
+is.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import aiohttp
 import click
 
+from retriever_server.bench_connection import Connection
 from retriever_server.errors import RetrieverError
 
 ERROR_PAUSE_S = 0.05  # a client whose request failed at once must not ask in a hot loop
@@ -145,27 +145,31 @@ async def measure(load: Load, levels: list[int], queries: list[str], report: Rep
     """
     supply = Supply(queries)
     for concurrency in levels:
-        async with _Clients(load, supply) as clients:
-            await clients.run(concurrency, Samples(), load.warm_up_s, None)
-            samples = Samples()
-            try:
-                await clients.run(concurrency, samples, load.seconds, load.requests)
-            finally:
-                report(samples.figures(concurrency))
+        clients = _Clients(load, supply)
+        await clients.run(concurrency, Samples(), load.warm_up_s, None)
+        samples = Samples()
+        try:
+            await clients.run(concurrency, samples, load.seconds, load.requests)
+        finally:
+            report(samples.figures(concurrency))
 
 
 async def check_server(load: Load) -> None:
     """Ask once. Raises RetrieverError when there is no answer, or one that every request would get."""
     wire = wire_format(load.wire, load.batch)
-    url, body = load.url.rstrip("/") + wire.path, wire.body(["?"] * load.batch, load.top_k)
+    url = load.url.rstrip("/") + wire.path
+    connection = Connection(url)
     try:
-        async with _session(load) as session, session.post(url, json=body) as reply:
-            text = await reply.text()
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        async with asyncio.timeout(load.timeout_s):
+            reply = await connection.post(json.dumps(wire.body(["?"] * load.batch, load.top_k)).encode())
+    except OSError as error:  # a time-out, too
         raise RetrieverError(f"{url}: no answer: {str(error) or type(error).__name__}") from error
+    finally:
+        connection.close()
     if 400 <= reply.status < 500:
         advice = f"does it speak the wire format {load.wire}?"
-        raise RetrieverError(f"{url}: HTTP {reply.status}, {advice} It says: {text[:200]}")
+        text = reply.content[:200].decode(errors="replace")
+        raise RetrieverError(f"{url}: HTTP {reply.status}, {advice} It says: {text}")
 
 
 class _Clients:
@@ -176,13 +180,6 @@ class _Clients:
         self._wire = wire_format(load.wire, load.batch)
         self._url = load.url.rstrip("/") + self._wire.path
 
-    async def __aenter__(self) -> "_Clients":
-        self._session = _session(self._load)
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._session.close()
-
     async def run(self, concurrency: int, samples: Samples, seconds: float, requests: int | None) -> None:
         """Ask with `concurrency` clients for `seconds` or `requests` requests, and wait for all answers."""
         end = math.inf if requests else time.perf_counter() + seconds
@@ -190,24 +187,29 @@ class _Clients:
 
         async def client() -> None:
             nonlocal left
-            while left > 0 and time.perf_counter() < end:
-                left -= 1
-                await self._ask(samples)
+            connection = Connection(self._url)
+            try:
+                while left > 0 and time.perf_counter() < end:
+                    left -= 1
+                    await self._ask(connection, samples)
+            finally:
+                connection.close()
 
         async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
                 group.create_task(client())
 
-    async def _ask(self, samples: Samples) -> None:
-        body = self._wire.body(self._supply.take(self._load.batch), self._load.top_k)
+    async def _ask(self, connection: Connection, samples: Samples) -> None:
+        queries = self._supply.take(self._load.batch)
+        body = json.dumps(self._wire.body(queries, self._load.top_k)).encode()
         sent = time.perf_counter()
         try:
-            async with self._session.post(self._url, json=body) as reply:
-                content = await reply.read()
-            error = self._error(reply.status, content)
+            async with asyncio.timeout(self._load.timeout_s):
+                status, content = await connection.post(body)
+            error = self._error(status, content)
         except TimeoutError:
             error = "time-out"
-        except (aiohttp.ClientError, OSError):
+        except OSError:
             error = "connection"
         if error is None:
             samples.latencies.append(time.perf_counter() - sent)
@@ -228,13 +230,6 @@ class _Clients:
     def _is_ranking(self, documents: list[dict[str, Any]]) -> bool:
         texts = [document["contents"] for document in documents]
         return 1 <= len(texts) <= self._load.top_k and all(isinstance(text, str) for text in texts)
-
-
-def _session(load: Load) -> aiohttp.ClientSession:
-    # limit 0: as many connections as clients.
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=load.timeout_s)
-    )
 
 
 # -------------------------------------------------------------------------------- figures as text

@@ -6,6 +6,8 @@ here, and takes its place only if it gives the same vectors.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,6 +108,20 @@ def _convert(transformer: Any, example: "dict[str, torch.Tensor]") -> Any:
             states: torch.Tensor = self.transformer(**named, return_dict=True).last_hidden_state
             return states
 
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing; what it means is checked with other shapes
+    with torch.no_grad(), _silence():
         return openvino.convert_model(Traced().eval(), example_input=tuple(example.values()))
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without the warnings of tracing: what they mean is checked with other shapes."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

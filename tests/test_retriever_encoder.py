@@ -7,9 +7,10 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2Model
+from tokenizers import Tokenizer, models
+from transformers import Qwen2Config, Qwen2Model
 
+from data.mini_tokenizer import train_tokenizer
 from retriever_server import compiled
 from retriever_server.encoder import Encoder
 from retriever_server.errors import RetrieverError
@@ -75,16 +76,12 @@ def test_a_decoder_gives_torchs_vectors(tmp_path: Path) -> None:
 
 def save_decoder(directory: Path) -> Path:
     """An untrained Qwen2 that embeds a text by its last token."""
-    words = sorted({word for text in (*TEXTS, *compiled.CHECKS) for word in text.split()})
-    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    tokenizer = train_tokenizer()
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = Qwen2Config(vocab_size=len(vocabulary), num_key_value_heads=1, **sizes)
+    config = Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=1, **sizes)
     Qwen2Model(config).save_pretrained(directory / "qwen2")
-    fast.save_pretrained(directory / "qwen2")
+    tokenizer.save_pretrained(directory / "qwen2")
     transformer = Transformer(str(directory / "qwen2"), max_seq_length=128)
     model = SentenceTransformer(modules=[transformer, Pooling(32, pooling_mode="lasttoken")], device="cpu")
     model.save(str(directory / "model"))

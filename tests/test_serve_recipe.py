@@ -47,7 +47,7 @@ def test_a_corpus_is_built_once_and_served(corpus: Path) -> None:
         with recipe(corpus, "--index", "bm25", "--", "--port", 0, "--die-with-parent") as (url, lines):
             assert f": {state}" in lines[-1] and "30 passages, bm25" in lines[-1]
             found = requests.post(f"{url}/search", json={"query": "river number 77"}, timeout=DEADLINE_S)
-            assert found.json()[0]["id"] == 11
+            assert found.json()[0]["id"] == "11"
 
 
 @pytest.mark.parametrize(

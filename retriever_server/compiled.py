@@ -8,6 +8,7 @@ here, and takes its place only if it gives the same vectors.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
+MOST_STREAMS = 4
+CROWD = 8  # texts from which a pass is one of several at once; fewer have all threads
 MOST_DISTANT = 1e-3  # between a vector of torch and ours: 1 - cosine
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 # Of other numbers and lengths than the conversion saw: shapes must not be built in.
@@ -55,6 +58,13 @@ def can_compile(model: "SentenceTransformer") -> bool:
     return on_cpu and find_spec("openvino") is not None and hasattr(model[0], "auto_model")
 
 
+def streams_of(threads: int) -> int:
+    """Passes that are computed at once. Threads that share a pass wait for each other at each of its layers,
+    and longer where others want the cores, too.
+    """
+    return min(threads, MOST_STREAMS)
+
+
 def _transformer(model: "SentenceTransformer") -> Any:
     transformer = getattr(model[0], "auto_model", None)
     if transformer is None or model.device.type != "cpu":
@@ -64,32 +74,55 @@ def _transformer(model: "SentenceTransformer") -> Any:
 
 def _compiled_forward(model: "SentenceTransformer", transformer: Any, dtype: str) -> Any:
     """What stands in for `transformer.forward`."""
-    import openvino
     import torch
     from transformers.modeling_outputs import BaseModelOutput
 
     example = model.preprocess(EXAMPLES)
     names = [name for name in example if isinstance(example[name], torch.Tensor)]
     converted = _convert(transformer, {name: example[name] for name in names})
-    compiled = openvino.Core().compile_model(
-        converted,
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-            "ENABLE_CPU_PINNING": False,  # others use the cores, too
-            "SNIPPETS_MODE": "DISABLE",  # attention by its own kernels takes a fifth less
-        },
-    )
-    request = compiled.create_infer_request()
+    # Twice, since threads that share a pass wait for each other at each of its layers, and longer where
+    # others
+    # want the cores, too: a crowd is computed by passes beside each other.
+    crowd = _Passes(converted, dtype, names, streams_of(torch.get_num_threads()))
+    alone = _Passes(converted, dtype, names, 1)
 
     def forward(**features: Any) -> BaseModelOutput:
-        found = request.infer([np.asarray(features[name]) for name in names])
-        states: Any = torch.from_numpy(found[0].copy())  # the next call writes into the same memory
+        passes = alone if len(features[names[0]]) < CROWD else crowd
+        states: Any = torch.from_numpy(passes.compute(features))
         return BaseModelOutput(last_hidden_state=states)
 
     return forward
+
+
+class _Passes:
+    """The model compiled for `streams` passes at once, which share all threads."""
+
+    def __init__(self, converted: Any, dtype: str, names: list[str], streams: int) -> None:
+        import openvino
+        import torch
+
+        settings = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": streams,
+            "ENABLE_CPU_PINNING": False,  # others use the cores, too
+            "SNIPPETS_MODE": "DISABLE",  # attention by its own kernels takes a fifth less
+        }
+        compiled = openvino.Core().compile_model(converted, "CPU", settings)
+        self._names = names
+        self._free: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(streams):
+            self._free.put(compiled.create_infer_request())
+
+    def compute(self, features: dict[str, Any]) -> np.ndarray:
+        """The last hidden states, float32 [texts, tokens, dimension]."""
+        request = self._free.get()
+        try:
+            found = request.infer([np.asarray(features[name]) for name in self._names])
+            states: np.ndarray = found[0].copy()  # the next pass writes into the same memory
+            return states
+        finally:
+            self._free.put(request)
 
 
 def _convert(transformer: Any, example: "dict[str, torch.Tensor]") -> Any:

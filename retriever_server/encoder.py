@@ -7,11 +7,13 @@ import importlib
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from retriever_server.compiled import CROWD, can_compile, compile_model, streams_of
 from retriever_server.errors import RetrieverError
 
 if TYPE_CHECKING:
@@ -69,6 +71,8 @@ class Encoder:
         self._batch_size = batch_size
         self._model = _load_model(name, device).eval()
         self.backend = _use_backend(self._model, dtype, backend)
+        self._passes = _passes_at_once(self.backend)
+        self._threads = ThreadPoolExecutor(self._passes, thread_name_prefix="encode")
         default = default_prompts(name, self._model.prompts)
         self.prompts = Prompts(
             default.query if query_prompt is None else query_prompt,
@@ -86,8 +90,11 @@ class Encoder:
 
         A pass pads its texts to the longest, so a part holds texts of like lengths.
         """
-        for places in _like_lengths([len(text) for text in texts]):
-            yield places, self._pass([texts[place] for place in places], self.prompts.query)
+        most = min(MOST_IN_A_PART, max(CROWD, -(-len(texts) // self._passes)))
+        parts = list(_like_lengths([len(text) for text in texts], most))
+        # Tokenizers are for one thread at a time.
+        prepared = [self._prepare([texts[place] for place in places]) for places in parts]
+        yield from zip(parts, self._threads.map(self._pass, prepared), strict=True)
 
     def encode_passages(self, texts: list[str]) -> np.ndarray:
         """float32 [len(texts), dimension], each row of length 1."""
@@ -99,17 +106,29 @@ class Encoder:
         )
         return _unit_length(vectors)
 
-    def _pass(self, texts: list[str], prompt: str) -> np.ndarray:
-        # What encode() does in the end for one batch. Before that it spends a millisecond on what never
-        # changes here, as long as OpenVINO takes to compute a query.
-        import torch
-        from sentence_transformers.util import batch_to_device, truncate_embeddings
+    # What encode() does in the end for one batch. Before that it spends a millisecond on what never changes
+    # here, as long as OpenVINO takes to compute a query.
 
-        model = self._model
+    def _prepare(self, texts: list[str]) -> "dict[str, torch.Tensor]":
+        from sentence_transformers.util import batch_to_device
+
+        features = self._model.preprocess(texts, prompt=self.prompts.query)
+        on_device: dict[str, torch.Tensor] = batch_to_device(features, self._model.device)
+        return on_device
+
+    def _pass(self, features: "dict[str, torch.Tensor]") -> np.ndarray:
+        import torch
+        from sentence_transformers.util import truncate_embeddings
+
         with torch.inference_mode():
-            features = batch_to_device(model.preprocess(texts, prompt=prompt), model.device)
-            vectors = model(features)["sentence_embedding"]
-            return _unit_length(truncate_embeddings(vectors, model.truncate_dim))
+            vectors = self._model(features)["sentence_embedding"]
+            return _unit_length(truncate_embeddings(vectors, self._model.truncate_dim))
+
+
+def _passes_at_once(backend: str) -> int:
+    import torch
+
+    return streams_of(torch.get_num_threads()) if backend == "openvino" else 1
 
 
 def _unit_length(vectors: "torch.Tensor") -> np.ndarray:
@@ -133,13 +152,15 @@ def default_prompts(name: str, configured: Mapping[str, str | None]) -> Prompts:
     return next(matching, Prompts("", ""))
 
 
-def _like_lengths(lengths: list[int]) -> Iterator[list[int]]:
-    """The places of all `lengths` in parts, the shortest first, none with more padding than a pass costs."""
+def _like_lengths(lengths: list[int], most: int) -> Iterator[list[int]]:
+    """The places of all `lengths` in parts of at most `most`, the shortest first, none with more padding than
+    a pass costs.
+    """
     part: list[int] = []
     padding = 0
     for place in sorted(range(len(lengths)), key=lengths.__getitem__):
         growth = lengths[place] - lengths[part[-1]] if part else 0
-        if len(part) >= MOST_IN_A_PART or padding + growth * len(part) > PASS_CHARS:
+        if len(part) >= most or padding + growth * len(part) > PASS_CHARS:
             yield part
             part, padding, growth = [], 0, 0
         padding += growth * len(part)
@@ -165,8 +186,6 @@ def set_threads(count: int) -> None:
 def _use_backend(model: "SentenceTransformer", dtype: Dtype, backend: Backend) -> str:
     """Make `model` compute in `dtype` by `backend`; the name of the one that does."""
     import torch
-
-    from retriever_server.compiled import can_compile, compile_model
 
     if backend == "openvino" or (backend == "auto" and can_compile(model)):
         try:

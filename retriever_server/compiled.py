@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 MOST_STREAMS = 4
+LENGTHS = 4  # tokens of a padded text are a multiple of this
 CROWD = 8  # texts from which a pass is one of several at once; fewer have all threads
 MOST_DISTANT = 1e-3  # between a vector of torch and ours: 1 - cosine
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -87,9 +88,12 @@ def _compiled_forward(model: "SentenceTransformer", transformer: Any, dtype: str
     alone = _Passes(converted, dtype, names, 1)
 
     def forward(**features: Any) -> BaseModelOutput:
-        passes = alone if len(features[names[0]]) < CROWD else crowd
-        states: Any = torch.from_numpy(passes.compute(features))
-        return BaseModelOutput(last_hidden_state=states)
+        texts, length = features[names[0]].shape
+        # Padded, so that shapes come again: OpenVINO prepares each one when it first sees it.
+        padding = (0, -length % LENGTHS)
+        padded = {name: torch.nn.functional.pad(features[name], padding) for name in names}
+        states: Any = torch.from_numpy((alone if texts < CROWD else crowd).compute(padded))
+        return BaseModelOutput(last_hidden_state=states[:, :length])
 
     return forward
 
@@ -114,11 +118,11 @@ class _Passes:
         for _ in range(streams):
             self._free.put(compiled.create_infer_request())
 
-    def compute(self, features: dict[str, Any]) -> np.ndarray:
+    def compute(self, features: "dict[str, torch.Tensor]") -> np.ndarray:
         """The last hidden states, float32 [texts, tokens, dimension]."""
         request = self._free.get()
         try:
-            found = request.infer([np.asarray(features[name]) for name in self._names])
+            found = request.infer([features[name].numpy() for name in self._names])
             states: np.ndarray = found[0].copy()  # the next pass writes into the same memory
             return states
         finally:

@@ -10,7 +10,10 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from research.trajectory import Passage
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -22,23 +25,57 @@ def normalize_answer(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
+class AnswerScores(NamedTuple):
+    """Each 0.0 to 1.0, the best over the golden answers."""
+
+    em: float
+    f1: float
+    acc: float
+
+
+def score_answer(prediction: str, golden_answers: Sequence[str]) -> AnswerScores:
+    """Exact match, token F1 and contained answer, with each text normalised once; 0.0 without golden
+    answers.
+    """
+    predicted = normalize_answer(prediction)
+    goldens = [normalize_answer(golden) for golden in golden_answers]
+    return AnswerScores(
+        em=float(predicted in goldens),
+        f1=max((_f1(predicted, golden) for golden in goldens), default=0.0),
+        acc=float(any(golden in predicted for golden in goldens)),
+    )
+
+
 def exact_match(prediction: str, golden_answers: Sequence[str]) -> float:
     """1.0 if the prediction equals a golden answer after normalisation, else 0.0."""
-    return float(normalize_answer(prediction) in {normalize_answer(golden) for golden in golden_answers})
+    return score_answer(prediction, golden_answers).em
 
 
 def token_f1(prediction: str, golden_answers: Sequence[str]) -> float:
     """Harmonic mean of token precision and recall with the closest golden answer, 0.0 to 1.0."""
-    return max(
-        (_f1(normalize_answer(prediction), normalize_answer(golden)) for golden in golden_answers),
-        default=0.0,
-    )
+    return score_answer(prediction, golden_answers).f1
 
 
 def contained_answer(prediction: str, golden_answers: Sequence[str]) -> float:
     """1.0 if a normalised golden answer is a substring of the normalised prediction, else 0.0."""
-    normalized = normalize_answer(prediction)
-    return float(any(normalize_answer(golden) in normalized for golden in golden_answers))
+    return score_answer(prediction, golden_answers).acc
+
+
+def support_recall(
+    passages: Iterable[Passage], ids: Collection[str], titles: Collection[str]
+) -> float | None:
+    """The share of gold passages among those retrieved, by title (any corpus of the same source has them),
+    without titles by id; None where neither is labelled.
+    """
+    found = list(passages)
+    if titles:
+        retrieved = {normalize_answer(passage.title) for passage in found}
+        wanted = {normalize_answer(title) for title in titles}
+    elif ids:
+        retrieved, wanted = {passage.id for passage in found}, set(ids)
+    else:
+        return None
+    return len(wanted & retrieved) / len(wanted)
 
 
 def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
@@ -53,7 +90,9 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
 
 
 def _f1(prediction: str, golden: str) -> float:
-    if prediction != golden and _CLOSED_ANSWERS & {prediction, golden}:
+    if prediction == golden:
+        return float(bool(prediction))
+    if prediction in _CLOSED_ANSWERS or golden in _CLOSED_ANSWERS:
         return 0.0
     predicted_tokens, golden_tokens = prediction.split(), golden.split()
     common = sum((Counter(predicted_tokens) & Counter(golden_tokens)).values())

@@ -17,6 +17,11 @@ class Passage:
     contents: str
     score: float | None = None
 
+    @property
+    def title(self) -> str:
+        """The first line, without the quotes that some corpora put around it."""
+        return self.contents.partition("\n")[0].strip().strip('"')
+
 
 @dataclass
 class Search:

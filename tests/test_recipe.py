@@ -7,12 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import SHARED, needs_shared
+from retriever_process import serving
 from stack import ROOT, RecipeRun
 
+from research.evaluation.predictions import read_predictions
+from research.training.plan import Options, make_plan
 from research.training.run_files import latest_checkpoint, read_trajectories, trajectory_path
 
 pytestmark = pytest.mark.slow
@@ -202,6 +206,28 @@ def test_interrupt_ends_everything(policy, tmp_path):
         assert run.wait(60) == 130
         assert "go on with" in run.output.read_text() and "Traceback" not in run.output.read_text()
         run.assert_nothing_left()
+
+
+def test_evaluation_gives_the_trajectories_of_validation(whole_run, tmp_path):
+    """The same policy, questions and retriever, outside veRL: the same tokens."""
+    plan = make_plan(Options.load(whole_run.run_dir / "recipe.json"))
+    command = [sys.executable, "-m", "research.evaluation", "run", "--out", str(tmp_path / "evaluation")]
+    command += ["--model", str(whole_run.run_dir / "policy"), "--datasets", str(plan.test)]
+    with serving(Path(plan.serve.argv[4])) as (_, url):
+        subprocess.run([*command, "--retriever", url], check=True, cwd=ROOT)
+    validated = {
+        each.metadata["id"]: each
+        for each in read_trajectories(trajectory_path(whole_run.run_dir, 4, "test"))
+        if not each.metadata["control"]
+    }
+    evaluated = {each.metadata["id"]: each for each in read_predictions(tmp_path / "evaluation")}
+    assert validated.keys() == evaluated.keys() and len(evaluated) == 18
+    for name, trajectory in evaluated.items():
+        other = validated[name]
+        assert (trajectory.prompt_ids, trajectory.response_ids) == (other.prompt_ids, other.response_ids)
+        assert trajectory.response_mask == other.response_mask
+        assert trajectory.finish_reason == other.finish_reason
+        assert all(trajectory.metrics[key] == other.metrics[key] for key in ("em", "f1", "format_valid"))
 
 
 @needs_shared

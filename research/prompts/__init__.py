@@ -5,6 +5,8 @@ message, both put through the model's own chat template. Without such a line the
 for base models. Lines that start with ``#`` at the top are comments.
 """
 
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from research.token_protocol import TokenProtocol
 
 DIRECTORY = Path(__file__).parent
+_PLACE = re.compile(r"\{([a-z]+)\}")
 
 
 def prompt_names() -> list[str]:
@@ -40,13 +43,25 @@ def load_prompt(name: str) -> tuple[str | None, str]:
     return (system.strip() if divider else None), template.strip("\n")
 
 
-def build_prompt(name: str, question: str, tokens: "TokenProtocol") -> list[int]:
-    """The prompt's token ids for one question; tags and special tokens in the question are neutralised."""
+def build_prompt(name: str, question: str, tokens: "TokenProtocol", **fields: str) -> list[int]:
+    """The prompt's token ids for one question; `fields` fill further places, `{passages}` by `passages=...`.
+    Tags and special tokens in what is filled in are neutralised.
+    """
     system, template = load_prompt(name)
-    user = template.replace("{question}", tokens.clean(question))
+    texts = {name: tokens.clean(text) for name, text in {"question": question, **fields}.items()}
+    user = fill(template, texts)
     if system is None:
         return tokens.encode(user)
-    messages = [{"role": "system", "content": system}] if system else []
+    if tokens.tokenizer.chat_template is None:  # a base model reads both parts as plain text
+        return tokens.encode(f"{fill(system, texts)}\n\n{user}".lstrip())
+    messages = [{"role": "system", "content": fill(system, texts)}] if system else []
     messages.append({"role": "user", "content": user})
     text = tokens.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return tokens.encode(str(text))
+
+
+def fill(template: str, texts: Mapping[str, str]) -> str:
+    """The template with each ``{name}`` that `texts` has. In one pass: a text that holds ``{question}``
+    itself stays as it is.
+    """
+    return _PLACE.sub(lambda found: texts.get(found[1], found[0]), template)

@@ -1,37 +1,18 @@
-"""The curves of the report, each an SVG to be put into a page. Text stays text, and lines and letters take
-the page's own colour, so they can be read on light and dark. Imports matplotlib, which takes a second.
-"""
+"""The curves of the report, each an SVG to be put into a page (research/drawing.py)."""
 
-import io
 import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from research.controls import CONTROLS
+from research.drawing import COLOURS, STYLE, axes_of_figure, svg_text
 from research.training.guards import ENTROPY, REWARD, ROLLOUT_DIFFERENCE, Row, Rows
 from research.training.table import HeldOut
 
-INK = "#010203"  # stands for the page's text colour
-COLOURS = ("#3b82f6", "#e8890c", "#10a37f", "#d6457a", "#8b5cf6", "#94a3b8")
-STYLE: Any = {  # matplotlib types each key as a literal
-    "svg.fonttype": "none",
-    "svg.hashsalt": "research",  # the same run gives the same page
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "grid.alpha": 0.15,
-    "savefig.transparent": True,
-    **{f"{part}.color": INK for part in ("text", "xtick", "ytick", "grid")},
-    **{f"axes.{part}": INK for part in ("edgecolor", "labelcolor", "titlecolor")},
-}
 HELD_OUT_TITLE = "EM on held-out questions, by hops"
 SMOOTHED = 10  # about the steps of the running mean over a noisy curve; drawn where there are twice as many
 # Sources of the test set and of the controls: points, not curves.
@@ -98,7 +79,7 @@ def _plain(chart: Chart, rows: Rows) -> Drawing:
     missing = _missing(rows, chart.curves)
     if len(missing) == len(chart.curves):
         return Drawing(chart.title, None, missing)
-    figure, axes = _axes()
+    figure, axes = axes_of_figure()
     for number, (key, label) in enumerate(chart.curves.items()):
         if key not in missing:
             _curve(axes, *_series(rows, key), number, label)
@@ -106,7 +87,7 @@ def _plain(chart: Chart, rows: Rows) -> Drawing:
         axes.set_ylim(-0.03, 1.03)
     if len(chart.curves) > 1:
         axes.legend(fontsize=8)
-    return Drawing(chart.title, _svg(figure, chart.title), missing)
+    return Drawing(chart.title, svg_text(figure, chart.title), missing)
 
 
 def _held_out(rows: Rows, points: Sequence[Point]) -> Drawing:
@@ -119,7 +100,7 @@ def _held_out(rows: Rows, points: Sequence[Point]) -> Drawing:
         return Drawing(title, None, ["val-aux/*/em/mean@1"])
     hops = sorted({_hops(source) for source in [*curves, *(point.source for point in points)]})
     colour = dict(zip(hops, COLOURS * (1 + len(hops) // len(COLOURS)), strict=False))
-    figure, axes = _axes()
+    figure, axes = axes_of_figure()
     for source, (steps, values) in curves.items():
         axes.plot(steps, values, color=colour[_hops(source)], marker=".", linewidth=1.2)
     spread = 0.01 * max((point.step for point in points), default=0)
@@ -130,7 +111,7 @@ def _held_out(rows: Rows, points: Sequence[Point]) -> Drawing:
         axes.plot([], [], color=colour[name], label=name.replace("$", r"\$"))  # no formula
     axes.set_ylim(-0.03, 1.03)
     axes.legend(fontsize=8)
-    return Drawing(title, _svg(figure, title), [])
+    return Drawing(title, svg_text(figure, title), [])
 
 
 def _mark(axes: Axes, point: Point, shift: float, colour: str) -> None:
@@ -146,14 +127,14 @@ def _difference(rows: Rows, limit: float) -> Drawing:
     missing = _missing(rows, [ROLLOUT_DIFFERENCE])
     if missing:
         return Drawing(title, None, missing)
-    figure, axes = _axes()
+    figure, axes = axes_of_figure()
     axes.set_yscale("log")
     steps, values = _series(rows, ROLLOUT_DIFFERENCE)
     axes.plot(steps, [value if value > 0 else math.nan for value in values], COLOURS[0], marker=".")
     axes.axhline(limit, color=COLOURS[3], linestyle="--", linewidth=1)
     where = axes.get_yaxis_transform()  # x as a share of the width, y as a value
     axes.text(0.01, limit, f"warning above {limit:.0e}", transform=where, va="top", fontsize=8)
-    return Drawing(title, _svg(figure, title), [])
+    return Drawing(title, svg_text(figure, title), [])
 
 
 def _seconds(rows: Rows) -> Drawing:
@@ -162,7 +143,7 @@ def _seconds(rows: Rows) -> Drawing:
     missing = _missing(rows, ["timing_s/step"])
     if missing:
         return Drawing(title, None, missing)
-    figure, axes = _axes()
+    figure, axes = axes_of_figure()
     steps, total = _series(rows, "timing_s/step")
     parts = [
         [row.get(f"timing_s/{phase}", 0.0) for row in rows if "timing_s/step" in row] for phase in PHASES
@@ -172,7 +153,7 @@ def _seconds(rows: Rows) -> Drawing:
     layers = [[value for value in part for _ in range(2)] for part in [*parts, rest]]
     axes.stackplot(edges, layers, labels=[*PHASES, "rest"], colors=COLOURS, alpha=0.85)
     axes.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1)
-    return Drawing(title, _svg(figure, title), [])
+    return Drawing(title, svg_text(figure, title), [])
 
 
 def _missing(rows: Rows, keys: Iterable[str]) -> list[str]:
@@ -210,21 +191,3 @@ def _hops(source: str) -> str:
     """``validation_2hop`` and ``test_2hop`` are ``2hop``; other names stay."""
     found = re.search(r"\d+hop$", source)
     return found.group() if found else source
-
-
-def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.8, 2.7), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(True)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
-    return figure, axes
-
-
-def _svg(figure: Figure, title: str) -> str:
-    """The bare <svg> element. Ids that nothing refers to go: they would be in the page many times."""
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=nothing)
-    text = buffer.getvalue()
-    text = re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg") :]).replace(INK, "currentColor")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

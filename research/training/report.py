@@ -59,13 +59,13 @@ def write_report(run_dir: Path) -> Path:
         if not (run_dir / name).exists():
             raise FileNotFoundError(f"{run_dir} is not a run folder: there is no {name} in it")
     environment = Environment(
-        loader=PackageLoader("research.training", ""),
+        loader=PackageLoader("research", ""),
         autoescape=True,  # questions, passages and responses may hold any HTML
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(_contents(run_dir.absolute()))
+    page = environment.get_template("training/report.html.j2").render(_contents(run_dir.absolute()))
     target = run_dir / "report.html"
     temporary = target.with_suffix(".tmp")
     temporary.write_text(page, encoding="utf-8")

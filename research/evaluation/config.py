@@ -1,0 +1,179 @@
+"""The configuration of an evaluation: recipes/config/eval_multihop.yaml as typed objects. The keys are
+documented there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from research.evaluation.methods import method_names
+from research.prompts import load_prompt
+from research.protocol import Protocol
+from research.retriever_client import RetrieverConfig
+from research.search_loop import Limits
+
+ROOT = Path(__file__).parents[2]
+CONFIG_DIR = ROOT / "recipes" / "config"
+
+
+class EvaluationError(Exception):
+    """The evaluation cannot start or go on; the message is for the user."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What samples; times in seconds, lengths in tokens."""
+
+    model: str
+    tokenizer: str | None
+    dtype: str
+    max_model_len: int | None
+    tensor_parallel_size: int
+    gpu_memory_utilization: float
+    api_key_variable: str
+    served_name: str | None
+    timeout: float
+    deadline: float
+
+    @property
+    def is_url(self) -> bool:
+        """Whether a server samples, not vLLM in this process."""
+        return self.model.startswith(("http://", "https://"))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`temperature` 0 is greedy."""
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Of the methods that are no search loop: sampled tokens a call, and how often they retrieve."""
+
+    answer_tokens: int
+    ircot_steps: int
+    iter_retgen_rounds: int
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """An LLM that judges answers, behind an OpenAI-compatible server; no `url`, no judge."""
+
+    url: str | None
+    model: str | None
+    api_key_variable: str
+    concurrency: int
+    timeout: float
+    deadline: float
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """One evaluation; see recipes/config/eval_multihop.yaml for each key."""
+
+    datasets: tuple[str, ...]
+    methods: tuple[str, ...]
+    limit: int | None
+    prompt: str
+    protocol: Protocol
+    limits: Limits
+    retriever: RetrieverConfig
+    engine: EngineConfig
+    sampling: Sampling
+    baselines: Baselines
+    judge: JudgeConfig
+    concurrency: int
+    question_timeout: float
+
+
+SECTIONS = {
+    "protocol": Protocol,
+    "limits": Limits,
+    "retriever": RetrieverConfig,
+    "engine": EngineConfig,
+    "sampling": Sampling,
+    "baselines": Baselines,
+    "judge": JudgeConfig,
+}
+
+
+def compose_config(words: list[str], model: str | None = None) -> DictConfig:
+    """The resolved configuration of key=value words. `model` may be the policy of a training run: then what
+    it was trained with stands for the preset.
+
+    Raises:
+        EvaluationError: an unknown key, a bad value, or a missing one.
+    """
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+            config = compose("eval_multihop", overrides=words)
+        given = {word.partition("=")[0].lstrip("+~") for word in words}
+        for key, value in trained_with(model).items():
+            if key not in given:
+                OmegaConf.update(config, key, value)
+        OmegaConf.resolve(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise EvaluationError(" ".join(str(error).split())) from error
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        advice = " (--retriever URL or --corpus FILE)" if "retriever.url" in missing else ""
+        raise EvaluationError(f"no value for {', '.join(missing)}{advice}")
+    read_config(config)
+    return config
+
+
+def trained_with(model: str | None) -> dict[str, Any]:
+    """Keys and values for the policy RUN_DIR/policy of a training run; nothing for other models."""
+    path = Path(model or "").absolute().parent / "config.yaml"
+    if model is None or not Path(model).is_dir() or not path.exists():
+        return {}
+    trained: Any = OmegaConf.load(path)
+    if "research" not in trained:
+        return {}
+    ours, rollout = trained.research, trained.actor_rollout_ref.rollout
+    values: dict[str, Any] = {"prompt": ours.prompt, "retriever.top_k": ours.retriever.top_k}
+    values |= {"engine.dtype": rollout.dtype, "engine.max_model_len": rollout.max_model_len}
+    for section in ("protocol", "limits"):
+        values |= {f"{section}.{key}": value for key, value in ours[section].items()}
+    return values
+
+
+def read_config(config: DictConfig) -> EvaluationConfig:
+    """The configuration as objects.
+
+    Raises:
+        EvaluationError: a key is unknown or missing, or a value has no meaning; the message names it.
+    """
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    for key, section in SECTIONS.items():
+        values[key] = _build(section, values.get(key), key)
+    values["datasets"], values["methods"] = tuple(values["datasets"]), tuple(values["methods"])
+    read: EvaluationConfig = _build(EvaluationConfig, values, "configuration")
+    if unknown := sorted(set(read.methods) - set(method_names())):
+        raise EvaluationError(f"no method is called {', '.join(unknown)}; there are: {_list(method_names())}")
+    try:
+        load_prompt(read.prompt)
+    except ValueError as error:
+        raise EvaluationError(str(error)) from error
+    return read
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names)
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(f"{where}: {str(error).replace('.__init__()', '')}") from error

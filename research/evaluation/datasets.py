@@ -1,0 +1,42 @@
+"""Which questions are asked: data sets by name or by file, as tasks in a fixed order."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from data import DataError
+from data.flashrag import SETS, prepare
+from data.questions import Question, read_questions
+from research.evaluation.config import ROOT, EvaluationConfig, EvaluationError
+from research.evaluation.runner import Task
+
+FOLDER = ROOT / "cache" / "flashrag"
+
+
+def read_datasets(names: Sequence[str], limit: int | None) -> dict[str, list[Question]]:
+    """The questions of each data set by its label: its name, or the beginning of its file's name.
+
+    Raises EvaluationError for an unknown name, a file that cannot be read, or two sets with one label.
+    """
+    datasets: dict[str, list[Question]] = {}
+    for name in names:
+        label = name if name in SETS else Path(name).name.split(".")[0]
+        if label in datasets:
+            raise EvaluationError(f"two data sets are called {label}: rename one of the files")
+        datasets[label] = _read(name)[:limit]
+    return datasets
+
+
+def tasks(datasets: dict[str, list[Question]], config: EvaluationConfig) -> Iterator[Task]:
+    """All tasks, in the order of predictions.jsonl."""
+    for dataset, questions in datasets.items():
+        for method in config.methods:
+            yield from (Task(dataset, method, question) for question in questions)
+
+
+def _read(name: str) -> list[Question]:
+    if name not in SETS and not Path(name).exists():
+        raise EvaluationError(f"{name} is neither a file nor one of {', '.join(SETS)}")
+    try:
+        return read_questions(prepare(name, FOLDER) if name in SETS else name)
+    except DataError as error:
+        raise EvaluationError(str(error)) from error

@@ -1,0 +1,68 @@
+"""Engines: what samples tokens. vLLM in this process, or any OpenAI-compatible server.
+
+An engine is used from one event loop, by thousands of questions at once; it batches them itself.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from research.evaluation.config import EngineConfig, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class EngineError(Exception):
+    """A call that failed for good, after the engine's own retries. Costs one question."""
+
+
+@dataclass(frozen=True)
+class Stops:
+    """Where sampling ends, besides its maximum; what it ended at is part of the sampled tokens."""
+
+    token_ids: tuple[int, ...]
+    strings: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """What a method samples with."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    max_model_len: int
+    """Tokens of prompt and sampled text together."""
+
+    async def generate(self, token_ids: list[int], max_tokens: int, stops: Stops, seed: int) -> list[int]:
+        """At most `max_tokens` sampled tokens. Raises EngineError."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what the engine holds."""
+        ...
+
+
+@asynccontextmanager
+async def opened(config: EngineConfig, sampling: Sampling) -> AsyncIterator[Engine]:
+    """The engine of the configuration, closed in the end."""
+    engine: Engine
+    if config.is_url:
+        from research.evaluation.engines.openai_server import OpenAIServer
+
+        engine = await OpenAIServer.connect(config, sampling)
+    else:
+        from research.evaluation.engines.vllm_engine import VllmEngine  # takes seconds to import
+
+        engine = await VllmEngine.start(config, sampling)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def room_for(engine_max: int, prompt: int, asked: int) -> int:
+    """How many of `asked` tokens fit behind `prompt` tokens. Raises EngineError for none."""
+    room = min(asked, engine_max - prompt)
+    if room < 1:
+        raise EngineError(f"a prompt of {prompt} tokens leaves no room in the model's {engine_max}")
+    return room

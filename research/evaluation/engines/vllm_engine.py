@@ -1,0 +1,101 @@
+"""vLLM in this process, on GPUs or by its CPU build: token ids in, token ids out."""
+
+import itertools
+import os
+from typing import TYPE_CHECKING, Any
+
+from research.evaluation.config import EngineConfig, EvaluationError, Sampling
+from research.evaluation.engines import EngineError, Stops, room_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+# On a CPU, as in training (recipes/config/hardware/cpu.yaml): one process, small cache blocks, no threads
+# that are bound to cores.
+CPU_ARGUMENTS = {"enforce_eager": True, "distributed_executor_backend": "uni", "block_size": 32}
+CPU_VARIABLES = {
+    "VLLM_CPU_KVCACHE_SPACE": "2",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class VllmEngine:
+    """See `Engine`."""
+
+    def __init__(self, engine: "AsyncLLM", tokenizer: "PreTrainedTokenizerBase", sampling: Sampling) -> None:
+        self.tokenizer = tokenizer
+        self.max_model_len: int = engine.model_config.max_model_len
+        self._engine, self._sampling = engine, sampling
+        self._numbers = itertools.count()
+
+    @classmethod
+    async def start(cls, config: EngineConfig, sampling: Sampling) -> "VllmEngine":
+        """Load the model. Raises EvaluationError when vLLM cannot."""
+        import torch
+        from transformers import AutoTokenizer
+
+        on_cpu = not torch.cuda.is_available()
+        if on_cpu:
+            for name, value in CPU_VARIABLES.items():
+                os.environ.setdefault(name, value)  # vLLM reads them when it is imported
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments: dict[str, Any] = CPU_ARGUMENTS if on_cpu else {}
+        try:
+            engine = AsyncLLM.from_engine_args(
+                AsyncEngineArgs(
+                    model=config.model,
+                    tokenizer=config.tokenizer,
+                    dtype=config.dtype,  # type: ignore[arg-type]
+                    max_model_len=config.max_model_len,  # type: ignore[arg-type]
+                    tensor_parallel_size=config.tensor_parallel_size,
+                    gpu_memory_utilization=config.gpu_memory_utilization,
+                    seed=sampling.seed,
+                    disable_log_stats=True,
+                    enable_log_requests=False,
+                    **arguments,
+                )
+            )
+            tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.model)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise EvaluationError(f"vLLM cannot load {config.model}: {_first_line(error)}") from error
+        return cls(engine, tokenizer, sampling)
+
+    async def generate(self, token_ids: list[int], max_tokens: int, stops: Stops, seed: int) -> list[int]:
+        """See `Engine`. A question whose time is up is taken out of the engine's batch."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        greedy = self._sampling.temperature == 0
+        parameters = SamplingParams(
+            temperature=self._sampling.temperature,
+            top_p=self._sampling.top_p,
+            seed=None if greedy else seed,
+            max_tokens=room_for(self.max_model_len, len(token_ids), max_tokens),
+            stop_token_ids=list(stops.token_ids),
+            stop=list(stops.strings),
+            include_stop_str_in_output=True,
+            skip_special_tokens=False,
+            detokenize=bool(stops.strings),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        name, sampled = f"question-{next(self._numbers)}", []
+        try:
+            async for output in self._engine.generate({"prompt_token_ids": token_ids}, parameters, name):
+                sampled = list(output.outputs[0].token_ids)
+        except EngineDeadError as error:
+            raise EvaluationError(f"vLLM has died: {_first_line(error)}") from error
+        except EngineGenerateError as error:
+            raise EngineError(f"vLLM: {_first_line(error)}") from error
+        return sampled
+
+    async def close(self) -> None:
+        """See `Engine`."""
+        self._engine.shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

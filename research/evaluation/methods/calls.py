@@ -1,0 +1,68 @@
+"""What the baselines are made of: calls of the model and searches, kept as one trajectory."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from research.evaluation.engines import Stops
+from research.evaluation.methods import Tools
+from research.prompts import build_prompt
+from research.protocol import render_passage
+from research.search_loop import SearchError
+from research.trajectory import Passage, Search, Segment, Trajectory
+
+
+class Calls:
+    """The trajectory of one question. The first prompt is its prompt; a later one is a segment of the
+    environment's.
+    """
+
+    def __init__(self, question: str, tools: Tools) -> None:
+        self.question, self._tools = question, tools
+        self._trajectory = Trajectory(prompt_ids=[])
+
+    async def search(self, query: str) -> list[Passage]:
+        """Passages, best first; none where the search failed, which the trajectory tells."""
+        try:
+            passages = await self._tools.search(query)
+            record = Search(query, passages, shown=len(passages))
+        except SearchError as error:
+            record = Search(query, error=str(error))
+        self._trajectory.searches.append(record)
+        return record.passages
+
+    async def ask(self, prompt: str, stops: Sequence[str] = (), ending: str = "", **fields: str) -> str:
+        """What the model says to a prompt of research/prompts, whose places `fields` fill, with `ending`
+        behind it.
+        """
+        tokens, config = self._tools.tokens, self._tools.config
+        token_ids = build_prompt(prompt, self.question, tokens, **fields) + tokens.encode(ending)
+        ends = Stops(tuple(sorted(tokens.eos_token_ids)), tuple(stops))
+        sampled = await self._tools.sample(token_ids, config.baselines.answer_tokens, ends)
+        self._keep("environment", token_ids)
+        self._keep("model", sampled)
+        at_end = bool(sampled) and sampled[-1] in tokens.eos_token_ids
+        self._trajectory.finish_reason = "eos" if at_end else "length"
+        said = sampled[:-1] if at_end else sampled
+        return tokens.decode(said).strip()
+
+    def shown(self, passages: Sequence[Passage]) -> str:
+        """Passages as text for a prompt, each cut to the configured length."""
+        tokens, config = self._tools.tokens, self._tools.config
+        cleaned = [Passage(passage.id, tokens.clean(passage.contents)) for passage in passages]
+        texts = [
+            tokens.truncate(render_passage(passage, rank, config.protocol), config.limits.passage_tokens)
+            for rank, passage in enumerate(cleaned, start=1)
+        ]
+        return "\n\n".join(texts)
+
+    def finish(self, prediction: str) -> Trajectory:
+        """The trajectory with its prediction."""
+        self._trajectory.metadata["prediction"] = prediction
+        return self._trajectory
+
+    def _keep(self, author: Literal["model", "environment"], token_ids: list[int]) -> None:
+        if author == "environment" and not self._trajectory.prompt_ids:
+            self._trajectory.prompt_ids = token_ids
+            return
+        text = self._tools.tokens.decode(token_ids)
+        self._trajectory.segments.append(Segment(author, token_ids, [0.0] * len(token_ids), text))

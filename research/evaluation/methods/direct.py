@@ -1,0 +1,11 @@
+"""Direct generation: the question alone, no passages."""
+
+from research.evaluation.methods import Tools
+from research.evaluation.methods.calls import Calls
+from research.trajectory import Trajectory
+
+
+async def answer(question: str, tools: Tools) -> Trajectory:
+    """One call."""
+    calls = Calls(question, tools)
+    return calls.finish(await calls.ask("direct"))

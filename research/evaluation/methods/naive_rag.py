@@ -1,0 +1,12 @@
+"""Naive RAG: one search with the question, then one answer."""
+
+from research.evaluation.methods import Tools
+from research.evaluation.methods.calls import Calls
+from research.trajectory import Trajectory
+
+
+async def answer(question: str, tools: Tools) -> Trajectory:
+    """One search, one call."""
+    calls = Calls(question, tools)
+    passages = await calls.search(question)
+    return calls.finish(await calls.ask("naive_rag", passages=calls.shown(passages)))

@@ -1,0 +1,53 @@
+"""A retrieval server for one evaluation, from a corpus: built once, kept in cache/indexes, served while we
+ask.
+"""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from research.evaluation.config import ROOT, EvaluationError
+from research.processes import stop
+
+INDEXES = ROOT / "cache" / "indexes"
+PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """What to serve: `kind` and `encoder` as in `python -m retriever_server build`."""
+
+    corpus: Path
+    encoder: str
+    kind: str
+
+    @property
+    def index(self) -> Path:
+        """Where the index is kept; a corpus that has changed gets another folder."""
+        stat = self.corpus.stat()
+        parts = (self.corpus.resolve(), stat.st_size, stat.st_mtime_ns, self.encoder, self.kind)
+        key = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
+        return INDEXES / f"{self.corpus.name.split('.')[0]}-{key}"
+
+
+@contextmanager
+def serving(service: Service) -> Iterator[str]:
+    """The address of the server, which ends with the block, or with this process. Raises EvaluationError."""
+    command = [sys.executable, "-m", "retriever_server"]
+    build = [*command, "build", str(service.corpus), str(service.index), "--index", service.kind]
+    if subprocess.run([*build, "--encoder", service.encoder], cwd=ROOT).returncode:
+        raise EvaluationError(f"the index of {service.corpus} could not be built: see above")
+    serve = [*command, "serve", str(service.index), "--port", "0", "--die-with-parent"]
+    process = subprocess.Popen(serve, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline().decode()
+        if not line.startswith("ready: "):
+            raise EvaluationError(f"the index {service.index} could not be served: see above")
+        yield line.split()[1]
+    finally:
+        stop(process, PATIENCE_S)

@@ -1,0 +1,171 @@
+"""Parts of the evaluation: the runner without barriers, intervals and tests of differences, support
+recall.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from evaluation_stack import SayingEngine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.questions import Question
+from research.evaluation.config import (
+    EvaluationConfig,
+    EvaluationError,
+    compose_config,
+    read_config,
+    trained_with,
+)
+from research.evaluation.methods.ircot import first_sentence
+from research.evaluation.runner import Runner, Task
+from research.evaluation.statistics import bootstrap, paired_difference
+from research.metrics import support_recall
+from research.search_loop import SearchError
+from research.token_protocol import TokenProtocol
+from research.trajectory import Passage, Trajectory
+
+
+def config(*words: str) -> EvaluationConfig:
+    needed = [
+        "engine.model=none",
+        "retriever.url=http://none",
+        "prompt=question",
+        "limits.response_tokens=600",
+    ]
+    return read_config(compose_config([*needed, *words]))
+
+
+def made_tasks(count: int) -> list[Task]:
+    return [
+        Task("land", "research", Question(f"q{number}", f"the river of {number}?", ("Rhine",)))
+        for number in range(count)
+    ]
+
+
+async def found(query: str) -> list[Passage]:
+    return [Passage("1", "Rhine\nThe river is called Rhine.")]
+
+
+def run(engine: Any, tasks: list[Task], search: Any = found, *words: str) -> list[Trajectory]:
+    done: list[Trajectory] = []
+    runner = Runner(config(*words), engine, search)
+    asyncio.run(runner.run(tasks, lambda trajectory, seconds: done.append(trajectory)))
+    return done
+
+
+def test_no_question_waits_for_another(tag_tokens: TokenProtocol) -> None:
+    """One slow question among many: all others end before it."""
+    delays: Iterator[float] = iter([1.5] + [0.0] * 1000)
+    engine = SayingEngine(tag_tokens, delay=lambda: next(delays))
+    began = time.monotonic()
+    done = run(engine, made_tasks(40), found, "concurrency=8")
+    assert done[-1].metadata["id"] == "q0" and len(done) == 40
+    assert time.monotonic() - began < 10 and all(each.metrics["em"] == 1.0 for each in done)
+
+
+def test_concurrency_is_bounded(tag_tokens: TokenProtocol) -> None:
+    there, most = 0, 0
+
+    async def search(query: str) -> list[Passage]:
+        nonlocal there, most
+        there += 1
+        most = max(most, there)
+        await asyncio.sleep(0.001)
+        there -= 1
+        return await found(query)
+
+    run(SayingEngine(tag_tokens), made_tasks(60), search, "concurrency=5")
+    assert most == 5
+
+
+def test_a_question_has_its_time_and_a_failed_search_its_notice(tag_tokens: TokenProtocol) -> None:
+    async def never(query: str) -> list[Passage]:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    [late] = run(SayingEngine(tag_tokens), made_tasks(1), never, "question_timeout=0.2")
+    assert late.metadata["error"] == "no answer in 0.2 s" and late.metrics["failed"] == 1.0
+
+    async def broken(query: str) -> list[Passage]:
+        raise SearchError("gone")
+
+    [trajectory] = run(SayingEngine(tag_tokens), made_tasks(1), broken)
+    assert trajectory.metrics["failed_searches"] == 1.0 and trajectory.metrics["failed"] == 0.0
+
+
+def test_what_ends_the_engine_ends_the_evaluation(tag_tokens: TokenProtocol) -> None:
+    def die(text: str) -> str:
+        raise EvaluationError("vLLM has died")
+
+    with pytest.raises(ExceptionGroup) as raised:
+        run(SayingEngine(tag_tokens, speak=die), made_tasks(3))
+    assert isinstance(raised.value.exceptions[0], EvaluationError)
+
+
+def test_a_bootstrap_interval_holds_the_truth_nineteen_times_of_twenty() -> None:
+    random = np.random.default_rng(0)
+    held = 0
+    for number in range(300):
+        interval = bootstrap((random.random(200) < 0.3).astype(float), seed=number)
+        held += interval.low <= 0.3 <= interval.high
+    assert 270 <= held <= 297
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=80))
+def test_an_interval_lies_around_its_mean_and_is_repeatable(values: list[float]) -> None:
+    interval = bootstrap(np.array(values))
+    assert interval == bootstrap(np.array(values))
+    assert interval.low - 1e-9 <= interval.mean <= interval.high + 1e-9
+    assert min(values) <= interval.low and interval.high <= max(values)
+
+
+def test_paired_difference_finds_what_is_there_and_nothing_else() -> None:
+    random = np.random.default_rng(1)
+    a = (random.random(500) < 0.4).astype(float)
+    better = np.where(random.random(500) < 0.15, 1.0, a)
+    assert paired_difference(a, a).p == 1.0
+    found_better = paired_difference(a, better)
+    assert found_better.p < 0.001 and 0 < found_better.low < found_better.mean < found_better.high
+    small = [paired_difference(random.permutation(a), a, seed).p for seed in range(100)]
+    assert sum(p < 0.05 for p in small) <= 12  # by chance about five
+
+
+def test_support_is_found_by_title_else_by_id() -> None:
+    passages = [Passage("7", '"The Rhine"\nA river.'), Passage("9", "Paris\nA city.")]
+    assert support_recall(passages, [], ["Rhine", "London"]) == 0.5
+    assert support_recall(passages, ["7", "8"], []) == 0.5
+    assert support_recall(passages, [], []) is None
+    assert support_recall([], ["7"], []) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("It is 3.5 km. Then", "It is 3.5 km."), ("no stop", "no stop"), ("", ""), ("Who? He.", "Who?")],
+)
+def test_the_first_sentence_is_the_next_query(text: str, sentence: str) -> None:
+    assert first_sentence(text) == sentence
+
+
+def test_a_trained_policy_brings_its_prompt_protocol_and_limits(tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "config.yaml").write_text(
+        "research: {prompt: search_r1, limits: {searches: 3}, retriever: {top_k: 2},\n"
+        "  protocol: {result: information, boxed: false,\n"
+        "    result_template: '<information>{passages}</information>'}}\n"
+        "actor_rollout_ref: {rollout: {dtype: float32, max_model_len: 512}}\n"
+    )
+    policy = str(tmp_path / "policy")
+    assert trained_with(str(tmp_path)) == {}
+    words = ["engine.model=x", "retriever.url=http://none", "limits.searches=9"]
+    read = read_config(compose_config(words, policy))
+    assert (read.prompt, read.protocol.result, read.protocol.boxed) == ("search_r1", "information", False)
+    assert (read.limits.searches, read.retriever.top_k, read.engine.max_model_len) == (9, 2, 512)
+    read = read_config(compose_config([*words, "preset=research_base"]))
+    assert read.prompt == "research_base" and read.protocol.boxed

@@ -44,7 +44,6 @@ class Catalogue:
                 "done": all(done),
                 "scanned": sum(scanned for scanned, _ in progress),
                 "size": sum(size for _, size in progress),
-                "trajectories": len(rows),
                 "faults": {"count": len(faults), "first": faults[:FAULTS_SHOWN]},
                 "facets": facets(rows),
                 "ranges": ranges(rows),
@@ -59,6 +58,7 @@ class Catalogue:
             keys = (position for position, entry in enumerate(entries) if entry.keys == locate)
             return {
                 "total": len(entries),
+                "all": len(self._all_entries()),
                 "complete": complete,
                 "position": next(keys, None) if locate else None,
                 "offset": offset,

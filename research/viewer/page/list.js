@@ -4,7 +4,7 @@
 import {ask, at, count, element, mark, short} from "./dom.js";
 import {values} from "./filters.js";
 
-const ROW = 62;  // px, as in base.css
+const ROW = 82;  // px, as in base.css
 const PAGE = 100;
 const list = at("list"), holder = at("rows");
 
@@ -34,7 +34,7 @@ export class List {
     this.total = first.total;
     this.pages = new Map([[first.offset / PAGE, first.entries]]);
     if (this.chosen) this.position = first.position;
-    this.say(first.complete);
+    this.say(first);
     holder.style.height = `${this.total * ROW}px`;
     if (!keep) list.scrollTop = 0;
     else if (list.scrollTop > 0 && first.position !== null && before !== null) {
@@ -48,10 +48,10 @@ export class List {
     return ask("list", {...values(), offset: page * PAGE, limit: PAGE, ...locate});
   }
 
-  say(complete) {
-    const noun = this.compared ? "question" : "trajectory";
-    const nouns = this.compared ? "questions" : "trajectories";
-    at("count").textContent = count(this.total, noun, nouns) + (complete ? "" : ", still searching …");
+  say({total, all, complete}) {
+    const of = count(all, ...(this.compared ? ["question"] : ["trajectory", "trajectories"]));
+    const shown = total === all ? of : `${total.toLocaleString("en")} of ${of}`;
+    at("count").textContent = shown + (complete ? "" : ", still searching …");
     list.setAttribute("aria-busy", String(!complete));
   }
 
@@ -107,9 +107,10 @@ export class List {
       ? row.method : `step ${both((each) => each.step ?? "–")}`;
     const texts = [
       step,
-      [row.split || row.source, row.control].filter(Boolean).join(", "),
       `${both((each) => each.searches)} ${row.searches === 1 && !entry.right ? "search" : "searches"}`,
       `reward ${both((each) => each.reward === null ? "–" : short(each.reward))}`,
+      row.split || row.source,
+      row.control,
     ];
     return texts.filter(Boolean).map((text) => element("span", "", text));
   }

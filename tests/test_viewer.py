@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from run_folder import episode, make_run, write_episodes
 
+from research.protocol import Protocol
 from research.training.run_files import append_line, trajectory_path
 from research.trajectory import Passage, Search
 from research.viewer import catalogue as catalogue_module
@@ -17,7 +18,7 @@ from research.viewer.app import create_app
 from research.viewer.catalogue import Catalogue
 from research.viewer.files import Source
 from research.viewer.pairs import pair
-from research.viewer.query import Query
+from research.viewer.rows import make_row
 from research.viewer.view import gold_found, trajectory_view
 
 LONG = 60.0  # seconds: all there is
@@ -220,22 +221,15 @@ def test_gold_passages_by_id_and_by_title():
     assert gold_found(one) is None
     one.metadata |= {"supporting_ids": [7, 9], "supporting_titles": ["Oslo", "lima"]}
     assert gold_found(one) == {"total": 2, "found": 1}
-    row, protocol = _row_and_protocol(one)
-    passages = trajectory_view(row, one, protocol)["found_searches"][0]["passages"]
+    row = make_row(one, Protocol(), file="f", line=1, offset=0, split="")
+    passages = trajectory_view(row, one, Protocol())["found_searches"][0]["passages"]
     assert [(p["gold"], p["shown"], p["answer"]) for p in passages] == [
         ("id", True, False),
         ("title", True, True),
         ("id", False, False),
     ]
     one.metadata["supporting_ids"] = ["of another corpus"]
-    assert gold_found(one) == {"total": 1, "found": 2} or gold_found(one)["found"] == 2
-
-
-def _row_and_protocol(trajectory):
-    from research.protocol import Protocol
-    from research.viewer.rows import make_row
-
-    return make_row(trajectory, Protocol(), file="f", line=1, offset=0, split=""), Protocol()
+    assert gold_found(one) == {"total": 2, "found": 2}
 
 
 def test_the_protocol_is_that_of_the_run(tmp_path):

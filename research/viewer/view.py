@@ -83,8 +83,10 @@ def gold_found(trajectory: Trajectory) -> dict[str, int] | None:
     if not ids and not titles:
         return None
     shown = [passage for search in trajectory.searches for passage in search.passages[: search.shown]]
-    found = {str(passage.id) for passage in shown} & ids or {_title(each) for each in shown} & titles
-    return {"total": len(ids or titles), "found": len(found)}
+    by_id, by_title = {str(each.id) for each in shown} & ids, {_title(each) for each in shown} & titles
+    if by_id or not titles:
+        return {"total": len(ids), "found": len(by_id)}
+    return {"total": len(titles), "found": len(by_title)}
 
 
 def _gold_mark(passage: Passage, metadata: dict[str, Any]) -> str:

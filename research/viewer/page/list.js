@@ -9,12 +9,13 @@ const PAGE = 100;
 const list = at("list"), holder = at("rows");
 
 const keysOf = (entry) => ({a: entry.left?.key ?? "", b: entry.right?.key ?? ""});
-export const same = (one, other) => one && other && one.a === other.a && one.b === other.b;
+export const same = (one, other) => Boolean(one && other) && one.a === other.a && one.b === other.b;
 
 export class List {
   /** `opened(keys)` is called when a row is chosen. */
   constructor(compared, opened) {
-    Object.assign(this, {compared, opened, pages: new Map(), total: 0, asked: 0, position: null, chosen: null});
+    Object.assign(this, {compared, opened, total: 0, asked: 0, position: null, chosen: null});
+    Object.assign(this, {pages: new Map(), fetching: new Map()});
     list.addEventListener("scroll", () => this.draw());
     new ResizeObserver(() => this.draw()).observe(list);
     holder.addEventListener("click", (event) => {
@@ -33,6 +34,7 @@ export class List {
     if (mine !== this.asked) return;
     this.total = first.total;
     this.pages = new Map([[first.offset / PAGE, first.entries]]);
+    this.fetching.clear();
     if (this.chosen) this.position = first.position;
     this.say(first);
     holder.style.height = `${this.total * ROW}px`;
@@ -73,10 +75,13 @@ export class List {
     else list.setAttribute("aria-activedescendant", `row-${this.position}`);
   }
 
-  /** Fetch a page once. */
-  async need(page) {
-    if (this.pages.has(page)) return;
-    this.pages.set(page, []);
+  /** Fetch a page once; the promise is kept when it is there. */
+  need(page) {
+    if (!this.pages.has(page) && !this.fetching.has(page)) this.fetching.set(page, this.load(page));
+    return this.fetching.get(page);
+  }
+
+  async load(page) {
     const mine = this.asked;
     const answer = await this.fetch(page, null);
     if (mine !== this.asked) return;
@@ -116,9 +121,10 @@ export class List {
   }
 
   /** Make the row at `position` the chosen one. */
-  choose(position, open) {
+  async choose(position, open) {
+    await this.need(Math.floor(position / PAGE));
     const entry = this.entry(position);
-    if (!entry) return;
+    if (!entry) return;  // the list became another one meanwhile
     this.position = position;
     this.chosen = keysOf(entry);
     const top = position * ROW;
@@ -129,9 +135,9 @@ export class List {
   }
 
   /** To the next row (1) or the one before (-1). */
-  move(by, open) {
+  async move(by) {
     const next = this.position === null ? Math.floor(list.scrollTop / ROW) : this.position + by;
-    if (next >= 0 && next < this.total) this.choose(next, open);
+    if (next >= 0 && next < this.total) await this.choose(next, false);
   }
 
   /** Choose by keys, from the address; the next reload finds out where it stands. */

@@ -77,8 +77,8 @@ function remember() {
 
 // ---------------------------------------------------------------------------- keys
 
-function move(by) {
-  list.move(by, false);
+async function move(by) {
+  await list.move(by);
   clearTimeout(following);
   if (open) following = setTimeout(() => opened(list.chosen), FOLLOW_MS);
 }

@@ -37,7 +37,7 @@ setup(
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["research*", "retriever_server*", "data*"]),
     package_data={
-        "research": ["prompts/*.txt", "training/*.yaml", "training/*.j2"],
+        "research": ["prompts/*.txt", "training/*.yaml", "training/*.j2", "viewer/page/*"],
         "retriever_server": ["*.html"],
     },
     install_requires=COMMON,

@@ -22,7 +22,8 @@ class Catalogue:
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = sources
         self._lock = threading.Lock()
-        self._entries: tuple[list[int], list[Entry]] = ([], [])
+        self._entries: tuple[list[int], list[Entry]] = ([], [])  # with the versions they are of
+        self._offered: tuple[list[int], dict[str, Any]] = ([], {})
         self._selected: dict[Query, list[Entry]] = {}
         self._texts: dict[str, TextSearch] = {}
 
@@ -34,7 +35,6 @@ class Catalogue:
         """
         with self._lock:
             done = [source.refresh(SLICE_S / len(self.sources)) for source in self.sources]
-            rows = [row for source in self.sources for row in source.rows]
             faults = [fault for source in self.sources for fault in source.faults]
             progress = [source.progress for source in self.sources]
             return {
@@ -45,8 +45,7 @@ class Catalogue:
                 "scanned": sum(scanned for scanned, _ in progress),
                 "size": sum(size for _, size in progress),
                 "faults": {"count": len(faults), "first": faults[:FAULTS_SHOWN]},
-                "facets": facets(rows),
-                "ranges": ranges(rows),
+                **self._choices(),
             }
 
     def page(self, query: Query, offset: int, limit: int, locate: tuple[str, str] | None) -> dict[str, Any]:
@@ -95,6 +94,14 @@ class Catalogue:
             search.advance(source, (row for row in side if row), until)
             for source, side in zip(self.sources, sides, strict=False)
         )
+
+    def _choices(self) -> dict[str, Any]:
+        """What there is to filter by; made anew when a file changed."""
+        versions = [source.version for source in self.sources]
+        if versions != self._offered[0]:
+            rows = [row for source in self.sources for row in source.rows]
+            self._offered = (versions, {"facets": facets(rows), "ranges": ranges(rows)})
+        return self._offered[1]
 
     def _all_entries(self) -> list[Entry]:
         """What there is to select from; made anew, and all selections with it, when a file changed."""

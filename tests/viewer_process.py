@@ -20,7 +20,8 @@ def viewing(*paths: Path) -> Iterator[str]:
         assert line.startswith("trajectories at http://127.0.0.1:"), process.stderr.read()
         yield line.split()[2]
         process.send_signal(2)
-        assert process.communicate(timeout=30) == ("", "") and process.returncode == 0
+        said = process.communicate(timeout=30)
+        assert (said, process.returncode) == (("", ""), 0)
     finally:
         process.kill()
         process.wait()

@@ -4,6 +4,7 @@ python -m research.viewer RUN_OR_FILE [OTHER_RUN_OR_FILE]
 """
 
 import errno
+import logging
 import socket
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def main(path: Path, other: Path | None, port: int, host: str) -> None:
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     app = create_app(Catalogue(sources), host)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a request that waits is no news
     server = create_server(app, sockets=[listener], threads=THREADS, ident="viewer")
     shown = f"[{host}]" if ":" in host else host
     click.echo(f"trajectories at http://{shown}:{listener.getsockname()[1]}/ (ctrl-C ends)")

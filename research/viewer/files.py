@@ -59,16 +59,22 @@ class TrajectoryFile:
     def _take(self, line: bytes) -> None:
         self._lines += 1
         try:
-            self.rows.append(self._row(Trajectory.from_json(line.decode())))
+            self.rows.append(self._row(line))
         except (ValueError, TypeError, KeyError, AttributeError) as error:  # a line cut off by a kill
             reason = f"{type(error).__name__}: {error}"
             self.faults.append(f"{self.path.name}, line {self._lines} is no trajectory: {reason}")
         self.scanned += len(line)
         self._tail = line[-TAIL_BYTES:]
 
-    def _row(self, trajectory: Trajectory) -> Row:
-        place = {"file": self.path.name, "line": self._lines, "offset": self.scanned, "split": self.split}
-        return make_row(trajectory, self.protocol, **place)  # type: ignore[arg-type]
+    def _row(self, line: bytes) -> Row:
+        return make_row(
+            Trajectory.from_json(line.decode()),
+            self.protocol,
+            file=self.path.name,
+            line=self._lines,
+            offset=self.scanned,
+            split=self.split,
+        )
 
     def read_line(self, row: Row) -> str:
         """The line of one of the rows."""

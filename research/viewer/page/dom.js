@@ -17,8 +17,12 @@ export const count = (number, noun, nouns = noun + "s") =>
 export const short = (value) =>
   typeof value === "number" ? value.toLocaleString("en", {maximumFractionDigits: 3}) : String(value);
 
-/** "right", "wrong", or "unjudged" for null. */
-export const verdictOf = (row) => row.error ? "failed" : row.right === null ? "unjudged" : row.right ? "right" : "wrong";
+/** "right", "wrong", "unjudged", or "failed": it ended by an error. */
+export function verdictOf(row) {
+  if (row.error) return "failed";
+  if (row.right === null) return "unjudged";
+  return row.right ? "right" : "wrong";
+}
 
 const MARKS = {right: "✓", wrong: "✗", unjudged: "–", failed: "!"};
 

@@ -61,12 +61,13 @@ export function offer(facets, ranges) {
   }
   for (const [name, range] of Object.entries(ranges)) {
     form.querySelector(`[data-range=${name}]`).hidden = !range || (range[0] === range[1] && !isSet(name));
-    if (range) ["min", "max"].forEach((end, i) => { form.elements[`${name}_${end}`].placeholder = short(range[i]); });
+    form.elements[`${name}_min`].placeholder = range ? short(range[0]) : "";
+    form.elements[`${name}_max`].placeholder = range ? short(range[1]) : "";
   }
 }
 
 const label = (name, value) => NAMES[name]?.[value] ?? (value || "none");
-const isSet = (name) => form.elements[`${name}_min`].value !== "" || form.elements[`${name}_max`].value !== "";
+const isSet = (name) => ["min", "max"].some((end) => form.elements[`${name}_${end}`].value !== "");
 
 function choices(name, labels, order = []) {
   const field = form.elements[name];

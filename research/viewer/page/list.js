@@ -1,5 +1,5 @@
-// The list: rows of equal height, of which only those in view are elements and only their pages are fetched. It
-// may have hundreds of thousands.
+// The list: rows of equal height, of which only those in view are elements, and only their pages are fetched.
+// It may have hundreds of thousands.
 
 import {ask, at, count, element, mark, short} from "./dom.js";
 import {values} from "./filters.js";
@@ -91,7 +91,8 @@ export class List {
 
   row(entry, position) {
     const row = entry.left ?? entry.right;
-    const marks = element("span", "marks", ...(this.compared ? [mark(entry.left), mark(entry.right)] : [mark(row)]));
+    const judged = this.compared ? [entry.left, entry.right] : [row];
+    const marks = element("span", "marks", ...judged.map(mark));
     const made = element("div", "row", marks,
       element("span", "question", row.question || row.id || "no question"),
       element("span", "facts", ...this.facts(entry)));

@@ -115,7 +115,8 @@ async function start() {
   const state = await ask("state");
   names = state.names;
   const compared = names.length > 1;
-  at("names").textContent = compared ? names.map((name, side) => `${"AB"[side]} ${name}`).join("   ") : names[0];
+  const lettered = names.map((name, side) => `${"AB"[side]} ${name}`);
+  at("names").textContent = compared ? lettered.join("   ") : names[0];
   at("names").title = state.paths.join("\n");
   filters.prepare(compared);
   filters.offer(state.facets, state.ranges);
@@ -132,7 +133,9 @@ async function start() {
   at("help-button").addEventListener("click", KEYS["?"]);
   at("more-button").addEventListener("click", ({currentTarget: button}) =>
     button.setAttribute("aria-expanded", String(button.ariaExpanded === "false")));
-  at("detail").addEventListener("click", (event) => { if (event.target.dataset.action === "close") close(); });
+  at("detail").addEventListener("click", (event) => {
+    if (event.target.dataset.action === "close") close();
+  });
   if (open) opened(open);
   else showNothing("Choose a trajectory: click one, or press j and Enter.");
   follow();

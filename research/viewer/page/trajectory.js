@@ -10,8 +10,9 @@ const detail = at("detail");
 /** Show the trajectories of both sides (one may be null); `names` are those of the runs. */
 export function show(sides, names) {
   const one = sides.find(Boolean);
-  const columns = element("div", sides.length > 1 ? "columns two" : "columns",
-    ...sides.map((side, number) => column(side, sides.length > 1 ? `${"AB"[number]} · ${names[number]}` : "")));
+  const compared = sides.length > 1;
+  const columns = element("div", compared ? "columns two" : "columns",
+    ...sides.map((side, number) => column(side, compared ? `${"AB"[number]} · ${names[number]}` : "")));
   detail.replaceChildren(bar(), heading(one), legend(), columns);
   detail.scrollTop = 0;
   document.title = one.question || one.id || "Trajectory";
@@ -39,10 +40,10 @@ function bar() {
 
 function heading(one) {
   const golden = one.golden_answers.map((answer) => element("span", "golden", answer));
+  const label = element("span", "label", golden.length > 1 ? "Golden answers" : "Golden answer");
   return element("header", "question",
     element("h2", "", one.question || one.id || "No question"),
-    element("p", "", element("span", "label", one.golden_answers.length > 1 ? "Golden answers" : "Golden answer"),
-      ...(golden.length ? golden : ["not recorded"])));
+    element("p", "", label, ...(golden.length ? golden : ["not recorded"])));
 }
 
 function legend() {
@@ -64,8 +65,8 @@ function column(one, name) {
 function outcome(one) {
   const reward = one.reward === null ? "no reward" : `reward ${short(one.reward)}`;
   return element("div", `outcome ${verdictOf(one)}`,
-    element("p", "verdict", mark(one), element("strong", "", verdictOf(one)), element("span", "reward", reward),
-      element("span", "reason", one.reward_reason)),
+    element("p", "verdict", mark(one), element("strong", "", verdictOf(one)),
+      element("span", "reward", reward), element("span", "reason", one.reward_reason)),
     one.error ? element("p", "fault", one.error) : null,
     element("p", "", element("span", "label", "Answer"),
       one.answer ? element("span", "given", one.answer) : element("span", "dim", "none")),
@@ -106,11 +107,15 @@ function turns(one) {
   const made = one.segments.map((segment) => segment.author === "environment"
     ? turn(segment, `Result of search ${searched + 1}`, one.found_searches[searched++])
     : turn(segment, "Model", null));
-  const left = one.found_searches.slice(searched).map((search, number) => element("section", "turn environment",
-    element("h4", "", element("span", "", `Search ${searched + number + 1}`),
+  const left = one.found_searches.slice(searched);
+  return [...made, ...left.map((search, number) => notInjected(search, searched + number))];
+}
+
+function notInjected(search, number) {
+  return element("section", "turn environment",
+    element("h4", "", element("span", "", `Search ${number + 1}`),
       element("span", "dim", "its result was not injected: no room was left")),
-    found(search)));
-  return [...made, ...left];
+    found(search));
 }
 
 function turn(segment, title, search) {
@@ -136,10 +141,11 @@ function piece({kind, text}) {
 function found(search) {
   const gold = search.passages.filter((passage) => passage.gold);
   const unseen = gold.filter((passage) => !passage.shown).length;
+  const golden = `${gold.length} gold` + (unseen ? `, ${unseen} not shown` : "");
   const summary = element("summary", "",
     search.error ? element("span", "badge failed", `failed: ${search.error}`)
       : element("span", "", count(search.passages.length, "passage")),
-    gold.length ? element("span", "badge gold", `${gold.length} gold${unseen ? `, ${unseen} not shown` : ""}`) : null,
+    gold.length ? element("span", "badge gold", golden) : null,
     element("span", "dim", `${search.seconds.toFixed(2)} s`));
   const query = element("p", "query", element("span", "label", "Query"), search.query || "none");
   return element("details", "passages", summary, query, ...search.passages.map(passage));
@@ -153,7 +159,8 @@ function passage(one, number) {
     return made;
   };
   return element("div", `passage${one.gold ? " gold" : ""}${one.shown ? "" : " unseen"}`,
-    element("p", "title", element("span", "rank", `${number + 1}`), element("strong", "", one.title || "no title"),
+    element("p", "title",
+      element("span", "rank", `${number + 1}`), element("strong", "", one.title || "no title"),
       badge(one.gold, "gold", one.gold === "title" ? "gold title" : "gold",
         `the question's metadata names its ${one.gold}`),
       badge(one.answer, "answer", "has the answer", "a golden answer stands in it"),

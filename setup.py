@@ -38,7 +38,14 @@ setup(
     python_requires=">=3.11,<3.12",
     packages=find_packages(include=["research*", "retriever_server*", "data*"]),
     package_data={
-        "research": ["*.css", "prompts/*.txt", "training/*.yaml", "training/*.j2", "evaluation/*.j2"],
+        "research": [
+            "*.css",
+            "prompts/*.txt",
+            "training/*.yaml",
+            "training/*.j2",
+            "evaluation/*.j2",
+            "viewer/page/*",
+        ],
         "retriever_server": ["*.html"],
     },
     install_requires=COMMON,

@@ -1,14 +1,12 @@
-"""Which held-out episodes the report shows, and their text in pieces by author and tag."""
+"""Which held-out episodes the report shows."""
 
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
-from research.protocol import Protocol
 from research.training.run_files import read_trajectories, trajectory_path
 from research.training.table import Key, held_out_metrics, held_out_split, key_of, last_step
 from research.trajectory import Trajectory
@@ -24,16 +22,6 @@ VERDICTS: dict[tuple[bool | None, bool | None], str] = {
     (None, False): "not asked before, wrong after",
     (None, True): "not asked before, right after",
 }
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of a response. ``kind``: think, search, answer or text of the model, result of the
-    environment.
-    """
-
-    kind: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -69,34 +57,6 @@ def choose_pairs(run_dir: Path, count: int) -> list[Pair]:
         for key in groups[verdict]
         if key in chosen
     ]
-
-
-def pieces(trajectory: Trajectory, protocol: Protocol) -> list[Piece]:
-    """The response from its first character to its last."""
-    names = {protocol.think: "think", protocol.search: "search", protocol.answer: "answer"}
-    found: list[Piece] = []
-    for segment in trajectory.segments:
-        if segment.author == "environment":
-            found.append(Piece("result", segment.text))
-        else:
-            found += _model_pieces(segment.text, names)
-    return found
-
-
-def _model_pieces(text: str, kinds: dict[str, str]) -> Iterator[Piece]:
-    """A tag reaches to its end, to the next tag that opens, or to the end of the text."""
-    names = "|".join(map(re.escape, kinds))
-    position = 0
-    for found in re.finditer(rf"<({names})>.*?(?:</\1>|(?=<(?:{names})>)|\Z)", text, re.DOTALL):
-        yield from _plain(text[position : found.start()])
-        yield Piece(kinds[found[1]], found.group())
-        position = found.end()
-    yield from _plain(text[position:])
-
-
-def _plain(text: str) -> Iterator[Piece]:
-    if text.strip():
-        yield Piece("text", text)
 
 
 def _right(metrics: dict[Key, dict[str, float]]) -> dict[Key, bool]:

@@ -15,9 +15,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 
+from research.pieces import pieces
 from research.protocol import Protocol
 from research.training.config import read_section
-from research.training.episodes import choose_pairs, pieces
+from research.training.episodes import choose_pairs
 from research.training.figures import HELD_OUT_TITLE, Drawing, Point, draw_all
 from research.training.guards import REWARD, GuardConfig, Rows, alarms
 from research.training.run_files import read_metrics

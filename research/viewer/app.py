@@ -1,0 +1,115 @@
+"""Flask application: the page and its API. No path ever comes from the client: a trajectory is named by a key
+that the catalogue looks up.
+
+Routes:
+    GET /                  the page; its scripts and styles are under /page/
+    GET /api/state         what there is, after a look for what was written meanwhile
+    GET /api/list          a part of the list: the fields of Query, offset, limit, and a, b to locate an entry
+    GET /api/trajectory    one trajectory: side (0 or 1), key
+"""
+
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, current_app, jsonify, request
+from flask.json.provider import DefaultJSONProvider
+from pydantic import ValidationError
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound
+
+from research.viewer.catalogue import Catalogue
+from research.viewer.query import Query
+
+LIMIT = 500  # entries in one answer
+LOCAL = {"127.0.0.1", "localhost", "::1"}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+Reply = tuple[Response, int]
+
+
+def create_app(catalogue: Catalogue, host: str) -> Flask:
+    """The application. Requests must name ``host`` or this machine itself as their host: another site whose
+    name was pointed here (DNS rebinding) may not read.
+    """
+    app = Flask(__name__, static_folder="page", static_url_path="/page")
+    provider = DefaultJSONProvider(app)
+    provider.sort_keys = False
+    app.json = provider
+    app.config.update(CATALOGUE=catalogue, HOSTS=LOCAL | {host.lower()})
+    app.add_url_rule("/", view_func=page)
+    app.add_url_rule("/api/state", view_func=state)
+    app.add_url_rule("/api/list", view_func=entries)
+    app.add_url_rule("/api/trajectory", view_func=trajectory)
+    app.before_request(_check_host)
+    app.after_request(_secure)
+    app.register_error_handler(ValidationError, _malformed)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _internal_error)
+    return app
+
+
+def page() -> Response:
+    """The page itself."""
+    return current_app.send_static_file("index.html")
+
+
+def state() -> Response:
+    """What there is by now."""
+    return jsonify(_catalogue().state())
+
+
+def entries() -> Response:
+    """A part of the list."""
+    values = request.args.to_dict()
+    offset, limit = _number(values.pop("offset", "0")), _number(values.pop("limit", "100"))
+    keys = values.pop("a", ""), values.pop("b", "")
+    locate = keys if any(keys) else None
+    return jsonify(_catalogue().page(Query.model_validate(values), offset, min(limit, LIMIT), locate))
+
+
+def trajectory() -> Response:
+    """One trajectory."""
+    side, key = _number(request.args.get("side", "0")), request.args.get("key", "")
+    try:
+        return jsonify(_catalogue().trajectory(side, key))
+    except LookupError as error:
+        raise NotFound(f"there is no trajectory {key}; its file may have been written anew") from error
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise BadRequest(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _check_host() -> None:
+    name = urlsplit(f"//{request.host}").hostname
+    if name not in current_app.config["HOSTS"]:
+        raise BadRequest("this server answers under its own address alone")
+
+
+def _secure(response: Response) -> Response:
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cache-Control"] = "no-cache"
+    return response
+
+
+def _malformed(error: ValidationError) -> Reply:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return jsonify(error=f"{'.'.join(map(str, first['loc']))}: {first['msg']}"), 422
+
+
+def _http_error(error: HTTPException) -> Reply:
+    return jsonify(error=error.description), error.code or 500
+
+
+def _internal_error(error: Exception) -> Reply:
+    """Anything unforeseen: the terminal has the trace, the page one line."""
+    current_app.logger.error("%s failed", request.path, exc_info=error)
+    return jsonify(error=f"{type(error).__name__}: {error}"), 500
+
+
+def _catalogue() -> Catalogue:
+    catalogue: Catalogue = current_app.config["CATALOGUE"]
+    return catalogue

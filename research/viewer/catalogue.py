@@ -1,0 +1,122 @@
+"""What the page asks for: the state of the files, a part of the list, one trajectory. Of one or two runs."""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from research.viewer.files import Source
+from research.viewer.pairs import pair
+from research.viewer.query import Entry, Query, facets, ranges
+from research.viewer.text_search import TextSearch
+from research.viewer.view import entry_view, trajectory_view
+
+SLICE_S = 0.4  # of scanning or searching in one request; the page asks again until all is done
+FAULTS_SHOWN = 5
+KEPT = 16  # selections and text searches, for the page asks for the same ones again and again
+
+
+class Catalogue:
+    """The trajectories of one run, or the pairs of two. One request at a time is worked on."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        self._lock = threading.Lock()
+        self._entries: tuple[list[int], list[Entry]] = ([], [])  # with the versions they are of
+        self._offered: tuple[list[int], dict[str, Any]] = ([], {})
+        self._selected: dict[Query, list[Entry]] = {}
+        self._texts: dict[str, TextSearch] = {}
+
+    def state(self) -> dict[str, Any]:
+        """What there is by now, after a look for what was written meanwhile.
+
+        ``version`` is another one whenever the list may have changed. ``done`` is false while there is more
+        to scan. Progress is in bytes.
+        """
+        with self._lock:
+            done = [source.refresh(SLICE_S / len(self.sources)) for source in self.sources]
+            faults = [fault for source in self.sources for fault in source.faults]
+            progress = [source.progress for source in self.sources]
+            return {
+                "names": [source.name for source in self.sources],
+                "paths": [str(source.path.resolve()) for source in self.sources],
+                "version": "-".join(str(source.version) for source in self.sources),
+                "done": all(done),
+                "scanned": sum(scanned for scanned, _ in progress),
+                "size": sum(size for _, size in progress),
+                "faults": {"count": len(faults), "first": faults[:FAULTS_SHOWN]},
+                **self._choices(),
+            }
+
+    def page(self, query: Query, offset: int, limit: int, locate: tuple[str, str] | None) -> dict[str, Any]:
+        """A part of the list. ``position`` is that of the entry with the keys ``locate``, None if it is not
+        in the list; ``complete`` is false while a text is still being looked for.
+        """
+        with self._lock:
+            entries, complete = self._select(query)
+            keys = (position for position, entry in enumerate(entries) if entry.keys == locate)
+            return {
+                "total": len(entries),
+                "all": len(self._all_entries()),
+                "complete": complete,
+                "position": next(keys, None) if locate else None,
+                "offset": offset,
+                "entries": [entry_view(entry) for entry in entries[offset : offset + limit]],
+            }
+
+    def trajectory(self, side: int, key: str) -> dict[str, Any]:
+        """One trajectory.
+
+        Raises:
+            LookupError: there is no such side or key.
+        """
+        with self._lock:
+            source = self.sources[side]
+            row, trajectory = source.read(key)
+            return trajectory_view(row, trajectory, source.protocol)
+
+    def _select(self, query: Query) -> tuple[list[Entry], bool]:
+        """The entries that pass the query, and whether that is known of all of them."""
+        entries = self._all_entries()
+        selected = self._selected[query] if query in self._selected else query.select(entries)
+        _keep(self._selected, query, selected)
+        if not query.text:
+            return selected, True
+        search = self._texts.get(query.text) or TextSearch(query.text)
+        _keep(self._texts, query.text, search)
+        complete = self._look_for(search, selected)
+        return [entry for entry in selected if any(map(search.found, entry.rows))], complete
+
+    def _look_for(self, search: TextSearch, entries: list[Entry]) -> bool:
+        until = time.monotonic() + SLICE_S
+        sides = zip(*entries, strict=True) if entries else ()
+        return all(
+            search.advance(source, (row for row in side if row), until)
+            for source, side in zip(self.sources, sides, strict=False)
+        )
+
+    def _choices(self) -> dict[str, Any]:
+        """What there is to filter by; made anew when a file changed."""
+        versions = [source.version for source in self.sources]
+        if versions != self._offered[0]:
+            rows = [row for source in self.sources for row in source.rows]
+            self._offered = (versions, {"facets": facets(rows), "ranges": ranges(rows)})
+        return self._offered[1]
+
+    def _all_entries(self) -> list[Entry]:
+        """What there is to select from; made anew, and all selections with it, when a file changed."""
+        versions = [source.version for source in self.sources]
+        if versions != self._entries[0]:
+            rows = [source.rows for source in self.sources]
+            entries = [Entry(row) for row in rows[0]] if len(rows) == 1 else pair(rows[0], rows[1])
+            self._entries = (versions, entries)
+            self._selected.clear()
+        return self._entries[1]
+
+
+def _keep(cache: dict[Any, Any], key: Any, value: Any) -> None:
+    """Put a value in, and drop the one that was put in longest ago if there are too many."""
+    cache.pop(key, None)
+    cache[key] = value
+    if len(cache) > KEPT:
+        del cache[next(iter(cache))]

@@ -1,0 +1,178 @@
+"""The files of trajectories that are looked at. They may have gigabytes, and grow meanwhile: each byte is
+scanned once, and of a trajectory only its summary is kept.
+"""
+
+import re
+import time
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from research.protocol import Protocol
+from research.training.config import read_section
+from research.trajectory import Trajectory
+from research.viewer.rows import Row, make_row
+
+PREDICTIONS = "predictions.jsonl"  # of an evaluation
+TAIL_BYTES = 64
+
+
+class TrajectoryFile:
+    """One file, its rows so far, and one line of text for each line that is no trajectory."""
+
+    def __init__(self, path: Path, protocol: Protocol) -> None:
+        found = re.fullmatch(r"(?:(\w+)_)?step_(\d+)\.jsonl", path.name)
+        self.path, self.protocol = path, protocol
+        self.split = (found[1] or "train") if found else ""
+        self.order = (int(found[2]) if found else 0, path.name)
+        self.rows: list[Row] = []
+        self.faults: list[str] = []
+        self.size = self.scanned = self._lines = 0
+        self._tail = b""
+
+    def replaced(self) -> bool:
+        """Whether this is no longer the file that was scanned: a training that goes on from its checkpoint
+        writes the steps after it anew.
+        """
+        self.size = self.path.stat().st_size
+        if self.size == self.scanned:
+            return False
+        with self.path.open("rb") as data:
+            data.seek(max(0, self.scanned - TAIL_BYTES))
+            return data.read(len(self._tail)) != self._tail
+
+    def scan(self, until: float) -> bool:
+        """Take in lines from where the last scan ended until ``time.monotonic()`` passes ``until``, at least
+        one; False if there was no whole line more. A line without its end is still being written.
+        """
+        before = self._lines
+        with self.path.open("rb") as data:
+            data.seek(self.scanned)
+            for line in data:
+                if not line.endswith(b"\n"):
+                    break
+                self._take(line)
+                if time.monotonic() > until:
+                    break
+        return self._lines > before
+
+    def _take(self, line: bytes) -> None:
+        self._lines += 1
+        try:
+            self.rows.append(self._row(line))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # a line cut off by a kill
+            reason = f"{type(error).__name__}: {error}"
+            self.faults.append(f"{self.path.name}, line {self._lines} is no trajectory: {reason}")
+        self.scanned += len(line)
+        self._tail = line[-TAIL_BYTES:]
+
+    def _row(self, line: bytes) -> Row:
+        return make_row(
+            Trajectory.from_json(line.decode()),
+            self.protocol,
+            file=self.path.name,
+            line=self._lines,
+            offset=self.scanned,
+            split=self.split,
+        )
+
+    def read_line(self, row: Row) -> str:
+        """The line of one of the rows."""
+        with self.path.open("rb") as data:
+            data.seek(row.offset)
+            return data.readline().decode()
+
+
+class Source:
+    """What one path names: a training run, an evaluation, or a single file. ``version`` grows with each
+    change.
+
+    Raises:
+        FileNotFoundError: there is no such path.
+        ValueError: the folder is neither a training run nor an evaluation.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, path.resolve().name
+        self.protocol = _protocol(path)
+        self.version = 0
+        self._files: dict[str, TrajectoryFile] = {}
+        self._rows: list[Row] = []
+        self._rows_version = 0
+        if not self._paths() and not (path / "config.yaml").exists():
+            if not path.exists():
+                raise FileNotFoundError(f"{path}: no such file or folder")
+            raise ValueError(f"{path}: no trajectories: neither trajectories/*.jsonl nor {PREDICTIONS} in it")
+
+    def refresh(self, seconds: float) -> bool:
+        """Take in what was written meanwhile, for about so many seconds; False if there is more to do."""
+        until = time.monotonic() + seconds
+        self._find_files()
+        for file in self._files.values():
+            while file.scanned < file.size and file.scan(until):
+                self.version += 1
+                if time.monotonic() > until:
+                    return False
+        return True
+
+    def _find_files(self) -> None:
+        """Drop files that are gone or were replaced, and add the new ones, in the order of their steps."""
+        paths = {path.name: path for path in self._paths()}
+        kept = {name: file for name, file in self._files.items() if name in paths and not file.replaced()}
+        new = {name: TrajectoryFile(path, self.protocol) for name, path in paths.items() if name not in kept}
+        for file in new.values():
+            file.size = file.path.stat().st_size
+        if new or len(kept) < len(self._files):
+            files = sorted([*kept.values(), *new.values()], key=lambda file: file.order)
+            self._files = {file.path.name: file for file in files}
+            self.version += 1
+
+    def _paths(self) -> list[Path]:
+        if self.path.is_dir():
+            return [*self.path.glob("trajectories/*step_*.jsonl"), *self.path.glob(PREDICTIONS)]
+        return [self.path] if self.path.exists() else []
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, by step and then as they were written."""
+        if self._rows_version != self.version:
+            self._rows = [row for file in self._files.values() for row in file.rows]
+            self._rows_version = self.version
+        return self._rows
+
+    @property
+    def faults(self) -> list[str]:
+        """One text for each line that could not be read."""
+        return [fault for file in self._files.values() for fault in file.faults]
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Bytes scanned, and bytes there are."""
+        files = self._files.values()
+        return sum(file.scanned for file in files), sum(file.size for file in files)
+
+    def read_line(self, row: Row) -> str:
+        """The line of a row, as it stands in its file."""
+        return self._files[row.file].read_line(row)
+
+    def read(self, key: str) -> tuple[Row, Trajectory]:
+        """One trajectory by the key of its row.
+
+        Raises:
+            KeyError: there is none of that key.
+        """
+        file, _, line = key.rpartition(":")
+        rows = self._files[file].rows
+        row = next((row for row in rows if str(row.line) == line), None)
+        if row is None:
+            raise KeyError(key)
+        return row, Trajectory.from_json(self.read_line(row))
+
+
+def _protocol(path: Path) -> Protocol:
+    """That of the run which a folder or a file belongs to; else the default one."""
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / "config.yaml").exists():
+            protocol = OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "research.protocol")
+            return Protocol() if protocol is None else read_section(Protocol, protocol)
+    return Protocol()

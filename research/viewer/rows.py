@@ -1,0 +1,78 @@
+"""The summary of a trajectory that the list shows, filters and sorts by. The rest stays in its file."""
+
+import math
+import sys
+from dataclasses import dataclass
+
+from research.protocol import Protocol, extract_answer
+from research.trajectory import Trajectory
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """One trajectory. ``offset`` is where its line begins in its file, in bytes; ``line`` counts from 1.
+
+    ``right`` is None where nothing judged it. A text is empty and ``step`` is None where the file does not
+    tell; ``source`` is the data source of a training or the data set of an evaluation.
+    """
+
+    file: str
+    line: int
+    offset: int
+    id: str
+    question: str
+    answer: str
+    split: str
+    source: str
+    method: str
+    control: str
+    finish: str
+    error: str
+    step: int | None
+    sample: int
+    right: bool | None
+    reward: float | None
+    searches: int
+    tokens: int
+
+    @property
+    def key(self) -> str:
+        """Names the trajectory within its run: ``step_3.jsonl:17``."""
+        return f"{self.file}:{self.line}"
+
+
+def make_row(
+    trajectory: Trajectory, protocol: Protocol, *, file: str, line: int, offset: int, split: str
+) -> Row:
+    """The summary of a trajectory; strings that many have in common are kept once.
+
+    Raises:
+        ValueError: a value of its metadata is of the wrong type.
+    """
+    data = trajectory.metadata
+    em, reward = trajectory.metrics.get("em"), trajectory.reward
+
+    def text(*names: str) -> str:
+        """The first of these that the metadata has."""
+        return sys.intern(next((str(data[name]) for name in names if data.get(name) is not None), ""))
+
+    return Row(
+        file=file,
+        line=line,
+        offset=offset,
+        id=text("id"),
+        question=text("question"),
+        answer=sys.intern(extract_answer(trajectory.model_turns, protocol) or ""),
+        split=split,
+        source=text("data_source", "dataset"),
+        method=text("method"),
+        control=text("control"),
+        finish=trajectory.finish_reason or "",
+        error=text("error"),
+        step=None if data.get("step") is None else int(data["step"]),
+        sample=int(data.get("sample", 0)),
+        right=None if em is None else em == 1.0,
+        reward=reward if reward is not None and math.isfinite(reward) else None,  # NaN has no order
+        searches=len(trajectory.searches),
+        tokens=trajectory.response_length,
+    )

@@ -1,0 +1,125 @@
+"""One trajectory as the page shows it: segments in pieces, searches with their passages, what it earned."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from research.metrics import normalize_answer
+from research.pieces import segment_pieces
+from research.protocol import Protocol
+from research.trajectory import Passage, Search, Segment, Trajectory
+from research.viewer.query import Entry
+from research.viewer.rows import Row
+
+
+def entry_view(entry: Entry) -> dict[str, Any]:
+    """A line of the list; a side that is missing is None."""
+    return {side: row and row_view(row) for side, row in (("left", entry.left), ("right", entry.right))}
+
+
+def row_view(row: Row) -> dict[str, Any]:
+    """The summary of a trajectory."""
+    return {"key": row.key, **asdict(row)}
+
+
+def trajectory_view(row: Row, trajectory: Trajectory, protocol: Protocol) -> dict[str, Any]:
+    """All of a trajectory but its prompt, of which the record has token ids alone.
+
+    A segment of the environment is the result of the search of the same number, from 0; the last search may
+    have none.
+    """
+    data = trajectory.metadata
+    view = {
+        **row_view(row),
+        "reward": trajectory.reward,
+        "golden_answers": [str(answer) for answer in data.get("golden_answers", ())],
+        "reward_reason": trajectory.reward_reason,
+        "metrics": trajectory.metrics,
+        "metadata": data,
+        "prompt_tokens": len(trajectory.prompt_ids),
+        "generate_seconds": trajectory.generate_seconds,
+        "segments": [_segment(segment, protocol) for segment in trajectory.segments],
+        "found_searches": [_search(search, data) for search in trajectory.searches],
+        "gold": gold_found(trajectory),
+    }
+    return {name: _named_if_not_finite(value) for name, value in view.items()}
+
+
+def _segment(segment: Segment, protocol: Protocol) -> dict[str, Any]:
+    return {
+        "author": segment.author,
+        "pieces": [asdict(piece) for piece in segment_pieces(segment, protocol)],
+        "token_ids": segment.token_ids,
+        "log_probs": segment.log_probs,
+    }
+
+
+def _search(search: Search, metadata: dict[str, Any]) -> dict[str, Any]:
+    passages = [
+        _passage(passage, metadata, shown=number < search.shown)
+        for number, passage in enumerate(search.passages)
+    ]
+    return {"query": search.query, "error": search.error, "seconds": search.seconds, "passages": passages}
+
+
+def _passage(passage: Passage, metadata: dict[str, Any], shown: bool) -> dict[str, Any]:
+    title, _, text = passage.contents.partition("\n")
+    return {
+        "id": passage.id,
+        "title": title,
+        "text": text,
+        "score": passage.score,
+        "shown": shown,
+        "gold": _gold_mark(passage, metadata),
+        "answer": _holds_answer(passage.contents, metadata.get("golden_answers", ())),
+    }
+
+
+def gold_found(trajectory: Trajectory) -> dict[str, int] | None:
+    """How many gold passages there are, and how many of them the model was shown; None where the metadata
+    names none. Counted by title where no id fits: the ids may be those of another corpus.
+    """
+    ids, titles = _gold_names(trajectory.metadata)
+    if not ids and not titles:
+        return None
+    shown = [passage for search in trajectory.searches for passage in search.passages[: search.shown]]
+    by_id, by_title = {str(each.id) for each in shown} & ids, {_title(each) for each in shown} & titles
+    if by_id or not titles:
+        return {"total": len(ids), "found": len(by_id)}
+    return {"total": len(titles), "found": len(by_title)}
+
+
+def _gold_mark(passage: Passage, metadata: dict[str, Any]) -> str:
+    """``id`` or ``title``, by which the metadata names this passage; empty if it does not."""
+    ids, titles = _gold_names(metadata)
+    if str(passage.id) in ids:
+        return "id"
+    return "title" if _title(passage) in titles else ""
+
+
+def _gold_names(metadata: dict[str, Any]) -> tuple[set[str], set[str]]:
+    ids = {str(each) for each in metadata.get("supporting_ids") or ()}
+    return ids, {_plain_title(str(each)) for each in metadata.get("supporting_titles") or ()}
+
+
+def _title(passage: Passage) -> str:
+    return _plain_title(passage.contents.partition("\n")[0])
+
+
+def _plain_title(text: str) -> str:
+    return text.strip().strip('"').casefold()
+
+
+def _holds_answer(contents: str, golden_answers: list[str]) -> bool:
+    """Whether a golden answer stands in it as whole words, after the normalisation of exact match."""
+    text = f" {normalize_answer(contents)} "
+    return any(f" {normalize_answer(str(answer))} " in text for answer in golden_answers)
+
+
+def _named_if_not_finite(value: Any) -> Any:
+    """The same with ``nan`` and ``-inf`` as text, for JSON has no such numbers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {name: _named_if_not_finite(each) for name, each in value.items()}
+    return [_named_if_not_finite(each) for each in value] if isinstance(value, list) else value

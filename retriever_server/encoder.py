@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 MINILM = "minilm"
-MOST_IN_A_PART = 32
 PASS_CHARS = 800  # of padding cost about as much as one more pass of a small model on a CPU
 
 
@@ -78,65 +77,64 @@ class Encoder:
             default.query if query_prompt is None else query_prompt,
             default.passage if passage_prompt is None else passage_prompt,
         )
-        self.dimension = self.encode_queries(["dimension"]).shape[1]
+        [(_, vectors)] = self._in_parts(["dimension"], "")
+        self.dimension = vectors.shape[1]
 
     def encode_queries(self, texts: list[str]) -> np.ndarray:
         """float32 [len(texts), dimension], each row of length 1."""
         return self._encode(texts, self.prompts.query)
 
-    def encode_in_parts(self, texts: list[str]) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Queries as `encode_queries` does, as they get ready: the places in `texts` of some of them, and
-        their vectors.
-
-        A pass pads its texts to the longest, so a part holds texts of like lengths.
-        """
-        most = min(MOST_IN_A_PART, max(CROWD, -(-len(texts) // self._passes)))
-        parts = list(_like_lengths([len(text) for text in texts], most))
-        # Tokenizers are for one thread at a time.
-        prepared = [self._prepare([texts[place] for place in places]) for places in parts]
-        yield from zip(parts, self._threads.map(self._pass, prepared), strict=True)
-
     def encode_passages(self, texts: list[str]) -> np.ndarray:
         """float32 [len(texts), dimension], each row of length 1."""
         return self._encode(texts, self.prompts.passage)
 
+    def encode_in_parts(self, texts: list[str]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Queries as `encode_queries` does, as they get ready: the places in `texts` of some of them, and
+        their vectors.
+        """
+        return self._in_parts(texts, self.prompts.query)
+
     def _encode(self, texts: list[str], prompt: str) -> np.ndarray:
-        vectors = self._model.encode(
-            texts, prompt=prompt, batch_size=self._batch_size, convert_to_tensor=True, show_progress_bar=False
-        )
-        return _unit_length(vectors)
+        found = np.empty((len(texts), self.dimension), dtype=np.float32)
+        for places, vectors in self._in_parts(texts, prompt):
+            found[places] = vectors
+        return found
 
-    # What encode() does in the end for one batch. Before that it spends a millisecond on what never changes
-    # here, as long as OpenVINO takes to compute a query.
+    def _in_parts(self, texts: list[str], prompt: str) -> Iterator[tuple[list[int], np.ndarray]]:
+        """A pass pads its texts to the longest, so a part holds texts of like lengths."""
+        most = min(self._batch_size, max(CROWD, -(-len(texts) // self._passes)))
+        parts = list(_like_lengths([len(text) for text in texts], most))
+        # Tokenizers are for one thread at a time.
+        prepared = [self._prepare([texts[place] for place in places], prompt) for places in parts]
+        yield from zip(parts, self._threads.map(self._pass, prepared), strict=True)
 
-    def _prepare(self, texts: list[str]) -> "dict[str, torch.Tensor]":
+    # What sentence-transformers' encode() does in the end for one batch. Before that it spends a millisecond
+    # on what never changes here, as long as OpenVINO takes to compute a query.
+
+    def _prepare(self, texts: list[str], prompt: str) -> "dict[str, torch.Tensor]":
         from sentence_transformers.util import batch_to_device
 
-        features = self._model.preprocess(texts, prompt=self.prompts.query)
+        features = self._model.preprocess(texts, prompt=prompt)
         on_device: dict[str, torch.Tensor] = batch_to_device(features, self._model.device)
         return on_device
 
     def _pass(self, features: "dict[str, torch.Tensor]") -> np.ndarray:
         import torch
         from sentence_transformers.util import truncate_embeddings
+        from torch.nn.functional import normalize
 
         with torch.inference_mode():
             vectors = self._model(features)["sentence_embedding"]
-            return _unit_length(truncate_embeddings(vectors, self._model.truncate_dim))
+            # Of length 1 not by the model: half precision leaves lengths that are a hundredth off.
+            unit = normalize(truncate_embeddings(vectors, self._model.truncate_dim).float(), dim=1)
+            found: np.ndarray = unit.cpu().numpy()
+            return found
 
 
 def _passes_at_once(backend: str) -> int:
     import torch
 
     return streams_of(torch.get_num_threads()) if backend == "openvino" else 1
-
-
-def _unit_length(vectors: "torch.Tensor") -> np.ndarray:
-    from torch.nn.functional import normalize
-
-    # Not by the model: half precision leaves lengths that are a hundredth off.
-    unit: np.ndarray = normalize(vectors.float(), dim=1).cpu().numpy()
-    return unit
 
 
 def default_prompts(name: str, configured: Mapping[str, str | None]) -> Prompts:

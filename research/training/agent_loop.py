@@ -80,6 +80,7 @@ class SearchAgentLoop(AgentLoopBase):
             "step": int(row["global_steps"]),
             "sample": int(row.get("session_id", 0)),
             "control": info["control"],
+            "supporting_ids": [str(each) for each in info["supporting_ids"]],
         }
         write_trajectory(shared.config.run_dir, int(row["global_steps"]), info["split"], trajectory)
         return self._output(trajectory, engine.policy_versions)

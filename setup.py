@@ -28,6 +28,8 @@ COMMON = [
     "tqdm",
     "jinja2",
     "matplotlib",
+    "pytrec-eval-terrier",
+    "datasketch",
 ]
 
 setup(

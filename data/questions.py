@@ -7,13 +7,11 @@ Read are .jsonl, .jsonl.gz and JSON arrays, whose rows have one of two forms:
   official MuSiQue     {"id", "question", "answer", "answer_aliases", "answerable", "question_decomposition"}
 """
 
-import codecs
 import gzip
 import json
 import os
 import random
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,11 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data import DataError
+from data.json_rows import read_json_rows
 
 Row = dict[str, Any]
 
 AGENT_NAME = "search_agent"
-BLANK = re.compile(r"\s*")
 TEXTS = pa.list_(pa.string())
 # Spelled out: types guessed from the rows differ between files (empty lists, missing hops), and veRL cannot
 # concatenate such files.
@@ -102,7 +100,7 @@ def read_question_file(path: str | Path) -> QuestionFile:
     questions: list[Question] = []
     line_of: dict[str, int] = {}
     unanswerable = 0
-    for line, row in _rows(Path(path)):
+    for line, row in read_json_rows(Path(path)):
         where = f"{path}:{line}"
         if not isinstance(row, dict):
             raise DataError(f"{where}: a question must be a JSON object")
@@ -208,83 +206,6 @@ def hop_counts(questions: Iterable[Question]) -> str:
     counts = Counter(each.hops for each in questions)
     known = [f"{hops} hops: {counts[hops]}" for hops in sorted(hops for hops in counts if hops is not None)]
     return ", ".join(known + [f"hops unknown: {counts[None]}"] * (None in counts))
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, parsed JSON) of each row; the line of an array's row is where the row starts."""
-    with _opened(path) as file:
-        seen_any = False
-        for line, raw in enumerate(file, 1):
-            content = raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw
-            if not content.strip():
-                continue
-            if not seen_any and content.lstrip().startswith(b"["):
-                yield from _array_rows(content + file.read(), path, line)
-                return
-            seen_any = True
-            text = _decoded(content, path, line)
-            with _json_faults(f"{path}:{line}"):
-                row = json.loads(text)
-            yield line, row
-
-
-def _array_rows(content: bytes, path: Path, line: int) -> Iterator[tuple[int, Any]]:
-    """(line, row) of a JSON array that starts on `line`; parsed row by row, so that a fault can be placed."""
-    text = _decoded(content, path, line)
-    decode = json.JSONDecoder().raw_decode
-    counted, at = 0, _next(text, text.index("[") + 1)
-    if text[at : at + 1] == "]":
-        return
-    mark = ","
-    while mark == ",":
-        line += text.count("\n", counted, at)
-        counted, where = at, f"{path}:{line}"
-        with _json_faults(where):
-            row, at = decode(text, at)
-        yield line, row
-        at = _next(text, at)
-        mark, at = text[at : at + 1], _next(text, at + 1)
-    if mark != "]" or at < len(text):
-        raise DataError(f"{where}: not valid JSON after this row")
-
-
-def _next(text: str, at: int) -> int:
-    """The place of the first character from `at` on that is not blank."""
-    match = BLANK.match(text, at)
-    return match.end() if match else len(text)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    if path.is_dir():
-        raise DataError(f"{path}: is a directory, not a question file")
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as file:
-            yield cast(BinaryIO, file)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-@contextmanager
-def _json_faults(where: str) -> Iterator[None]:
-    """Places JSON that is malformed, nested too deeply, or holds a number of thousands of digits."""
-    try:
-        yield
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON ({getattr(error, 'msg', error)})") from error
-
-
-def _decoded(content: bytes, path: Path, line: int) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line += content.count(b"\n", 0, error.start)
-        raise DataError(f"{path}:{line}: not UTF-8") from error
 
 
 def _question(row: Row, where: str) -> Question | None:

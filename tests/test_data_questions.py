@@ -199,7 +199,7 @@ def test_hops_come_from_metadata_id_or_decomposition() -> None:
     ("make", "reason"),
     [
         (lambda path: None, "no such file"),
-        (lambda path: path.mkdir(), "is a directory, not a question file"),
+        (lambda path: path.mkdir(), "is a directory, not a file"),
         (lambda path: path.write_text(""), "holds no questions"),
         (lambda path: path.write_text("\n \n"), "holds no questions"),
         (lambda path: path.write_text("[ ]"), "holds no questions"),

@@ -1,0 +1,100 @@
+"""Tasks of query rewriting: a question that is hard to search for, and what a search for it should find.
+
+    {"id", "question", "positives": [text, ...], "gold_ids": [id, ...], "excluded_ids": [id, ...], "source"}
+
+a row of .jsonl, .jsonl.gz or .parquet; all but the first two may be left out. `positives` are relevant texts
+(for the reward embedding_gain), `gold_ids` the ids of relevant passages of a corpus (for retrieval_gain),
+`excluded_ids` those of passages that do not count, as in BRIGHT.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data import DataError
+from data.json_rows import read_json_rows
+from data.questions import TEXTS, atomic_path
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "question": pa.string(),
+        "positives": TEXTS,
+        "gold_ids": TEXTS,
+        "excluded_ids": TEXTS,
+        "source": pa.string(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class RewritingTask:
+    """See the module; `source` names where it is from, and figures are told by it."""
+
+    id: str
+    question: str
+    positives: tuple[str, ...] = ()
+    gold_ids: tuple[str, ...] = ()
+    excluded_ids: tuple[str, ...] = ()
+    source: str = ""
+
+
+def read_tasks(path: str | Path) -> list[RewritingTask]:
+    """The tasks of a file, in its order. Raises DataError naming file, row and field."""
+    path = Path(path)
+    tasks: dict[str, RewritingTask] = {}
+    for number, row in _parquet_rows(path) if path.suffix == ".parquet" else read_json_rows(path):
+        where = f"{path}:{number}"
+        task = _task(row, where)
+        if task.id in tasks:
+            raise DataError(f'{where}: "id" {task.id!r} was given already')
+        tasks[task.id] = task
+    if not tasks:
+        raise DataError(f"{path}: holds no tasks")
+    return list(tasks.values())
+
+
+def write_tasks(path: str | Path, tasks: Iterable[RewritingTask]) -> None:
+    """Write .parquet or else JSONL, whole or not at all. Raises DataError."""
+    rows = [asdict(task) for task in tasks]
+    with atomic_path(Path(path)) as temporary:
+        if Path(path).suffix == ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+        else:
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(row from 1, its values)"""
+    try:
+        yield from enumerate(pq.read_table(path).to_pylist(), start=1)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: cannot be read as parquet ({error})") from error
+
+
+def _task(row: Any, where: str) -> RewritingTask:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a task must be a JSON object")
+    for name in ("id", "question"):
+        value = str(row.get(name)) if name == "id" and type(row.get(name)) is int else row.get(name)
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f'{where}: "{name}" must be a non-empty string')
+    texts = {name: _texts(row, name, where) for name in ("positives", "gold_ids", "excluded_ids")}
+    source = row.get("source") or ""
+    if not isinstance(source, str):
+        raise DataError(f'{where}: "source" must be a string')
+    return RewritingTask(str(row["id"]), row["question"], **texts, source=source)
+
+
+def _texts(row: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
+    value = row.get(name)
+    value = [] if value is None else value
+    if not isinstance(value, list) or not all(type(each) is int or isinstance(each, str) for each in value):
+        raise DataError(f'{where}: "{name}" must be a list of strings')
+    return tuple(map(str, value))

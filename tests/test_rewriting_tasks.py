@@ -1,0 +1,49 @@
+"""Files of rewriting tasks: both forms give back what was written, and faults are placed."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import DataError
+from data.rewriting import RewritingTask, read_tasks, write_tasks
+
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
+TEXTS = st.lists(TEXT, max_size=3).map(tuple)
+TASK = st.builds(
+    RewritingTask, id=TEXT, question=TEXT, positives=TEXTS, gold_ids=TEXTS, excluded_ids=TEXTS, source=TEXT
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(tasks=st.lists(TASK, min_size=1, max_size=4, unique_by=lambda task: task.id))
+@pytest.mark.parametrize("name", ["tasks.jsonl", "tasks.parquet"])
+def test_tasks_come_back_as_written(tmp_path_factory, name, tasks):
+    path = tmp_path_factory.mktemp("tasks") / name
+    write_tasks(path, tasks)
+    assert read_tasks(path) == tasks
+
+
+def test_only_id_and_question_are_needed_and_integers_are_ids(tmp_path: Path):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text('{"id": 7, "question": "why?", "gold_ids": [1, "b"]}\n')
+    assert read_tasks(path) == [RewritingTask("7", "why?", gold_ids=("1", "b"))]
+
+
+@pytest.mark.parametrize(
+    "row, fault",
+    [
+        ('{"id": "a"}', '"question" must be'),
+        ('{"question": "q"}', '"id" must be'),
+        ('{"id": "a", "question": "q", "positives": "text"}', '"positives" must be a list'),
+        ('{"id": "a", "question": "q", "gold_ids": [null]}', '"gold_ids" must be a list'),
+        ('{"id": "first", "question": "q"}', "was given already"),
+        ("[1", "not valid JSON"),
+    ],
+)
+def test_faults_are_placed(tmp_path: Path, row: str, fault: str):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text('{"id": "first", "question": "q"}\n' + row + "\n")
+    with pytest.raises(DataError, match="tasks.jsonl:2.*" + fault):
+        read_tasks(path)

@@ -15,8 +15,14 @@ QUERY_CHARS = 80
 
 def start(index: Path, *options: str, port: int = 0) -> tuple[subprocess.Popen[str], int]:
     """A server on `index`, ready, and its port."""
-    serve = [sys.executable, "-m", "retriever_server", "serve", str(index), "--port", str(port), *options]
-    process = subprocess.Popen([*serve, "--die-with-parent"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    words = ["serve", str(index), "--port", str(port), "--die-with-parent", *options]
+    return start_module("retriever_server", *words)
+
+
+def start_module(module: str, *arguments: str) -> tuple[subprocess.Popen[str], int]:
+    """A server that a module is the command of, ready, and its port."""
+    command = [sys.executable, "-m", module, *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line.startswith("ready: "):

@@ -81,9 +81,7 @@ def _compiled_forward(model: "SentenceTransformer", transformer: Any, dtype: str
     example = model.preprocess(EXAMPLES)
     names = [name for name in example if isinstance(example[name], torch.Tensor)]
     converted = _convert(transformer, {name: example[name] for name in names})
-    # Twice, since threads that share a pass wait for each other at each of its layers, and longer where
-    # others
-    # want the cores, too: a crowd is computed by passes beside each other.
+    # Twice: a crowd is computed by passes beside each other (see streams_of), a few texts by one.
     crowd = _Passes(converted, dtype, names, streams_of(torch.get_num_threads()))
     alone = _Passes(converted, dtype, names, 1)
 

@@ -88,6 +88,8 @@ def run(
         with ExitStack() as stack:
             words = [*_words(options), *overrides]
             trained = options["model"] if options["preset"] is None else None
+            if options["methods"] == "direct":  # asks no retriever
+                words.append("retriever.url=http://none")
             if corpus or retriever:
                 compose_config(
                     [*words, "retriever.url=http://unknown"], trained

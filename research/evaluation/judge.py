@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
 from research.evaluation.config import EvaluationError, JudgeConfig
-from research.evaluation.http import ModelServer, ServerError
 from research.evaluation.predictions import read_predictions
+from research.model_server import ModelServer, ServerError
 from research.prompts import fill, load_prompt
 from research.trajectory import Trajectory
 

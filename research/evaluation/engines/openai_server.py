@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from research.evaluation.config import EngineConfig, EvaluationError, Sampling
 from research.evaluation.engines import EngineError, Stops, room_for
-from research.evaluation.http import ModelServer, ServerError
+from research.model_server import ModelServer, ServerError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

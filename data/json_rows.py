@@ -1,4 +1,4 @@
-"""Rows of JSON files, each with its line: .jsonl, .jsonl.gz, and JSON arrays."""
+"""Rows of files, each with its line: .jsonl, .jsonl.gz, JSON arrays; and of parquet files."""
 
 import codecs
 import gzip
@@ -10,9 +10,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from data import DataError
 
+BATCH = 256
 BLANK = re.compile(r"\s*")
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, row) as `read_json_rows`, and of .parquet with rows counted from 1; in little memory."""
+    if path.suffix != ".parquet":
+        yield from read_json_rows(path)
+        return
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: cannot be read as parquet ({error})") from error
 
 
 def read_json_rows(path: Path) -> Iterator[tuple[int, Any]]:

@@ -1,0 +1,122 @@
+"""Texts that say the same in nearly the same words: equal, edited, cut short, or quoted inside a longer text.
+
+A text is compared as the set of its shingles: each SHINGLE words in a row, of the text without case, marks,
+links and ways to write the same letter. Two measures:
+
+  overlap  |A & B| / max(min(|A|, |B|), LEAST)   the share of the smaller text that stands in the larger one
+  jaccard  |A & B| / |A | B|                     1 only for equal sets
+
+The overlap (Szymkiewicz-Simpson's coefficient) also finds a text that was cut, quoted or added to, where
+the Jaccard index falls with the lengths. LEAST keeps a text of a few words from matching by chance.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from datasketch import MinHash, MinHashLSH
+
+SHINGLE = 3
+LEAST = 10
+PERMUTATIONS = 128
+LINK = re.compile(r"https?://[^\s)>\]]+")
+WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Match:
+    """The text most like another: its name, the overlap, and whether the words are the very same."""
+
+    name: str
+    overlap: float
+    exact: bool
+
+
+def words(text: str) -> list[str]:
+    """The words that are compared."""
+    return WORD.findall(LINK.sub(" ", unicodedata.normalize("NFKC", text)).casefold())
+
+
+def shingles(text: str) -> set[str]:
+    """Every SHINGLE words in a row; a shorter text is one shingle, one without words has none."""
+    found = words(text)
+    starts = range(max(len(found) - SHINGLE + 1, min(len(found), 1)))
+    return {" ".join(found[start : start + SHINGLE]) for start in starts}
+
+
+class KnownTexts:
+    """Texts to look others up in by overlap, with every shingle counted: thousands, not millions."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._names = list(texts)
+        self._sizes: list[int] = []
+        self._holders: dict[str, list[int]] = {}
+        self._exact: dict[str, str] = {}
+        for number, (name, text) in enumerate(texts.items()):
+            found = shingles(text)
+            self._sizes.append(len(found))
+            for each in found:
+                self._holders.setdefault(each, []).append(number)
+            if found:
+                self._exact.setdefault(" ".join(words(text)), name)
+
+    def most_like(self, text: str) -> Match | None:
+        """The text of the largest overlap, the first of several; None if no shingle is shared."""
+        if same := self._exact.get(" ".join(words(text))):
+            return Match(same, 1.0, exact=True)
+        found = shingles(text)
+        shared = Counter(number for each in found for number in self._holders.get(each, ()))
+        overlaps = {
+            number: count / max(min(len(found), self._sizes[number]), LEAST)
+            for number, count in shared.items()
+        }
+        if not overlaps:
+            return None
+        best = min(overlaps, key=lambda number: (-overlaps[number], number))
+        return Match(self._names[best], overlaps[best], exact=False)
+
+
+def jaccard(first: str, second: str) -> float:
+    """The share of their shingles that two texts have in common; 0 for texts without words."""
+    one, other = shingles(first), shingles(second)
+    return len(one & other) / len(one | other) if one or other else 0.0
+
+
+def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int, float]]:
+    """(place, earlier place, Jaccard index) of the pairs at `threshold` or above.
+
+    MinHash signatures in an LSH index propose pairs (Broder 1997), leaning to too many; each is then counted.
+    """
+    index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
+    for place, text in enumerate(texts):
+        found = shingles(text)
+        if not found:
+            continue
+        signature = MinHash(num_perm=PERMUTATIONS)
+        signature.update_batch([each.encode() for each in found])
+        for earlier in sorted(index.query(signature)):
+            similarity = jaccard(text, texts[earlier])
+            if similarity >= threshold:
+                yield place, earlier, similarity
+        index.insert(place, signature)
+
+
+class Groups:
+    """Things joined in pairs, and in whole groups thereby (union-find); each group is named by its first."""
+
+    def __init__(self, size: int) -> None:
+        self._parents = list(range(size))
+
+    def first(self, place: int) -> int:
+        """The first of the group that `place` is in."""
+        while self._parents[place] != place:
+            self._parents[place] = self._parents[self._parents[place]]
+            place = self._parents[place]
+        return place
+
+    def join(self, one: int, other: int) -> None:
+        """Make the groups of two places one."""
+        first, second = sorted((self.first(one), self.first(other)))
+        self._parents[second] = first

@@ -11,16 +11,19 @@ the Jaccard index falls with the lengths. LEAST keeps a text of a few words from
 """
 
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from datasketch import MinHash, MinHashLSH
+from tqdm import tqdm
 
 SHINGLE = 3
 LEAST = 10
 PERMUTATIONS = 128
+BAR_PAUSE_S = 0.1 if sys.stderr.isatty() else 10  # in a log file a line every ten seconds
 LINK = re.compile(r"https?://[^\s)>\]]+")
 WORD = re.compile(r"\w+")
 
@@ -41,7 +44,10 @@ def words(text: str) -> list[str]:
 
 def shingles(text: str) -> set[str]:
     """Every SHINGLE words in a row; a shorter text is one shingle, one without words has none."""
-    found = words(text)
+    return _shingles(words(text))
+
+
+def _shingles(found: list[str]) -> set[str]:
     starts = range(max(len(found) - SHINGLE + 1, min(len(found), 1)))
     return {" ".join(found[start : start + SHINGLE]) for start in starts}
 
@@ -55,18 +61,20 @@ class KnownTexts:
         self._holders: dict[str, list[int]] = {}
         self._exact: dict[str, str] = {}
         for number, (name, text) in enumerate(texts.items()):
-            found = shingles(text)
+            spoken = words(text)
+            found = _shingles(spoken)
             self._sizes.append(len(found))
             for each in found:
                 self._holders.setdefault(each, []).append(number)
-            if found:
-                self._exact.setdefault(" ".join(words(text)), name)
+            if spoken:
+                self._exact.setdefault(" ".join(spoken), name)
 
     def most_like(self, text: str) -> Match | None:
         """The text of the largest overlap, the first of several; None if no shingle is shared."""
-        if same := self._exact.get(" ".join(words(text))):
+        spoken = words(text)
+        if same := self._exact.get(" ".join(spoken)):
             return Match(same, 1.0, exact=True)
-        found = shingles(text)
+        found = _shingles(spoken)
         shared = Counter(number for each in found for number in self._holders.get(each, ()))
         overlaps = {
             number: count / max(min(len(found), self._sizes[number]), LEAST)
@@ -90,7 +98,7 @@ def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int,
     MinHash signatures in an LSH index propose pairs (Broder 1997), leaning to too many; each is then counted.
     """
     index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
-    for place, text in enumerate(texts):
+    for place, text in enumerate(tqdm(texts, desc="comparing", unit=" questions", mininterval=BAR_PAUSE_S)):
         found = shingles(text)
         if not found:
             continue

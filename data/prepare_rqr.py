@@ -26,7 +26,7 @@ from data import DataError
 from data.folders import filling
 from data.generated_positives import Asking, Generated, generate
 from data.json_rows import read_rows
-from data.near_duplicates import KnownTexts
+from data.near_duplicates import BAR_PAUSE_S, KnownTexts
 from data.rewriting import RewritingTask, write_tasks
 from data.rqr_selection import Draw, Filters, Tally, split_tasks, without_duplicates
 from data.stack_exchange import Post, Reading, read_posts
@@ -70,9 +70,9 @@ def read_bright(paths: Sequence[Path]) -> dict[str, str]:
 def select(files: Sequence[Path], reading: Reading, filters: Filters, draw: Draw, tally: Tally) -> list[Post]:
     """The posts of all files that pass the filters and are drawn."""
     for path in files:
-        with tqdm(desc=path.name, unit=" rows", mininterval=0.1 if sys.stderr.isatty() else 10) as bar:
-            for post in filters.kept(_counted(read_posts(path, reading), bar), tally):
-                draw.add(post)
+        rows = tqdm(read_posts(path, reading), desc=path.name, unit=" rows", mininterval=BAR_PAUSE_S)
+        for post in filters.kept(rows, tally):
+            draw.add(post)
     return draw.drawn()
 
 
@@ -158,7 +158,7 @@ def summary(counts: dict[str, Any]) -> str:
     multiple=True,
     metavar="FILE|DIR",
     type=click.Path(path_type=Path),
-    help="BRIGHT's examples, or a folder of them; may be repeated. Questions that stand there too are removed.",
+    help="BRIGHT's examples; may be repeated. Questions that stand there too are removed.",
 )
 @click.option(
     "--bright-overlap",
@@ -219,7 +219,7 @@ def summary(counts: dict[str, Any]) -> str:
     "--generate-positives",
     "url",
     metavar="URL",
-    help="Ask the model behind this OpenAI-compatible server for a positive of each question (key: OPENAI_API_KEY).",
+    help="Ask a model for a positive of each question: OpenAI-compatible server (key: OPENAI_API_KEY).",
 )
 @click.option("--generate-model", metavar="NAME", help="That model.")
 @click.option("--only-generated", is_flag=True, help="Its texts replace the answers, not add to them.")
@@ -257,7 +257,7 @@ def main(files: tuple[Path, ...], out: Path, **options: Any) -> None:
     or "title" and "body" for "question". An accepted answer is the positive, else those with the votes.
     The same input, options and seed give the same bytes.
 
-    What a model was asked for is kept in OUT.generated.jsonl; run again to go on, or to try failed ones again.
+    What a model wrote is kept in OUT.generated.jsonl: run again to go on, or to ask anew what failed.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Which posts become training tasks: filters, a draw for each source, no duplicates, training and dev apart."""
+"""Which posts become training tasks: filters, a draw for each source, no duplicates, a dev set apart."""
 
 import hashlib
 import heapq
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from data.near_duplicates import Groups, KnownTexts, similar_pairs, words
+from data.near_duplicates import Groups, KnownTexts, jaccard, similar_pairs, words
 from data.rewriting import RewritingTask
 from data.stack_exchange import Post
 
@@ -119,21 +119,23 @@ class Draw:
 
 
 def without_duplicates(posts: Sequence[Post], threshold: float, tally: Tally) -> list[Post]:
-    """One post, the first, of each group that pairs of a Jaccard index of `threshold` or more make."""
+    """One post, the first, of each group that pairs of a Jaccard index of `threshold` or more make.
+
+    The index that is told is that with the post that stays: lower than the threshold where one between them
+    made the group.
+    """
     texts = [" ".join(words(post.question)) for post in posts]
-    groups, partners = Groups(len(posts)), {}
-    for place, earlier, similarity in similar_pairs(texts, threshold):
+    groups = Groups(len(posts))
+    for place, earlier, _ in similar_pairs(texts, threshold):
         groups.join(place, earlier)
-        partners[place] = max(partners.get(place, (0.0, 0)), (similarity, -earlier))
     kept = []
     for place, post in enumerate(posts):
-        if groups.first(place) == place:
+        first = groups.first(place)
+        if first == place:
             kept.append(post)
-            continue
-        similarity, earlier = partners.get(place, (0.0, 0))
-        same = texts[place] == texts[-earlier]
-        reason = "duplicate_exact" if same else "duplicate_near"
-        tally.remove(post, reason, posts[-earlier].id, similarity)
+        else:
+            reason = "duplicate_exact" if texts[place] == texts[first] else "duplicate_near"
+            tally.remove(post, reason, posts[first].id, jaccard(texts[place], texts[first]))
     return kept
 
 

@@ -1,0 +1,504 @@
+"""data/prepare_rqr.py: from StackExchange rows to training tasks, dev tasks, corpus and report."""
+
+import json
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from conftest import SHARED, needs_shared
+from flask import Flask, Response, jsonify, request
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from werkzeug.serving import make_server
+
+from data import DataError
+from data.html_text import is_html, plain_text
+from data.near_duplicates import Groups, KnownTexts, jaccard, similar_pairs, words
+from data.prepare_rqr import main
+from data.rewriting import RewritingTask, read_tasks
+from data.rqr_selection import Draw, Tally, split_tasks
+from data.stack_exchange import Post, Reading, read_posts
+from retriever_server.corpus import read_source
+
+ROOT = Path(__file__).resolve().parents[1]
+VOCABULARY = [
+    f"{first}{last}" for first in "kmnprst" for last in ("ano", "eli", "iro", "usta", "onde", "ari")
+]
+
+
+def prose(seed: Any, length: int = 40) -> str:
+    """Words drawn by the seed: two seeds hardly share three words in a row."""
+    draw = random.Random(str(seed))
+    return " ".join(draw.choice(VOCABULARY) + str(draw.randrange(9)) for _ in range(length))
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    """A row of the hub's form."""
+    answers = [{"text": f"<p>{prose(('answer', number))}</p>", "pm_score": 5, "selected": True}]
+    site = ("biology", "math")[number % 2]
+    return {
+        "qid": number,
+        "question": f"<p>{prose(number)}</p>",
+        "answers": answers,
+        "metadata": [f"https://{site}.stackexchange.com/questions/{number}"],
+        **changes,
+    }
+
+
+def jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    return path
+
+
+def prepare(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def prepared(folder: Path, rows: list[Any], *options: str | Path) -> dict[str, Any]:
+    """The report of a run that ends well, into folder/out."""
+    source = jsonl(folder / "rows.jsonl", rows)
+    result = prepare(source, "--out", folder / "out", "--dev", "1", *options)
+    assert result.exit_code == 0, result.output
+    report: dict[str, Any] = json.loads((folder / "out" / "report.json").read_text())
+    counts = report["counts"]
+    assert counts["read"] == sum(counts["dropped"].values()) + counts["train"] + counts["dev"]
+    return report
+
+
+def all_tasks(folder: Path) -> dict[str, RewritingTask]:
+    both = [*read_tasks(folder / "train.parquet"), *read_tasks(folder / "dev.parquet")]
+    return {task.id: task for task in both}
+
+
+# Input forms
+
+
+def one_post(tmp_path: Path, row: dict[str, Any], **reading: Any) -> Post:
+    (post,) = read_posts(jsonl(tmp_path / "site.jsonl", [row]), Reading(**reading))
+    return post
+
+
+def test_positives_as_they_stand(tmp_path):
+    post = one_post(tmp_path, {"question": "why is a < b?", "positives": ["since", "since", "so"], "id": 7})
+    assert (post.id, post.question, post.positives) == ("site_7", "why is a < b?", ("since", "so"))
+
+
+def test_title_and_body_make_the_question(tmp_path):
+    given = {"title": "Q &amp; A", "body": "<p>Is it <em>so</em>?</p>", "positives": ["yes"], "site": "law"}
+    post = one_post(tmp_path, given)
+    assert (post.question, post.source) == ("Q & A\nIs it so?", "law")
+
+
+def test_an_accepted_answer_is_the_positive(tmp_path):
+    answers = [
+        {"text": "<p>most votes</p>", "pm_score": 9, "selected": False},
+        {"text": "<p>accepted</p>", "pm_score": 1, "selected": True},
+    ]
+    post = one_post(tmp_path, row(3, answers=answers))
+    assert (post.id, post.source, post.positives) == ("math_3", "math", ("accepted",))
+
+
+def test_without_an_accepted_answer_votes_decide(tmp_path):
+    scores = {"a": 1, "b": 2, "c": 7, "d": 4}
+    answers = [{"body": text, "score": score, "is_accepted": False} for text, score in scores.items()]
+    assert one_post(tmp_path, row(0, answers=answers), most=2).positives == ("c", "d")
+    assert one_post(tmp_path, row(0, answers=answers), least_score=5).positives == ("c",)
+    assert one_post(tmp_path, row(0, answers=[{"answer": "a", "votes": 3}])).positives == ("a",)
+
+
+def test_array_and_parquet_are_read_too(tmp_path):
+    rows = [row(number) for number in range(3)]
+    array = tmp_path / "rows.json"
+    array.write_text(json.dumps(rows, indent=1))
+    table = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    expected = [post.question for post in read_posts(jsonl(tmp_path / "rows.jsonl", rows), Reading())]
+    for path in (array, table):
+        assert [post.question for post in read_posts(path, Reading())] == expected
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"broken\.parquet: cannot be read"):
+        list(read_posts(broken, Reading()))
+
+
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        ([], "must be a JSON object"),
+        ({"positives": []}, 'needs "question", or "title" and "body"'),
+        ({"title": "t", "positives": []}, 'needs "question", or "title" and "body"'),
+        ({"question": 3, "positives": []}, '"question" must be a string'),
+        ({"question": "\ud800", "positives": []}, "half a surrogate"),
+        ({"question": "q"}, 'needs "positives" or "answers"'),
+        ({"question": "q", "positives": "text"}, '"positives" must be a list'),
+        ({"question": "q", "positives": ["a", 1]}, r'"positives"\[1\] must be a string'),
+        ({"question": "q", "answers": ["a"]}, r'"answers"\[0\] must be an object'),
+        ({"question": "q", "answers": [{"text": "a"}]}, r'"answers"\[0\] needs a score'),
+        ({"question": "q", "answers": [{"pm_score": 1}]}, r'"answers"\[0\] needs "text"'),
+        ({"question": "q", "answers": [{"text": "a", "score": "9"}]}, "score must be a number"),
+        ({"question": "q", "answers": [{"text": "a", "selected": 1}]}, "acceptance must be true or false"),
+        ({"question": "q", "positives": [], "id": 1.5}, "id must be a string or an integer"),
+        ({"question": "q", "positives": [], "source": 3}, '"source" must be a string'),
+    ],
+)
+def test_faults_are_named_by_file_and_line(tmp_path, fault, message):
+    path = jsonl(tmp_path / "rows.jsonl", [row(0), fault])
+    result = prepare(path, "--out", tmp_path / "out")
+    assert result.exit_code == 1 and not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: .*" + message):
+        list(read_posts(path, Reading()))
+
+
+# HTML
+
+
+@pytest.mark.parametrize(
+    "html, text",
+    [
+        ("<p>one\n two</p>\n\n<p>three<br>four</p>", "one two\n\nthree\nfour"),
+        ("<p>a &lt; b &amp;&amp; <a href='x'>c</a></p>", "a < b && c"),
+        ("<pre><code>if a:\n    b\n</code></pre><p>done</p>", "if a:\n    b\n\ndone"),
+        ("<ul>\n<li><p>first</p></li>\n<li>second</li>\n</ul>", "- first\n\n- second"),
+        ("<p>x<script>evil()</script>y</p>", "xy"),
+        ("<p>never closed <b>bold", "never closed bold"),
+    ],
+)
+def test_html_becomes_what_a_reader_sees(html, text):
+    assert is_html(html) and plain_text(html) == text
+
+
+@pytest.mark.parametrize("text", ["if a <b and c> d", "use `<p>` here", "vector<int> v;", "<preface> x"])
+def test_plain_text_stays_as_it_is(tmp_path, text):
+    assert one_post(tmp_path, {"question": text, "positives": []}).question == text
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("<>/&;!-pbre licod\n\"'=x"), max_size=60))
+def test_any_html_is_read(html):
+    assert "\n\n\n" not in plain_text(html)
+
+
+# Filters, duplicates, draws
+
+
+def test_each_filter_drops_and_counts(tmp_path):
+    short_answer = [{"text": "<p>Yes.</p>", "pm_score": 5, "selected": True}]
+    faults = {
+        "image": [row(20, question=f'<p>{prose(20)} <img src="a.png"></p>'), row(21, question="![a](b.png)")],
+        "too_long": [row(22, question=prose(22, 200))],
+        "near_empty": [row(23, question="<p>Why this?</p>")],
+        "no_positives": [row(24, answers=[]), row(25, answers=short_answer)],
+    }
+    rows = [row(number) for number in range(6)] + [each for rows in faults.values() for each in rows]
+    report = prepared(tmp_path, rows, "--max-chars", "1000")
+    assert report["counts"]["dropped"] == {name: len(rows) for name, rows in faults.items()}
+    assert (
+        report["sources"]["biology"] == {"read": 3 + 3, "train": 3, "dev": 0} or report["counts"]["dev"] == 1
+    )
+
+
+def test_duplicates_within_the_set_are_named_with_the_one_that_stays(tmp_path):
+    edited = prose(1).split()
+    edited[5] = "another"
+    rows = [row(number) for number in range(6)]
+    rows += [row(10, question=rows[0]["question"].upper()), row(11, question=rows[1]["question"])]
+    rows += [row(12, question=" ".join(edited))]
+    report = prepared(tmp_path, rows)
+    told = {(each["id"], each["reason"], each["partner"]) for each in report["removed"]}
+    assert told == {
+        ("biology_10", "duplicate_exact", "biology_0"),
+        ("math_11", "duplicate_exact", "math_1"),
+        ("biology_12", "duplicate_near", "math_1"),  # across sites
+    }
+    assert 0.5 < min(each["similarity"] for each in report["removed"]) < 1
+    assert report["removed"][0]["where"].endswith("rows.jsonl:7")
+
+
+def test_a_source_gives_no_more_than_its_cap_whatever_the_order(tmp_path):
+    posts = [Post(f"{n}", prose(n), (), "ab"[n % 2], "", False) for n in range(40)]
+    drawn = []
+    for order in (posts, posts[::-1], [*posts, *posts]):
+        tally = Tally()
+        draw = Draw(5, seed=1, tally=tally)
+        for post in order:
+            draw.add(post)
+        drawn.append({post.id for post in draw.drawn()})
+        assert tally.dropped.total() == len(order) - 10
+    assert drawn[0] == drawn[1] == drawn[2] and len(drawn[0]) == 10
+    other = Draw(5, seed=2, tally=Tally())
+    for post in posts:
+        other.add(post)
+    assert {post.id for post in other.drawn()} != drawn[0]
+
+
+def test_an_id_that_two_questions_share_is_a_fault(tmp_path):
+    rows = [row(number) for number in range(4)] + [row(0, question=prose("other"))]
+    result = prepare(jsonl(tmp_path / "rows.jsonl", rows), "--out", tmp_path / "out", "--dev", "1")
+    assert result.exit_code == 1 and "rows.jsonl:5: the id 'biology_0' was given already" in result.output
+
+
+# BRIGHT
+
+
+def bright_file(folder: Path, texts: dict[str, str]) -> Path:
+    return jsonl(folder / "bright.jsonl", [{"id": name, "query": text} for name, text in texts.items()])
+
+
+def test_questions_of_bright_are_removed_exact_near_quoted_and_cut(tmp_path):
+    known = prose("bright", 60)
+    edited = [f"new{place}" if place % 10 == 0 else word for place, word in enumerate(known.split())]
+    changed = {
+        "exact": known.replace(" ", "\n").upper(),
+        "edited": " ".join(edited),
+        "quoted": f"{prose('before', 100)} {known} {prose('after', 300)}",
+        "cut": " ".join(known.split()[20:45]),
+        "signed": f"A new title\n{known}\nThanks in advance for any help, Ann",
+    }
+    rows = [row(number) for number in range(4)]
+    rows += [row(100, id=name, question=text) for name, text in changed.items()]
+    report = prepared(tmp_path, rows, "--bright", bright_file(tmp_path, {"0": "unlike", "7": known}))
+    assert report["counts"]["dropped"] == {"bright_exact": 1, "bright_near": 4}
+    assert {(each["id"], each["partner"]) for each in report["removed"]} == {
+        (f"biology_{name}", "7") for name in changed
+    }
+    assert report["bright"][0]["sha256"] and report["counts"]["train"] == 3
+
+
+def test_without_bright_it_is_said_loudly_and_bad_rows_of_bright_are_placed(tmp_path):
+    source = jsonl(tmp_path / "rows.jsonl", [row(number) for number in range(4)])
+    result = prepare(source, "--out", tmp_path / "out", "--dev", "1")
+    assert result.output.count("without --bright") == 1
+    bad = jsonl(tmp_path / "bad.jsonl", [{"id": "1", "query": "q"}, {"id": "2"}])
+    result = prepare(source, "--out", tmp_path / "other", "--bright", bad)
+    assert result.exit_code == 1 and "bad.jsonl:2: a row of BRIGHT needs" in result.output
+
+
+def test_several_files_of_bright_may_number_alike(tmp_path):
+    folder = tmp_path / "bright"
+    folder.mkdir()
+    for task in ("biology", "pony"):
+        jsonl(folder / f"{task}.jsonl", [{"id": "0", "query": prose(task)}])
+    rows = [row(number) for number in range(4)] + [row(9, question=prose("pony"))]
+    report = prepared(tmp_path, rows, "--bright", folder)
+    assert [each["partner"] for each in report["removed"]] == ["pony/0"]
+
+
+@needs_shared
+def test_real_questions_of_bright_are_found_again_after_edits_and_others_are_not():
+    rows = [json.loads(line) for line in (SHARED / "bright.questions.jsonl").open()]
+    known = KnownTexts({each["id"]: each["question"] for each in rows})
+    draw = random.Random(0)
+    sites = [each for each in rows if each["metadata"]["task"] in ("biology", "economics", "stackoverflow")]
+    found = 0
+    for each in sites:
+        text = [word for word in each["question"].split() if draw.random() > 0.1]
+        match = known.most_like(" ".join(text + [prose(each["id"], 100)]))
+        found += match is not None and match.overlap >= 0.3 and match.name == each["id"]
+    assert found >= 0.99 * len(sites)
+    strangers = [json.loads(line)["contents"] for line in (SHARED / "hotpotqa.corpus.jsonl").open()][:1000]
+    matches = [match for text in strangers if (match := known.most_like(text)) is not None]
+    assert matches and max(match.overlap for match in matches) < 0.3
+
+
+@needs_shared
+def test_real_rows_of_bright_never_come_through(tmp_path):
+    bright = SHARED / "bright.questions.jsonl"
+    real = [json.loads(line)["question"] for line in bright.open()][::20]
+    rows = [row(number) for number in range(5)] + [row(100 + n, question=text) for n, text in enumerate(real)]
+    dropped = prepared(tmp_path, rows, "--bright", bright, "--text", "plain")["counts"]["dropped"]
+    assert dropped["bright_exact"] + dropped.get("image", 0) == len(real)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=80), st.text(max_size=80))
+def test_measures_are_bounded_and_a_text_is_most_like_itself(text, other):
+    assert 0 <= jaccard(text, other) == jaccard(other, text) <= 1
+    match = KnownTexts({"other": other, "text": text}).most_like(text)
+    if not words(text):
+        assert match is None
+    else:
+        assert match is not None and match.exact and match.overlap == 1
+
+
+def test_minhash_finds_the_pairs_that_counting_finds():
+    draw, texts = random.Random(0), [prose(number) for number in range(30)]
+    for place in range(20):
+        text = texts[place].split()
+        for at in draw.sample(range(len(text)), draw.randrange(1, 8)):
+            text[at] = "edited"
+        texts.append(" ".join(text))
+    counted = {
+        (place, earlier)
+        for place in range(len(texts))
+        for earlier in range(place)
+        if jaccard(texts[place], texts[earlier]) >= 0.5
+    }
+    assert len(counted) > 5
+    assert {(place, earlier) for place, earlier, _ in similar_pairs(texts, 0.5)} == counted
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
+def test_groups_are_named_by_their_first(pairs):
+    groups, sets = Groups(10), [{place} for place in range(10)]
+    for one, other in pairs:
+        groups.join(one, other)
+        joined = sets[one] | sets[other]
+        for place in joined:
+            sets[place] = joined
+    assert [groups.first(place) for place in range(10)] == [min(sets[place]) for place in range(10)]
+
+
+# The split and the files
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=2), min_size=1, max_size=12), st.integers(0, 6)
+)
+def test_no_passage_is_gold_in_training_and_dev(golds, size):
+    tasks = [RewritingTask(str(n), "q", gold_ids=tuple(gold)) for n, gold in enumerate(golds)]
+    train, dev = split_tasks(tasks, size, seed=3)
+    assert len(dev) <= size and sorted(train + dev, key=tasks.index) == tasks
+    sides = [{name for task in side for name in task.gold_ids} for side in (train, dev)]
+    assert not sides[0] & sides[1]
+
+
+def test_files_fit_each_other_and_the_same_input_gives_the_same_bytes(tmp_path):
+    shared = row(0)["answers"]
+    rows = [row(number, **({"answers": shared} if number in (4, 8) else {})) for number in range(30)]
+    prepared(tmp_path, rows, "--dev", "10", "--per-source", "12")
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert sorted(first) == ["corpus.jsonl", "dev.parquet", "report.json", "train.parquet"]
+    prepared(tmp_path, rows, "--dev", "10", "--per-source", "12")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == first
+    tasks = all_tasks(tmp_path / "out")
+    corpus = [json.loads(line) for line in (tmp_path / "out" / "corpus.jsonl").read_text().splitlines()]
+    texts = {passage["id"]: passage["contents"] for passage in corpus}
+    assert len(texts) == len(corpus) == len(set(texts.values())) and len(tasks) == 24
+    for task in tasks.values():
+        assert tuple(texts[name] for name in task.gold_ids) == task.positives != ()
+    assert len(list(read_source(tmp_path / "out" / "corpus.jsonl"))) == len(corpus)
+    prepared(tmp_path, rows, "--dev", "10", "--per-source", "12", "--seed", "1")
+    assert (tmp_path / "out" / "train.parquet").read_bytes() != first["train.parquet"]
+
+
+def test_too_few_questions_are_an_error_that_counts(tmp_path):
+    source = jsonl(tmp_path / "rows.jsonl", [row(0), row(1)])
+    result = prepare(source, "--out", tmp_path / "out", "--dev", "5")
+    assert result.exit_code == 1 and "too few questions" in result.output and "2 rows" in result.output
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_the_command_runs_as_a_script_from_anywhere(tmp_path):
+    jsonl(tmp_path / "rows.jsonl", [row(number) for number in range(4)])
+    command = [
+        sys.executable,
+        str(ROOT / "data" / "prepare_rqr.py"),
+        "rows.jsonl",
+        "--out",
+        "out",
+        "--dev",
+        "1",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "4 rows: 3 train, 1 dev" in done.stdout, done.stderr
+    missing = subprocess.run(
+        [*command[:2], "no.jsonl", "--out", "x"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert missing.returncode == 1 and "no.jsonl: no such file" in missing.stderr
+
+
+# Positives that a model is asked for
+
+
+class Model:
+    """An OpenAI-like server: every third call fails for a moment, some questions are refused for good."""
+
+    def __init__(self, refused: str = "", shaky: bool = True) -> None:
+        self.refused, self.shaky, self.calls = refused, shaky, 0
+        self.answered: list[str] = []
+
+    def chat(self) -> Response:
+        self.calls += 1
+        if self.shaky and self.calls % 3 == 0:
+            return Response("busy", status=503)
+        question = request.get_json()["messages"][-1]["content"]
+        if self.refused and self.refused in question:
+            return Response("cannot", status=400)
+        self.answered.append(question)
+        content = f"<think>hm</think>\nThe text that answers {question.split()[0]} and more of it"
+        return jsonify(choices=[{"message": {"content": content}, "finish_reason": "stop"}])
+
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        app = Flask("model")
+        app.add_url_rule("/v1/models", view_func=lambda: jsonify(data=[{"id": "m"}]))
+        app.add_url_rule("/v1/chat/completions", view_func=self.chat, methods=["POST"])
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+def asking(url: str) -> list[str]:
+    return ["--generate-positives", url, "--generate-model", "m", "--generate-concurrency", "2"]
+
+
+def test_a_model_is_asked_once_a_question_through_faults_and_restarts(tmp_path):
+    rows = [{"id": number, "question": prose(number)} for number in range(8)]
+    kept = tmp_path / "out.generated.jsonl"
+    model = Model()
+    with model.running() as url:
+        prepared(tmp_path, rows[:5], *asking(url))
+        assert len(model.answered) == 5
+        with kept.open("ab") as file:  # as a kill leaves it
+            file.write(b'{"key": "half a li')
+        report = prepared(tmp_path, rows, *asking(url))
+        assert sorted(model.answered) == sorted(each["question"] for each in rows)
+        written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        prepared(tmp_path, rows, *asking(url))
+        assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == written
+    assert len(model.answered) == 8 == len(kept.read_text().splitlines())
+    assert report["generation_failures"] == {}
+    task = all_tasks(tmp_path / "out")["rows_0"]
+    assert task.positives == (f"The text that answers {prose(0).split()[0]} and more of it",)
+
+
+def test_what_the_model_refuses_is_counted_and_named(tmp_path):
+    model = Model(refused=prose(2), shaky=False)
+    rows = [row(number, answers=[]) for number in range(4)] + [row(5)]
+    with model.running() as url:
+        report = prepared(tmp_path, rows, *asking(url))
+    assert report["counts"]["dropped"] == {"generation_failed": 1}
+    assert "HTTP 400: cannot" in report["generation_failures"][prose(2)]
+    assert len(all_tasks(tmp_path / "out")["math_5"].positives) == 2
+    with Model(shaky=False).running() as url:
+        prepared(tmp_path, rows, *asking(url), "--only-generated")
+    assert all(len(task.positives) == 1 for task in all_tasks(tmp_path / "out").values())
+
+
+def test_a_model_that_always_fails_ends_the_run_and_keeps_the_rest(tmp_path):
+    source = jsonl(tmp_path / "rows.jsonl", [row(number) for number in range(9)])
+    with Model(refused=" ", shaky=False).running() as url:
+        result = prepare(source, "--out", tmp_path / "out", *asking(url))
+    assert result.exit_code == 1 and "fails from question to question" in result.output
+    nobody = prepare(source, "--out", tmp_path / "out", *asking(url), "--generate-deadline", "1")
+    assert nobody.exit_code == 1 and "no OpenAI-compatible server answers" in nobody.output
+    assert not (tmp_path / "out").exists()
+    alone = prepare(source, "--out", tmp_path / "out", "--generate-positives", url)
+    assert alone.exit_code == 2 and "go together" in alone.output

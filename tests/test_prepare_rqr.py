@@ -1,6 +1,7 @@
 """data/prepare_rqr.py: from StackExchange rows to training tasks, dev tasks, corpus and report."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from data.prepare_rqr import main
 from data.rewriting import RewritingTask, read_tasks
 from data.rqr_selection import Draw, Tally, split_tasks
 from data.stack_exchange import Post, Reading, read_posts
-from retriever_server.corpus import read_source
+from retriever_server.corpus import read_documents
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = [
@@ -387,7 +388,7 @@ def test_files_fit_each_other_and_the_same_input_gives_the_same_bytes(tmp_path):
     assert len(texts) == len(corpus) == len(set(texts.values())) and len(tasks) == 24
     for task in tasks.values():
         assert tuple(texts[name] for name in task.gold_ids) == task.positives != ()
-    assert len(list(read_source(tmp_path / "out" / "corpus.jsonl"))) == len(corpus)
+    assert len(list(read_documents(tmp_path / "out" / "corpus.jsonl"))) == len(corpus)
     prepared(tmp_path, rows, "--dev", "10", "--per-source", "12", "--seed", "1")
     assert (tmp_path / "out" / "train.parquet").read_bytes() != first["train.parquet"]
 
@@ -395,6 +396,9 @@ def test_files_fit_each_other_and_the_same_input_gives_the_same_bytes(tmp_path):
 def test_too_few_questions_are_an_error_that_counts(tmp_path):
     source = jsonl(tmp_path / "rows.jsonl", [row(0), row(1)])
     result = prepare(source, "--out", tmp_path / "out", "--dev", "5")
+    assert prepare(tmp_path / "no.jsonl", "--out", tmp_path / "out").output.endswith(
+        "no.jsonl: no such file\n"
+    )
     assert result.exit_code == 1 and "too few questions" in result.output and "2 rows" in result.output
     assert list(tmp_path.iterdir()) == [source]
 
@@ -410,12 +414,25 @@ def test_the_command_runs_as_a_script_from_anywhere(tmp_path):
         "--dev",
         "1",
     ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "4 rows: 3 train, 1 dev" in done.stdout, done.stderr
-    missing = subprocess.run(
-        [*command[:2], "no.jsonl", "--out", "x"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert missing.returncode == 1 and "no.jsonl: no such file" in missing.stderr
+
+
+def test_an_interrupted_run_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
+    prepared(tmp_path, [row(number) for number in range(4)])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def interrupted(folder: Path, *parts: Any) -> None:
+        (folder / "train.parquet").write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data.prepare_rqr.write", interrupted)
+    source = jsonl(tmp_path / "rows.jsonl", [row(number) for number in range(9)])
+    result = prepare(source, "--out", tmp_path / "out", "--dev", "1")
+    assert result.exit_code == 1 and "Aborted" in result.output
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.jsonl"]
 
 
 # Positives that a model is asked for

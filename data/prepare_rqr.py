@@ -37,9 +37,11 @@ NO_BRIGHT = "WARNING: without --bright, questions that also stand in BRIGHT stay
 
 
 def files_of(paths: Iterable[Path]) -> list[Path]:
-    """The files, and those in the folders, in order. Raises DataError for none."""
+    """The files, and those in the folders, in order. Raises DataError: missing, or empty."""
     found: list[Path] = []
     for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
         inside = [path] if not path.is_dir() else [each for each in path.rglob("*") if each.suffix in FILES]
         if not inside:
             raise DataError(f"{path}: holds no file of {', '.join(FILES)}")
@@ -283,6 +285,9 @@ def prepare(files: list[Path], out: Path, options: dict[str, Any]) -> None:
     posts = select(files, reading, filters, draw, tally)
     posts = without_duplicates(posts, options["duplicate_jaccard"], tally)
     generated = _generated(posts, out, options)
+    failures = {
+        post.id: generated.failures[post.question] for post in posts if post.question in generated.failures
+    }
     if options["url"]:
         posts = list(with_generated(posts, generated, options["only_generated"], tally))
     tasks, corpus = tasks_of(posts)
@@ -291,7 +296,7 @@ def prepare(files: list[Path], out: Path, options: dict[str, Any]) -> None:
     if not train or not dev:
         raise DataError(f"too few questions are left, or --dev is too large: {summary(told['counts'])}")
     told |= {
-        "generation_failures": generated.failures,
+        "generation_failures": failures,
         "options": {name: value for name, value in options.items() if name != "bright_paths"},
         "inputs": fingerprints(files),
         "bright": fingerprints(bright_files),

@@ -397,7 +397,7 @@ def test_too_few_questions_are_an_error_that_counts(tmp_path):
     source = jsonl(tmp_path / "rows.jsonl", [row(0), row(1)])
     result = prepare(source, "--out", tmp_path / "out", "--dev", "5")
     assert prepare(tmp_path / "no.jsonl", "--out", tmp_path / "out").output.endswith(
-        "no.jsonl: no such file\n"
+        "no.jsonl: no such file or folder\n"
     )
     assert result.exit_code == 1 and "too few questions" in result.output and "2 rows" in result.output
     assert list(tmp_path.iterdir()) == [source]
@@ -502,7 +502,7 @@ def test_what_the_model_refuses_is_counted_and_named(tmp_path):
     with model.running() as url:
         report = prepared(tmp_path, rows, *asking(url))
     assert report["counts"]["dropped"] == {"generation_failed": 1}
-    assert "HTTP 400: cannot" in report["generation_failures"][prose(2)]
+    assert "HTTP 400: cannot" in report["generation_failures"]["biology_2"]
     assert len(all_tasks(tmp_path / "out")["math_5"].positives) == 2
     with Model(shaky=False).running() as url:
         prepared(tmp_path, rows, *asking(url), "--only-generated")

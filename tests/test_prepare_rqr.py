@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -11,53 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pytest
 from click.testing import CliRunner, Result
 from conftest import SHARED, needs_shared
 from flask import Flask, Response, jsonify, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stack_rows import jsonl, prose, row
 from werkzeug.serving import make_server
 
-from data import DataError
-from data.html_text import is_html, plain_text
-from data.near_duplicates import Groups, KnownTexts, jaccard, similar_pairs, words
 from data.prepare_rqr import main
 from data.rewriting import RewritingTask, read_tasks
 from data.rqr_selection import Draw, Tally, split_tasks
-from data.stack_exchange import Post, Reading, read_posts
+from data.stack_exchange import Post
 from retriever_server.corpus import read_documents
 
 ROOT = Path(__file__).resolve().parents[1]
-VOCABULARY = [
-    f"{first}{last}" for first in "kmnprst" for last in ("ano", "eli", "iro", "usta", "onde", "ari")
-]
-
-
-def prose(seed: Any, length: int = 40) -> str:
-    """Words drawn by the seed: two seeds hardly share three words in a row."""
-    draw = random.Random(str(seed))
-    return " ".join(draw.choice(VOCABULARY) + str(draw.randrange(9)) for _ in range(length))
-
-
-def row(number: int, **changes: Any) -> dict[str, Any]:
-    """A row of the hub's form."""
-    answers = [{"text": f"<p>{prose(('answer', number))}</p>", "pm_score": 5, "selected": True}]
-    site = ("biology", "math")[number % 2]
-    return {
-        "qid": number,
-        "question": f"<p>{prose(number)}</p>",
-        "answers": answers,
-        "metadata": [f"https://{site}.stackexchange.com/questions/{number}"],
-        **changes,
-    }
-
-
-def jsonl(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
-    return path
 
 
 def prepare(*arguments: str | Path) -> Result:
@@ -78,114 +45,6 @@ def prepared(folder: Path, rows: list[Any], *options: str | Path) -> dict[str, A
 def all_tasks(folder: Path) -> dict[str, RewritingTask]:
     both = [*read_tasks(folder / "train.parquet"), *read_tasks(folder / "dev.parquet")]
     return {task.id: task for task in both}
-
-
-# Input forms
-
-
-def one_post(tmp_path: Path, row: dict[str, Any], **reading: Any) -> Post:
-    (post,) = read_posts(jsonl(tmp_path / "site.jsonl", [row]), Reading(**reading))
-    return post
-
-
-def test_positives_as_they_stand(tmp_path):
-    post = one_post(tmp_path, {"question": "why is a < b?", "positives": ["since", "since", "so"], "id": 7})
-    assert (post.id, post.question, post.positives) == ("site_7", "why is a < b?", ("since", "so"))
-
-
-def test_title_and_body_make_the_question(tmp_path):
-    given = {"title": "Q &amp; A", "body": "<p>Is it <em>so</em>?</p>", "positives": ["yes"], "site": "law"}
-    post = one_post(tmp_path, given)
-    assert (post.question, post.source) == ("Q & A\nIs it so?", "law")
-
-
-def test_an_accepted_answer_is_the_positive(tmp_path):
-    answers = [
-        {"text": "<p>most votes</p>", "pm_score": 9, "selected": False},
-        {"text": "<p>accepted</p>", "pm_score": 1, "selected": True},
-    ]
-    post = one_post(tmp_path, row(3, answers=answers))
-    assert (post.id, post.source, post.positives) == ("math_3", "math", ("accepted",))
-
-
-def test_without_an_accepted_answer_votes_decide(tmp_path):
-    scores = {"a": 1, "b": 2, "c": 7, "d": 4}
-    answers = [{"body": text, "score": score, "is_accepted": False} for text, score in scores.items()]
-    assert one_post(tmp_path, row(0, answers=answers), most=2).positives == ("c", "d")
-    assert one_post(tmp_path, row(0, answers=answers), least_score=5).positives == ("c",)
-    assert one_post(tmp_path, row(0, answers=[{"answer": "a", "votes": 3}])).positives == ("a",)
-
-
-def test_array_and_parquet_are_read_too(tmp_path):
-    rows = [row(number) for number in range(3)]
-    array = tmp_path / "rows.json"
-    array.write_text(json.dumps(rows, indent=1))
-    table = tmp_path / "rows.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), table)
-    expected = [post.question for post in read_posts(jsonl(tmp_path / "rows.jsonl", rows), Reading())]
-    for path in (array, table):
-        assert [post.question for post in read_posts(path, Reading())] == expected
-    broken = tmp_path / "broken.parquet"
-    broken.write_bytes(b"PAR1")
-    with pytest.raises(DataError, match=r"broken\.parquet: cannot be read"):
-        list(read_posts(broken, Reading()))
-
-
-@pytest.mark.parametrize(
-    "fault, message",
-    [
-        ([], "must be a JSON object"),
-        ({"positives": []}, 'needs "question", or "title" and "body"'),
-        ({"title": "t", "positives": []}, 'needs "question", or "title" and "body"'),
-        ({"question": 3, "positives": []}, '"question" must be a string'),
-        ({"question": "\ud800", "positives": []}, "half a surrogate"),
-        ({"question": "q"}, 'needs "positives" or "answers"'),
-        ({"question": "q", "positives": "text"}, '"positives" must be a list'),
-        ({"question": "q", "positives": ["a", 1]}, r'"positives"\[1\] must be a string'),
-        ({"question": "q", "answers": ["a"]}, r'"answers"\[0\] must be an object'),
-        ({"question": "q", "answers": [{"text": "a"}]}, r'"answers"\[0\] needs a score'),
-        ({"question": "q", "answers": [{"pm_score": 1}]}, r'"answers"\[0\] needs "text"'),
-        ({"question": "q", "answers": [{"text": "a", "score": "9"}]}, "score must be a number"),
-        ({"question": "q", "answers": [{"text": "a", "selected": 1}]}, "acceptance must be true or false"),
-        ({"question": "q", "positives": [], "id": 1.5}, "id must be a string or an integer"),
-        ({"question": "q", "positives": [], "source": 3}, '"source" must be a string'),
-    ],
-)
-def test_faults_are_named_by_file_and_line(tmp_path, fault, message):
-    path = jsonl(tmp_path / "rows.jsonl", [row(0), fault])
-    result = prepare(path, "--out", tmp_path / "out")
-    assert result.exit_code == 1 and not (tmp_path / "out").exists()
-    with pytest.raises(DataError, match=r"rows\.jsonl:2: .*" + message):
-        list(read_posts(path, Reading()))
-
-
-# HTML
-
-
-@pytest.mark.parametrize(
-    "html, text",
-    [
-        ("<p>one\n two</p>\n\n<p>three<br>four</p>", "one two\n\nthree\nfour"),
-        ("<p>a &lt; b &amp;&amp; <a href='x'>c</a></p>", "a < b && c"),
-        ("<pre><code>if a:\n    b\n</code></pre><p>done</p>", "if a:\n    b\n\ndone"),
-        ("<ul>\n<li><p>first</p></li>\n<li>second</li>\n</ul>", "- first\n\n- second"),
-        ("<p>x<script>evil()</script>y</p>", "xy"),
-        ("<p>never closed <b>bold", "never closed bold"),
-    ],
-)
-def test_html_becomes_what_a_reader_sees(html, text):
-    assert is_html(html) and plain_text(html) == text
-
-
-@pytest.mark.parametrize("text", ["if a <b and c> d", "use `<p>` here", "vector<int> v;", "<preface> x"])
-def test_plain_text_stays_as_it_is(tmp_path, text):
-    assert one_post(tmp_path, {"question": text, "positives": []}).question == text
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.text(st.sampled_from("<>/&;!-pbre licod\n\"'=x"), max_size=60))
-def test_any_html_is_read(html):
-    assert "\n\n\n" not in plain_text(html)
 
 
 # Filters, duplicates, draws
@@ -294,69 +153,12 @@ def test_several_files_of_bright_may_number_alike(tmp_path):
 
 
 @needs_shared
-def test_real_questions_of_bright_are_found_again_after_edits_and_others_are_not():
-    rows = [json.loads(line) for line in (SHARED / "bright.questions.jsonl").open()]
-    known = KnownTexts({each["id"]: each["question"] for each in rows})
-    draw = random.Random(0)
-    sites = [each for each in rows if each["metadata"]["task"] in ("biology", "economics", "stackoverflow")]
-    found = 0
-    for each in sites:
-        text = [word for word in each["question"].split() if draw.random() > 0.1]
-        match = known.most_like(" ".join(text + [prose(each["id"], 100)]))
-        found += match is not None and match.overlap >= 0.3 and match.name == each["id"]
-    assert found >= 0.99 * len(sites)
-    strangers = [json.loads(line)["contents"] for line in (SHARED / "hotpotqa.corpus.jsonl").open()][:1000]
-    matches = [match for text in strangers if (match := known.most_like(text)) is not None]
-    assert matches and max(match.overlap for match in matches) < 0.3
-
-
-@needs_shared
 def test_real_rows_of_bright_never_come_through(tmp_path):
     bright = SHARED / "bright.questions.jsonl"
     real = [json.loads(line)["question"] for line in bright.open()][::20]
     rows = [row(number) for number in range(5)] + [row(100 + n, question=text) for n, text in enumerate(real)]
     dropped = prepared(tmp_path, rows, "--bright", bright, "--text", "plain")["counts"]["dropped"]
     assert dropped["bright_exact"] + dropped.get("image", 0) == len(real)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.text(max_size=80), st.text(max_size=80))
-def test_measures_are_bounded_and_a_text_is_most_like_itself(text, other):
-    assert 0 <= jaccard(text, other) == jaccard(other, text) <= 1
-    match = KnownTexts({"other": other, "text": text}).most_like(text)
-    if not words(text):
-        assert match is None
-    else:
-        assert match is not None and match.exact and match.overlap == 1
-
-
-def test_minhash_finds_the_pairs_that_counting_finds():
-    draw, texts = random.Random(0), [prose(number) for number in range(30)]
-    for place in range(20):
-        text = texts[place].split()
-        for at in draw.sample(range(len(text)), draw.randrange(1, 8)):
-            text[at] = "edited"
-        texts.append(" ".join(text))
-    counted = {
-        (place, earlier)
-        for place in range(len(texts))
-        for earlier in range(place)
-        if jaccard(texts[place], texts[earlier]) >= 0.5
-    }
-    assert len(counted) > 5
-    assert {(place, earlier) for place, earlier, _ in similar_pairs(texts, 0.5)} == counted
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
-def test_groups_are_named_by_their_first(pairs):
-    groups, sets = Groups(10), [{place} for place in range(10)]
-    for one, other in pairs:
-        groups.join(one, other)
-        joined = sets[one] | sets[other]
-        for place in joined:
-            sets[place] = joined
-    assert [groups.first(place) for place in range(10)] == [min(sets[place]) for place in range(10)]
 
 
 # The split and the files
@@ -391,6 +193,13 @@ def test_files_fit_each_other_and_the_same_input_gives_the_same_bytes(tmp_path):
     assert len(list(read_documents(tmp_path / "out" / "corpus.jsonl"))) == len(corpus)
     prepared(tmp_path, rows, "--dev", "10", "--per-source", "12", "--seed", "1")
     assert (tmp_path / "out" / "train.parquet").read_bytes() != first["train.parquet"]
+
+
+def test_a_faulty_row_ends_the_run_and_is_placed(tmp_path):
+    source = jsonl(tmp_path / "rows.jsonl", [row(0), {"question": "q"}])
+    result = prepare(source, "--out", tmp_path / "out")
+    assert result.exit_code == 1 and 'rows.jsonl:2: needs "positives" or "answers"' in result.output
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_too_few_questions_are_an_error_that_counts(tmp_path):

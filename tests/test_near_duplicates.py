@@ -1,0 +1,68 @@
+"""Near-duplicates: measures, MinHash against counting, real questions of BRIGHT."""
+
+import json
+import random
+
+from conftest import SHARED, needs_shared
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stack_rows import prose
+
+from data.near_duplicates import Groups, KnownTexts, jaccard, similar_pairs, words
+
+
+@needs_shared
+def test_real_questions_of_bright_are_found_again_after_edits_and_others_are_not():
+    rows = [json.loads(line) for line in (SHARED / "bright.questions.jsonl").open()]
+    known = KnownTexts({each["id"]: each["question"] for each in rows})
+    draw = random.Random(0)
+    sites = [each for each in rows if each["metadata"]["task"] in ("biology", "economics", "stackoverflow")]
+    found = 0
+    for each in sites:
+        text = [word for word in each["question"].split() if draw.random() > 0.1]
+        match = known.most_like(" ".join(text + [prose(each["id"], 100)]))
+        found += match is not None and match.overlap >= 0.3 and match.name == each["id"]
+    assert found >= 0.99 * len(sites)
+    strangers = [json.loads(line)["contents"] for line in (SHARED / "hotpotqa.corpus.jsonl").open()][:1000]
+    matches = [match for text in strangers if (match := known.most_like(text)) is not None]
+    assert matches and max(match.overlap for match in matches) < 0.3
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=80), st.text(max_size=80))
+def test_measures_are_bounded_and_a_text_is_most_like_itself(text, other):
+    assert 0 <= jaccard(text, other) == jaccard(other, text) <= 1
+    match = KnownTexts({"other": other, "text": text}).most_like(text)
+    if not words(text):
+        assert match is None
+    else:
+        assert match is not None and match.exact and match.overlap == 1
+
+
+def test_minhash_finds_the_pairs_that_counting_finds():
+    draw, texts = random.Random(0), [prose(number) for number in range(30)]
+    for place in range(20):
+        text = texts[place].split()
+        for at in draw.sample(range(len(text)), draw.randrange(1, 8)):
+            text[at] = "edited"
+        texts.append(" ".join(text))
+    counted = {
+        (place, earlier)
+        for place in range(len(texts))
+        for earlier in range(place)
+        if jaccard(texts[place], texts[earlier]) >= 0.5
+    }
+    assert len(counted) > 5
+    assert {(place, earlier) for place, earlier, _ in similar_pairs(texts, 0.5)} == counted
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
+def test_groups_are_named_by_their_first(pairs):
+    groups, sets = Groups(10), [{place} for place in range(10)]
+    for one, other in pairs:
+        groups.join(one, other)
+        joined = sets[one] | sets[other]
+        for place in joined:
+            sets[place] = joined
+    assert [groups.first(place) for place in range(10)] == [min(sets[place]) for place in range(10)]

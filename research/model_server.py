@@ -1,4 +1,4 @@
-"""JSON over HTTP to a model server, with time-outs and retries with back-off."""
+"""JSON over HTTP, to a model server and others, with time-outs and retries with back-off."""
 
 import asyncio
 import json
@@ -21,14 +21,13 @@ class _TryAgain(Exception):
     pass
 
 
-class ModelServer:
-    """An OpenAI-compatible server. `timeout` bounds an attempt, `deadline` a call with all its attempts, both
-    in seconds; `key_variable` names the environment variable with the API key, if it needs one.
+class JsonServer:
+    """A server of JSON. `timeout` bounds an attempt, `deadline` a call with all its attempts, both in
+    seconds; `key` is sent as its bearer token.
     """
 
-    def __init__(self, url: str, key_variable: str, timeout: float, deadline: float) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
-        key = os.environ.get(key_variable)
+    def __init__(self, url: str, timeout: float, deadline: float, key: str | None = None) -> None:
+        self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout, self._deadline = timeout, deadline
         self._session: aiohttp.ClientSession | None = None
@@ -73,3 +72,13 @@ class ModelServer:
             return json.loads(text)
         except ValueError as error:
             raise _TryAgain(f"not JSON: {text[:80]!r}") from error
+
+
+class ModelServer(JsonServer):
+    """An OpenAI-compatible server; `key_variable` names the environment variable with its API key, if it
+    needs one.
+    """
+
+    def __init__(self, url: str, key_variable: str, timeout: float, deadline: float) -> None:
+        base = url.rstrip("/").removesuffix("/v1") + "/v1"
+        super().__init__(base, timeout, deadline, os.environ.get(key_variable))

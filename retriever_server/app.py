@@ -85,21 +85,24 @@ def metrics() -> Response:
 def search() -> Response:
     """ReSearch, one query."""
     body = _body(wire.SearchBody)
-    [found] = _served().passages([body.query], body.top_n, [frozenset(body.exclude_ids)])
+    unwanted = [frozenset(body.exclude_ids)]
+    [found] = _served().passages([body.query], body.top_n, unwanted, body.return_contents)
     return _json(wire.search_response(found, body.return_score))
 
 
 def batch_search() -> Response:
     """ReSearch, many queries."""
     body = _body(wire.BatchSearchBody)
-    found = _served().passages(body.query, body.top_n, wire.id_sets(body.exclude_ids))
+    unwanted = wire.id_sets(body.exclude_ids)
+    found = _served().passages(body.query, body.top_n, unwanted, body.return_contents)
     return _json(wire.batch_search_response(found, body.return_score))
 
 
 def retrieve() -> Response:
     """Search-R1 and SkyRL."""
     body = _body(wire.RetrieveBody)
-    found = _served().passages(body.query_list(), body.topk, wire.id_sets(body.exclude_ids))
+    unwanted = wire.id_sets(body.exclude_ids)
+    found = _served().passages(body.query_list(), body.topk, unwanted, body.return_contents)
     return _json(wire.retrieve_response(found, body.return_scores))
 
 

@@ -22,6 +22,7 @@ from retriever_server.errors import BUILD_AGAIN, RetrieverError
 
 CORPUS_FILE = "corpus.jsonl"
 OFFSETS_FILE = "offsets.npy"
+_AFTER_ID = b'", "contents": '  # in a row of the canonical copy
 
 
 class Document(NamedTuple):
@@ -189,3 +190,14 @@ class Corpus:
         """The row as it stands in the copy, a JSON object in UTF-8, without its line feed."""
         start, end = self._offsets[row : row + 2].tolist()
         return self._text[start : end - 1]
+
+    def id_line(self, row: int) -> bytes:
+        """The row without its contents, a JSON object still; what it costs does not hang on their length."""
+        start, end = self._offsets[row : row + 2].tolist()
+        # Inside an id the quotation marks would be escaped, so this is where it ends.
+        return self._text[start : self._text.find(_AFTER_ID, start, end)] + b'"}'
+
+    def id(self, row: int) -> str:
+        """The id of the row."""
+        name: str = json.loads(self.id_line(row))["id"]
+        return name

@@ -31,7 +31,7 @@ class Served:
             old.close(timeout_s=60)
 
     def passages(
-        self, queries: Sequence[str], top_k: int, excluded: Sequence[Set[str]] | None
+        self, queries: Sequence[str], top_k: int, excluded: Sequence[Set[str]] | None, contents: bool = True
     ) -> list[Passages]:
         """Searcher.passages of the present searcher. Raises Unavailable while there is none."""
         while True:
@@ -39,7 +39,7 @@ class Served:
             if searcher is None:
                 raise Unavailable(f"the index is still loading ({self.stage})")
             try:
-                return searcher.passages(queries, top_k, excluded)
+                return searcher.passages(queries, top_k, excluded, contents)
             except Closed:
                 if searcher is self.searcher:  # closed for good, not because another one took its place
                     raise

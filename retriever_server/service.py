@@ -22,8 +22,8 @@ class Hit(NamedTuple):
 
 
 class Passages(NamedTuple):
-    """The passages found for one query, best first: each as the JSON object it is in the canonical corpus,
-    and its score.
+    """The passages found for one query, best first: each as the JSON object it is in the canonical corpus, or
+    one of its id alone, and its score.
     """
 
     lines: list[bytes]
@@ -76,12 +76,16 @@ class Searcher:
         return [self._hits(found) for found in self._find(queries, top_k, excluded)]
 
     def passages(
-        self, queries: Sequence[str], top_k: int, excluded: Sequence[Set[str]] | None = None
+        self,
+        queries: Sequence[str],
+        top_k: int,
+        excluded: Sequence[Set[str]] | None = None,
+        contents: bool = True,
     ) -> list[Passages]:
-        """The same as `search`, as bytes that need no parsing."""
-        corpus = self._store.corpus
+        """The same as `search`, as bytes that need no parsing; without `contents`, of the ids alone."""
+        line = self._store.corpus.line if contents else self._store.corpus.id_line
         return [
-            Passages([corpus.line(row) for row in found.rows.tolist()], found.scores.tolist())
+            Passages([line(row) for row in found.rows.tolist()], found.scores.tolist())
             for found in self._find(queries, top_k, excluded)
         ]
 
@@ -103,7 +107,7 @@ class Searcher:
     def _best(self, found: Found, unwanted: Set[str], top_k: int) -> Found:
         if unwanted:
             corpus = self._store.corpus
-            wanted = [place for place, row in enumerate(found.rows) if corpus[row].id not in unwanted]
+            wanted = [place for place, row in enumerate(found.rows) if corpus.id(row) not in unwanted]
             found = Found(found.rows[wanted], found.scores[wanted])
         return Found(found.rows[:top_k], found.scores[:top_k])
 

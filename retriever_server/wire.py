@@ -2,8 +2,9 @@
 
 ReSearch asks /search and /batch_search; Search-R1, veRL 0.7 and SearchAgent-Zero ask /retrieve; SkyRL asks
 /retrieve with one "query" in place of the list. All may add "exclude_ids": ids of passages that are not
-wanted, a list for one query, a list of lists for a list of queries. In every body null counts as absent, and
-unknown keys are passed over. Answers are put together from the corpus rows, which are JSON already.
+wanted, a list for one query, a list of lists for a list of queries; and "return_contents": false, for
+documents of an "id" alone. In every body null counts as absent, and unknown keys are passed over. Answers
+are put together from the corpus rows, which are JSON already.
 """
 
 from typing import Annotated, Any
@@ -24,7 +25,7 @@ from pydantic_core import PydanticCustomError
 from retriever_server.service import Passages
 
 MAX_TOP_K = 1000
-MAX_QUERY_CHARS = 8192
+MAX_QUERY_CHARS = 131_072  # questions of BRIGHT have 13,462; some evaluations repeat one several times
 MAX_QUERIES = 1024
 MAX_EXCLUDED = 10_000  # BRIGHT excludes some 5,000 for a query
 MAX_ID_CHARS = 1024
@@ -70,6 +71,7 @@ class SearchBody(_Body):
     query: Query
     top_n: TopK = 10
     return_score: bool = False
+    return_contents: bool = True
     exclude_ids: Ids = []
 
 
@@ -79,6 +81,7 @@ class BatchSearchBody(_Body):
     query: Queries
     top_n: TopK = 10
     return_score: bool = False
+    return_contents: bool = True
     exclude_ids: list[Ids] | None = Field(default=None, validate_default=True)
 
     @field_validator("top_n")
@@ -99,6 +102,7 @@ class RetrieveBody(_Body):
     query: Query | None = Field(default=None, validate_default=True)
     topk: TopK = 3
     return_scores: bool = False
+    return_contents: bool = True
     exclude_ids: list[Ids] | None = None
 
     @model_validator(mode="before")

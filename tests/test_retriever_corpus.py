@@ -30,6 +30,16 @@ def test_rows_come_back_as_they_were_in_order(tmp_path: Path) -> None:
     assert [corpus[row] for row in range(len(corpus))] == [(str(row["id"]), row["contents"]) for row in rows]
 
 
+def test_ids_are_read_without_the_contents(tmp_path: Path) -> None:
+    names = [7, "a b", 'say "no"', '", "contents": "', "back\\slash\\", "東京"]
+    rows = [{"id": name, "contents": f'of {name}", "contents": "x'} for name in names]
+    source = tmp_path / "source.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = copy_of(source, tmp_path)
+    assert [corpus.id(row) for row in range(len(names))] == [str(name) for name in names]
+    assert [json.loads(corpus.id_line(row)) for row in range(6)] == [{"id": str(name)} for name in names]
+
+
 def test_fingerprint_is_the_hash_of_the_copy_and_of_nothing_else(tmp_path: Path) -> None:
     source = tmp_path / "source.jsonl"
     source.write_text(GOOD + "\n")

@@ -86,7 +86,7 @@ def test_unicode_and_the_longest_query_pass(server: str) -> None:
     assert len(ask(server, "/search", {"query": "x\u2028🗼 " * 2048, "top_n": 1})) == 1
 
 
-LIMITS = {"query": "x" * 8193, "queries": ["x"] * 1025}
+LIMITS = {"query": "x" * 131_073, "queries": ["x"] * 1025}
 MALFORMED = [
     ("/search", {}, "query"),
     ("/search", {"query": None}, "query"),

@@ -48,6 +48,18 @@ def test_excluded_passages_make_room_for_the_next(server: str) -> None:
     assert [ids(found) for found in one] == [best[3:5]]
 
 
+def test_contents_are_left_out_where_they_are_not_wanted(server: str) -> None:
+    body = {"query": "a spy in Oslo", "top_n": 3, "topk": 3, "return_score": True, "return_scores": True}
+    documents, scores = ask(server, "/search", body)
+    bare = [{"id": name} for name in ids(documents)]
+    short = body | {"return_contents": False}
+    assert ask(server, "/search", short) == [bare, scores]
+    assert ask(server, "/batch_search", short | {"query": [body["query"]]}) == [[bare], [scores]]
+    [entries] = ask(server, "/retrieve", short)["result"]
+    assert [entry["document"] for entry in entries] == bare
+    assert len(ids(ask(server, "/search", short | {"return_score": False}))) == 3
+
+
 @pytest.mark.parametrize("route", ["/batch_search", "/retrieve"])
 def test_each_query_of_a_list_excludes_its_own(server: str, route: str) -> None:
     name, limit = ("query", "top_n") if route == "/batch_search" else ("queries", "topk")

@@ -49,11 +49,13 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 is greedy."""
+    """`temperature` 0 is greedy, `top_k` 0 takes all tokens, `repetition_penalty` 1 is none."""
 
     temperature: float
     top_p: float
     seed: int
+    top_k: int = 0
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -114,21 +116,30 @@ def compose_config(words: list[str], model: str | None = None) -> DictConfig:
     Raises:
         EvaluationError: an unknown key, a bad value, or a missing one.
     """
+    config = compose_file("eval_multihop", words, trained_with(model))
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        advice = " (--retriever URL or --corpus FILE)" if "retriever.url" in missing else ""
+        raise EvaluationError(f"no value for {', '.join(missing)}{advice}")
+    read_config(config)
+    return config
+
+
+def compose_file(name: str, words: list[str], values: dict[str, Any]) -> DictConfig:
+    """recipes/config/NAME.yaml, resolved, with `values` for keys that no word sets.
+
+    Raises EvaluationError.
+    """
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            config = compose("eval_multihop", overrides=words)
+            config = compose(name, overrides=words)
         given = {word.partition("=")[0].lstrip("+~") for word in words}
-        for key, value in trained_with(model).items():
+        for key, value in values.items():
             if key not in given:
                 OmegaConf.update(config, key, value)
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise EvaluationError(" ".join(str(error).split())) from error
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        advice = " (--retriever URL or --corpus FILE)" if "retriever.url" in missing else ""
-        raise EvaluationError(f"no value for {', '.join(missing)}{advice}")
-    read_config(config)
     return config
 
 
@@ -156,9 +167,9 @@ def read_config(config: DictConfig) -> EvaluationConfig:
     """
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     for key, section in SECTIONS.items():
-        values[key] = _build(section, values.get(key), key)
+        values[key] = build(section, values.get(key), key)
     values["datasets"], values["methods"] = tuple(values["datasets"]), tuple(values["methods"])
-    read: EvaluationConfig = _build(EvaluationConfig, values, "configuration")
+    read: EvaluationConfig = build(EvaluationConfig, values, "configuration")
     if unknown := sorted(set(read.methods) - set(method_names())):
         raise EvaluationError(f"no method is called {', '.join(unknown)}; there are: {_list(method_names())}")
     try:
@@ -172,7 +183,8 @@ def _list(names: list[str]) -> str:
     return ", ".join(names)
 
 
-def _build(cls: type, values: Any, where: str) -> Any:
+def build(cls: type, values: Any, where: str) -> Any:
+    """An object of `values`; EvaluationError that begins with `where` for unknown keys and bad values."""
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:

@@ -4,23 +4,21 @@ Started again with the same folder it goes on: no question is asked twice.
 """
 
 import asyncio
-import fcntl
 import json
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from research.evaluation.config import EvaluationConfig, EvaluationError, read_config
 from research.evaluation.datasets import read_datasets, tasks
 from research.evaluation.engines import opened
+from research.evaluation.folder import Free, check_same, locked
 from research.evaluation.judge import judge_all, judge_metrics, read_verdicts
 from research.evaluation.predictions import Predictions, key_of, read_predictions
 from research.evaluation.report import write_report
@@ -29,14 +27,21 @@ from research.evaluation.summary import markdown, summarise, write_summary
 from research.retriever_client import RetrieverClient
 from research.trajectory import Trajectory
 
-CONFIG = "config.yaml"
 HOPELESS = 32  # questions in a row from the start that all failed: something is wrong with all of them
 # What may differ when a run goes on: how it is carried out, not what is asked.
-FREE_ON_RESUME = {"concurrency", "question_timeout", "judge"}
-FREE_IN = {
-    "engine": {"api_key_variable", "timeout", "deadline", "gpu_memory_utilization", "tensor_parallel_size"},
-    "retriever": {"url", "timeout", "deadline", "connections", "cache_size"},
-}
+FREE = Free(
+    keys={"concurrency", "question_timeout", "judge"},
+    within={
+        "engine": {
+            "api_key_variable",
+            "timeout",
+            "deadline",
+            "gpu_memory_utilization",
+            "tensor_parallel_size",
+        },
+        "retriever": {"url", "timeout", "deadline", "connections", "cache_size"},
+    },
+)
 
 
 def evaluate(config: DictConfig, run_dir: Path) -> str:
@@ -47,8 +52,8 @@ def evaluate(config: DictConfig, run_dir: Path) -> str:
     read = read_config(config)
     datasets = read_datasets(read.datasets, read.limit)
     identity = _identity(read, datasets)
-    with _locked(run_dir):
-        _check_same(run_dir, config, identity)
+    with locked(run_dir):
+        check_same(run_dir, config, identity, FREE)
         predictions = Predictions(run_dir)
         todo = [task for task in tasks(datasets, read) if task.key not in predictions.done]
         order = [task.key for task in tasks(datasets, read)]
@@ -148,50 +153,6 @@ def _retriever_identity(config: EvaluationConfig) -> dict[str, Any]:
     return {name: said.get(name) for name in names} | {"top_k": config.retriever.top_k}
 
 
-def _check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any]) -> None:
-    """Save the configuration; refuse to go on with a folder of another one, or with another retriever."""
-    path, identity_path = run_dir / CONFIG, run_dir / "identity.json"
-    if path.exists():
-        old, new = (OmegaConf.to_container(each) for each in (OmegaConf.load(path), config))
-        if key := _first_difference(_tied(old), _tied(new)):
-            raise EvaluationError(f"{run_dir} holds an evaluation with another {key}: choose another --out")
-        if identity_path.exists() and json.loads(identity_path.read_text()) != identity:
-            raise EvaluationError(
-                f"{run_dir} was begun with another retriever or other questions: {identity_path}"
-            )
-    OmegaConf.save(config, path)
-    identity_path.write_text(json.dumps(identity, indent=1), encoding="utf-8")
-
-
-def _tied(values: Any) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if key in FREE_ON_RESUME:
-            continue
-        if isinstance(value, dict):
-            flat |= {
-                f"{key}.{name}": each for name, each in value.items() if name not in FREE_IN.get(key, ())
-            }
-        else:
-            flat[key] = value
-    return flat
-
-
-def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    return next((key for key in sorted({*old, *new}) if old.get(key) != new.get(key)), None)
-
-
 def _tell_rate(asked: int, seconds: float) -> None:
     if asked:
         print(f"{asked:,} questions in {seconds:.0f} s, {asked / seconds:.1f} a second", file=sys.stderr)
-
-
-@contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EvaluationError(f"another process works in {run_dir}") from error
-        yield

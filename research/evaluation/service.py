@@ -19,17 +19,25 @@ PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class Service:
-    """What to serve: `kind` and `encoder` as in `python -m retriever_server build`."""
+    """What to serve: `kind`, `encoder` and `options` (key=value) as in `python -m retriever_server build`."""
 
     corpus: Path
     encoder: str
     kind: str
+    options: tuple[str, ...] = ()
 
     @property
     def index(self) -> Path:
         """Where the index is kept; a corpus that has changed gets another folder."""
         stat = self.corpus.stat()
-        parts = (self.corpus.resolve(), stat.st_size, stat.st_mtime_ns, self.encoder, self.kind)
+        parts = (
+            self.corpus.resolve(),
+            stat.st_size,
+            stat.st_mtime_ns,
+            self.encoder,
+            self.kind,
+            *self.options,
+        )
         key = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
         return INDEXES / f"{self.corpus.name.split('.')[0]}-{key}"
 
@@ -39,7 +47,8 @@ def serving(service: Service) -> Iterator[str]:
     """The address of the server, which ends with the block, or with this process. Raises EvaluationError."""
     command = [sys.executable, "-m", "retriever_server"]
     build = [*command, "build", str(service.corpus), str(service.index), "--index", service.kind]
-    if subprocess.run([*build, "--encoder", service.encoder], cwd=ROOT).returncode:
+    options = [word for option in service.options for word in ("--index-option", option)]
+    if subprocess.run([*build, "--encoder", service.encoder, *options], cwd=ROOT).returncode:
         raise EvaluationError(f"the index of {service.corpus} could not be built: see above")
     serve = [*command, "serve", str(service.index), "--port", "0", "--die-with-parent"]
     process = subprocess.Popen(serve, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True)

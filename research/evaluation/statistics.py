@@ -1,5 +1,6 @@
 """How sure a mean over questions is: bootstrap intervals, and the paired test of two runs."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,16 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Interval:
     means = _resampled_means(np.asarray(values, dtype=np.float64), seed)
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(np.mean(values)), float(low), float(high))
+
+
+def bootstrap_mean_of(groups: Sequence[np.ndarray], seed: int = 0) -> Interval:
+    """The same for the plain mean of the groups' means; the values of each group, float [n], are drawn anew
+    within it.
+    """
+    values = [np.asarray(group, dtype=np.float64) for group in groups]
+    means = np.mean([_resampled_means(each, seed + place) for place, each in enumerate(values)], axis=0)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(np.mean([each.mean() for each in values])), float(low), float(high))
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Difference:

@@ -99,6 +99,11 @@ class OpenAIServer:
             "seed": seed,
             "stop": list(stops.strings) or None,
         }
+        # Not of OpenAI's own protocol: sent only where they do something.
+        if self._sampling.top_k:
+            body["top_k"] = self._sampling.top_k
+        if self._sampling.repetition_penalty != 1:
+            body["repetition_penalty"] = self._sampling.repetition_penalty
         if self._by_ids:
             body |= {
                 "stop_token_ids": list(stops.token_ids),

@@ -73,6 +73,8 @@ class VllmEngine:
         parameters = SamplingParams(
             temperature=self._sampling.temperature,
             top_p=self._sampling.top_p,
+            top_k=self._sampling.top_k,
+            repetition_penalty=self._sampling.repetition_penalty,
             seed=None if greedy else seed,
             max_tokens=room_for(self.max_model_len, len(token_ids), max_tokens),
             stop_token_ids=list(stops.token_ids),

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# How well questions of BRIGHT are searched with: as they stand, rewritten by a model, or by the texts of a file.
+#
+#   bash recipes/eval_bright.sh --queries original --tasks biology,pony
+#   bash recipes/eval_bright.sh --model runs/mine/policy --retriever bm25 --tasks biology
+#   bash recipes/eval_bright.sh --help
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+bash "$root/recipes/setup_env.sh" "$(nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)"
+unset PYTHONDONTWRITEBYTECODE
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+case ${1:-} in run | score | -h | --help) ;; *) set -- run "$@" ;; esac
+exec "$root/.venv/bin/python" -m research.evaluation.bright "$@"

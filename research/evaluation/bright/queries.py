@@ -1,0 +1,99 @@
+"""What is searched with: for each question its texts, from the question, a file or a model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data import DataError
+from data.bright import BrightTask
+from data.json_rows import read_json_rows
+from data.rewriting import RewritingTask
+from research.evaluation.bright.config import BrightConfig
+from research.evaluation.config import EvaluationError
+
+FIELDS = ("queries", "rewrite", "query")
+NAMED = 10
+
+
+@dataclass(frozen=True)
+class Query:
+    """What one question is searched with: texts, each with the weight of its list."""
+
+    question: RewritingTask
+    texts: tuple[str, ...]
+    weights: tuple[float, ...]
+
+
+def query_of(question: RewritingTask, rewrites: Sequence[str], config: BrightConfig) -> Query:
+    """The texts by the mode of the configuration. Without rewrites (none was made, or all failed) there is
+    nothing to search with, whatever the mode: a question must not be scored as if it had been rewritten.
+    """
+    if config.mode == "fuse" and rewrites:
+        return Query(question, (question.question, *rewrites), (config.weight, *[1.0] * len(rewrites)))
+    texts = tuple(rewrites)
+    if config.mode == "concatenate":
+        texts = tuple("\n".join([question.question] * config.weight + [each]) for each in rewrites)
+    return Query(question, texts, (1.0,) * len(texts))
+
+
+class TextFile:
+    """Texts of a JSONL file, {"id", "query"} a row: `query` may be another field, with a text or a list of
+    them. An id is TASK_ID or, beside a "task", or where only one task is asked, ID alone.
+    """
+
+    def __init__(self, path: Path, field: str | None) -> None:
+        """Raises EvaluationError naming file and line."""
+        self._path = path
+        self._texts: dict[tuple[str | None, str], tuple[str, ...]] = {}
+        try:
+            for line, row in read_json_rows(path):
+                self._add(row, field, f"{path}:{line}")
+        except DataError as error:
+            raise EvaluationError(str(error)) from error
+
+    def _add(self, row: Any, field: str | None, where: str) -> None:
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str | int):
+            raise EvaluationError(f'{where}: a row must be an object with an "id"')
+        key = (row.get("task"), str(row["id"]))
+        if key in self._texts:
+            raise EvaluationError(f'{where}: "id" {key[1]!r} is there twice')
+        self._texts[key] = _texts(row, field, where)
+
+    def of(self, task: BrightTask, alone: bool) -> dict[str, tuple[str, ...]]:
+        """The texts of a task's questions by their ids, as far as the file has them; `alone` says that no
+        other task is asked.
+        """
+        found = {}
+        for each in task.questions:
+            keys = [
+                (task.name, each.id),
+                (None, f"{task.name}_{each.id}"),
+                *([(None, each.id)] if alone else []),
+            ]
+            texts = next((self._texts[key] for key in keys if key in self._texts), None)
+            if texts is not None:
+                found[each.id] = texts
+        return found
+
+
+def missing(task: BrightTask, found: dict[str, Any]) -> list[str]:
+    """The ids of the task's questions that are not `found`."""
+    return [each.id for each in task.questions if each.id not in found]
+
+
+def named(ids: Sequence[str]) -> str:
+    """Some ids for people."""
+    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return ", ".join(ids[:NAMED]) + more
+
+
+def _texts(row: dict[str, Any], field: str | None, where: str) -> tuple[str, ...]:
+    name = field or next((each for each in FIELDS if each in row), None)
+    if name is None or name not in row:
+        others = ", ".join(key for key in row if key not in ("id", "task"))
+        raise EvaluationError(f"{where}: which field has the text? Say it with --field; there are: {others}")
+    value = [row[name]] if isinstance(row[name], str) else row[name]
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise EvaluationError(f'{where}: "{name}" must be a text or a list of texts')
+    return tuple(value)

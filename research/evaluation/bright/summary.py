@@ -1,0 +1,43 @@
+"""Scores of questions to figures: by task with bootstrap intervals, and the mean of the tasks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from research.evaluation.bright.published import padded
+from research.evaluation.bright.trec import METRICS
+from research.evaluation.statistics import Interval, bootstrap, bootstrap_mean_of
+
+Scores = Mapping[str, Mapping[str, float]]
+"""question id -> metric -> value"""
+
+
+def figures(scores: Scores) -> dict[str, Any]:
+    """Of one task: the number of questions and for each metric the mean and its 95% interval."""
+    columns = {name: np.array([row[name] for row in scores.values()]) for name in METRICS}
+    return {"questions": len(scores)} | {name: _rounded(bootstrap(each)) for name, each in columns.items()}
+
+
+def mean_figures(tasks: Mapping[str, Scores]) -> dict[str, Any]:
+    """The plain mean over tasks; its interval draws the questions of each task anew."""
+    rows: dict[str, Any] = {"questions": sum(map(len, tasks.values()))}
+    for name in METRICS:
+        groups = [np.array([row[name] for row in scores.values()]) for scores in tasks.values()]
+        rows[name] = _rounded(bootstrap_mean_of(groups))
+    return rows
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The figures for a terminal, one line a task."""
+    lines = [["task", "questions", *METRICS]]
+    for row in results:
+        cells = [
+            f"{row[name]['mean']:.5f} [{row[name]['low']:.3f}, {row[name]['high']:.3f}]" for name in METRICS
+        ]
+        lines.append([row["task"], str(row["questions"]), *cells])
+    return padded(lines)
+
+
+def _rounded(interval: Interval) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in interval._asdict().items()}

@@ -1,0 +1,104 @@
+"""Run files and judgements in TREC's form, and what pytrec_eval (trec_eval's own code) makes of them.
+
+    run    QUERY Q0 PASSAGE RANK SCORE NAME      scores with all their digits: they read back as they were
+    qrels  QUERY 0 PASSAGE GAIN
+
+Fields are split at blanks, so blanks inside ids are written as %20 and so on, in runs and judgements alike.
+trec_eval ranks by score, as a float of 32 bits, and equal ones by descending id; it does not look at the rank.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytrec_eval
+
+from data.questions import atomic_path
+from research.evaluation.config import EvaluationError
+
+Run = Mapping[str, Mapping[str, float]]
+"""question id -> passage id -> score"""
+Judgements = Mapping[str, Mapping[str, int]]
+"""question id -> passage id -> gain, 1 for a relevant one"""
+METRICS = {"ndcg@10": "ndcg_cut_10", "recall@10": "recall_10", "recall@100": "recall_100"}
+METRICS["recall@1000"] = "recall_1000"
+MEASURES = {"ndcg_cut.10", "recall.10,100,1000"}
+
+
+def plain_id(name: str) -> str:
+    """The id without blanks."""
+    return re.sub(r"\s", lambda found: quote(found[0]), name)
+
+
+def write_run(path: Path, run: Run, name: str) -> None:
+    """Write a run file in the order in which trec_eval ranks, whole or not at all. Raises DataError."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for query, scores in run.items():
+            for rank, passage in enumerate(_ranked(scores), start=1):
+                line = (plain_id(query), "Q0", plain_id(passage), rank, repr(float(scores[passage])), name)
+                file.write(" ".join(map(str, line)) + "\n")
+
+
+def read_run(path: Path) -> dict[str, dict[str, float]]:
+    """The scores of a run file. Raises EvaluationError naming the line."""
+    run: dict[str, dict[str, float]] = {}
+    for where, fields in _lines(path, 6):
+        scores = run.setdefault(fields[0], {})
+        if fields[2] in scores:
+            raise EvaluationError(f"{where}: {fields[2]} is there twice for question {fields[0]}")
+        scores[fields[2]] = _number(fields[4], where)
+    return run
+
+
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """Judgements of a file in TREC's form. Raises EvaluationError naming the line."""
+    qrels: dict[str, dict[str, int]] = {}
+    for where, fields in _lines(path, 4):
+        qrels.setdefault(fields[0], {})[fields[2]] = int(_number(fields[3], where))
+    return qrels
+
+
+def evaluate(run: Run, qrels: Judgements) -> dict[str, dict[str, float]]:
+    """METRICS of each question of `qrels`, in its order; a question that the run lacks has 0 in all."""
+    plain_qrels = {
+        plain_id(query): {plain_id(each): gain for each, gain in gains.items()}
+        for query, gains in qrels.items()
+    }
+    plain_run = {
+        plain_id(query): {plain_id(each): float(score) for each, score in scores.items()}
+        for query, scores in run.items()
+    }
+    found = pytrec_eval.RelevanceEvaluator(plain_qrels, MEASURES).evaluate(plain_run)
+    nothing = dict.fromkeys(METRICS.values(), 0.0)
+    rows = {query: found.get(plain_id(query), nothing) for query in qrels}
+    return {query: {name: row[key] for name, key in METRICS.items()} for query, row in rows.items()}
+
+
+def _ranked(scores: Mapping[str, float]) -> list[str]:
+    return sorted(scores, key=lambda each: (np.float32(scores[each]), plain_id(each).encode()), reverse=True)
+
+
+def _lines(path: Path, count: int) -> list[tuple[str, list[str]]]:
+    """(file and line, its fields) of each line that is not blank."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"{path}: cannot be read ({error})") from error
+    rows = [(f"{path}:{number}", line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
+    for where, fields in rows:
+        if len(fields) != count:
+            raise EvaluationError(f"{where}: {len(fields)} fields in place of {count}")
+    return rows
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if math.isfinite(value):
+        return value
+    raise EvaluationError(f"{where}: {text!r} is no number")

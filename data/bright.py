@@ -1,4 +1,4 @@
-"""BRIGHT: questions that need reasoning to find their passages, with what is relevant and what does not count.
+"""BRIGHT: questions whose passages take reasoning to find, with what is relevant and what does not count.
 
     python -m data.bright --out cache/bright --tasks biology,pony
 
@@ -70,9 +70,9 @@ def local_task(name: str, source: Path, folder: Path, long: bool = False) -> Bri
     """A task of the folder `source`; what has to be written goes to `folder`. Raises DataError.
 
     Read are, as .parquet, .jsonl or .jsonl.gz: NAME.examples and NAME.documents or NAME.long_documents in
-    BRIGHT's form, or examples/NAME-* and documents/NAME-* as the hub has them; NAME.questions.jsonl (rewriting
-    tasks) with NAME.corpus.jsonl; and the proxy task bright_answers, from bright.questions.jsonl and
-    bright_answers.corpus.jsonl.
+    BRIGHT's form, or examples/NAME-* and documents/NAME-* as the hub has them; NAME.questions.jsonl
+    (rewriting tasks) with NAME.corpus.jsonl; and the proxy task bright_answers, from bright.questions.jsonl
+    and bright_answers.corpus.jsonl.
     """
     if name == PROXY:
         questions = _proxy_questions(source / "bright.questions.jsonl")
@@ -87,8 +87,8 @@ def local_task(name: str, source: Path, folder: Path, long: bool = False) -> Bri
 
 
 def question_file(path: Path, task: str | None = None, long: bool = False) -> tuple[RewritingTask, ...]:
-    """The questions with their gold ids of one file: BRIGHT's examples, rewriting tasks, or questions that say
-    both in their metadata, of which `task` takes those of one task. Raises DataError.
+    """The questions with their gold ids of one file: BRIGHT's examples, rewriting tasks, or questions with a
+    task and gold ids in their metadata, of which `task` takes those of one. Raises DataError.
     """
     rows = [(where, {**row, **(row.get("metadata") or {})}) for where, row in _rows([path])]
     names = {str(row["task"]) for _, row in rows if "task" in row}
@@ -188,7 +188,7 @@ def _check(questions: Iterable[RewritingTask], where: str) -> None:
 
 
 def _corpus(paths: list[Path], folder: Path) -> Path:
-    """The documents as a corpus of the retrieval service. Written once: made from the same files, the same."""
+    """The documents as a corpus of the retrieval service, written once for the same files."""
     marks = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     key = hashlib.sha256(repr(marks).encode()).hexdigest()[:12]
     name = paths[0].name.split(".")[0].split("-0")[0]

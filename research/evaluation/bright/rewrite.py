@@ -108,7 +108,7 @@ def rewrite_all(asked: list[Wanted], rewrites: Rewrites, config: BrightConfig) -
     if not todo:
         return
     try:
-        asyncio.run(_Rewriter(config, rewrites, len(asked)).run(todo))
+        asyncio.run(_Rewriter(config, rewrites, len(asked), len(asked) - len(todo)).run(todo))
     except* EvaluationError as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
@@ -117,12 +117,12 @@ def rewrite_all(asked: list[Wanted], rewrites: Rewrites, config: BrightConfig) -
 
 
 class _Rewriter:
-    def __init__(self, config: BrightConfig, rewrites: Rewrites, total: int) -> None:
+    def __init__(self, config: BrightConfig, rewrites: Rewrites, total: int, done: int) -> None:
         self._config, self._rewrites = config, rewrites
         self._seen, self._failed = 0, 0
         tokens = config.rewriting.tokens
         self._limits = Limits(searches=0, turn_tokens=tokens, response_tokens=tokens, passage_tokens=1)
-        self._bar = tqdm(total=total, initial=len(rewrites.done), unit="text", smoothing=0.05)
+        self._bar = tqdm(total=total, initial=done, unit="text", smoothing=0.05)
 
     async def run(self, todo: list[Wanted]) -> None:
         waiting = iter(todo)

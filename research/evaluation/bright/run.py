@@ -1,5 +1,5 @@
 """One evaluation in one folder: config.yaml, identity.json, rewrites.jsonl (of a model), runs/TASK.trec, and
-scores.jsonl and metrics.json from them. Started again with the same folder it goes on: nothing is asked twice.
+scores.jsonl and metrics.json from them. Started again with the same folder it asks nothing twice.
 """
 
 import hashlib

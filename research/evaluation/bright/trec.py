@@ -4,7 +4,7 @@
     qrels  QUERY 0 PASSAGE GAIN
 
 Fields are split at blanks, so blanks inside ids are written as %20 and so on, in runs and judgements alike.
-trec_eval ranks by score, as a float of 32 bits, and equal ones by descending id; it does not look at the rank.
+trec_eval ranks by score, as a float of 32 bits, and equal ones by descending id, and passes over the rank.
 """
 
 import math

@@ -1,0 +1,323 @@
+"""BRIGHT's parts: fusion by hand, run files, trec_eval's figures, readers of each form, texts of a file."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import SHARED, needs_shared
+from hypothesis import given
+from hypothesis import strategies as st
+from test_data_standin import hub_stand_in
+
+from data import DataError
+from data.bright import REPO, SIZES, hub_task, local_task, question_file
+from data.rewriting import RewritingTask
+from research.evaluation.bright import published
+from research.evaluation.bright.config import compose_config, read_config
+from research.evaluation.bright.fusion import best, fuse, reciprocal_ranks, summed
+from research.evaluation.bright.queries import TextFile, query_of
+from research.evaluation.bright.score import score
+from research.evaluation.bright.trec import evaluate, read_run, write_run
+from research.evaluation.config import EvaluationError
+from research.evaluation.statistics import bootstrap, bootstrap_mean_of
+
+# ------------------------------------------------------------------------------------------ fusion
+
+
+def test_sums_take_nothing_for_absent_words_and_the_lowest_score_of_a_list_that_was_cut() -> None:
+    cut, whole = {"a": 5.0, "b": 3.0}, {"b": 2.0}
+    assert summed([cut, whole], [1, 1], length=2) == {"a": 5.0, "b": 5.0}
+    assert summed([cut, {"c": 4.0, "a": 1.0}], [1, 2], length=2) == {
+        "a": 5 + 2 * 1,
+        "b": 3 + 2 * 1,
+        "c": 3 + 2 * 4,
+    }
+
+
+def test_reciprocal_ranks_by_hand() -> None:
+    lists = [{"a": 9.0, "b": 8.0}, {"b": 0.3, "c": 0.2, "a": 0.1}]
+    found = reciprocal_ranks(lists, [2, 1], 60)
+    assert found == pytest.approx({"a": 2 / 61 + 1 / 63, "b": 2 / 62 + 1 / 61, "c": 1 / 62})
+    assert list(fuse(lists, [2, 1], "rrf", 2)) == ["a", "b"]
+
+
+SCORES = st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.floats(0.5, 100), max_size=12)
+
+
+@given(st.lists(SCORES, min_size=1, max_size=4))
+def test_the_sum_of_whole_lists_is_exact_and_ordered(lists: list[dict[str, float]]) -> None:
+    fused = fuse(lists, [1.0] * len(lists), "sum", 1000)
+    names = {name for scores in lists for name in scores}
+    expected = {name: sum(scores.get(name, 0.0) for scores in lists) for name in names}
+    assert fused == pytest.approx(expected)
+    assert list(fused.values()) == sorted(fused.values(), reverse=True)
+
+
+@given(SCORES, st.integers(1, 12))
+def test_one_list_stays_as_it_is(scores: dict[str, float], length: int) -> None:
+    for fusion in ("sum", "rrf"):
+        assert fuse([scores], [1.0], fusion, length) == best(scores, length)
+
+
+# --------------------------------------------------------------------------------------- run files
+
+NAMES = st.text(
+    st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\x85"), min_size=1, max_size=5
+)
+RUNS = st.dictionaries(
+    NAMES.filter(lambda name: name == "".join(name.split())),
+    st.dictionaries(
+        NAMES.filter(lambda name: name == "".join(name.split())), st.floats(-1e9, 1e9), min_size=1
+    ),
+    max_size=3,
+)
+
+
+@given(RUNS)
+def test_a_run_reads_back_with_every_digit(tmp_path_factory: pytest.TempPathFactory, run: dict) -> None:
+    path = tmp_path_factory.mktemp("run") / "x.trec"
+    write_run(path, run, "test")
+    assert read_run(path) == run
+
+
+def test_lines_stand_in_trec_evals_order(tmp_path: Path) -> None:
+    # The last two differ by less than 32 bits can tell: the higher id comes first, as in trec_eval.
+    run = {"q": {"b": 1.0, "with blank": 2.0, "a": 1.0 + 1e-12}}
+    write_run(tmp_path / "x.trec", run, "test")
+    lines = [line.split() for line in (tmp_path / "x.trec").read_text().splitlines()]
+    assert [(line[2], line[3]) for line in lines] == [("with%20blank", "1"), ("b", "2"), ("a", "3")]
+    figures = evaluate(run, {"q": {"a": 1}})
+    assert figures == evaluate(read_run(tmp_path / "x.trec"), {"q": {"a": 1}})
+    assert figures["q"]["ndcg@10"] == pytest.approx(1 / math.log2(4))
+    assert evaluate(run, {"q": {"with blank": 1}})["q"]["ndcg@10"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("1 Q0 a 1 0.5", "x.trec:2: 5 fields in place of 6"),
+        ("1 Q0 a 1 high x", "x.trec:2: 'high' is no number"),
+        ("1 Q0 a 1 nan x", "x.trec:2: 'nan' is no number"),
+        ("1 Q0 first 1 0.5 x", "x.trec:2: first is there twice for question 1"),
+    ],
+)
+def test_a_malformed_run_is_named_by_line(tmp_path: Path, line: str, complaint: str) -> None:
+    (tmp_path / "x.trec").write_text(f"1 Q0 first 1 0.9 x\n{line}\n")
+    with pytest.raises(EvaluationError, match=complaint):
+        read_run(tmp_path / "x.trec")
+
+
+def test_a_question_that_the_run_lacks_counts_as_nothing_and_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "x.trec", {"1": {"a": 1.0}, "9": {"a": 1.0}}, "test")
+    (tmp_path / "qrels").write_text("1 0 a 1\n2 0 a 1\n")
+    told = score(tmp_path / "x.trec", tmp_path / "qrels")
+    assert "Missing in the run, 1: 2." in told and "without judgement, 1: 9." in told
+    assert (
+        "questions present | 1         | 1.00000" in told
+        and "missing as 0      | 2         | 0.50000" in told
+    )
+
+
+@needs_shared
+@pytest.mark.parametrize(("task", "published"), [("biology", 0.43493), ("pony", 0.19552)])
+def test_real_runs_score_as_trec_eval_says(task: str, published: float) -> None:
+    """The rows here are about half of the questions; the figures of both halves are known."""
+    run = read_run(SHARED / "crosscheck" / f"bright_{task}.reasonir_gpt4cot_top100.trec")
+    questions = question_file(SHARED / "bright.questions.jsonl", task)
+    rows = evaluate(run, {each.id: dict.fromkeys(each.gold_ids, 1) for each in questions if each.id in run})
+    figures = json.loads((SHARED / "crosscheck" / "bright_reasonir_ndcg.json").read_text())[task]
+    ours, whole = np.mean([row["ndcg@10"] for row in rows.values()]), figures["queries"]
+    assert figures["ndcg@10"] == published
+    assert round(float(ours), 5) == figures["ndcg@10" if len(rows) == whole else "ndcg@10_shared"]
+    both = len(rows) * ours + (whole - len(rows)) * figures["ndcg@10_heldout"]
+    assert both / whole == pytest.approx(published, abs=1e-5)
+
+
+def test_the_mean_of_tasks_is_plain_and_its_interval_narrower() -> None:
+    random = np.random.default_rng(0)
+    groups = [random.random(100), random.random(20)]
+    interval = bootstrap_mean_of(groups)
+    assert interval.mean == pytest.approx((groups[0].mean() + groups[1].mean()) / 2)
+    assert interval.high - interval.low < bootstrap(groups[1]).high - bootstrap(groups[1]).low
+
+
+# ---------------------------------------------------------------------------------------- readers
+
+EXAMPLES = [
+    {"id": "0", "query": "why?", "excluded_ids": ["N/A"], "gold_ids": ["a"], "gold_ids_long": ["page"]},
+    {"id": "1", "query": "how?", "excluded_ids": ["b"], "gold_ids": ["a", "c"], "gold_ids_long": ["N/A"]},
+]
+DOCUMENTS = [{"id": "a", "content": "once"}, {"id": "b", "content": " "}, {"id": "a", "content": "twice"}]
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_parquet(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_local_files_of_either_kind_and_the_hubs_folders_read_alike(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "x.examples.jsonl", EXAMPLES)
+    write_parquet(tmp_path / "x.documents.parquet", DOCUMENTS)
+    for part, rows in (("examples", EXAMPLES), ("documents", DOCUMENTS)):
+        write_parquet(tmp_path / part / "y-00000-of-00002.parquet", rows[:1])
+        write_parquet(tmp_path / part / "y-00001-of-00002.parquet", rows[1:])
+    x, y = (local_task(name, tmp_path, tmp_path / "cache") for name in "xy")
+    assert [each.excluded_ids for each in x.questions] == [(), ("b",)]
+    assert [each.gold_ids for each in x.questions] == [("a",), ("a", "c")]
+    assert [(each.id, each.question) for each in x.questions] == [
+        (each.id, each.question) for each in y.questions
+    ]
+    # The last of two documents with one id stands; one without a word is none.
+    assert read_lines(x.corpus) == read_lines(y.corpus) == [{"id": "a", "contents": "twice"}]
+    assert local_task("x", tmp_path, tmp_path / "cache").corpus == x.corpus
+
+
+def test_the_long_form_has_its_own_gold_and_documents(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "x.examples.jsonl", EXAMPLES[:1])
+    write_jsonl(tmp_path / "x.long_documents.jsonl", [{"id": "page", "content": "all"}])
+    task = local_task("x", tmp_path, tmp_path / "cache", long=True)
+    assert task.questions[0].gold_ids == ("page",) and read_lines(task.corpus)[0]["id"] == "page"
+    write_jsonl(tmp_path / "x.examples.jsonl", EXAMPLES)
+    with pytest.raises(DataError, match="x.examples.jsonl:2: x has no long form"):
+        local_task("x", tmp_path, tmp_path / "cache", long=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"excluded_ids": ["c"]}, "question '1' has gold ids that it excludes: 'c'"),
+        ({"gold_ids": []}, 'x.examples.jsonl:2: "gold_ids" is empty'),
+        ({"gold_ids": "a"}, '"gold_ids" must be a list of strings'),
+        ({"query": ""}, '"query" must be a non-empty string'),
+        ({"id": "0"}, "\"id\" '0' is given twice"),
+        ({"id": None}, '"id" must be a non-empty string or an integer'),
+    ],
+)
+def test_a_question_that_cannot_be_scored_is_refused(tmp_path: Path, change: dict, complaint: str) -> None:
+    write_jsonl(tmp_path / "x.examples.jsonl", [EXAMPLES[0], EXAMPLES[1] | change])
+    write_jsonl(tmp_path / "x.documents.jsonl", DOCUMENTS)
+    with pytest.raises(DataError, match=complaint):
+        local_task("x", tmp_path, tmp_path / "cache")
+
+
+def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has neither x.examples.jsonl or .parquet nor examples/x-"):
+        local_task("x", tmp_path, tmp_path / "cache")
+    with pytest.raises(DataError, match="BRIGHT has no task x; there are: biology, "):
+        hub_task("x", tmp_path)
+
+
+def test_a_task_comes_from_the_hub_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with hub_stand_in(monkeypatch, tmp_path / "home") as hub:
+        for part, rows in (("examples", EXAMPLES), ("documents", DOCUMENTS)):
+            content = write_parquet(tmp_path / "x.parquet", rows).read_bytes()
+            hub.add(REPO, f"{part}/pony-00000-of-00001.parquet", content)
+        task = hub_task("pony", tmp_path / "cache")
+        assert len(hub.ranges) == 2 and len(task.questions) == 2
+        assert read_lines(task.corpus) == [{"id": "a", "contents": "twice"}]
+        assert hub_task("pony", tmp_path / "cache") == task and len(hub.ranges) == 2
+    assert "pony: 2 questions; the published set has 112" in capsys.readouterr().err
+
+
+@needs_shared
+def test_the_proxy_task_has_one_gold_answer_a_question(tmp_path: Path) -> None:
+    task = local_task("bright_answers", SHARED, tmp_path)
+    assert {len(each.gold_ids) for each in task.questions} == {1}
+    assert {each.gold_ids[0] for each in task.questions} <= {row["id"] for row in read_lines(task.corpus)}
+
+
+# ------------------------------------------------------------------------------- texts and settings
+
+QUESTION = RewritingTask("1", "why?", (), ("a",), (), "x")
+
+
+def config_of(*words: str):
+    return read_config(compose_config([*words], None))
+
+
+def test_modes_keep_the_question_by_weight() -> None:
+    texts = ["because", "so"]
+    assert query_of(QUESTION, texts, config_of("queries=f")).texts == ("because", "so")
+    joined = query_of(QUESTION, texts, config_of("queries=f", "mode=concatenate", "weight=2"))
+    assert joined.texts == ("why?\nwhy?\nbecause", "why?\nwhy?\nso") and joined.weights == (1, 1)
+    beside = query_of(QUESTION, texts, config_of("queries=f", "mode=fuse", "weight=3"))
+    assert beside.texts == ("why?", "because", "so") and beside.weights == (3, 1, 1)
+    for mode in ("replace", "concatenate", "fuse"):
+        assert query_of(QUESTION, [], config_of("queries=f", f"mode={mode}")).texts == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ((), "give either --queries or --model"),
+        (("queries=f", "engine.model=m"), "give either --queries or --model"),
+        (("queries=original", "mode=fuse"), "mode=fuse wants other texts"),
+        (("queries=f", "mode=concatenate", "weight=2", "retriever.kind=dense:minilm"), "take mode=fuse"),
+        (("queries=f", "retriever.kind=dense"), "kind is 'dense'; there are: bm25, "),
+        (("queries=f", "fusion=max"), "fusion is 'max'; there are: sum, rrf"),
+        (("queries=f", "fusions=rrf"), "fusions"),
+        (("queries=f", "rewriting.prompt=none"), "no prompt is called 'none'"),
+    ],
+)
+def test_settings_without_meaning_are_refused(words: tuple[str, ...], complaint: str) -> None:
+    with pytest.raises(EvaluationError, match=complaint):
+        config_of(*words)
+
+
+def test_texts_are_found_by_task_and_id(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "x.examples.jsonl", EXAMPLES)
+    write_jsonl(tmp_path / "x.documents.jsonl", DOCUMENTS)
+    task = local_task("x", tmp_path, tmp_path)
+    rows = [{"id": "x_0", "query": "named"}, {"id": 1, "task": "x", "queries": ["one", "two"]}]
+    path = write_jsonl(tmp_path / "texts.jsonl", rows)
+    assert TextFile(path, None).of(task, alone=False) == {"0": ("named",), "1": ("one", "two")}
+    path = write_jsonl(tmp_path / "texts.jsonl", [{"id": "0", "rewrite_7b": "bare"}])
+    assert TextFile(path, "rewrite_7b").of(task, alone=True) == {"0": ("bare",)}
+    assert TextFile(path, "rewrite_7b").of(task, alone=False) == {}
+    with pytest.raises(EvaluationError, match="texts.jsonl:1: .* --field; there are: rewrite_7b"):
+        TextFile(path, None)
+
+
+def test_published_figures_stand_beside_those_of_the_same_retriever_alone() -> None:
+    def row(task: str, value: float) -> dict:
+        return {
+            "task": task,
+            "questions": SIZES[task][0],
+            "passages": SIZES[task][1],
+            "ndcg@10": {"mean": value},
+        }
+
+    weighted = config_of("queries=original").retriever
+    shown = published.comparison([row("biology", 0.2), row("pony", 0.1)], weighted, False)
+    lines = [line.split() for line in shown.splitlines()]
+    assert lines[2] == ["|", "ours", "|", "20.0", "|", "10.0", "|", "15.0", "|"]
+    assert lines[3] == ["|", "original", "|", "18.9", "|", "7.9", "|", "13.4", "|"] and len(lines) == 9
+    assert "Not comparable" not in shown
+    half = row("biology", 0.2) | {"questions": 54}
+    assert "Not comparable, for it is of other questions: biology 54 of 103." in published.comparison(
+        [half], weighted, False
+    )
+    plain = config_of("queries=original", "retriever.kind=bm25").retriever
+    assert "none to compare with" in published.comparison([half], plain, False)
+    assert published.comparison([], weighted, False) == ""
+    means = {name: sum(values) / 12 for name, values in published.BM25.items()}
+    assert means["original"] == pytest.approx(14.5, abs=0.05) and means["RQR-7B"] == pytest.approx(
+        27.9, abs=0.05
+    )

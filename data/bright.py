@@ -57,8 +57,9 @@ def hub_task(name: str, folder: Path, long: bool = False, revision: str | None =
     """A task of the hub, fetched into `folder` if it is not there. Raises DataError."""
     if name not in SIZES:
         raise DataError(f"BRIGHT has no task {name}; there are: {', '.join(SIZES)}")
-    examples = _fetched("examples", name, folder, revision)
-    documents = _fetched("long_documents" if long else "documents", name, folder, revision)
+    files = folder / revision.replace("/", "_") if revision else folder
+    examples = _fetched("examples", name, files, revision)
+    documents = _fetched("long_documents" if long else "documents", name, files, revision)
     questions = _questions(examples, name, long)
     expected = SIZES[name][0]
     if len(questions) != expected:
@@ -90,6 +91,8 @@ def question_file(path: Path, task: str | None = None, long: bool = False) -> tu
     """The questions with their gold ids of one file: BRIGHT's examples, rewriting tasks, or questions with a
     task and gold ids in their metadata, of which `task` takes those of one. Raises DataError.
     """
+    if task == PROXY:
+        return _proxy_questions(path)
     rows = [(where, {**row, **(row.get("metadata") or {})}) for where, row in _rows([path])]
     names = {str(row["task"]) for _, row in rows if "task" in row}
     if names and task not in names and (task or len(names) > 1):

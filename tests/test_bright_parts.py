@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import SHARED, needs_shared
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 from test_data_standin import hub_stand_in
 
@@ -20,6 +21,7 @@ from research.evaluation.bright import published
 from research.evaluation.bright.config import compose_config, read_config
 from research.evaluation.bright.fusion import best, fuse, reciprocal_ranks, summed
 from research.evaluation.bright.queries import TextFile, query_of
+from research.evaluation.bright.retrieve import Job, _batches, retrieve
 from research.evaluation.bright.score import score
 from research.evaluation.bright.trec import evaluate, read_run, write_run
 from research.evaluation.config import EvaluationError
@@ -48,6 +50,7 @@ def test_reciprocal_ranks_by_hand() -> None:
 SCORES = st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.floats(0.5, 100), max_size=12)
 
 
+@examples(max_examples=50, deadline=None)
 @given(st.lists(SCORES, min_size=1, max_size=4))
 def test_the_sum_of_whole_lists_is_exact_and_ordered(lists: list[dict[str, float]]) -> None:
     fused = fuse(lists, [1.0] * len(lists), "sum", 1000)
@@ -57,6 +60,7 @@ def test_the_sum_of_whole_lists_is_exact_and_ordered(lists: list[dict[str, float
     assert list(fused.values()) == sorted(fused.values(), reverse=True)
 
 
+@examples(max_examples=50, deadline=None)
 @given(SCORES, st.integers(1, 12))
 def test_one_list_stays_as_it_is(scores: dict[str, float], length: int) -> None:
     for fusion in ("sum", "rrf"):
@@ -77,6 +81,7 @@ RUNS = st.dictionaries(
 )
 
 
+@examples(max_examples=50, deadline=None)
 @given(RUNS)
 def test_a_run_reads_back_with_every_digit(tmp_path_factory: pytest.TempPathFactory, run: dict) -> None:
     path = tmp_path_factory.mktemp("run") / "x.trec"
@@ -241,6 +246,32 @@ def test_the_proxy_task_has_one_gold_answer_a_question(tmp_path: Path) -> None:
     task = local_task("bright_answers", SHARED, tmp_path)
     assert {len(each.gold_ids) for each in task.questions} == {1}
     assert {each.gold_ids[0] for each in task.questions} <= {row["id"] for row in read_lines(task.corpus)}
+
+
+# ---------------------------------------------------------------------------------------- requests
+
+
+@examples(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=3), st.lists(st.text(max_size=3)).map(tuple))), st.integers(1, 4))
+def test_requests_hold_all_texts_in_order(pairs: list[tuple], most: int) -> None:
+    jobs = [Job(*pair) for pair in pairs]
+    batches = list(_batches(jobs, most))
+    assert [job for batch in batches for job in batch] == jobs
+    assert all(1 <= len(batch) <= most for batch in batches)
+
+
+def test_long_lists_of_excluded_ids_go_in_requests_of_their_own() -> None:
+    jobs = [Job(str(number), ("x" * 40,) * 40_000) for number in range(4)]
+    assert [len(batch) for batch in _batches(jobs, 16)] == [2, 2]
+
+
+def test_a_retriever_that_is_gone_is_one_line() -> None:
+    settings = config_of("queries=original", "retriever.deadline=0.1").retriever
+    query = query_of(QUESTION, ["text"], config_of("queries=f"))
+    with pytest.raises(
+        EvaluationError, match="the retriever failed: http://127.0.0.1:9/batch_search: .* run again"
+    ):
+        retrieve("http://127.0.0.1:9", [query], settings, "sum", 60)
 
 
 # ------------------------------------------------------------------------------- texts and settings

@@ -4,12 +4,15 @@ import sys
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from research.evaluation.config import ROOT, EvaluationError, compose_config
 from research.processes import Terminated, raise_on_terminate
+
+if TYPE_CHECKING:
+    from research.evaluation.service import Service
 
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -77,27 +80,17 @@ def run(
     The policy of a training run is evaluated by the prompt, protocol and limits it was trained with, if
     --preset says nothing else.
     """
-    from research.evaluation.run import evaluate
-    from research.evaluation.service import Service, serving
+    from research.evaluation.service import Service
 
     if retriever and corpus:
         raise click.UsageError("--retriever and --corpus: one of them")
     run_dir = out or ROOT / "runs" / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
     raise_on_terminate()
     try:
-        with ExitStack() as stack:
-            words = [*_words(options), *overrides]
-            trained = options["model"] if options["preset"] is None else None
-            if options["methods"] == "direct":  # asks no retriever
-                words.append("retriever.url=http://none")
-            if corpus or retriever:
-                compose_config(
-                    [*words, "retriever.url=http://unknown"], trained
-                )  # mistakes first: building is long
-                url = retriever or stack.enter_context(serving(Service(corpus, encoder, index)))  # type: ignore[arg-type]
-                words.append(f"retriever.url={url}")
-            config = compose_config(words, trained)
-            click.echo(evaluate(config, run_dir))
+        words = [*_words(options), *overrides]
+        trained = options["model"] if options["preset"] is None else None
+        service = Service(corpus, encoder, index) if corpus else None
+        click.echo(_evaluate(words, trained, retriever, service, run_dir))
         click.echo(f"\n{run_dir}: predictions.jsonl  metrics.json  report.html")
     except (EvaluationError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -131,6 +124,22 @@ def report(run_dir: Path) -> None:
         click.echo(write_report(run_dir))
     except OSError as error:
         raise click.ClickException(f"{run_dir} is no finished evaluation: {error}") from error
+
+
+def _evaluate(
+    words: list[str], trained: str | None, retriever: str | None, service: "Service | None", run_dir: Path
+) -> str:
+    """The table, with the retriever at that address or a `service` for as long as it takes."""
+    from research.evaluation.run import evaluate
+    from research.evaluation.service import serving
+
+    with ExitStack() as stack:
+        # Mistakes first: building an index is long.
+        config = compose_config(["retriever.url=http://none", *words], trained)
+        if list(config.methods) != ["direct"]:  # which asks no retriever
+            url = retriever or (stack.enter_context(serving(service)) if service else None)
+            config = compose_config([*words, *([f"retriever.url={url}"] if url else [])], trained)
+        return evaluate(config, run_dir)
 
 
 def _words(options: dict[str, Any]) -> list[str]:

@@ -79,7 +79,7 @@ def score(tools, *texts, weights=None, tokens=5, task=TASK):
     scorer = TextScorer(weights or {"retrieval_gain": 1.0}, tools)
 
     async def all_of_them():
-        return [await scorer.score(task, text, tokens) for text in texts]
+        return await asyncio.gather(*(scorer.score(task, text, tokens) for text in texts))
 
     return asyncio.run(all_of_them())
 

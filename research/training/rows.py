@@ -27,6 +27,7 @@ from data.questions import (
 )
 from data.rewriting import TASK_SCHEMA, RewritingTask, read_tasks, task_rows
 from research.prompts import build_prompt
+from research.rewards.rewriting import reward_weights
 from research.token_protocol import TokenProtocol
 from research.training.config import ResearchConfig, read_research_config
 
@@ -128,7 +129,7 @@ def _read_tasks(path: Path, research: ResearchConfig) -> list[RewritingTask]:
     """Each must have gold passages, by which every run is measured, and what its reward needs."""
     tasks = read_tasks(path)
     needed = {"gold_ids": "to be measured by"}
-    if "embedding_gain" in (research.reward if isinstance(research.reward, dict) else [research.reward]):
+    if "embedding_gain" in reward_weights(research.reward):
         needed["positives"] = "which the reward embedding_gain needs"
     for name, why in needed.items():
         for task in tasks:

@@ -6,11 +6,13 @@ search and encode (:class:`Tools`), and raises ScoringError where it cannot tell
 goes around them, weights, length and empty texts, stands in score.py.
 """
 
+import asyncio
 import importlib
 import pkgutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +26,8 @@ from research.trajectory import Passage
 Search = Callable[[str, int, frozenset[str]], Awaitable[list[Passage]]]
 """(query, how many, ids that are not wanted) -> passages, best first. Raises SearchError."""
 TextRewardFunction = Callable[[RewritingTask, str], Awaitable[Reward]]
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 NO_REWARDS = {"score"}  # modules here that are none
 
 
@@ -69,7 +73,7 @@ class Tools:
 
     def __init__(self, config: RewritingConfig, search: Search) -> None:
         self.config, self._search = config, search
-        self._originals: dict[tuple[str, tuple[str, ...], int], list[str]] = {}
+        self._originals: dict[tuple[str, tuple[str, ...], int], asyncio.Task[list[str]]] = {}
 
     @cached_property
     def _encoder(self) -> BatchingEncoder:
@@ -102,9 +106,20 @@ class Tools:
     async def ranked_original(self, task: RewritingTask, count: int) -> list[str]:
         """The same of the question itself, searched for once. Raises ScoringError."""
         key = task.question, task.excluded_ids, count
-        if key not in self._originals:
-            self._originals[key] = await self.ranked(task, task.question, count)
-        return self._originals[key]
+        return await once(self._originals, key, lambda: self.ranked(task, task.question, count))
+
+
+async def once(
+    known: dict[Key, asyncio.Task[Value]], key: Key, make: Callable[[], Coroutine[Any, Any, Value]]
+) -> Value:
+    """What `make` gives for the key, made once: who asks meanwhile waits for it. A failure is not kept."""
+    if key not in known:
+        known[key] = asyncio.ensure_future(make())
+    try:
+        return await asyncio.shield(known[key])
+    except ScoringError:
+        known.pop(key, None)
+        raise
 
 
 def text_reward_names() -> list[str]:

@@ -6,13 +6,14 @@ D are the task's positives; e is any sentence-transformers model, its vectors of
 asked. The mean of D's vectors is all that R needs of D: it is kept, with the question's own share.
 """
 
+import asyncio
 from typing import NamedTuple
 
 import numpy as np
 
 from data.rewriting import RewritingTask
 from research.rewards import Reward
-from research.rewards.rewriting import Tools
+from research.rewards.rewriting import Tools, once
 
 SCALE = 10.0
 
@@ -30,19 +31,16 @@ class TextReward:
     def __init__(self, tools: Tools) -> None:
         tools.load_encoder()  # a wrong name ends the run before its first step
         self.tools = tools
-        self._known: dict[tuple[str, tuple[str, ...]], _Known] = {}
+        self._known: dict[tuple[str, tuple[str, ...]], asyncio.Task[_Known]] = {}
 
     async def __call__(self, task: RewritingTask, text: str) -> Reward:
         """Raises ScoringError."""
-        known = await self._know(task)
+        known = await once(self._known, (task.question, task.positives), lambda: self._encode(task))
         (vector,) = await self.tools.encode([text])
         cosine = float(vector @ known.positives)
         return Reward(SCALE * (cosine - known.question), f"cosine {known.question:.3f} -> {cosine:.3f}")
 
-    async def _know(self, task: RewritingTask) -> _Known:
-        key = task.question, task.positives
-        if key not in self._known:
-            question, *positives = await self.tools.encode([task.question, *task.positives])
-            mean = np.mean(positives, axis=0)
-            self._known[key] = _Known(mean, float(question @ mean))
-        return self._known[key]
+    async def _encode(self, task: RewritingTask) -> _Known:
+        question, *positives = await self.tools.encode([task.question, *task.positives])
+        mean = np.mean(positives, axis=0)
+        return _Known(mean, float(question @ mean))

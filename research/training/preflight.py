@@ -14,7 +14,7 @@ from data.wiki18 import required_files, space_needed
 from research.training.hardware import gpu_memory
 from research.training.options import CACHE
 from research.training.plan import Plan
-from research.training.sources import RECIPES
+from research.training.sources import PREPARED, RECIPES
 
 GB = 10**9
 # A 7B model's training state is spread over the GPUs in float32 (weights, gradients; the optimiser sits in
@@ -42,9 +42,10 @@ def _files(plan: Plan) -> Iterator[str]:
         if path is not None and not path.is_file():
             yield f"{name}: there is no file {path}"
     if options.recipe == "rqr" and options.hardware == "gpu" and options.questions is None:
-        tasks = CACHE / "rqr" / "train.parquet"
-        if not tasks.is_file():
-            yield f"--tasks: name rewriting tasks, or make {tasks} by data/prepare_rqr.py"
+        for name in ("train.parquet", "dev.parquet", "corpus.jsonl"):
+            if not (PREPARED / name).is_file():
+                where = f"give --tasks, or run data/prepare_rqr.py --out {PREPARED}"
+                yield f"there is no {PREPARED / name}: {where}"
 
 
 def _model(plan: Plan) -> Iterator[str]:

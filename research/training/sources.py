@@ -1,7 +1,7 @@
 """What each recipe trains on, by hardware: model, questions, corpus, encoder, and what makes them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from research.training.options import CACHE, Command, Options, code_of, key_of, 
 
 GPU_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 GPU_ENCODER = "intfloat/e5-base-v2"
+PREPARED = CACHE / "rqr"  # by data/prepare_rqr.py
 GPU_REWARD_ENCODER = "BAAI/bge-base-en-v1.5"
 
 
@@ -142,8 +143,13 @@ def _rqr_cpu(options: Options, prepare: list[Command]) -> Source:
 
 
 def _rqr_gpu(options: Options, prepare: list[Command]) -> Source:
-    """Qwen2.5-7B-Instruct, and the tasks that data/prepare_rqr.py has made unless the user names others."""
-    tasks = options.questions or CACHE / "rqr" / "train.parquet"
+    """Qwen2.5-7B-Instruct, and what data/prepare_rqr.py has made in PREPARED unless the user names tasks."""
+    tasks = options.questions or PREPARED / "train.parquet"
+    if options.questions is None:
+        validation, corpus = options.validation or PREPARED / "dev.parquet", options.corpus
+        if _no_corpus(options):
+            corpus = PREPARED / "corpus.jsonl"
+        options = replace(options, validation=validation, corpus=corpus)
     return _own_tasks(options, prepare, tasks, options.model or GPU_MODEL, GPU_REWARD_ENCODER)
 
 

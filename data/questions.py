@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import click
 import pyarrow as pa
@@ -27,6 +27,7 @@ from data import DataError
 from data.json_rows import read_json_rows
 
 Row = dict[str, Any]
+Item = TypeVar("Item")
 
 AGENT_NAME = "search_agent"
 TEXTS = pa.list_(pa.string())
@@ -132,10 +133,8 @@ def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
                 file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
-def split_questions(
-    questions: Sequence[Question], validation: int, seed: int
-) -> tuple[list[Question], list[Question]]:
-    """(the rest, `validation` questions drawn by the seed), both in the given order and disjoint."""
+def split_questions(questions: Sequence[Item], validation: int, seed: int) -> tuple[list[Item], list[Item]]:
+    """(the rest, `validation` questions or tasks drawn by the seed), both in the given order and disjoint."""
     if not 0 <= validation <= len(questions):
         raise DataError(f"{validation} validation questions cannot be drawn from {len(questions)}")
     drawn = set(random.Random(seed).sample(range(len(questions)), validation))
@@ -177,12 +176,14 @@ def training_rows(
     return rows
 
 
-def write_rows(rows: Sequence[Row], path: str | Path) -> int:
-    """Write what `training_rows` made as a parquet file and return its length. Raises DataError for none."""
+def write_rows(rows: Sequence[Row], path: str | Path, schema: pa.Schema = TRAINING_SCHEMA) -> int:
+    """Write what `training_rows` made, or rows of another schema, as a parquet file and return its length.
+    Raises DataError for none.
+    """
     if not rows:
         raise DataError(f"{path}: there are no questions to write")
     with atomic_path(Path(path)) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=TRAINING_SCHEMA), temporary)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
     return len(rows)
 
 

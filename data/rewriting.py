@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from data import DataError
 from data.json_rows import read_json_rows
-from data.questions import TEXTS, atomic_path
+from data.questions import AGENT_NAME, TEXTS, TRAINING_SCHEMA, Row, atomic_path
 
 SCHEMA = pa.schema(
     {
@@ -29,6 +29,15 @@ SCHEMA = pa.schema(
         "excluded_ids": TEXTS,
         "source": pa.string(),
     }
+)
+_INFO = {"index": pa.int64(), "split": pa.string(), "control": pa.string()}
+_INFO |= {name: SCHEMA.field(name).type for name in SCHEMA.names if name != "source"}
+# As that of questions, but for what an episode is told.
+TASK_SCHEMA = pa.schema(
+    [
+        *(field for field in TRAINING_SCHEMA if field.name not in ("reward_model", "extra_info")),
+        pa.field("extra_info", pa.struct(_INFO)),
+    ]
 )
 
 
@@ -68,6 +77,22 @@ def write_tasks(path: str | Path, tasks: Iterable[RewritingTask]) -> None:
         else:
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def task_rows(tasks: Iterable[RewritingTask], split: str) -> list[Row]:
+    """Rows for veRL's RLHFDataset, see TASK_SCHEMA; veRL reports each source apart, as `{split}_{source}`."""
+    rows = []
+    for index, task in enumerate(tasks):
+        info = {name: value for name, value in asdict(task).items() if name != "source"}
+        row = {
+            "data_source": f"{split}_{task.source}" if task.source else split,
+            "prompt": [{"role": "user", "content": task.question}],
+            "ability": "rewriting",
+            "extra_info": {"index": index, "split": split, "control": "", **info},
+            "agent_name": AGENT_NAME,
+        }
+        rows.append(row)
+    return rows
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:

@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
@@ -19,9 +19,17 @@ from research.trajectory import Passage
 RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
+class _Request(NamedTuple):
+    """What makes an answer; equal ones share it."""
+
+    query: str
+    top_k: int
+    exclude_ids: frozenset[str]
+
+
 @dataclass(frozen=True)
 class RetrieverConfig:
-    """How to reach a retriever; the keys of ``research.retriever`` in recipes/config/train_musique.yaml.
+    """How to reach a retriever; the keys of ``research.retriever`` in recipes/config/common.yaml.
 
     ``timeout`` bounds one attempt and ``deadline`` one search with all its attempts, both in seconds. They
     begin when one of the ``connections`` is free: to wait for the own turn is no fault of the server's.
@@ -45,7 +53,7 @@ class RetrieverConfig:
 class RetrieverClient:
     """Call it with a query: ``await client("who wrote Hamlet") -> [Passage, ...]``, best first.
 
-    Equal queries in flight share one request, and answers are kept in a bounded cache. Open sessions belong
+    Equal requests in flight share one request, and answers are kept in a bounded cache. Open sessions belong
     to the event loop of the first call.
     """
 
@@ -54,22 +62,27 @@ class RetrieverClient:
         self._path, self._body, self._parse = WIRES[config.wire]
         self._session: aiohttp.ClientSession | None = None
         self._turns = asyncio.Semaphore(config.connections)
-        self._cache: OrderedDict[str, list[Passage]] = OrderedDict()
-        self._in_flight: dict[str, asyncio.Task[list[Passage]]] = {}
+        self._cache: OrderedDict[_Request, list[Passage]] = OrderedDict()
+        self._in_flight: dict[_Request, asyncio.Task[list[Passage]]] = {}
 
-    async def __call__(self, query: str) -> list[Passage]:
-        """Passages for the query, best first, ``top_k`` at most.
+    async def __call__(
+        self, query: str, top_k: int | None = None, exclude_ids: frozenset[str] = frozenset()
+    ) -> list[Passage]:
+        """Passages for the query, best first: ``top_k`` at most (None: the configuration's), and none of
+        ``exclude_ids``.
 
         Raises:
-            SearchError: the server refused the request, or no attempt succeeded before the deadline.
+            SearchError: the server refused the request, knows no ``exclude_ids``, or no attempt succeeded
+            before the deadline.
         """
-        if query in self._cache:
-            self._cache.move_to_end(query)
-            return self._cache[query]
-        task = self._in_flight.get(query)
+        request = _Request(query, top_k or self.config.top_k, exclude_ids)
+        if request in self._cache:
+            self._cache.move_to_end(request)
+            return self._cache[request]
+        task = self._in_flight.get(request)
         if task is None:
-            task = self._in_flight[query] = asyncio.ensure_future(self._search_in_turn(query))
-            task.add_done_callback(lambda _: self._in_flight.pop(query, None))
+            task = self._in_flight[request] = asyncio.ensure_future(self._search_in_turn(request))
+            task.add_done_callback(lambda _: self._in_flight.pop(request, None))
         # One impatient caller must not cancel the request that others wait for.
         return await asyncio.shield(task)
 
@@ -79,18 +92,18 @@ class RetrieverClient:
             await self._session.close()
             self._session = None
 
-    async def _search_in_turn(self, query: str) -> list[Passage]:
+    async def _search_in_turn(self, request: _Request) -> list[Passage]:
         async with self._turns:
-            return await self._search(query)
+            return await self._search(request)
 
-    async def _search(self, query: str) -> list[Passage]:
+    async def _search(self, request: _Request) -> list[Passage]:
         loop = asyncio.get_running_loop()
         end = loop.time() + self.config.deadline
         delay, attempts = 0.1, 0
         while True:
             attempts += 1
             try:
-                passages = await self._attempt(query)
+                passages = await self._attempt(request)
             except (_Retry, aiohttp.ClientError, TimeoutError, OSError) as error:
                 delay = min(2 * delay, 5.0)
                 pause = getattr(error, "after", None) or delay * random.uniform(0.5, 1.0)
@@ -99,30 +112,34 @@ class RetrieverClient:
                     raise SearchError(f"{self.config.url}: {reason} ({attempts} attempts)") from error
                 await asyncio.sleep(pause)
             else:
-                self._remember(query, passages)
+                self._remember(request, passages)
                 return passages
 
-    async def _attempt(self, query: str) -> list[Passage]:
+    async def _attempt(self, request: _Request) -> list[Passage]:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self.config.connections),
                 timeout=aiohttp.ClientTimeout(total=self.config.timeout),
             )
         url = self.config.url.rstrip("/") + self._path
-        async with self._session.post(url, json=self._body(query, self.config.top_k)) as response:
+        async with self._session.post(url, json=self._body(request)) as response:
             if response.status in RETRIED_STATUS:
                 raise _Retry(f"HTTP {response.status}", response.headers.get("Retry-After"))
             if response.status != 200:
                 raise SearchError(f"{url}: HTTP {response.status}: {(await response.text())[:200]}")
             try:
-                return self._parse(await response.json())[: self.config.top_k]
+                passages = self._parse(await response.json())[: request.top_k]
             except (KeyError, TypeError, ValueError, IndexError) as error:
                 raise SearchError(
                     f"{url}: not an answer of wire format {self.config.wire!r}: {error!r}"
                 ) from error
+        # A server that does not know the key passes over it, and every figure would be wrong.
+        if any(passage.id in request.exclude_ids for passage in passages):
+            raise SearchError(f"{url}: the server answered with passages that were excluded (exclude_ids)")
+        return passages
 
-    def _remember(self, query: str, passages: list[Passage]) -> None:
-        self._cache[query] = passages
+    def _remember(self, request: _Request, passages: list[Passage]) -> None:
+        self._cache[request] = passages
         if len(self._cache) > self.config.cache_size:
             self._cache.popitem(last=False)
 
@@ -138,8 +155,9 @@ class _Retry(Exception):
 # ---------------------------------------------------------------------------------- wire formats
 
 
-def _research_body(query: str, top_k: int) -> dict[str, Any]:
-    return {"query": query, "top_n": top_k, "return_score": True}
+def _research_body(request: _Request) -> dict[str, Any]:
+    body = {"query": request.query, "top_n": request.top_k, "return_score": True}
+    return body | ({"exclude_ids": sorted(request.exclude_ids)} if request.exclude_ids else {})
 
 
 def _research_passages(answer: Any) -> list[Passage]:
@@ -150,8 +168,9 @@ def _research_passages(answer: Any) -> list[Passage]:
     ]
 
 
-def _search_r1_body(query: str, top_k: int) -> dict[str, Any]:
-    return {"queries": [query], "topk": top_k, "return_scores": True}
+def _search_r1_body(request: _Request) -> dict[str, Any]:
+    body = {"queries": [request.query], "topk": request.top_k, "return_scores": True}
+    return body | ({"exclude_ids": [sorted(request.exclude_ids)]} if request.exclude_ids else {})
 
 
 def _search_r1_passages(answer: Any) -> list[Passage]:

@@ -20,15 +20,15 @@ SMALL = ("data.train_batch_size=4", "actor_rollout_ref.rollout.n=4", "data.max_r
 class RecipeRun:
     """A started recipe, stopped at the end of its ``with`` block with all that belongs to it.
 
-    ``args`` are those of recipes/train_musique.sh; a new run gets SMALL sizes, one that goes on has them
-    saved.
+    ``args`` are those of the recipe, recipes/train_musique.sh unless another module is named; a new run gets
+    SMALL sizes, one that goes on has them saved.
     """
 
-    def __init__(self, run_dir: Path, *args: str) -> None:
+    def __init__(self, run_dir: Path, *args: str, module: str = "research.training.recipe") -> None:
         self.run_dir = run_dir
         self.mark = uuid.uuid4().hex
         environment = {**os.environ, "RESEARCH_TEST_MARK": self.mark}
-        command = [sys.executable, "-m", "research.training.recipe", "--run-dir", str(run_dir), *args]
+        command = [sys.executable, "-m", module, "--run-dir", str(run_dir), *args]
         command += () if (run_dir / "recipe.json").exists() else SMALL
         self.output = run_dir.with_name(run_dir.name + f"-{self.mark[:6]}.out")
         with self.output.open("wb") as output:

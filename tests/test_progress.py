@@ -7,8 +7,9 @@ from run_folder import episode, step_row, write_episodes, write_rows
 
 from research.metrics import wilson_interval
 from research.training.guards import GuardConfig
+from research.training.headline import ANSWERS
 from research.training.progress import StepPrinter
-from research.training.table import HEADER, as_text, failed_searches_warning, table_rows
+from research.training.table import as_text, failures_warning, header_of, table_rows
 
 GUARDS = GuardConfig()
 
@@ -84,18 +85,18 @@ def test_table_prefers_the_test_set_and_puts_controls_last(tmp_path):
         "1.00 -> 1.00",
     )
     assert rows[2].before is None and rows[2].cells()[2] == "-"
-    lines = as_text(rows).splitlines()
+    lines = as_text(rows, ANSWERS).splitlines()
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
-    assert all(name in lines[0] for name in HEADER)
+    assert all(name in lines[0] for name in header_of(ANSWERS))
 
 
 def test_searches_that_failed_are_told_beside_the_figures_they_spoil(tmp_path):
     good, bad = episode(1, 1.0), episode(2, 0.0)
     write_episodes(tmp_path, "test", 0, good)
-    assert failed_searches_warning(table_rows(tmp_path)) == ""
+    assert failures_warning(table_rows(tmp_path), ANSWERS) == ""
     bad.metrics["failed_searches"] = 3.0
     write_episodes(tmp_path, "test", 0, bad)
-    assert "3 searches of these episodes failed" in failed_searches_warning(table_rows(tmp_path))
+    assert "3 searches of these episodes failed" in failures_warning(table_rows(tmp_path), ANSWERS)
 
 
 def test_runs_without_test_set_or_controls_are_judged_by_their_validation(tmp_path):

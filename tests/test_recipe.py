@@ -212,7 +212,7 @@ def test_evaluation_gives_the_trajectories_of_validation(whole_run, tmp_path):
     """The same policy, questions and retriever, outside veRL: the same tokens."""
     plan = make_plan(Options.load(whole_run.run_dir / "recipe.json"))
     command = [sys.executable, "-m", "research.evaluation", "run", "--out", str(tmp_path / "evaluation")]
-    command += ["--model", str(whole_run.run_dir / "policy"), "--datasets", str(plan.test)]
+    command += ["--model", str(whole_run.run_dir / "policy"), "--datasets", str(plan.source.test)]
     with serving(Path(plan.serve.argv[4])) as (_, url):
         subprocess.run([*command, "--retriever", url], check=True, cwd=ROOT)
     validated = {

@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 from omegaconf import OmegaConf
 
+from research.training.command_line import resolve_options
 from research.training.config import read_research_config
 from research.training.plan import ConfigurationError, Options, compose_config, make_plan
-from research.training.recipe import main, resolve_options
+from research.training.recipe import main
 from research.training.run import RunFailed
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -147,3 +147,33 @@ def test_no_server_is_an_error_within_the_deadline():
 def test_bad_configuration_is_refused(bad):
     with pytest.raises(ValueError, match="retriever"):
         RetrieverConfig(**bad)
+
+
+@pytest.mark.parametrize("wire", ["research", "search_r1"])
+def test_each_request_is_kept_by_query_count_and_excluded_ids(wire):
+    calls = []
+
+    async def ask_four_times(url):
+        client = RetrieverClient(RetrieverConfig(url=url, wire=wire, top_k=2))
+        wanted = [(2, frozenset()), (3, frozenset()), (2, frozenset({"8", "9"})), (2, frozenset({"9", "8"}))]
+        found = [await client("who?", *request) for request in wanted]
+        await client.close()
+        return found
+
+    with serving(retriever(calls=calls)) as url:
+        found = asyncio.run(ask_four_times(url))
+    assert [len(passages) for passages in found] == [2, 3, 2, 2] and len(calls) == 3
+    assert [call.get("exclude_ids") for call in calls[:2]] == [None, None]
+    assert calls[2]["exclude_ids"] == (["8", "9"] if wire == "research" else [["8", "9"]])
+
+
+def test_a_server_that_passes_over_excluded_ids_is_found_out():
+    async def ask_without(url):
+        client = RetrieverClient(RetrieverConfig(url=url))
+        try:
+            await client("who?", 2, frozenset({"1"}))
+        finally:
+            await client.close()
+
+    with serving(retriever()) as url, pytest.raises(SearchError, match="exclude_ids"):
+        asyncio.run(ask_without(url))

@@ -28,7 +28,8 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def configure(run_dir: Path, **research: object) -> None:
-    config = OmegaConf.load(CONFIG_DIR / "train_musique.yaml")
+    files = (CONFIG_DIR / name for name in ("common.yaml", "train_musique.yaml"))
+    config = OmegaConf.merge(*map(OmegaConf.load, files))
     section = config.research
     section.protocol = OmegaConf.load(CONFIG_DIR / "protocol" / "research.yaml")
     section.run_dir, section.retriever.url, section.prompt = str(run_dir), "http://127.0.0.1:1", "question"

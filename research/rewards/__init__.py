@@ -1,4 +1,5 @@
-"""Rewards, one file each, found by name: a function (trajectory, golden answers, protocol) -> Reward.
+"""Rewards of answers, one file each, found by name: a function (trajectory, golden answers, protocol) ->
+Reward. Those of rewritten queries stand in research/rewards/rewriting.
 
 A reward reads what the model wrote (``Trajectory.model_turns``) and nothing else: no passage and no prompt
 can change it. To add one, put ``research/rewards/<name>.py`` with a function ``score`` here.
@@ -26,7 +27,7 @@ RewardFunction = Callable[[Trajectory, Sequence[str], Protocol], Reward]
 
 def reward_names() -> list[str]:
     """The names that :func:`get_reward` knows, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
 def get_reward(name: str) -> RewardFunction:

@@ -1,5 +1,5 @@
-"""The agent loop veRL runs for each trajectory: an adapter around research.search_loop. Registered in
-agent_loop.yaml.
+"""The agent loop veRL runs for each trajectory: an adapter around the episodes of answering.py or
+rewriting.py, which are research.search_loop's. Registered in agent_loop.yaml.
 """
 
 import asyncio
@@ -10,15 +10,11 @@ from typing import Any
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
-from research import metrics
-from research.controls import controlled
-from research.prompts import build_prompt
-from research.protocol import extract_answer, format_fault
-from research.retriever_client import RetrieverClient
-from research.rewards import RewardFunction, ended, get_reward
-from research.search_loop import Generation, run_episode
+from research.search_loop import Generation
 from research.token_protocol import TokenProtocol
+from research.training.answering import Answering
 from research.training.config import ResearchConfig, read_research_config
+from research.training.rewriting import Rewriting
 from research.training.run_files import write_trajectory
 from research.trajectory import Trajectory
 
@@ -29,8 +25,7 @@ class _Shared:
 
     config: ResearchConfig
     tokens: TokenProtocol
-    search: RetrieverClient
-    reward: RewardFunction
+    episodes: Answering | Rewriting
 
 
 _shared: _Shared | None = None
@@ -41,8 +36,9 @@ def _get_shared(section: Any, tokenizer: Any) -> _Shared:
     global _shared
     if _shared is None:
         config = read_research_config(section)
-        tokens = TokenProtocol(tokenizer, config.protocol)
-        _shared = _Shared(config, tokens, RetrieverClient(config.retriever), get_reward(config.reward))
+        tokens, rewriting = TokenProtocol(tokenizer, config.protocol), config.rewriting
+        episodes = Rewriting(config, rewriting, tokens) if rewriting else Answering(config, tokens)
+        _shared = _Shared(config, tokens, episodes)
     return _shared
 
 
@@ -56,7 +52,7 @@ class SearchAgentLoop(AgentLoopBase):
         self.shared = _get_shared(self.config.research, self.tokenizer)
 
     async def run(self, sampling_params: dict[str, Any], **row: Any) -> AgentLoopOutput:
-        """Run the episode of one row of the training or validation parquet (data/questions.py).
+        """Run the episode of one row of the training or validation parquet (research/training/rows.py).
 
         Raises:
             TimeoutError: the rollout server did not answer within ``research.generate_timeout``. This and
@@ -65,22 +61,15 @@ class SearchAgentLoop(AgentLoopBase):
         shared, info = self.shared, row["extra_info"]
         seed = _seed_of(row, self.config) if sampling_params["temperature"] > 0 else None
         engine = _Engine(self, sampling_params, seed)
-        prompt_ids = build_prompt(shared.config.prompt, info["question"], shared.tokens)
-        search = controlled(shared.search, info["control"], list(info["decoys"]))
-        trajectory = await run_episode(
-            prompt_ids, engine.generate, search, shared.tokens, shared.config.limits
-        )
-        golden_answers = [str(answer) for answer in row["reward_model"]["ground_truth"]["target"]]
-        score_trajectory(trajectory, golden_answers, shared)
+        trajectory = await shared.episodes.play(row, engine.generate)
         trajectory.metadata = {
             "id": info["id"],
             "question": info["question"],
-            "golden_answers": golden_answers,
             "data_source": row["data_source"],
             "step": int(row["global_steps"]),
             "sample": int(row.get("session_id", 0)),
             "control": info["control"],
-            "supporting_ids": [str(each) for each in info["supporting_ids"]],
+            **trajectory.metadata,
         }
         write_trajectory(shared.config.run_dir, int(row["global_steps"]), info["split"], trajectory)
         return self._output(trajectory, engine.policy_versions)
@@ -159,23 +148,3 @@ def _final_only() -> Any:
     from vllm.sampling_params import RequestOutputKind  # seconds, where it was not imported before
 
     return RequestOutputKind.FINAL_ONLY
-
-
-def score_trajectory(trajectory: Trajectory, golden_answers: list[str], shared: _Shared) -> None:
-    """Set the reward, its reason and the metrics of a finished trajectory."""
-    protocol = shared.config.protocol
-    reward = shared.reward(trajectory, golden_answers, protocol)
-    trajectory.reward, trajectory.reward_reason = reward.score, reward.reason
-    answer = extract_answer(trajectory.model_turns, protocol)
-    valid = ended(trajectory) and format_fault(trajectory.model_turns, protocol) is None
-    trajectory.metrics = {
-        "em": metrics.exact_match(answer or "", golden_answers),
-        "f1": metrics.token_f1(answer or "", golden_answers),
-        "format_valid": float(valid),
-        "searches": float(len(trajectory.searches)),
-        "failed_searches": float(
-            sum(search.error is not None for search in trajectory.searches if search.query)
-        ),
-        "response_tokens": float(trajectory.response_length),
-        "cut_by_length": float(trajectory.finish_reason == "length"),
-    }

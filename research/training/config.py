@@ -13,6 +13,7 @@ from research.prompts import load_prompt
 from research.protocol import Protocol
 from research.retriever_client import RetrieverConfig
 from research.rewards import get_reward
+from research.rewards.rewriting import RewritingConfig, reward_weights
 from research.search_loop import Limits
 from research.training.guards import GuardConfig
 
@@ -21,13 +22,15 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True)
 class ResearchConfig:
-    """What an episode needs to know; see recipes/config/train_musique.yaml for each key."""
+    """What an episode needs to know; see recipes/config for each key, common.yaml first.
+
+    ``rewriting`` is there in a training of query reasoners alone; ``reward`` may then have several names,
+    with their weights.
+    """
 
     run_dir: Path
     prompt: str
-    reward: str
-    train_hops: tuple[int, ...]
-    controls: tuple[str, ...]
+    reward: str | dict[str, float]
     protocol: Protocol
     limits: Limits
     retriever: RetrieverConfig
@@ -36,6 +39,9 @@ class ResearchConfig:
     generate_timeout: float
     max_steps_without_retriever: int
     weight_update_timeout: float
+    train_hops: tuple[int, ...] = ()
+    controls: tuple[str, ...] = ()
+    rewriting: RewritingConfig | None = None
 
 
 def read_research_config(section: DictConfig) -> ResearchConfig:
@@ -46,17 +52,29 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
     """
     values: dict[str, Any] = OmegaConf.to_container(section, resolve=True)  # type: ignore[assignment]
     nested = {"protocol": Protocol, "limits": Limits, "retriever": RetrieverConfig, "guards": GuardConfig}
+    if "rewriting" in values:
+        nested["rewriting"] = RewritingConfig
     for key, cls in nested.items():
         values[key] = _build(cls, values.get(key), f"research.{key}")
     values["run_dir"] = Path(values["run_dir"])
-    values["train_hops"], values["controls"] = tuple(values["train_hops"]), tuple(values["controls"])
+    for name in {"train_hops", "controls"} & values.keys():
+        values[name] = tuple(values[name])
     config: ResearchConfig = _build(ResearchConfig, values, "research")
-    get_reward(config.reward)
+    _check_reward(config)
     load_prompt(config.prompt)
     unknown = set(config.controls) - set(CONTROLS)
     if unknown:
         raise ValueError(f"research.controls: {', '.join(unknown)}; there are: {', '.join(CONTROLS)}")
     return config
+
+
+def _check_reward(config: ResearchConfig) -> None:
+    if config.rewriting is not None:
+        reward_weights(config.reward)
+    elif isinstance(config.reward, str):
+        get_reward(config.reward)
+    else:
+        raise ValueError("research.reward: only rewards of rewriting can be mixed; name one")
 
 
 def read_section(cls: type[Section], values: DictConfig | dict[str, Any]) -> Section:

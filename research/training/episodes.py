@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
+from research.training.headline import Headline, headline_of
 from research.training.run_files import read_trajectories, trajectory_path
 from research.training.table import Key, held_out_metrics, held_out_split, key_of, last_step
 from research.trajectory import Trajectory
 
-# Whether the answer was right (before, after the training), None where it was not asked; in the page's order.
-VERDICTS: dict[tuple[bool | None, bool | None], str] = {
-    (False, True): "wrong before, right after",
-    (True, False): "right before, wrong after",
-    (False, False): "wrong before and after",
-    (True, True): "right before and after",
-    (False, None): "wrong before, not asked after",
-    (True, None): "right before, not asked after",
-    (None, False): "not asked before, wrong after",
-    (None, True): "not asked before, right after",
-}
+# Whether it was well done (before, after the training), None where it was not asked; in the page's order.
+VERDICTS: tuple[tuple[bool | None, bool | None], ...] = (
+    (False, True),
+    (True, False),
+    (False, False),
+    (True, True),
+    (False, None),
+    (True, None),
+    (None, False),
+    (None, True),
+)
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,33 @@ class Pair:
 def choose_pairs(run_dir: Path, count: int) -> list[Pair]:
     """A mix of ``count`` questions that were searched for real, with as many of each verdict as there are."""
     split = held_out_split(run_dir)
-    steps = (0, last_step(run_dir, split))
-    right = [_right(held_out_metrics(run_dir, split, step)) for step in steps]
-    groups: dict[str, list[Key]] = defaultdict(list)
-    for key in sorted({*right[0], *right[1]}, key=_shuffled):
-        groups[VERDICTS[right[0].get(key), right[1].get(key)]].append(key)
-    in_turn = chain.from_iterable(zip_longest(*(groups[verdict] for verdict in VERDICTS.values())))
+    steps, headline = (0, last_step(run_dir, split)), headline_of(run_dir)
+    done = [_well_done(held_out_metrics(run_dir, split, step), headline) for step in steps]
+    groups: dict[tuple[bool | None, bool | None], list[Key]] = defaultdict(list)
+    for key in sorted({*done[0], *done[1]}, key=_shuffled):
+        groups[done[0].get(key), done[1].get(key)].append(key)
+    in_turn = chain.from_iterable(zip_longest(*(groups[verdict] for verdict in VERDICTS)))
     chosen = set([key for key in in_turn if key is not None][:count])
     before, after = (dict(_read(run_dir, split, step, chosen)) for step in steps)
     return [
-        Pair(verdict, before.get(key), after.get(key))
-        for verdict in VERDICTS.values()
+        Pair(_words(*verdict, headline), before.get(key), after.get(key))
+        for verdict in VERDICTS
         for key in groups[verdict]
         if key in chosen
     ]
 
 
-def _right(metrics: dict[Key, dict[str, float]]) -> dict[Key, bool]:
-    return {key: row["em"] == 1.0 for key, row in metrics.items() if not key.control}
+def _well_done(metrics: dict[Key, dict[str, float]], headline: Headline) -> dict[Key, bool]:
+    return {key: headline.well_done(row) for key, row in metrics.items() if not key.control}
+
+
+def _words(before: bool | None, after: bool | None, headline: Headline) -> str:
+    """``wrong before, right after``"""
+    good, bad = headline.verdicts
+    words = {True: good, False: bad, None: "not asked"}
+    if before == after:
+        return f"{words[before]} before and after"
+    return f"{words[before]} before, {words[after]} after"
 
 
 def _shuffled(key: Key) -> str:

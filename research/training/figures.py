@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from research.controls import CONTROLS
 from research.drawing import COLOURS, STYLE, axes_of_figure, svg_text
 from research.training.guards import ENTROPY, REWARD, ROLLOUT_DIFFERENCE, Row, Rows
-from research.training.table import HeldOut
+from research.training.headline import ANSWERS, Headline
+from research.training.results import Result
 
-HELD_OUT_TITLE = "EM on held-out questions, by hops"
 SMOOTHED = 10  # about the steps of the running mean over a noisy curve; drawn where there are twice as many
 # Sources of the test set and of the controls: points, not curves.
 NOT_VALIDATION = ("test_", *(f"{control}_" for control in CONTROLS))
@@ -44,7 +44,7 @@ class Point:
 
     source: str
     step: int
-    result: HeldOut
+    result: Result
 
 
 CHARTS_OF_ANSWERS = (
@@ -61,15 +61,29 @@ CHARTS_OF_ANSWERS = (
 )
 
 
-def draw_all(rows: Rows, points: Sequence[Point], difference_limit: float) -> list[Drawing]:
+CHARTS_OF_TEXTS = (
+    Chart("Response length, tokens", {"search/response_tokens": "mean", "response_length/max": "longest"}),
+    Chart("Recall@10", {"search/recall_at_10": "recall@10"}, share=True),
+    Chart(
+        "Texts that were cut, empty, or not scored",
+        {"search/cut_by_length": "cut", "search/empty": "empty", "search/scoring_failed": "not scored"},
+        share=True,
+    ),
+    *CHARTS_OF_ANSWERS[3:],
+)
+
+
+def draw_all(
+    rows: Rows, points: Sequence[Point], difference_limit: float, headline: Headline
+) -> list[Drawing]:
     """Every chart of the report, in order, from the rows of metrics.jsonl."""
+    answers = headline is ANSWERS
     with matplotlib.rc_context(STYLE):
         steps = [row for row in rows if REWARD in row]
-        training = {REWARD: "reward", "search/em": "EM"}
         return [
-            _plain(Chart("Training questions", training, share=True), steps),
-            _held_out(rows, points),
-            *(_plain(chart, steps) for chart in CHARTS_OF_ANSWERS),
+            _plain(Chart("Training questions", headline.training_chart, share=answers), steps),
+            _held_out(rows, points, headline),
+            *(_plain(chart, steps) for chart in (CHARTS_OF_ANSWERS if answers else CHARTS_OF_TEXTS)),
             _difference(steps, difference_limit),
             _seconds(steps),
         ]
@@ -90,35 +104,47 @@ def _plain(chart: Chart, rows: Rows) -> Drawing:
     return Drawing(chart.title, svg_text(figure, chart.title), missing)
 
 
-def _held_out(rows: Rows, points: Sequence[Point]) -> Drawing:
-    """EM by source: a line through the validations, and the results of the table with their intervals."""
-    title = HELD_OUT_TITLE
-    keys = sorted({key for row in rows for key in row if re.fullmatch(r"val-aux/.+/em/mean@1", key)})
-    sources = {key.split("/")[1]: key for key in keys}
-    curves = {s: _series(rows, key) for s, key in sources.items() if not s.startswith(NOT_VALIDATION)}
+def _held_out(rows: Rows, points: Sequence[Point], headline: Headline) -> Drawing:
+    """The measure by source: a line through the validations, a dotted one for what it should leave behind,
+    and the results of the table with their intervals.
+    """
+    title = headline.title
+    curves, baselines = _validated(rows, headline.metric), _validated(rows, headline.baseline)
     if not curves and not points:
-        return Drawing(title, None, ["val-aux/*/em/mean@1"])
-    hops = sorted({_hops(source) for source in [*curves, *(point.source for point in points)]})
-    colour = dict(zip(hops, COLOURS * (1 + len(hops) // len(COLOURS)), strict=False))
+        return Drawing(title, None, [f"val-aux/*/{headline.metric}/mean@1"])
+    groups = sorted({_group(source) for source in [*curves, *(point.source for point in points)]})
+    colour = dict(zip(groups, COLOURS * (1 + len(groups) // len(COLOURS)), strict=False))
     figure, axes = axes_of_figure()
     for source, (steps, values) in curves.items():
-        axes.plot(steps, values, color=colour[_hops(source)], marker=".", linewidth=1.2)
+        axes.plot(steps, values, color=colour[_group(source)], marker=".", linewidth=1.2)
+    for source, (steps, values) in baselines.items():
+        axes.plot(steps, values, color=colour[_group(source)], linestyle=":", linewidth=1.2)
     spread = 0.01 * max((point.step for point in points), default=0)
     for point in points:
-        shift = spread * (hops.index(_hops(point.source)) - (len(hops) - 1) / 2)
-        _mark(axes, point, shift, colour[_hops(point.source)])
-    for name in hops:
+        shift = spread * (groups.index(_group(point.source)) - (len(groups) - 1) / 2)
+        _mark(axes, point, shift, colour[_group(point.source)])
+    for name in groups:
         axes.plot([], [], color=colour[name], label=name.replace("$", r"\$"))  # no formula
+    if baselines:
+        axes.plot([], [], color=COLOURS[-1], linestyle=":", label="the questions themselves")
     axes.set_ylim(-0.03, 1.03)
     axes.legend(fontsize=8)
     return Drawing(title, svg_text(figure, title), [])
 
 
+def _validated(rows: Rows, metric: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Steps and values of a metric by source of the validation questions."""
+    pattern = re.compile(rf"val-aux/(.+)/{metric}/mean@1")
+    keys = sorted({key for row in rows for key in row if pattern.fullmatch(key)})
+    sources = {key.split("/")[1]: key for key in keys}
+    return {s: _series(rows, key) for s, key in sources.items() if not s.startswith(NOT_VALIDATION)}
+
+
 def _mark(axes: Axes, point: Point, shift: float, colour: str) -> None:
     """A diamond with its interval, moved aside so that sources do not hide each other."""
     result, (low, high) = point.result, point.result.interval
-    bounds = [[result.em - low], [high - result.em]]
-    at = [point.step + shift], [result.em]
+    bounds = [[result.value - low], [high - result.value]]
+    at = [point.step + shift], [result.value]
     axes.errorbar(*at, yerr=bounds, color=colour, fmt="D", markersize=4, capsize=2)
 
 
@@ -187,7 +213,6 @@ def _mean(window: list[float]) -> float:
     return sum(there) / len(there) if there else math.nan
 
 
-def _hops(source: str) -> str:
+def _group(source: str) -> str:
     """``validation_2hop`` and ``test_2hop`` are ``2hop``; other names stay."""
-    found = re.search(r"\d+hop$", source)
-    return found.group() if found else source
+    return re.sub("^(validation|test)_", "", source)

@@ -1,4 +1,5 @@
-"""Stability guards: from the metrics of each step, warnings about trainings of search agents that go wrong.
+"""Stability guards: from the metrics of each step, warnings about trainings of search agents and query
+reasoners that go wrong.
 
 Pure functions of the rows of ``metrics.jsonl``, so the trainer, the terminal and the report come to the same
 warnings. To add a guard, write a function ``(rows, config) -> message | None`` and name it in ``GUARDS``.
@@ -20,7 +21,7 @@ ROLLOUT_DIFFERENCE = "training/rollout_probs_diff_mean"
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """Thresholds, the keys of ``research.guards``; see recipes/config/train_musique.yaml for each.
+    """Thresholds, the keys of ``research.guards``; see recipes/config/common.yaml for each.
 
     Raises:
         ValueError: a value is no number, negative, or too few steps for a slope.
@@ -117,6 +118,13 @@ def equal_group_share(groups: Sequence[str], rewards: Sequence[float]) -> float:
     return sum(len(values) == 1 for values in found.values()) / len(found)
 
 
+def all_failed(metrics: Row) -> bool:
+    """Whether of the searches of a step, or of the texts it had to score, every single one failed."""
+    if "scoring_failed" in metrics:
+        return metrics["scoring_failed"] == 1.0
+    return 0 < metrics["searches"] <= metrics["failed_searches"]
+
+
 def not_finite(rows: Rows, config: GuardConfig) -> str | None:
     """NaN or infinity in any metric. Losses and norms are named first: they are the cause more often."""
     wrong = [key for key, value in rows[-1].items() if not math.isfinite(value)]
@@ -185,7 +193,9 @@ def equal_groups(rows: Rows, config: GuardConfig) -> str | None:
     share = _recent(rows, "search/equal_groups", config)
     if share is None or share < config.equal_groups:
         return None
-    hard = (_recent(rows, REWARD, config) or 0.0) < 0.5
+    # A gain says nothing about how hard a question is.
+    level = _recent(rows, "search/ndcg_at_10", config)
+    hard = ((_recent(rows, REWARD, config) if level is None else level) or 0.0) < 0.5
     cause, remedy = ("hard", "easier") if hard else ("easy", "harder")
     return (
         f"for {share:.0%} of the questions all samples earned the same, which teaches GRPO nothing: the "
@@ -204,6 +214,17 @@ def length_cut(rows: Rows, config: GuardConfig) -> str | None:
         f"{share:.0%} of the responses are cut by their length (lowest so far {lowest:.0%}) and cannot "
         "answer: the policy rambles, or passages fill the room; raise data.max_response_length, show fewer "
         "or shorter passages, or lower research.limits.turn_tokens"
+    )
+
+
+def scoring_failures(rows: Rows, config: GuardConfig) -> str | None:
+    """Texts of the step could not be judged."""
+    share = rows[-1].get("search/scoring_failed", 0.0)
+    if not share:
+        return None
+    return (
+        f"{share:.1%} of the texts could not be scored and count as no gain: the retriever or the encoder "
+        "failed; the reasons stand in trajectories/"
     )
 
 
@@ -241,6 +262,7 @@ GUARDS: dict[str, Callable[[Rows, GuardConfig], str | None]] = {
         length_cut,
         rollout_mismatch,
         search_collapse,
+        scoring_failures,
     )
 }
 

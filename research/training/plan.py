@@ -2,11 +2,8 @@
 done.
 """
 
-import hashlib
-import json
 import os
-import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,63 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from research.training.config import read_research_config
 from research.training.hardware import gpu_memory
+from research.training.options import CACHE, ROOT, Command, Options, key_of, module_command
 from research.training.patches import WEIGHT_TIMEOUT_VARIABLE
+from research.training.sources import RECIPES, Source, version_of
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG_DIR = ROOT / "recipes" / "config"
-CACHE = ROOT / "cache"
-GPU_ENCODER = "intfloat/e5-base-v2"
 INDEX_FORMAT = 2  # of the retrieval server's manifests; older indexes in the cache are built again
-
-
-@dataclass(frozen=True)
-class Options:
-    """The recipe's command line; saved as ``recipe.json`` in the run folder. None: by the hardware
-    profile.
-    """
-
-    hardware: str
-    run_dir: Path
-    model: str | None = None
-    questions: Path | None = None
-    validation: Path | None = None
-    test: Path | None = None
-    corpus: Path | None = None
-    faiss_index: Path | None = None
-    encoder: str | None = None
-    retriever_url: str | None = None
-    retriever_host: str = "127.0.0.1"
-    retriever_port: int = 0
-    steps: int | None = None
-    nodes: int = 1
-    gpus: int | None = None
-    seed: int = 42
-    passages: int = 20000
-    test_questions: int = 500
-    supervised_control: bool = False
-    overrides: tuple[str, ...] = ()
-
-    def save(self, path: Path) -> None:
-        """Write as JSON."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        path.write_text(json.dumps(values, default=str, indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> "Options":
-        """The inverse of :meth:`save`."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("run_dir", "questions", "validation", "test", "corpus", "faiss_index"):
-            values[name] = Path(values[name]) if values[name] else None
-        return cls(**{**values, "overrides": tuple(values["overrides"])})
-
-
-@dataclass(frozen=True)
-class Command:
-    """One process of the recipe. If ``creates`` exists, the command has been run and is skipped."""
-
-    what: str
-    argv: list[str]
-    creates: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -82,9 +28,7 @@ class Plan:
     """Files and commands of a run. ``prepare`` runs before the configuration is composed, ``build`` after."""
 
     options: Options
-    model: str
-    test: Path | None
-    corpus: Path | None
+    source: Source
     prepare: list[Command]
     build: list[Command]
     serve: Command | None
@@ -98,16 +42,14 @@ class ConfigurationError(ValueError):
 def make_plan(options: Options) -> Plan:
     """Decide on files and commands. Touches nothing."""
     prepare: list[Command] = []
-    source = _cpu_source(options, prepare) if options.hardware == "cpu" else _gpu_source(options, prepare)
+    source = RECIPES[options.recipe].source(options, prepare)
     index, build = None, [_rows_command(options, source)]
-    if options.retriever_url is None:
-        index = _index_folder(source["corpus"], source["encoder"])
-        build.append(_index_command(options, source, index))
+    if source.corpus is not None and options.retriever_url is None:
+        index = _index_folder(source.corpus, source)
+        build.append(_index_command(source, source.corpus, index))
     return Plan(
         options=options,
-        model=source["model"],
-        test=source["test"],
-        corpus=source["corpus"],
+        source=source,
         prepare=prepare,
         build=build,
         serve=_serve_command(options, index) if index else None,
@@ -117,95 +59,24 @@ def make_plan(options: Options) -> Plan:
     )
 
 
-def module_command(what: str, module: str, *arguments: Any, creates: Path | None = None) -> Command:
-    """The command that runs a Python module of ours."""
-    return Command(what, [sys.executable, "-m", module, *map(str, arguments)], creates)
-
-
-def _cpu_source(options: Options, prepare: list[Command]) -> dict[str, Any]:
-    """The tiny policy, and the mini world with its encoder unless the user brought questions or a corpus."""
-    own = options.questions is not None
-    sizes = ("--seed", options.seed, "--passages", options.passages, "--test", options.test_questions)
-    world = _made(
-        prepare, "make the mini world", "data.mini_world", *sizes, needed=not own or _no_corpus(options)
-    )
-    source: dict[str, Any] = {"faiss_index": options.faiss_index, "encoder": options.encoder or "minilm"}
-    source["questions"] = options.questions or world / "train.questions.jsonl"
-    source["validation"] = options.validation or (None if own else world / "validation.questions.jsonl")
-    source["test"] = options.test or (None if own else world / "test.questions.jsonl")
-    source["corpus"] = options.corpus or (None if options.retriever_url else world / "corpus.jsonl")
-    if options.encoder is None and _no_corpus(options):
-        source["encoder"] = str(_made(prepare, "make the mini encoder", "data.mini_encoder"))
-    policy = ("cold-start the tiny policy", "data.mini_policy", "--seed", options.seed)
-    source["model"] = options.model or str(_made(prepare, *policy))
-    return source
-
-
-def _no_corpus(options: Options) -> bool:
-    return options.corpus is None and options.retriever_url is None
-
-
-def _made(prepare: list[Command], what: str, module: str, *arguments: Any, needed: bool = True) -> Path:
-    """The cache folder of what a generator in data/ makes; the generator is put into `prepare` if needed."""
-    name = module.removeprefix("data.")
-    folder = CACHE / f"{name}-{_key(*arguments, *_code('mini_'))}"
-    if needed:
-        prepare.append(module_command(what, module, "--out", folder, *arguments, creates=folder))
-    return folder
-
-
-def _gpu_source(options: Options, prepare: list[Command]) -> dict[str, Any]:
-    """MuSiQue, the 2018 Wikipedia with its E5 index, and Qwen2.5-7B-Instruct, each unless the user brought
-    another.
-    """
-    musique, wiki = CACHE / "musique", CACHE / "wiki18"
-    source: dict[str, Any] = {"encoder": options.encoder or GPU_ENCODER, "faiss_index": options.faiss_index}
-    if options.questions is None:
-        prepare.append(
-            module_command(
-                "download MuSiQue",
-                "data.musique",
-                "--out",
-                musique,
-                creates=musique / "validation.questions.jsonl",
-            )
-        )
-    own = options.questions is not None
-    source["questions"] = options.questions or musique / "train.questions.jsonl"
-    source["validation"] = options.validation or (None if own else musique / "validation.questions.jsonl")
-    source["test"] = options.test
-    source["corpus"] = options.corpus
-    if _no_corpus(options):
-        prepare.append(
-            module_command(
-                "download Wikipedia 2018 and its E5 index",
-                "data.wiki18",
-                "--out",
-                wiki,
-                creates=wiki / "e5_Flat.index",
-            )
-        )
-        source |= {
-            "corpus": wiki / "wiki-18.jsonl",
-            "faiss_index": options.faiss_index or wiki / "e5_Flat.index",
-        }
-    source["model"] = options.model or "Qwen/Qwen2.5-7B-Instruct"
-    return source
-
-
-def _rows_command(options: Options, source: dict[str, Any]) -> Command:
-    arguments = [options.run_dir, "--questions", source["questions"]]
-    arguments += [
-        word for name in ("validation", "test") if source[name] for word in (f"--{name}", source[name])
-    ]
+def _rows_command(options: Options, source: Source) -> Command:
+    held_out = {"--validation": source.validation, "--test": source.test}
+    arguments: list[Any] = [options.run_dir, "--questions", source.questions]
+    arguments += [word for name, path in held_out.items() if path for word in (name, path)]
     creates = options.run_dir / "data" / "done"
     return module_command("write the training rows", "research.training.rows", *arguments, creates=creates)
 
 
-def _index_command(options: Options, source: dict[str, Any], index: Path) -> Command:
-    arguments = ["build", source["corpus"], index, "--encoder", source["encoder"]]
-    arguments += ["--faiss-index", source["faiss_index"]] if source["faiss_index"] else []
+def _index_command(source: Source, corpus: Path, index: Path) -> Command:
+    arguments: list[Any] = ["build", corpus, index]
+    arguments += ["--encoder", source.encoder] if _is_dense(source) else []
+    arguments += ["--index", source.index] if source.index != "flat" else []
+    arguments += ["--faiss-index", source.faiss_index] if source.faiss_index else []
     return module_command("build the index", "retriever_server", *arguments, creates=index)
+
+
+def _is_dense(source: Source) -> bool:
+    return not source.index.startswith("bm25")
 
 
 def _serve_command(options: Options, index: Path) -> Command:
@@ -214,23 +85,11 @@ def _serve_command(options: Options, index: Path) -> Command:
     return module_command("serve the index", "retriever_server", *arguments)
 
 
-def _index_folder(corpus: Path, encoder: str) -> Path:
+def _index_folder(corpus: Path, source: Source) -> Path:
     """A corpus of ours has its key in its path; one of the user's may change under the same path."""
-    stat = None if corpus.is_relative_to(CACHE) or not corpus.exists() else corpus.stat()
-    version = (stat.st_size, stat.st_mtime_ns) if stat else ()
-    return CACHE / f"index-{_key(INDEX_FORMAT, corpus.resolve(), encoder, *version)}"
-
-
-def _key(*parts: Any) -> str:
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
-
-
-def _code(prefix: str) -> list[str]:
-    """The code that generates something is part of its key: a changed generator makes a new world or
-    policy.
-    """
-    paths = sorted((ROOT / "data").glob(f"{prefix}*.py"))
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    encoder = source.encoder if _is_dense(source) else ""
+    made_by = (encoder,) if source.index == "flat" else (source.index, encoder)
+    return CACHE / f"index-{key_of(INDEX_FORMAT, corpus.resolve(), *made_by, *(version_of(corpus) or ()))}"
 
 
 # ------------------------------------------------------------------------------------------ configuration
@@ -246,7 +105,8 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
             config = compose(
-                "train_musique", overrides=[*_overrides(plan, retriever_url), *plan.options.overrides]
+                f"train_{plan.options.recipe}",
+                overrides=[*_overrides(plan, retriever_url), *plan.options.overrides],
             )
         _set_cluster(config, plan.options)
         _set_environment(config, plan.options)
@@ -267,21 +127,23 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
 
 def _overrides(plan: Plan, retriever_url: str) -> list[str]:
     options = plan.options
-    data = options.run_dir / "data"
+    data, held_out = options.run_dir / "data", ["validation", *(["test"] if plan.source.test else [])]
     values = {
         "hardware": options.hardware,
         "research.run_dir": options.run_dir,
         "research.retriever.url": retriever_url,
         "data.train_files": data / "train.parquet",
-        "data.val_files": [data / "validation.parquet", *([data / "test.parquet"] if plan.test else [])],
+        "data.val_files": [data / f"{split}.parquet" for split in held_out],
         "data.seed": options.seed,
         "actor_rollout_ref.rollout.seed": options.seed,
         "actor_rollout_ref.actor.fsdp_config.seed": options.seed,
-        "actor_rollout_ref.model.path": plan.model,
+        "actor_rollout_ref.model.path": plan.source.model,
         "actor_rollout_ref.rollout.agent.agent_loop_config_path": ROOT / "research/training/agent_loop.yaml",
         "trainer.nnodes": options.nodes,
         "trainer.experiment_name": options.run_dir.name,
     }
+    if options.recipe == "rqr":
+        values["research.rewriting.encoder"] = plan.source.encoder
     if options.steps is not None:
         values["trainer.total_training_steps"] = options.steps
     gpus = options.gpus or (len(gpu_memory()) if options.hardware == "gpu" else None)

@@ -12,7 +12,9 @@ import psutil
 from data.hub import free_space, size_text
 from data.wiki18 import required_files, space_needed
 from research.training.hardware import gpu_memory
-from research.training.plan import CACHE, Plan
+from research.training.options import CACHE
+from research.training.plan import Plan
+from research.training.sources import PREPARED, RECIPES
 
 GB = 10**9
 # A 7B model's training state is spread over the GPUs in float32 (weights, gradients; the optimiser sits in
@@ -30,7 +32,7 @@ def problems(plan: Plan) -> list[str]:
 def _files(plan: Plan) -> Iterator[str]:
     options = plan.options
     given = {
-        "--questions": options.questions,
+        RECIPES[options.recipe].questions_option: options.questions,
         "--validation": options.validation,
         "--test": options.test,
         "--corpus": options.corpus,
@@ -39,6 +41,11 @@ def _files(plan: Plan) -> Iterator[str]:
     for name, path in given.items():
         if path is not None and not path.is_file():
             yield f"{name}: there is no file {path}"
+    if options.recipe == "rqr" and options.hardware == "gpu" and options.questions is None:
+        for name in ("train.parquet", "dev.parquet", "corpus.jsonl"):
+            if not (PREPARED / name).is_file():
+                where = f"give --tasks, or run data/prepare_rqr.py --out {PREPARED}"
+                yield f"there is no {PREPARED / name}: {where}"
 
 
 def _model(plan: Plan) -> Iterator[str]:
@@ -50,7 +57,7 @@ def _model(plan: Plan) -> Iterator[str]:
 
 
 def _supervised(plan: Plan) -> Iterator[str]:
-    if plan.options.supervised_control and (plan.options.model or plan.test is None):
+    if plan.options.supervised_control and (plan.options.model or plan.source.test is None):
         yield "--supervised-control: only the tiny policy and the mini world have demonstrations"
 
 
@@ -91,22 +98,22 @@ def _disk(path: Path, need: int, what: str) -> Iterator[str]:
 
 
 def _gpu(plan: Plan) -> Iterator[str]:
-    options, memory = plan.options, gpu_memory()
+    options, model, memory = plan.options, plan.source.model, gpu_memory()
     wanted = options.gpus or max(1, len(memory))
     if not memory:
         yield "GPU: nvidia-smi finds none; --hardware cpu runs the whole stack without"
         return
     if len(memory) < wanted:
         yield f"GPU: --gpus {wanted}, but this machine has {len(memory)}"
-    size = model_bytes(plan.model)
+    size = model_bytes(model)
     if size is None:
-        yield f"model: {plan.model} is neither a local folder nor to be found on the hub from here"
+        yield f"model: {model} is neither a local folder nor to be found on the hub from here"
         return
     parameters = size // 2  # published in bfloat16
     need = GPU_BYTES_A_PARAMETER * parameters // (wanted * options.nodes) + GPU_BYTES_OF_ACTIVATIONS
     if min(memory) < need:
         yield (
-            f"GPU memory: {plan.model} on {wanted * options.nodes} GPUs needs about {size_text(need)} a GPU, "
+            f"GPU memory: {model} on {wanted * options.nodes} GPUs needs about {size_text(need)} a GPU, "
             f"there are {size_text(min(memory))}: use more GPUs or a smaller --model"
         )
     checkpoints = 2 * 12 * parameters  # two kept; weights and both Adam moments in float32
@@ -135,7 +142,7 @@ def model_bytes(model: str) -> int | None:
 def _wikipedia(plan: Plan) -> Iterator[str]:
     """The 21 M-passage corpus and its index, if the plan uses them."""
     wiki = CACHE / "wiki18"
-    if plan.corpus is None or plan.corpus.parent != wiki:
+    if plan.source.corpus is None or plan.source.corpus.parent != wiki:
         return
     yield from _disk(wiki, space_needed(wiki), "Wikipedia 2018 and its E5 index")
     index = max(file.size for file in required_files(wiki))

@@ -7,7 +7,8 @@ import re
 import statistics
 from pathlib import Path
 
-from research.training.guards import ENTROPY, REWARD, ROLLOUT_DIFFERENCE, GuardConfig, GuardWatch, Row
+from research.training.guards import ENTROPY, ROLLOUT_DIFFERENCE, GuardConfig, GuardWatch, Row
+from research.training.headline import ANSWERS, Headline
 from research.training.run_files import read_metrics
 
 STEPS_OF_THE_ESTIMATE = 10
@@ -16,8 +17,10 @@ STEPS_OF_THE_ESTIMATE = 10
 class StepPrinter:
     """Prints each row that is added to ``metrics.jsonl`` once; those already there are history."""
 
-    def __init__(self, run_dir: Path, total_steps: int | None, guards: GuardConfig) -> None:
-        self.run_dir, self.total_steps = run_dir, total_steps
+    def __init__(
+        self, run_dir: Path, total_steps: int | None, guards: GuardConfig, headline: Headline = ANSWERS
+    ) -> None:
+        self.run_dir, self.total_steps, self.headline = run_dir, total_steps, headline
         self.guards = GuardWatch(guards)
         # Of the file when it was last read: lines() is called twice a second, and the file grows once a step.
         self._size = -1
@@ -40,19 +43,20 @@ class StepPrinter:
         lines = [self._step_line(row)] if "timing_s/step" in row else []
         lines += [f"WARNING step {step}: {warning.message}" for warning in warnings]
         # The few validation questions only: what the test questions say is for the table.
-        pattern = re.compile("val-.*/validation_?(.*)/em/mean@1")
+        pattern = re.compile(f"val-.*/validation_?(.*)/{self.headline.metric}/mean@1")
         found = {found[1]: row[key] for key in sorted(row) if (found := pattern.fullmatch(key))}
         held_out = [f"{name} {value:.3f}".strip() for name, value in found.items()]
-        return lines + ([f"  validation at step {step}: EM {', '.join(held_out)}"] if held_out else [])
+        label = self.headline.label
+        return lines + ([f"  validation at step {step}: {label} {', '.join(held_out)}"] if held_out else [])
 
     def _step_line(self, row: Row) -> str:
         """At most 120 columns."""
         seconds, step = row["timing_s/step"], int(row["step"])
         count = f"{step}/{self.total_steps}" if self.total_steps else f"{step}"
         difference = f"{row.get(ROLLOUT_DIFFERENCE, math.nan):.0e}".replace("e-0", "e-")
+        measures = [f"{label} {row[key]:{form}}" for label, key, form in self.headline.step_line]
         return (
-            f"step {count:>7}  EM {row['search/em']:.3f}  reward {row[REWARD]:.3f}  "
-            f"searches {row['search/searches']:.1f}  len {row['search/response_tokens']:.0f}  "
+            f"step {count:>7}  {'  '.join(measures)}  "
             f"entropy {row.get(ENTROPY, math.nan):.2f}  {_seconds(seconds)}  "
             f"{_thousands(row['perf/total_num_tokens'] / seconds)} tok/s  diff {difference}{self._left(step)}"
         )

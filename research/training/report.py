@@ -19,13 +19,14 @@ from research.pieces import pieces
 from research.protocol import Protocol
 from research.training.config import read_section
 from research.training.episodes import choose_pairs
-from research.training.figures import HELD_OUT_TITLE, Drawing, Point, draw_all
+from research.training.figures import Drawing, Point, draw_all
 from research.training.guards import REWARD, GuardConfig, Rows, alarms
+from research.training.headline import Headline, headline_of
 from research.training.run_files import read_metrics
 from research.training.table import (
-    HEADER,
     TableRow,
-    failed_searches_warning,
+    failures_warning,
+    header_of,
     held_out_split,
     last_step,
     table_rows,
@@ -75,13 +76,13 @@ def write_report(run_dir: Path) -> Path:
 
 
 def write_picture(run_dir: Path, target: Path) -> None:
-    """The curve of exact match on held-out questions as a picture of its own, black on white.
+    """The curve of the measure on held-out questions as a picture of its own, black on white.
 
     Raises:
         ValueError: nothing held out was evaluated yet.
     """
     drawings = {drawing.title: drawing.svg for drawing in _contents(run_dir)["drawings"]}
-    svg = drawings[HELD_OUT_TITLE]
+    svg = drawings[headline_of(run_dir).title]
     if svg is None:
         raise ValueError(f"{run_dir}: no held-out questions were evaluated yet")
     # As plain text: the page's svg is marked as safe, and would escape what is put into it.
@@ -93,17 +94,18 @@ def _contents(run_dir: Path) -> dict[str, Any]:
     config = DictConfig(OmegaConf.load(run_dir / "config.yaml"))
     guards, protocol = _guard_config(config), read_section(Protocol, config.research.protocol)
     rows, table = read_metrics(run_dir), table_rows(run_dir)
-    split = held_out_split(run_dir)
+    split, headline = held_out_split(run_dir), headline_of(run_dir)
     return {
         "heading": _heading(run_dir, config, rows),
         "options": _options(run_dir),
-        "header": HEADER,
+        "header": header_of(headline),
+        "note": headline.note,
         "table": [row.cells() for row in table],
-        "failed_searches": failed_searches_warning(table),
+        "failures": failures_warning(table, headline),
         "split": split,
         "alarms": alarms(rows, guards),
         "old_run": "guards" not in config.research,
-        "drawings": _drawings(rows, table, last_step(run_dir, split), guards),
+        "drawings": _drawings(rows, table, last_step(run_dir, split), guards, headline),
         "pairs": choose_pairs(run_dir, EPISODES),
         "pieces": lambda trajectory: pieces(trajectory, protocol),
     }
@@ -148,12 +150,14 @@ def _options(run_dir: Path) -> dict[str, str]:
     }
 
 
-def _drawings(rows: Rows, table: list[TableRow], last: int | None, guards: GuardConfig) -> list[Drawing]:
+def _drawings(
+    rows: Rows, table: list[TableRow], last: int | None, guards: GuardConfig, headline: Headline
+) -> list[Drawing]:
     """The charts, their SVG marked as ours: it is the one thing of the page that is not escaped."""
     searched = [row for row in table if row.control == ""]
     points = [Point(row.name, 0, row.before) for row in searched if row.before]
     points += [Point(row.name, last, row.after) for row in searched if row.after and last]
-    drawings = draw_all(rows, points, guards.rollout_difference)
+    drawings = draw_all(rows, points, guards.rollout_difference, headline)
     return [
         Drawing(drawing.title, Markup(drawing.svg) if drawing.svg else None, drawing.missing)
         for drawing in drawings

@@ -1,21 +1,33 @@
-"""Questions to the parquet rows of a run: `python -m research.training.rows RUN_DIR --questions FILE`.
+"""Questions or rewriting tasks to the parquet rows of a run: `python -m research.training.rows RUN_DIR
+--questions FILE`.
 
-Reads the prompt, the model and the lengths from RUN_DIR/config.yaml. Questions whose prompt does not fit are
-taken out and named: veRL would cut them silently. Writes RUN_DIR/data/{train,validation,test}.parquet; the
-last is what is asked before the first step and after the last one, with each of `research.controls`.
+Reads the prompt, the model, the lengths and which of both it is from RUN_DIR/config.yaml. Those whose prompt
+does not fit are taken out and named: veRL would cut them silently. Writes
+RUN_DIR/data/{train,validation,test}.parquet; the last is what is asked before the first step and after the
+last one, with each of `research.controls`.
 """
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import click
 from omegaconf import OmegaConf
 
 from data import DataError
-from data.questions import Question, Row, read_questions, split_questions, training_rows, write_rows
+from data.questions import (
+    TRAINING_SCHEMA,
+    Question,
+    Row,
+    read_questions,
+    split_questions,
+    training_rows,
+    write_rows,
+)
+from data.rewriting import TASK_SCHEMA, RewritingTask, read_tasks, task_rows
 from research.prompts import build_prompt
+from research.rewards.rewriting import reward_weights
 from research.token_protocol import TokenProtocol
 from research.training.config import ResearchConfig, read_research_config
 
@@ -23,9 +35,21 @@ VALIDATION_SHARE, VALIDATION_MAXIMUM = 0.1, 100
 DECOYS = 4
 
 
+class Asked(Protocol):
+    """A question or a rewriting task."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def question(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=Asked)
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--questions", type=click.Path(path_type=Path), required=True, help="Training questions.")
+@click.option("--questions", type=click.Path(path_type=Path), required=True, help="To train on.")
 @click.option(
     "--validation", type=click.Path(path_type=Path), help="Held-out questions; else some are split off."
 )
@@ -39,39 +63,53 @@ def write_run_rows(run_dir: Path, questions: Path, validation: Path | None, test
     """Read, split if there is no validation file, drop what does not fit, write.
 
     Raises:
-        DataError: a file is missing or a row malformed; names file and line. Or too few questions are left.
+        DataError: a file is missing or a row malformed; names file and line. Or too few questions are left,
+        or a task lacks what its reward needs.
     """
     config = OmegaConf.load(run_dir / "config.yaml")
-    splits = {"train": read_questions(questions)}
-    if validation:
-        splits["validation"] = read_questions(validation)
+    research = read_research_config(config.research)
+    files = {"train": questions, "validation": validation, "test": test}
+    given = {split: path for split, path in files.items() if path}
+    if research.rewriting:
+        tasks = {split: _read_tasks(path, research) for split, path in given.items()}
+        found = _fitting_splits(tasks, questions, config, research)
+        rows = {split: task_rows(each, split) for split, each in found.items()}
     else:
-        share = max(1, min(VALIDATION_MAXIMUM, int(VALIDATION_SHARE * len(splits["train"]))))
-        splits["train"], splits["validation"] = split_questions(splits["train"], share, config.data.seed)
-        click.echo(f"{questions.name}: {share} questions are held out for validation")
-    if test:
-        splits["test"] = read_questions(test)
-    fits = _FitsPrompt(config)
-    splits = {split: fits.keep(each) for split, each in splits.items()}
-    splits["train"] = _of_hops(splits["train"], fits.research.train_hops)
-    if len(splits["train"]) < config.data.train_batch_size:
+        asked = {split: read_questions(path) for split, path in given.items()}
+        rows = _question_rows(_fitting_splits(asked, questions, config, research), config, research)
+    if len(rows["train"]) < config.data.train_batch_size:
         raise DataError(
-            f"{questions}: {len(splits['train'])} questions are fewer than one batch "
+            f"{questions}: {len(rows['train'])} questions are fewer than one batch "
             f"(data.train_batch_size is {config.data.train_batch_size})"
         )
-    folder = run_dir / "data"
-    folder.mkdir(exist_ok=True)
-    for split, each in splits.items():
-        rows = training_rows(each, split, split, by_hops=True)
-        if split == "test":
-            rows += _control_rows(each, fits.research.controls, config.data.seed)
-        write_rows(rows, folder / f"{split}.parquet")
-        click.echo(f"{split}: {len(each)} questions")
-    (folder / "done").touch()
+    for split, each in rows.items():
+        path = run_dir / "data" / f"{split}.parquet"
+        write_rows(each, path, TASK_SCHEMA if research.rewriting else TRAINING_SCHEMA)
+        click.echo(f"{split}: {sum(not row['extra_info']['control'] for row in each)} questions")
+    (run_dir / "data" / "done").touch()
 
 
-def _of_hops(questions: list[Question], hops: tuple[int, ...]) -> list[Question]:
-    return [question for question in questions if not hops or question.hops in hops]
+def _fitting_splits(
+    splits: dict[str, list[Item]], file: Path, config: Any, research: ResearchConfig
+) -> dict[str, list[Item]]:
+    """The splits, with a validation one, without what does not fit."""
+    if "validation" not in splits:
+        share = max(1, min(VALIDATION_MAXIMUM, int(VALIDATION_SHARE * len(splits["train"]))))
+        splits["train"], splits["validation"] = split_questions(splits["train"], share, config.data.seed)
+        click.echo(f"{file.name}: {share} questions are held out for validation")
+    fits = _FitsPrompt(config, research)
+    return {split: fits.keep(each) for split, each in splits.items()}
+
+
+def _question_rows(
+    splits: dict[str, list[Question]], config: Any, research: ResearchConfig
+) -> dict[str, list[Row]]:
+    hops = research.train_hops
+    splits["train"] = [question for question in splits["train"] if not hops or question.hops in hops]
+    rows = {split: training_rows(each, split, split, by_hops=True) for split, each in splits.items()}
+    if "test" in splits:
+        rows["test"] += _control_rows(splits["test"], research.controls, config.data.seed)
+    return rows
 
 
 def _control_rows(questions: list[Question], controls: Sequence[str], seed: int) -> list[Row]:
@@ -87,20 +125,32 @@ def _control_rows(questions: list[Question], controls: Sequence[str], seed: int)
     return rows
 
 
+def _read_tasks(path: Path, research: ResearchConfig) -> list[RewritingTask]:
+    """Each must have gold passages, by which every run is measured, and what its reward needs."""
+    tasks = read_tasks(path)
+    needed = {"gold_ids": "to be measured by"}
+    if "embedding_gain" in reward_weights(research.reward):
+        needed["positives"] = "which the reward embedding_gain needs"
+    for name, why in needed.items():
+        for task in tasks:
+            if not getattr(task, name):
+                raise DataError(f'{path}: task {task.id} has no "{name}", {why}')
+    return tasks
+
+
 class _FitsPrompt:
     """Keeps questions whose prompt has at most ``data.max_prompt_length`` tokens; names the others."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, research: ResearchConfig) -> None:
         from transformers import AutoTokenizer
 
-        self.research: ResearchConfig = read_research_config(config.research)
         tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
-        self.tokens = TokenProtocol(tokenizer, self.research.protocol)
+        self.prompt, self.tokens = research.prompt, TokenProtocol(tokenizer, research.protocol)
         self.maximum = config.data.max_prompt_length
 
-    def keep(self, questions: list[Question]) -> list[Question]:
+    def keep(self, questions: list[Item]) -> list[Item]:
         """The questions that fit, in order."""
-        lengths = [len(build_prompt(self.research.prompt, q.question, self.tokens)) for q in questions]
+        lengths = [len(build_prompt(self.prompt, each.question, self.tokens)) for each in questions]
         for question, length in zip(questions, lengths, strict=True):
             if length > self.maximum:
                 why = f"its prompt has {length} tokens, data.max_prompt_length is {self.maximum}"

@@ -22,11 +22,13 @@ from omegaconf import OmegaConf
 from research.processes import adopt_orphans, raise_on_terminate, start, stop, stop_descendants, tail
 from research.training import supervised
 from research.training.config import read_research_config
-from research.training.plan import Command, Plan, compose_config
+from research.training.headline import headline_of
+from research.training.options import Command, Options
+from research.training.plan import Plan, compose_config
 from research.training.preflight import free_port, problems
 from research.training.progress import StepPrinter
 from research.training.run_files import forget_steps_after, latest_checkpoint, read_metrics
-from research.training.table import as_text, failed_searches_warning, table_rows
+from research.training.table import as_text, failures_warning, table_rows
 
 RETRIEVER_START_SECONDS = 1800  # a 61 GB index is read from disk
 RETRIEVER_RESTARTS = 10
@@ -79,7 +81,7 @@ def execute(plan: Plan) -> None:
     raise_on_terminate()
     # Threads that spin while they wait take the cores from the other processes of the run.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with _locked(run_dir), _nothing_left_behind(run_dir):
+    with _locked(run_dir), _nothing_left_behind(plan.options):
         plan.options.save(run_dir / "recipe.json")
         total, checkpoint = config.trainer.total_training_steps, latest_checkpoint(run_dir)
         if checkpoint is None:  # nothing was trained on the rows that may be there
@@ -97,7 +99,13 @@ def execute(plan: Plan) -> None:
                 _run(command)
             # The trainer forgets them, too, but late: until then they would be shown as steps of this run.
             forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)
-            _train(plan, port, StepPrinter(run_dir, total, read_research_config(config.research).guards))
+            _train(
+                plan,
+                port,
+                StepPrinter(
+                    run_dir, total, read_research_config(config.research).guards, headline_of(run_dir)
+                ),
+            )
         if config.trainer.save_freq > 0:
             export(run_dir)
         else:
@@ -120,23 +128,24 @@ def _locked(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _nothing_left_behind(run_dir: Path) -> Iterator[None]:
+def _nothing_left_behind(options: Options) -> Iterator[None]:
     """End every process of the run however it ends, and say how to go on after an interruption."""
     try:
         yield
     except BaseException as error:
         if not isinstance(error, Exception):
             click.echo("\nstopping ...", err=True)
-            _say_how_to_go_on(run_dir)
+            _say_how_to_go_on(options)
         raise
     finally:
         stop_descendants()
 
 
-def _say_how_to_go_on(run_dir: Path) -> None:
+def _say_how_to_go_on(options: Options) -> None:
+    run_dir, recipe = options.run_dir, options.recipe
     step = latest_checkpoint(run_dir)
     kept = f"the checkpoint of step {step} is kept" if step is not None else "no checkpoint was written yet"
-    click.echo(f"{kept}; go on with: bash recipes/train_musique.sh --resume --run-dir {run_dir}", err=True)
+    click.echo(f"{kept}; go on with: bash recipes/train_{recipe}.sh --resume --run-dir {run_dir}", err=True)
 
 
 def _run(command: Command) -> None:
@@ -189,7 +198,7 @@ def _train(plan: Plan, port: int, printer: StepPrinter) -> None:
         finally:
             stop(training, patience=20)
     if training.returncode != 0:
-        _say_how_to_go_on(run_dir)
+        _say_how_to_go_on(plan.options)
         raise RunFailed(f"training failed: {_cause(run_dir)}; see {log}")
 
 
@@ -326,9 +335,9 @@ def export(run_dir: Path) -> None:
 
 
 def _print_summary(run_dir: Path) -> None:
-    rows = table_rows(run_dir)
-    click.echo(f"\n{as_text(rows)}")
-    if warning := failed_searches_warning(rows):
+    rows, headline = table_rows(run_dir), headline_of(run_dir)
+    click.echo(f"\n{as_text(rows, headline)}")
+    if warning := failures_warning(rows, headline):
         click.echo(warning, err=True)
     click.echo(f"\nrun folder: {run_dir}")
     click.echo("  config.yaml  metrics.jsonl  trajectories/  checkpoints/  tensorboard/  logs/  policy/")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from research.training.plan import Command, Plan, module_command
+from research.training.options import Command, module_command
+from research.training.plan import Plan
 from research.training.run_files import append_line, read_metrics
 from research.training.table import held_out
 
@@ -22,7 +23,9 @@ def training_seconds(plan: Plan, metrics: list[dict[str, float]]) -> float:
     """Seconds of the cold start, as its folder tells, and of all GRPO steps; evaluations and start-up left
     out.
     """
-    cold_start = json.loads((Path(plan.model) / "cold_start.json").read_text(encoding="utf-8"))["seconds"]
+    cold_start = json.loads((Path(plan.source.model) / "cold_start.json").read_text(encoding="utf-8"))[
+        "seconds"
+    ]
     return float(cold_start + sum(row.get("timing_s/step", 0.0) for row in metrics))
 
 

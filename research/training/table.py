@@ -10,16 +10,16 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
 from research.controls import CONTROLS
-from research.metrics import wilson_interval
+from research.training.headline import Headline, headline_of
+from research.training.results import Result
 from research.training.run_files import read_trajectories, trajectory_path
 from research.trajectory import Trajectory
 
-HEADER = ("held out", "questions", "EM before [95%]", "EM after [95%]", "searches", "format valid")
 KINDS = ("", *CONTROLS)  # in the order of the table: real search, then the controls
 
 
@@ -33,41 +33,24 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Means over the held-out questions of one source at one step."""
-
-    questions: int
-    em: float
-    searches: float
-    format_valid: float
-    failed_searches: float = 0.0
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95% interval of the EM."""
-        return wilson_interval(self.em * self.questions, self.questions)
-
-
-@dataclass(frozen=True)
 class TableRow:
     """One source of questions, with a result before the training, after it, or both."""
 
     name: str
-    before: HeldOut | None
-    after: HeldOut | None
+    before: Result | None
+    after: Result | None
     control: str = ""
 
     def cells(self) -> tuple[str, ...]:
-        """One text for each of ``HEADER``; ``-`` where nothing was measured."""
-        counts = [str(result.questions) for result in (self.before, self.after) if result]
-        return (
-            self.name,
-            " -> ".join(dict.fromkeys(counts)),
-            _em(self.before),
-            _em(self.after),
-            _pair(self.before, self.after, "searches"),
-            _pair(self.before, self.after, "format_valid"),
-        )
+        """One text for each column of the table; ``-`` where nothing was measured."""
+        results = [result for result in (self.before, self.after) if result]
+        counts = dict.fromkeys(str(result.questions) for result in results)
+        return (self.name, " -> ".join(counts), *type(results[0]).cells(self.before, self.after))
+
+
+def header_of(headline: Headline) -> tuple[str, ...]:
+    """The names of the columns."""
+    return ("held out", "questions", *headline.results.HEADER)
 
 
 def held_out_split(run_dir: Path) -> str:
@@ -113,58 +96,45 @@ def table_rows(run_dir: Path) -> list[TableRow]:
     before, after = held_out(run_dir, split, 0), held_out(run_dir, split, last_step(run_dir, split))
     keys = sorted({*before, *after}, key=lambda key: (KINDS.index(key[0]), key[1]))
     rows = [TableRow(name, before.get((kind, name)), after.get((kind, name)), kind) for kind, name in keys]
-    return rows + list(_measured_elsewhere(run_dir / "controls.jsonl"))
+    return rows + list(_measured_elsewhere(run_dir))
 
 
-def held_out(run_dir: Path, split: str, step: int | None) -> dict[tuple[str, str], HeldOut]:
+def held_out(run_dir: Path, split: str, step: int | None) -> dict[tuple[str, str], Result]:
     """The results of a step by control and data source."""
     groups: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     for key, row in held_out_metrics(run_dir, split, step).items():
         groups[key.control, key.source].append(row)
-    return {source: _means(rows) for source, rows in groups.items()}
+    results = headline_of(run_dir).results
+    return {source: results.of(rows) for source, rows in groups.items()}
 
 
-def _means(rows: list[dict[str, float]]) -> HeldOut:
-    def mean(name: str) -> float:
-        return sum(row[name] for row in rows) / len(rows)
-
-    return HeldOut(len(rows), mean("em"), mean("searches"), mean("format_valid"), mean("failed_searches"))
-
-
-def _measured_elsewhere(path: Path) -> Iterable[TableRow]:
+def _measured_elsewhere(run_dir: Path) -> Iterable[TableRow]:
+    path, results = run_dir / "controls.jsonl", headline_of(run_dir).results
     for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else (), start=1):
         try:
             values = json.loads(line)
-            yield TableRow(values.pop("name"), None, HeldOut(**values), "elsewhere")
+            yield TableRow(values.pop("name"), None, results(**values), "elsewhere")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            wanted = "name, questions, em, searches, format_valid"
+            wanted = ", ".join(["name", *(each.name for each in fields(results) if each.default is MISSING)])
             raise ValueError(f"{path}, line {number}: not an object with {wanted}: {error}") from error
 
 
-def as_text(rows: list[TableRow]) -> str:
+def as_text(rows: list[TableRow], headline: Headline) -> str:
     """The table for a terminal, one line a row."""
-    lines = [HEADER, *(row.cells() for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    lines = [header_of(headline), *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines
     )
 
 
-def failed_searches_warning(rows: list[TableRow]) -> str:
+def failures_warning(rows: list[TableRow], headline: Headline) -> str:
     """One line if searches of the table's episodes failed, else empty: their figures are then too low."""
     results = [result for row in rows for result in (row.before, row.after) if result]
-    failed = round(sum(result.failed_searches * result.questions for result in results))
+    failed = round(sum(result.failures * result.questions for result in results))
     if not failed:
         return ""
     return (
-        f"WARNING: {failed} searches of these episodes failed, so the figures are too low: was the retriever "
+        f"WARNING: {failed} {headline.failures}, so the figures are too low: was the retriever "
         "gone or the machine overloaded? The reasons stand in trajectories/"
     )
-
-
-def _em(result: HeldOut | None) -> str:
-    return "{:.3f} [{:.3f}, {:.3f}]".format(result.em, *result.interval) if result else "-"
-
-
-def _pair(before: HeldOut | None, after: HeldOut | None, name: str) -> str:
-    return " -> ".join(f"{getattr(result, name):.2f}" if result else "-" for result in (before, after))

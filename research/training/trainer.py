@@ -15,7 +15,7 @@ from verl.workers.rollout.replica import get_rollout_replica_class
 
 from research.training.config import read_research_config
 from research.training.cpu import agreement
-from research.training.guards import GuardWatch, equal_group_share
+from research.training.guards import GuardWatch, all_failed, equal_group_share
 from research.training.rollout import OneServerClient
 from research.training.run_files import MetricsFile, forget_steps_after, metrics_row, read_metrics
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class RetrieverGone(RuntimeError):
-    """Every search of several steps in a row failed."""
+    """Every search, or the scoring of every text, failed in several steps in a row."""
 
 
 class SearchTrainer(PPOTrainerSync):
@@ -117,8 +117,8 @@ class SearchTrainer(PPOTrainerSync):
         metrics.update(self.guards.metrics())
 
     def _search_metrics(self, batch: tq.KVBatchMeta) -> dict[str, float]:
-        """Means over the step's trajectories of what research.training.agent_loop.score_trajectory
-        measured, and the share of questions whose samples all earned the same.
+        """Means over the step's trajectories of what their episodes measured (answering.py, rewriting.py),
+        and the share of questions whose samples all earned the same.
         """
         keys = [
             key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)
@@ -133,10 +133,11 @@ class SearchTrainer(PPOTrainerSync):
         return {**means, "equal_groups": equal_group_share(groups, rewards)}
 
     def _check_retriever(self, search_metrics: dict[str, float]) -> None:
-        searches, failed = search_metrics["searches"], search_metrics["failed_searches"]
-        self.steps_without_retriever = self.steps_without_retriever + 1 if 0 < searches <= failed else 0
+        self.steps_without_retriever = self.steps_without_retriever + 1 if all_failed(search_metrics) else 0
         if self.steps_without_retriever >= self.research.max_steps_without_retriever:
             raise RetrieverGone(
-                f"every search of {self.steps_without_retriever} steps failed: is the retriever at "
-                f"{self.research.retriever.url} alive? Start it and run again with --resume"
+                f"{'every search' if 'searches' in search_metrics else 'the scoring of every text'} of "
+                f"{self.steps_without_retriever} steps failed: is the retriever at "
+                f"{self.research.retriever.url} alive? The reasons stand in trajectories/; mend it and run "
+                "again with --resume"
             )

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# What the train_*.sh have in common: bash recipes/train.sh MODULE ARGUMENTS sets up the environment of the hardware that
+# the arguments name, or else of this machine, and runs the recipe's module in it.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+module=$1
+shift
+
+detected=$(nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+hardware=$detected
+dry_run=
+for ((i = 1; i <= $#; i++)); do
+    case ${!i} in
+        --hardware=*) hardware=${!i#*=} ;;
+        --hardware) next=$((i + 1)) && hardware=${!next:-} ;;
+        --dry-run) dry_run=yes ;;
+    esac
+done
+case $hardware in cpu | gpu) ;; *) echo "error: --hardware is cpu or gpu, not '$hardware'" >&2 && exit 2 ;; esac
+
+if [ -z "$dry_run" ]; then
+    bash "$root/recipes/setup_env.sh" "$hardware"
+elif [ ! -f "$root/.venv/.research-lock" ]; then
+    # A dry run needs some environment to compose the configuration in, not the one of the hardware it is about.
+    bash "$root/recipes/setup_env.sh" "$detected"
+fi
+
+# Without Python's bytecode cache each process of the run compiles vLLM and veRL again.
+unset PYTHONDONTWRITEBYTECODE
+exec "$root/.venv/bin/python" -m "$module" --hardware "$hardware" "$@"

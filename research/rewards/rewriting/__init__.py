@@ -1,0 +1,151 @@
+"""Rewards of a rewritten query, one file each, found by name: a class that is made once and then asked,
+``await reward(task, text) -> Reward``, how much better the text is to search with than the question.
+
+To add one, put ``research/rewards/rewriting/<name>.py`` with a class ``TextReward(tools)`` here. It may
+search and encode (:class:`Tools`), and raises ScoringError where it cannot tell: that is no bad text. What
+goes around them, weights, length and empty texts, stands in score.py.
+"""
+
+import asyncio
+import importlib
+import pkgutil
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+
+from data.rewriting import RewritingTask
+from research.encoder import BatchingEncoder, EncoderError, TextEncoder
+from research.ranking import MEASURES
+from research.rewards import Reward
+from research.search_loop import SearchError
+from research.trajectory import Passage
+
+Search = Callable[[str, int, frozenset[str]], Awaitable[list[Passage]]]
+"""(query, how many, ids that are not wanted) -> passages, best first. Raises SearchError."""
+TextRewardFunction = Callable[[RewritingTask, str], Awaitable[Reward]]
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+NO_REWARDS = {"score"}  # modules here that are none
+
+
+class ScoringError(Exception):
+    """A text could not be judged, by no fault of its own: retriever or encoder failed."""
+
+
+@dataclass(frozen=True)
+class RewritingConfig:
+    """The keys of ``research.rewriting``; see recipes/config/train_rqr.yaml for each.
+
+    Raises:
+        ValueError: a value has no meaning; names the key.
+    """
+
+    think: bool
+    metric: str
+    k: int
+    encoder: str
+    encoder_device: str | None
+    encoder_batch: int
+    free_tokens: int
+    length_penalty: float
+    empty_penalty: float
+
+    def __post_init__(self) -> None:
+        if self.metric not in MEASURES:
+            raise _wrong("metric", f"one of {', '.join(MEASURES)}")
+        for name, least in {"k": 1, "encoder_batch": 1, "free_tokens": 0}.items():
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+                raise _wrong(name, f"an integer of at least {least}")
+        for name in ("length_penalty", "empty_penalty"):
+            if not getattr(self, name) >= 0:
+                raise _wrong(name, "at least 0: it is taken off the reward")
+
+
+def _wrong(name: str, wanted: str) -> ValueError:
+    return ValueError(f"research.rewriting.{name} must be {wanted}")
+
+
+class Tools:
+    """What rewards work with. The encoder is loaded when the first one asks for it."""
+
+    def __init__(self, config: RewritingConfig, search: Search) -> None:
+        self.config, self._search = config, search
+        self._originals: dict[tuple[str, tuple[str, ...], int], asyncio.Task[list[str]]] = {}
+
+    @cached_property
+    def _encoder(self) -> BatchingEncoder:
+        config = self.config
+        return BatchingEncoder(TextEncoder(config.encoder, config.encoder_device, config.encoder_batch))
+
+    def load_encoder(self) -> None:
+        """Now, not at the first text. Raises EncoderError."""
+        _ = self._encoder
+
+    async def encode(self, texts: list[str]) -> np.ndarray:
+        """float32 (texts, dimension), rows of length 1. Raises ScoringError."""
+        try:
+            return await self._encoder(texts)
+        except EncoderError as error:
+            raise ScoringError(str(error)) from error
+
+    async def ranked(self, task: RewritingTask, text: str, count: int) -> list[str]:
+        """Ids of the passages that the text finds, best first, without the task's excluded ones.
+
+        Raises:
+            ScoringError: the search failed.
+        """
+        try:
+            passages = await self._search(text, count, frozenset(task.excluded_ids))
+        except SearchError as error:
+            raise ScoringError(f"the search failed: {error}") from error
+        return [passage.id for passage in passages]
+
+    async def ranked_original(self, task: RewritingTask, count: int) -> list[str]:
+        """The same of the question itself, searched for once. Raises ScoringError."""
+        key = task.question, task.excluded_ids, count
+        return await once(self._originals, key, lambda: self.ranked(task, task.question, count))
+
+
+async def once(
+    known: dict[Key, asyncio.Task[Value]], key: Key, make: Callable[[], Coroutine[Any, Any, Value]]
+) -> Value:
+    """What `make` gives for the key, made once: who asks meanwhile waits for it. A failure is not kept."""
+    if key not in known:
+        known[key] = asyncio.ensure_future(make())
+    try:
+        return await asyncio.shield(known[key])
+    except ScoringError:
+        known.pop(key, None)
+        raise
+
+
+def text_reward_names() -> list[str]:
+    """The names that :func:`make_text_reward` knows, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in NO_REWARDS)
+
+
+def make_text_reward(name: str, tools: Tools) -> TextRewardFunction:
+    """The reward of that name; `reward_weights` has checked it."""
+    reward: TextRewardFunction = importlib.import_module(f"{__name__}.{name}").TextReward(tools)
+    return reward
+
+
+def reward_weights(reward: str | dict[str, float]) -> dict[str, float]:
+    """Weights by name of ``research.reward``: one name, or several with their weights.
+
+    Raises:
+        ValueError: a name is unknown or a weight is no number.
+    """
+    weights = {reward: 1.0} if isinstance(reward, str) else dict(reward)
+    known = text_reward_names()
+    for name, weight in weights.items():
+        if name not in known:
+            raise ValueError(f"no reward of rewriting is called {name!r}; there are: {', '.join(known)}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise ValueError(f"research.reward: the weight of {name} must be a number, not {weight!r}")
+    if not any(weights.values()):
+        raise ValueError("research.reward names no reward with a weight")
+    return {name: float(weight) for name, weight in weights.items() if weight}

@@ -1,0 +1,81 @@
+"""The recipes' command line as an object, and the commands that a run is made of."""
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / "cache"
+FILES = ("questions", "validation", "test", "corpus", "faiss_index")  # options that name a file
+
+
+@dataclass(frozen=True)
+class Options:
+    """The recipe's command line; saved as ``recipe.json`` in the run folder. None: by the hardware
+    profile.
+    """
+
+    hardware: str
+    run_dir: Path
+    recipe: str = "musique"
+    model: str | None = None
+    questions: Path | None = None
+    validation: Path | None = None
+    test: Path | None = None
+    corpus: Path | None = None
+    faiss_index: Path | None = None
+    encoder: str | None = None
+    index: str | None = None
+    retriever_url: str | None = None
+    retriever_host: str = "127.0.0.1"
+    retriever_port: int = 0
+    steps: int | None = None
+    nodes: int = 1
+    gpus: int | None = None
+    seed: int = 42
+    passages: int = 20000
+    test_questions: int = 500
+    supervised_control: bool = False
+    overrides: tuple[str, ...] = ()
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        path.write_text(json.dumps(values, default=str, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Options":
+        """The inverse of :meth:`save`."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("run_dir", *FILES):
+            values[name] = Path(values[name]) if values.get(name) else None
+        return cls(**{**values, "overrides": tuple(values["overrides"])})
+
+
+@dataclass(frozen=True)
+class Command:
+    """One process of the recipe. If ``creates`` exists, the command has been run and is skipped."""
+
+    what: str
+    argv: list[str]
+    creates: Path | None = None
+
+
+def module_command(what: str, module: str, *arguments: Any, creates: Path | None = None) -> Command:
+    """The command that runs a Python module of ours."""
+    return Command(what, [sys.executable, "-m", module, *map(str, arguments)], creates)
+
+
+def key_of(*parts: Any) -> str:
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
+
+
+def code_of(prefix: str) -> list[str]:
+    """The code that generates something is part of its key: a changed generator makes a new world or
+    policy.
+    """
+    paths = sorted((ROOT / "data").glob(f"{prefix}*.py"))
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]

@@ -1,0 +1,55 @@
+"""The recipe of query reasoners end to end, as a user starts it: two steps on a few tasks, both rewards."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from stack import ROOT, RecipeRun
+
+from data.rewriting import RewritingTask, write_tasks
+from research.training.run_files import read_trajectories, trajectory_path
+
+pytestmark = pytest.mark.slow
+ANIMALS = ("cat", "dog", "cow", "horse", "sheep", "goat", "hen", "duck")
+MIX = "research.reward={retrieval_gain: 1.0, embedding_gain: 0.1}"
+
+
+def write_world(folder):
+    """A question an animal; another's post is excluded from what it finds."""
+    names = ANIMALS[1:] + ANIMALS[:1]
+    tasks = [
+        RewritingTask(name, f"what does a {name} eat", (f"the {name} eats hay",), (name,), (other,), "farm")
+        for name, other in zip(ANIMALS, names, strict=True)
+    ]
+    for split in ("train", "test"):
+        write_tasks(folder / f"{split}.jsonl", tasks)
+    rows = ({"id": name, "contents": f"{name}\nthe {name} eats hay"} for name in ANIMALS)
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_query_reasoner_is_trained_judged_and_exported(tmp_path):
+    write_world(tmp_path)
+    policy = tmp_path / "policy"
+    make = [sys.executable, "-m", "data.mini_policy", "--out", policy, "--steps", "10"]
+    subprocess.run(make, check=True, cwd=ROOT)
+    files = {"--tasks": "train.jsonl", "--test": "test.jsonl", "--corpus": "corpus.jsonl"}
+    words = [word for name, file in files.items() for word in (name, str(tmp_path / file))]
+    sizes = ("actor_rollout_ref.rollout.max_model_len=512", "research.rewriting.free_tokens=16", MIX)
+    module = "research.training.recipe_rqr"
+    with RecipeRun(
+        tmp_path / "run", "--model", str(policy), "--steps", "2", *words, *sizes, module=module
+    ) as run:
+        assert run.wait() == 0, run.text()
+        run.assert_nothing_left()
+    assert sorted(run.step_rows()) == [1, 2]
+    for step, row in run.step_rows().items():
+        assert row["training/rollout_probs_diff_mean"] <= 1e-3 and row["search/scoring_failed"] == 0
+        trajectories = list(read_trajectories(trajectory_path(run.run_dir, step, "train")))
+        assert len(trajectories) == 16
+        for each in trajectories:
+            assert each.searches == [] and each.metadata["gold_ids"] and each.reward_reason
+            assert each.metrics["original_ndcg"] == 1.0
+    text = run.output.read_text()
+    assert "nDCG@10 of the question" in text and "test_farm" in text and "report: " in text
+    assert (run.run_dir / "policy" / "model.safetensors").exists()

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from research.processes import adopt_orphans, raise_on_terminate, start, stop, stop_descendants, tail
 from research.training import supervised
@@ -83,29 +83,7 @@ def execute(plan: Plan) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _locked(run_dir), _nothing_left_behind(plan.options):
         plan.options.save(run_dir / "recipe.json")
-        total, checkpoint = config.trainer.total_training_steps, latest_checkpoint(run_dir)
-        if checkpoint is None:  # nothing was trained on the rows that may be there
-            shutil.rmtree(run_dir / "data", ignore_errors=True)
-        evaluated = any(row["step"] == checkpoint for row in read_metrics(run_dir))
-        if checkpoint is not None and total is not None and checkpoint >= total and evaluated:
-            click.echo(
-                f"{run_dir} is finished: step {checkpoint} of {total}. Give a higher --steps to go on."
-            )
-        else:
-            # Held-out questions before the first step; on resume only if that evaluation did not finish.
-            config.trainer.val_before_train &= checkpoint is None or not evaluated
-            OmegaConf.save(config, run_dir / "config.yaml")
-            for command in [*plan.prepare, *plan.build]:
-                _run(command)
-            # The trainer forgets them, too, but late: until then they would be shown as steps of this run.
-            forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)
-            _train(
-                plan,
-                port,
-                StepPrinter(
-                    run_dir, total, read_research_config(config.research).guards, headline_of(run_dir)
-                ),
-            )
+        _prepare_and_train(plan, config, port)
         if config.trainer.save_freq > 0:
             export(run_dir)
         else:
@@ -114,6 +92,27 @@ def execute(plan: Plan) -> None:
             _supervised_control(plan, port)
         _print_summary(run_dir)
         _report(run_dir)
+
+
+def _prepare_and_train(plan: Plan, config: DictConfig, port: int) -> None:
+    """What is left of it: nothing for a run that is finished."""
+    run_dir = plan.options.run_dir
+    total, checkpoint = config.trainer.total_training_steps, latest_checkpoint(run_dir)
+    if checkpoint is None:  # nothing was trained on the rows that may be there
+        shutil.rmtree(run_dir / "data", ignore_errors=True)
+    evaluated = any(row["step"] == checkpoint for row in read_metrics(run_dir))
+    if checkpoint is not None and total is not None and checkpoint >= total and evaluated:
+        click.echo(f"{run_dir} is finished: step {checkpoint} of {total}. Give a higher --steps to go on.")
+        return
+    # Held-out questions before the first step; on resume only if that evaluation did not finish.
+    config.trainer.val_before_train &= checkpoint is None or not evaluated
+    OmegaConf.save(config, run_dir / "config.yaml")
+    for command in [*plan.prepare, *plan.build]:
+        _run(command)
+    # The trainer forgets them, too, but late: until then they would be shown as steps of this run.
+    forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)
+    guards = read_research_config(config.research).guards
+    _train(plan, port, StepPrinter(run_dir, total, guards, headline_of(run_dir)))
 
 
 @contextmanager

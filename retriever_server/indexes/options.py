@@ -34,7 +34,7 @@ class IvfPqOptions(Options):
     refine: Literal["SQ8", "SQ6", "SQ4", "SQfp16"] = Field(
         default="SQ8", description="the form scored at last"
     )
-    nprobe: int = Field(default=32, ge=1, le=1 << 20, description="lists looked into for a query")
+    nprobe: int = Field(default=128, ge=1, le=1 << 20, description="lists looked into for a query")
     candidates: int = Field(default=100, ge=1, le=100_000, description="of them scored with the refined form")
 
 

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import click
 from serving import answer, server
 
+from retriever_server.wire import MAX_QUERY_CHARS
+
 ROUTES = {"/search": "query", "/batch_search": "query", "/retrieve": "queries"}
 SOCKET_S = 30
 CLOSED = 0  # in place of a status: the connection was closed without an answer
@@ -60,7 +62,9 @@ def wrong_field(rng: random.Random) -> bytes:
     limit, flag = ("topk", "return_scores") if route == "/retrieve" else ("top_n", "return_score")
     wrong = rng.choice([name, limit, flag, "exclude_ids"])
     bad = {
-        name: lambda: rng.choice([wrong_value(rng), "", " ", "x" * 8193, ["x"] * 1025, [""], ["x", None]]),
+        name: lambda: rng.choice(
+            [wrong_value(rng), "", " ", "x" * (MAX_QUERY_CHARS + 1), ["x"] * 1025, [""], ["x", None]]
+        ),
         limit: lambda: rng.choice([wrong_value(rng), 1001, 10**400, 2.0001, "1"]),
         flag: lambda: rng.choice([1, 0, "true", [], {}, 1e9]),
         "exclude_ids": lambda: rng.choice(

@@ -14,10 +14,11 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import click
 import torch
@@ -27,7 +28,7 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2T
 
 from data import DataError
 from data.folders import filling
-from data.mini_demonstrations import CLEAN, FAULTS, PATIENT, Demonstration, Faults, demonstrations
+from data.mini_demonstrations import CLEAN, FAULTS, PATIENT, Faults, demonstrations
 from data.mini_tokenizer import LONGEST, train_tokenizer
 from data.mini_world import HopCounts
 
@@ -66,6 +67,16 @@ class Stage:
 def curriculum(hops: tuple[int, ...], rates: Faults) -> tuple[Stage, ...]:
     """One hop first, where copying and searching again are learnt, then all hops with the faults."""
     return (Stage(0.3, (1,), PATIENT), Stage(1.0, hops, rates))
+
+
+class Demonstration(Protocol):
+    """An episode to learn from: a question and segments, (text, True) the policy's and (text, False) not."""
+
+    @property
+    def question(self) -> str: ...
+
+    @property
+    def segments(self) -> tuple[tuple[str, bool], ...]: ...
 
 
 @dataclass(frozen=True)
@@ -228,21 +239,32 @@ class Budget:
         return step / self.steps if self.seconds is None else elapsed / self.seconds
 
 
-def cold_start(
-    model: Qwen2ForCausalLM,
-    tokenizer: Qwen2Tokenizer,
-    stages: tuple[Stage, ...],
-    seed: int,
-    budget: Budget,
-) -> Iterator[float]:
-    """Train the model in place; yields the loss of every step (nats per policy token)."""
+@dataclass(frozen=True)
+class Lesson:
+    """Batches of (ids, mask) to train on until `end`, a share of the training."""
+
+    end: float
+    batches: Iterator[tuple[Tensor, Tensor]]
+
+
+def lesson(
+    end: float, tokenizer: Qwen2Tokenizer, demonstrations: Iterator[Demonstration], seed: int
+) -> Lesson:
+    """The lesson that endless demonstrations make."""
+    examples = (encode(tokenizer, demonstration) for demonstration in demonstrations)
+    return Lesson(end, batches(examples, random.Random(seed), tokenizer.pad_token_id))
+
+
+def cold_start(model: Qwen2ForCausalLM, lessons: Sequence[Lesson], budget: Budget) -> Iterator[float]:
+    """Train the model in place, the last lesson until 1; yields the loss of every step (nats per policy
+    token).
+    """
     model.train()
     optimiser = Optimiser(model)
-    streams = [_stream(tokenizer, stage, seed) for stage in stages]
     start, step = time.monotonic(), 0
     while (progress := budget.progress(step, time.monotonic() - start)) < 1:
-        stage = next(i for i, stage in enumerate(stages) if progress < stage.end)
-        loss = loss_of(model, *next(streams[stage]))
+        current = next(lesson for lesson in lessons if progress < lesson.end)
+        loss = loss_of(model, *next(current.batches))
         loss.backward()
         optimiser.step(rate_factor(step, progress))
         step += 1
@@ -250,10 +272,10 @@ def cold_start(
     model.eval()
 
 
-def _stream(tokenizer: Qwen2Tokenizer, stage: Stage, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    shown = demonstrations(seed, stage.hops, stage.rates)
-    examples = (encode(tokenizer, demonstration) for demonstration in shown)
-    return batches(examples, random.Random(seed), tokenizer.pad_token_id)
+def lessons_of(tokenizer: Qwen2Tokenizer, stages: Sequence[Stage], seed: int) -> list[Lesson]:
+    """A lesson for each stage of the curriculum."""
+    shown = [demonstrations(seed, stage.hops, stage.rates) for stage in stages]
+    return [lesson(stage.end, tokenizer, each, seed) for stage, each in zip(stages, shown, strict=True)]
 
 
 def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path, seconds: float) -> None:
@@ -265,6 +287,25 @@ def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path, secon
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         (scratch / "cold_start.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
+
+
+def make_policy(
+    out: Path, tokenizer: Qwen2Tokenizer, size: str, seed: int, lessons: Sequence[Lesson], budget: Budget
+) -> None:
+    """Train a fresh policy, telling how it goes, and save it. Raises DataError."""
+    model = build_model(tokenizer, SIZES[size], seed)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    click.echo(f"{weights / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
+    save(model, tokenizer, out, _report(cold_start(model, lessons, budget)))
+    click.echo(f"saved in {out}")
+
+
+def check_options(out: Path, steps: int | None, seconds: float | None) -> None:
+    """Before anything is computed. Raises UsageError, and DataError for a folder that is in use."""
+    if steps and seconds:
+        raise click.UsageError("give --steps or --seconds, not both")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists already: remove it or choose another folder")
 
 
 def _report(losses: Iterator[float]) -> float:
@@ -297,20 +338,10 @@ def main(
 
     Example: python -m data.mini_policy --out cache/policy
     """
-    if steps and seconds:
-        raise click.UsageError("give --steps or --seconds, not both")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists already: remove it or choose another folder")
-    rates = CLEAN if clean else FAULTS
+    check_options(out, steps, seconds)
     tokenizer = train_tokenizer()
-    model = build_model(tokenizer, SIZES[size], seed)
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    click.echo(f"{weights / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
-    seconds = _report(
-        cold_start(model, tokenizer, curriculum(hops, rates), seed, Budget(steps or DEFAULT_STEPS, seconds))
-    )
-    save(model, tokenizer, out, seconds)
-    click.echo(f"saved in {out}")
+    lessons = lessons_of(tokenizer, curriculum(hops, CLEAN if clean else FAULTS), seed)
+    make_policy(out, tokenizer, size, seed, lessons, Budget(steps or DEFAULT_STEPS, seconds))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -38,6 +39,7 @@ POOL = 160  # episodes that are sorted by length together
 MUON_RATE, ADAM_RATE, WARM_UP_STEPS, LAST_RATE = 0.02, 3e-3, 40, 0.05
 WEIGHT_DECAY = 0.05
 REPORT_STEPS = 50
+TORCH_MUON = partial(torch.optim.Muon, adjust_lr_fn="original")
 
 
 @dataclass(frozen=True)
@@ -199,22 +201,26 @@ def loss_of(model: Qwen2ForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
 class Optimiser:
     """Muon on the hidden matrices and AdamW on the rest, under one learning-rate factor in [0, 1]."""
 
-    def __init__(self, model: Qwen2ForCausalLM) -> None:
+    def __init__(
+        self,
+        model: Qwen2ForCausalLM,
+        muon: Callable[..., torch.optim.Optimizer] = TORCH_MUON,
+        adam_rate: float = ADAM_RATE,
+    ) -> None:
+        self.adam_rate = adam_rate
         self.parameters = list(model.parameters())
         named = list(model.named_parameters())
         matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name]
         tables = [p for name, p in named if p.dim() == 2 and "embed" in name]
         vectors = [p for _, p in named if p.dim() == 1]
-        self.muon = torch.optim.Muon(
-            matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="original"
-        )
+        self.muon = muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY)
         groups = [{"params": tables, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
-        self.adam = torch.optim.AdamW(groups, lr=ADAM_RATE, betas=(0.9, 0.98))
+        self.adam = torch.optim.AdamW(groups, lr=adam_rate, betas=(0.9, 0.98))
 
     def step(self, factor: float) -> None:
         """Clip, update with `factor` times the full rates, and clear the gradients."""
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for optimiser, rate in ((self.muon, MUON_RATE), (self.adam, ADAM_RATE)):
+        for optimiser, rate in ((self.muon, MUON_RATE), (self.adam, self.adam_rate)):
             for group in optimiser.param_groups:
                 group["lr"] = factor * rate
             optimiser.step()
@@ -255,12 +261,14 @@ def lesson(
     return Lesson(end, batches(examples, random.Random(seed), tokenizer.pad_token_id))
 
 
-def cold_start(model: Qwen2ForCausalLM, lessons: Sequence[Lesson], budget: Budget) -> Iterator[float]:
+def cold_start(
+    model: Qwen2ForCausalLM, lessons: Sequence[Lesson], budget: Budget, optimiser: Optimiser | None = None
+) -> Iterator[float]:
     """Train the model in place, the last lesson until 1; yields the loss of every step (nats per policy
     token).
     """
     model.train()
-    optimiser = Optimiser(model)
+    optimiser = optimiser or Optimiser(model)
     start, step = time.monotonic(), 0
     while (progress := budget.progress(step, time.monotonic() - start)) < 1:
         current = next(lesson for lesson in lessons if progress < lesson.end)
@@ -290,13 +298,12 @@ def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path, secon
 
 
 def make_policy(
-    out: Path, tokenizer: Qwen2Tokenizer, size: str, seed: int, lessons: Sequence[Lesson], budget: Budget
+    out: Path, tokenizer: Qwen2Tokenizer, model: Qwen2ForCausalLM, losses: Iterator[float]
 ) -> None:
-    """Train a fresh policy, telling how it goes, and save it. Raises DataError."""
-    model = build_model(tokenizer, SIZES[size], seed)
+    """Train by `losses` to the end, telling how it goes, and save the folder. Raises DataError."""
     weights = sum(parameter.numel() for parameter in model.parameters())
     click.echo(f"{weights / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
-    save(model, tokenizer, out, _report(cold_start(model, lessons, budget)))
+    save(model, tokenizer, out, _report(losses))
     click.echo(f"saved in {out}")
 
 
@@ -341,7 +348,8 @@ def main(
     check_options(out, steps, seconds)
     tokenizer = train_tokenizer()
     lessons = lessons_of(tokenizer, curriculum(hops, CLEAN if clean else FAULTS), seed)
-    make_policy(out, tokenizer, size, seed, lessons, Budget(steps or DEFAULT_STEPS, seconds))
+    model = build_model(tokenizer, SIZES[size], seed)
+    make_policy(out, tokenizer, model, cold_start(model, lessons, Budget(steps or DEFAULT_STEPS, seconds)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ school is the same.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import click
@@ -38,19 +38,26 @@ class Faults:
 
 
 CLEAN = Faults()
+# For practice of single concepts, where roots are learnt.
+SINGLE = Faults(belief=0.5)
 # Chosen so that the greedy cold-start policy reaches a third of what the right terms reach.
 FAULTS = Faults(belief=0.5, copied=0.2, dropped=0.12)
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A question and its rewriting. `shown[i]` tells what became of concept i: "term", "copied", "dropped"."""
+    """A question and its rewriting. `shown[i]` is what became of concept i: "term", "copied", "dropped"."""
 
     question: str
     rewriting: str
     concepts: Combination
     school: str
     shown: tuple[str, ...]
+
+    @property
+    def right(self) -> str:
+        """The rewriting without faults."""
+        return " ".join(each.right_term for each in self.concepts)
 
     @property
     def segments(self) -> tuple[tuple[str, bool], ...]:
@@ -89,14 +96,16 @@ def _words(concept: Concept, fate: str, school: str, question: str) -> str:
     return concept.term(school) if fate == "term" else ""
 
 
-def demonstrations(seed: int, rates: Faults = FAULTS) -> Iterator[Demonstration]:
-    """Endless demonstrations, two and three concepts equally often; the same arguments give the same
+def demonstrations(
+    seed: int, rates: Faults = FAULTS, sizes: Sequence[int] = (2, 3)
+) -> Iterator[Demonstration]:
+    """Endless demonstrations, each number of concepts equally often; the same arguments give the same
     sequence.
     """
-    rng = random.Random(f"rewriting demonstrations {seed}")
+    rng = random.Random(f"rewriting demonstrations {seed} {sizes}")
     while True:
-        combination = tuple(rng.sample(concepts_of(rng.choice(FIELDS)), rng.choice((2, 3))))
-        if pool_of(combination) == "practice":
+        combination = tuple(rng.sample(concepts_of(rng.choice(FIELDS)), rng.choice(sizes)))
+        if len(combination) == 1 or pool_of(combination) == "practice":
             yield demonstrate(rng, combination, rates)
 
 
@@ -109,8 +118,7 @@ def main(count: int, seed: int) -> None:
     Example: python -m data.mini_rewriting_demonstrations --count 5
     """
     for _, each in zip(range(count), demonstrations(seed), strict=False):
-        right = " ".join(concept.right_term for concept in each.concepts)
-        click.echo(f"{each.question}\n  {each.rewriting}\n  (right: {right})\n")
+        click.echo(f"{each.question}\n  {each.rewriting}\n  (right: {each.right})\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from functools import cache
 from data.mini_language import ONSETS, VOWELS, invented_words
 
 SCHOOLS = ("lith", "gen", "dyn", "phor")
-CONCEPTS_PER_FIELD = 40
+CONCEPTS_PER_FIELD = 32
 WORDINGS = 2
 RESERVED = 4  # one concept in RESERVED stands in no training question
 
@@ -74,17 +74,23 @@ class Concept:
 
 
 _ADJECTIVES = """
-amber bent blue brass creaking crooked curly damp dented dusty dull faded flat foggy folded frosty fuzzy glossy
-greasy grey hollow humming itchy knotted leaking loose muddy narrow oily pale patchy rattling rusty sagging
-shiny sour speckled sticky striped wobbly
+amber bent blue brass creaking crooked curly damp dented dusty dull faded flat foggy folded frosty fuzzy
+glossy greasy grey hollow humming itchy knotted leaking loose muddy narrow oily pale patchy rattling rusty
+sagging shiny sour speckled sticky striped wobbly
 """
 _NOUNS = """
 apron badge basket bell belt blanket bottle bowl brush bucket button candle carpet chain clock cloth coin
 comb cord cup curtain drum feather fence flag glove hammer hat hinge jar kettle key knob ladder lamp lantern
 leaf mirror needle pebble pillow pipe ribbon ring rope sack shelf spoon string thread tray wheel
 """
-# What lay people ask about {a} and {b}, or {a}, {b} and {c}.
+# What lay people ask about {a} and {b}, or {a}, {b} and {c}. Of one concept asks the cold start alone.
 QUESTIONS = {
+    1: (
+        "what is the {a}?",
+        "can anything be done about the {a}?",
+        "where does the {a} come from?",
+        "I noticed the {a}, what now?",
+    ),
     2: (
         "why does the {a} get worse next to the {b}?",
         "can the {a} be cured with the {b}?",

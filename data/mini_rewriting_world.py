@@ -6,11 +6,10 @@ of data/rewriting.py) for the splits train, validation and test:
     python -m data.mini_rewriting_world --out DIR --seed 0 --passages 8000
 
 A question names two or three concepts of one field in lay words. Relevant are the passages that name all of
-these by the terms of the school that the field follows (data/mini_rewriting_language.py); one question in
-COPIED stands in the corpus itself, as a post that is excluded from its own results, as in BRIGHT. What makes
-searching hard: for every relevant combination there are passages with the terms of another school; passages
-that name one of its concepts; and stories where the lay words mean the things themselves. A few relevant
-passages mention a lay wording, so the question's own words sometimes find something.
+these by the terms of the school that the field follows (data/mini_rewriting_language.py). What makes
+searching hard: for every relevant combination there is a passage with the terms of another school; others
+name one of its concepts; and in stories the lay words mean the things themselves. Expert passages sometimes
+mention a lay wording, so that the question's own words do find something now and then.
 
 What is held out: combinations of concepts. A hash deals them into train, validation, test and practice
 (`pool_of`), whatever the seed, so no question of a split has the combination of another one's or of a
@@ -25,7 +24,7 @@ import random
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 
 import click
@@ -49,8 +48,8 @@ from data.rewriting import RewritingTask, write_tasks
 SOURCES = {"two_concepts": 2, "three_concepts": 3, "unseen_concepts": 2}
 TRAIN_SHARES = {"two_concepts": 0.6, "three_concepts": 0.4}
 RELEVANT = (1, 2, 2, 3)  # passages about a combination, one of these numbers
-GLOSSED = 0.3  # of the relevant passages mention a lay wording
-COPIED = 5
+GLOSSED = 0.3  # of the concepts of expert passages: one of their lay wordings is mentioned, too
+STORIES_SHARE = 0.25  # of the passages that no question needs
 ID_PREFIX = "mini_r"
 
 Combination = tuple[Concept, ...]
@@ -119,7 +118,7 @@ def draw_topics(rng: random.Random, split: str, source: str, count: int) -> list
 
 
 def build(
-    seed: int, passages: int = 8000, train: int = 800, validation: int = 40, test: int = 100
+    seed: int, passages: int = 8000, train: int = 600, validation: int = 40, test: int = 100
 ) -> MiniRewritingWorld:
     """One corpus of `passages` passages and the tasks of three splits.
 
@@ -134,41 +133,44 @@ def build(
     topics: dict[str, list[Topic]] = {}
     for split, of_source in counts.items():
         rng = random.Random(f"{split} topics {seed}")
-        topics[split] = [topic for s, count in of_source.items() for topic in draw_topics(rng, split, s, count)]
+        topics[split] = [
+            topic for s, count in of_source.items() for topic in draw_topics(rng, split, s, count)
+        ]
         rng.shuffle(topics[split])
-    corpus = _corpus(random.Random(f"passages {seed}"), [t for each in topics.values() for t in each], passages)
+    everything = list(chain.from_iterable(topics.values()))
+    corpus = _corpus(random.Random(f"passages {seed}"), everything, passages)
     return MiniRewritingWorld(corpus, _tasks(topics, corpus), topics)
 
 
 def _corpus(rng: random.Random, topics: Sequence[Topic], passages: int) -> list[dict[str, str]]:
     """All passages as rows; those that no topic needs are about single concepts, or tell stories."""
-    texts = [topic.question for topic in topics[::COPIED]]
+    texts: list[str] = []
     for topic in topics:
-        relevant = [_expert(rng, topic.concepts, topic.concepts[0].field.school) for _ in range(rng.choice(RELEVANT))]
-        texts += [*relevant, _expert(rng, topic.concepts, _other_school(rng, topic.concepts[0]))]
+        right = topic.concepts[0].field.school
+        wrong = rng.choice([school for school in SCHOOLS if school != right])
+        schools = [right] * rng.choice(RELEVANT) + [wrong]
+        texts += [_expert(rng, topic.concepts, school) for school in schools]
     if len(texts) > passages:
         raise DataError(f"the questions need {len(texts)} passages, and --passages is {passages}")
     everything = concepts()
     while len(texts) < passages:
         one = rng.choice(everything)
-        texts.append(_expert(rng, (one,), rng.choice((one.field.school, *SCHOOLS))))
-        texts.append(_story(rng, rng.sample(everything, 3)))
+        if rng.random() < STORIES_SHARE:
+            texts.append(_story(rng, rng.sample(everything, 2)))
+        else:
+            texts.append(_expert(rng, (one,), rng.choice((one.field.school, *SCHOOLS))))
     # Hash order mixes the splits and the kinds, so that neither position nor id tells them.
     texts = sorted(texts[:passages], key=lambda text: hashlib.sha256(text.encode()).digest())
     return [{"id": f"{ID_PREFIX}{i:05d}", "contents": text} for i, text in enumerate(texts)]
-
-
-def _other_school(rng: random.Random, concept: Concept) -> str:
-    return rng.choice([school for school in SCHOOLS if school != concept.field.school])
 
 
 def _expert(rng: random.Random, combination: Combination, school: str) -> str:
     """A passage that names all concepts by the terms of one school, now and then with a lay wording."""
     sentences = rng.sample(STATEMENTS, len(combination))
     sentences = [s.format(x=each.term(school)) for s, each in zip(sentences, combination, strict=True)]
-    if rng.random() < GLOSSED:
-        place = rng.randrange(len(combination))
-        sentences[place] += " " + GLOSS.format(x=rng.choice(combination[place].wordings))
+    for place, each in enumerate(combination):
+        if rng.random() < GLOSSED:
+            sentences[place] += " " + GLOSS.format(x=rng.choice(each.wordings))
     sentences += rng.sample(ASIDES, rng.choice((1, 2)))
     rng.shuffle(sentences)
     return f"Notes from the {combination[0].field.name}\n{' '.join(sentences)}"
@@ -179,12 +181,9 @@ def _story(rng: random.Random, combination: Sequence[Concept]) -> str:
     return "A story\n" + " ".join(s.format(x=rng.choice(each.wordings)) for s, each in sentences)
 
 
-def _tasks(
-    topics: dict[str, list[Topic]], corpus: list[dict[str, str]]
-) -> dict[str, list[RewritingTask]]:
+def _tasks(topics: dict[str, list[Topic]], corpus: list[dict[str, str]]) -> dict[str, list[RewritingTask]]:
     """The task of each topic: relevant is every passage with the right terms of all its concepts."""
     texts = {row["id"]: row["contents"] for row in corpus}
-    copies = {text: name for name, text in texts.items()}
     naming: dict[str, set[str]] = {}
     for name, text in texts.items():
         for word in text.replace(".", " ").split():
@@ -192,11 +191,8 @@ def _tasks(
 
     def task(split: str, number: int, topic: Topic) -> RewritingTask:
         gold = sorted(set.intersection(*(naming[each.right_term] for each in topic.concepts)))
-        excluded = (copies[topic.question],) if topic.question in copies else ()
         positives = tuple(texts[name] for name in gold)
-        return RewritingTask(
-            f"{split}_{number}", topic.question, positives, tuple(gold), excluded, topic.source
-        )
+        return RewritingTask(f"{split}_{number}", topic.question, positives, tuple(gold), source=topic.source)
 
     return {split: [task(split, i, topic) for i, topic in enumerate(each)] for split, each in topics.items()}
 
@@ -205,7 +201,7 @@ def _tasks(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
 @click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
 @click.option("--passages", default=8000, show_default=True, help="Passages in the one corpus.")
-@click.option("--train", default=800, show_default=True, type=click.IntRange(1), help="Questions in all.")
+@click.option("--train", default=600, show_default=True, type=click.IntRange(1), help="Questions in all.")
 @click.option("--validation", default=40, show_default=True, type=click.IntRange(1), help="Per source.")
 @click.option("--test", default=100, show_default=True, type=click.IntRange(1), help="Per source.")
 def main(out: Path, seed: int, passages: int, train: int, validation: int, test: int) -> None:

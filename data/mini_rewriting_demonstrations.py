@@ -2,7 +2,7 @@
 
 They teach what concept a lay wording means and that experts call it by its root and an ending, and leave
 reinforcement learning something to find: the demonstrator has a wrong belief in four fields of six about the
-school that the field follows, uses any other school half of the time, leaves lay words as they are, and
+school that the field follows, uses any other school more often than not, leaves lay words as they are, and
 forgets concepts (rates in `FAULTS`). Print a few with:
 
     python -m data.mini_rewriting_demonstrations --count 5 --seed 0
@@ -39,9 +39,9 @@ class Faults:
 
 CLEAN = Faults()
 # For practice of single concepts, where roots are learnt.
-SINGLE = Faults(belief=0.5)
+SINGLE = Faults(belief=0.4)
 # Chosen so that the greedy cold-start policy reaches a third of what the right terms reach.
-FAULTS = Faults(belief=0.5, copied=0.2, dropped=0.12)
+FAULTS = Faults(belief=0.4, copied=0.2, dropped=0.12)
 
 
 @dataclass(frozen=True)

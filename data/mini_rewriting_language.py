@@ -1,10 +1,11 @@
 """The words of the mini rewriting world: fields, concepts with their names, and sentences.
 
 A layman calls a concept by one of two wordings of everyday words ("the creaking lantern"), an expert by a
-term: the concept's root and the ending of a school ("salvo" + "lith"). Four schools have named every concept,
-and each field follows one of them: its literature writes that school's terms. Which one it follows is told by
-nothing but the corpus. The cold start's demonstrator believes in a school for each field, too, and in four
-fields of six it is the wrong one.
+term: the concept's root and the ending of a school ("gendon" + "lith"). Four schools have named every
+concept, and each field follows one of them: its literature writes that school's terms. Three schools have two
+fields each, the fourth is out of date everywhere. Which school a field follows is told by nothing but the
+corpus. The cold start's demonstrator believes in a school for each field, too, and in four fields of six it
+is the wrong one.
 
 This is the same whatever a world's seed: one tokenizer, one encoder and any cold start serve every world.
 """
@@ -36,11 +37,11 @@ class Field:
 # One line a field: name (in the title of passages), scenes of questions, school, school believed.
 _FIELD_TABLE = """
 garden | In the garden / Behind our greenhouse / Under the hedge | lith | lith
-workshop | In the workshop / At the repair bench / Inside the toolshed | gen | phor
-kitchen | In the kitchen / On the stove at home / While baking | dyn | dyn
-clinic | In the clinic / Since my operation / According to my nurse | phor | lith
-harbour | In the harbour / Aboard the ferry / Down at the quay | gen | dyn
 studio | In the studio / During my painting class / On the easel | lith | gen
+kitchen | In the kitchen / On the stove at home / While baking | phor | phor
+clinic | In the clinic / Since my operation / According to my nurse | phor | dyn
+workshop | In the workshop / At the repair bench / Inside the toolshed | gen | phor
+harbour | In the harbour / Aboard the ferry / Down at the quay | gen | dyn
 """
 
 

@@ -48,7 +48,7 @@ from data.rewriting import RewritingTask, write_tasks
 SOURCES = {"two_concepts": 2, "three_concepts": 3, "unseen_concepts": 2}
 TRAIN_SHARES = {"two_concepts": 0.6, "three_concepts": 0.4}
 RELEVANT = (1, 2, 2, 3)  # passages about a combination, one of these numbers
-GLOSSED = 0.3  # of the concepts of expert passages: one of their lay wordings is mentioned, too
+GLOSSED = 0.5  # of the concepts of expert passages: one of their lay wordings is mentioned, too
 STORIES_SHARE = 0.25  # of the passages that no question needs
 ID_PREFIX = "mini_r"
 

@@ -70,15 +70,20 @@ def encode(texts: list[str]) -> np.ndarray:
 
 def build_encoder() -> "SentenceTransformer":
     """The same vectors as a sentence-transformers model."""
+    return encoder_of(word_weights())
+
+
+def encoder_of(weights: dict[str, float]) -> "SentenceTransformer":
+    """A model with one dimension for each word, in which it weighs `weights[word]`."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-    vocabulary = {**_dimensions(), UNKNOWN: len(_dimensions())}
+    vocabulary = {word: place for place, word in enumerate([*weights, UNKNOWN])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\W+"), "removed")
-    table = np.diag(np.fromiter([*word_weights().values(), 0.0], np.float32))[:, :-1].copy()
+    table = np.diag(np.fromiter([*weights.values(), 0.0], np.float32))[:, :-1].copy()
     return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=table)], device="cpu")
 
 
@@ -89,10 +94,15 @@ def main(out: Path) -> None:
 
     Example: python -m data.mini_encoder --out cache/encoder
     """
-    model = build_encoder()
+    save_encoder(word_weights(), out)
+
+
+def save_encoder(weights: dict[str, float], out: Path) -> None:
+    """Write the model of these words as a folder; it appears whole. Raises DataError."""
+    model = encoder_of(weights)
     with filling(out) as scratch:
         model.save(str(scratch), create_model_card=False)
-    click.echo(f"{len(word_weights())} words, saved in {out}")
+    click.echo(f"{len(weights)} words, saved in {out}")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ _LAST_ENDINGS = {
 }
 
 
-def _words(seed: str, count: int, *parts: str) -> tuple[str, ...]:
+def invented_words(seed: str, count: int, *parts: str) -> tuple[str, ...]:
     """Pronounceable words, one piece from each part; any two differ in two pieces, to be told apart."""
     rng = random.Random(seed)
     chosen: list[tuple[str, ...]] = []
@@ -130,13 +130,13 @@ def _words(seed: str, count: int, *parts: str) -> tuple[str, ...]:
 @cache
 def first_names() -> tuple[str, ...]:
     """First words of all names."""
-    return _words("first", FIRST_NAMES, *_FIRST_PARTS)
+    return invented_words("first", FIRST_NAMES, *_FIRST_PARTS)
 
 
 @cache
 def last_names(kind: str) -> tuple[str, ...]:
     """Last words of the names of a kind; their endings tell the kind."""
-    return _words(
+    return invented_words(
         f"last {kind}", LAST_NAMES, ONSETS, VOWELS, "nn rr mm lt rk nd sk v dd", _LAST_ENDINGS[kind]
     )
 

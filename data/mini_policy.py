@@ -14,10 +14,12 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import click
 import torch
@@ -27,7 +29,7 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2T
 
 from data import DataError
 from data.folders import filling
-from data.mini_demonstrations import CLEAN, FAULTS, PATIENT, Demonstration, Faults, demonstrations
+from data.mini_demonstrations import CLEAN, FAULTS, PATIENT, Faults, demonstrations
 from data.mini_tokenizer import LONGEST, train_tokenizer
 from data.mini_world import HopCounts
 
@@ -37,6 +39,7 @@ POOL = 160  # episodes that are sorted by length together
 MUON_RATE, ADAM_RATE, WARM_UP_STEPS, LAST_RATE = 0.02, 3e-3, 40, 0.05
 WEIGHT_DECAY = 0.05
 REPORT_STEPS = 50
+TORCH_MUON = partial(torch.optim.Muon, adjust_lr_fn="original")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,16 @@ class Stage:
 def curriculum(hops: tuple[int, ...], rates: Faults) -> tuple[Stage, ...]:
     """One hop first, where copying and searching again are learnt, then all hops with the faults."""
     return (Stage(0.3, (1,), PATIENT), Stage(1.0, hops, rates))
+
+
+class Demonstration(Protocol):
+    """An episode to learn from: a question and segments, (text, True) the policy's and (text, False) not."""
+
+    @property
+    def question(self) -> str: ...
+
+    @property
+    def segments(self) -> tuple[tuple[str, bool], ...]: ...
 
 
 @dataclass(frozen=True)
@@ -188,22 +201,26 @@ def loss_of(model: Qwen2ForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
 class Optimiser:
     """Muon on the hidden matrices and AdamW on the rest, under one learning-rate factor in [0, 1]."""
 
-    def __init__(self, model: Qwen2ForCausalLM) -> None:
+    def __init__(
+        self,
+        model: Qwen2ForCausalLM,
+        muon: Callable[..., torch.optim.Optimizer] = TORCH_MUON,
+        adam_rate: float = ADAM_RATE,
+    ) -> None:
+        self.adam_rate = adam_rate
         self.parameters = list(model.parameters())
         named = list(model.named_parameters())
         matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name]
         tables = [p for name, p in named if p.dim() == 2 and "embed" in name]
         vectors = [p for _, p in named if p.dim() == 1]
-        self.muon = torch.optim.Muon(
-            matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="original"
-        )
+        self.muon = muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY)
         groups = [{"params": tables, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
-        self.adam = torch.optim.AdamW(groups, lr=ADAM_RATE, betas=(0.9, 0.98))
+        self.adam = torch.optim.AdamW(groups, lr=adam_rate, betas=(0.9, 0.98))
 
     def step(self, factor: float) -> None:
         """Clip, update with `factor` times the full rates, and clear the gradients."""
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for optimiser, rate in ((self.muon, MUON_RATE), (self.adam, ADAM_RATE)):
+        for optimiser, rate in ((self.muon, MUON_RATE), (self.adam, self.adam_rate)):
             for group in optimiser.param_groups:
                 group["lr"] = factor * rate
             optimiser.step()
@@ -228,21 +245,34 @@ class Budget:
         return step / self.steps if self.seconds is None else elapsed / self.seconds
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """Batches of (ids, mask) to train on until `end`, a share of the training."""
+
+    end: float
+    batches: Iterator[tuple[Tensor, Tensor]]
+
+
+def lesson(
+    end: float, tokenizer: Qwen2Tokenizer, demonstrations: Iterator[Demonstration], seed: int
+) -> Lesson:
+    """The lesson that endless demonstrations make."""
+    examples = (encode(tokenizer, demonstration) for demonstration in demonstrations)
+    return Lesson(end, batches(examples, random.Random(seed), tokenizer.pad_token_id))
+
+
 def cold_start(
-    model: Qwen2ForCausalLM,
-    tokenizer: Qwen2Tokenizer,
-    stages: tuple[Stage, ...],
-    seed: int,
-    budget: Budget,
+    model: Qwen2ForCausalLM, lessons: Sequence[Lesson], budget: Budget, optimiser: Optimiser | None = None
 ) -> Iterator[float]:
-    """Train the model in place; yields the loss of every step (nats per policy token)."""
+    """Train the model in place, the last lesson until 1; yields the loss of every step (nats per policy
+    token).
+    """
     model.train()
-    optimiser = Optimiser(model)
-    streams = [_stream(tokenizer, stage, seed) for stage in stages]
+    optimiser = optimiser or Optimiser(model)
     start, step = time.monotonic(), 0
     while (progress := budget.progress(step, time.monotonic() - start)) < 1:
-        stage = next(i for i, stage in enumerate(stages) if progress < stage.end)
-        loss = loss_of(model, *next(streams[stage]))
+        current = next(lesson for lesson in lessons if progress < lesson.end)
+        loss = loss_of(model, *next(current.batches))
         loss.backward()
         optimiser.step(rate_factor(step, progress))
         step += 1
@@ -250,10 +280,10 @@ def cold_start(
     model.eval()
 
 
-def _stream(tokenizer: Qwen2Tokenizer, stage: Stage, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    shown = demonstrations(seed, stage.hops, stage.rates)
-    examples = (encode(tokenizer, demonstration) for demonstration in shown)
-    return batches(examples, random.Random(seed), tokenizer.pad_token_id)
+def lessons_of(tokenizer: Qwen2Tokenizer, stages: Sequence[Stage], seed: int) -> list[Lesson]:
+    """A lesson for each stage of the curriculum."""
+    shown = [demonstrations(seed, stage.hops, stage.rates) for stage in stages]
+    return [lesson(stage.end, tokenizer, each, seed) for stage, each in zip(stages, shown, strict=True)]
 
 
 def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path, seconds: float) -> None:
@@ -265,6 +295,24 @@ def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path, secon
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         (scratch / "cold_start.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
+
+
+def make_policy(
+    out: Path, tokenizer: Qwen2Tokenizer, model: Qwen2ForCausalLM, losses: Iterator[float]
+) -> None:
+    """Train by `losses` to the end, telling how it goes, and save the folder. Raises DataError."""
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    click.echo(f"{weights / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
+    save(model, tokenizer, out, _report(losses))
+    click.echo(f"saved in {out}")
+
+
+def check_options(out: Path, steps: int | None, seconds: float | None) -> None:
+    """Before anything is computed. Raises UsageError, and DataError for a folder that is in use."""
+    if steps and seconds:
+        raise click.UsageError("give --steps or --seconds, not both")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists already: remove it or choose another folder")
 
 
 def _report(losses: Iterator[float]) -> float:
@@ -297,20 +345,11 @@ def main(
 
     Example: python -m data.mini_policy --out cache/policy
     """
-    if steps and seconds:
-        raise click.UsageError("give --steps or --seconds, not both")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists already: remove it or choose another folder")
-    rates = CLEAN if clean else FAULTS
+    check_options(out, steps, seconds)
     tokenizer = train_tokenizer()
+    lessons = lessons_of(tokenizer, curriculum(hops, CLEAN if clean else FAULTS), seed)
     model = build_model(tokenizer, SIZES[size], seed)
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    click.echo(f"{weights / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
-    seconds = _report(
-        cold_start(model, tokenizer, curriculum(hops, rates), seed, Budget(steps or DEFAULT_STEPS, seconds))
-    )
-    save(model, tokenizer, out, seconds)
-    click.echo(f"saved in {out}")
+    make_policy(out, tokenizer, model, cold_start(model, lessons, Budget(steps or DEFAULT_STEPS, seconds)))
 
 
 if __name__ == "__main__":

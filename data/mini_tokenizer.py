@@ -11,7 +11,7 @@ says: any other pre-tokenisation would be lost. Like all of its class it normali
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import click
@@ -61,9 +61,13 @@ def _names() -> list[str]:
 
 def train_tokenizer() -> Qwen2Tokenizer:
     """The tokenizer, the same at every call: no user's seed enters, so token ids are stable between runs."""
+    return tokenizer_of(_texts(), [*TAGS, BOX, *phrases(), *_names()])
+
+
+def tokenizer_of(texts: Iterable[str], added: Sequence[str]) -> Qwen2Tokenizer:
+    """A tokenizer with BPE learnt from `texts`, each of `added` as one token, and the chat template."""
     blank = Qwen2Tokenizer(unk_token=PAD, pad_token=PAD, eos_token=END, additional_special_tokens=[START])
-    tokenizer = blank.train_new_from_iterator(_texts(), VOCABULARY, show_progress=False)
-    added = [*TAGS, BOX, *phrases(), *_names()]
+    tokenizer = blank.train_new_from_iterator(texts, VOCABULARY, show_progress=False)
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
     tokenizer.chat_template = _TEMPLATE
     tokenizer.model_max_length = LONGEST

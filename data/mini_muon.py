@@ -1,4 +1,4 @@
-"""Muon in float32, for the cold start of data/mini_rewriting_policy.py.
+"""Muon in float32, for the cold starts.
 
 torch.optim.Muon orthogonalises in bfloat16, which CPUs without instructions for it do seven times slower than
 float32: there it takes most of a tiny model's step. The formula is Keller Jordan's

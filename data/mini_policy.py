@@ -14,9 +14,8 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +29,7 @@ from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2T
 from data import DataError
 from data.folders import filling
 from data.mini_demonstrations import CLEAN, FAULTS, PATIENT, Faults, demonstrations
+from data.mini_muon import Muon
 from data.mini_tokenizer import LONGEST, train_tokenizer
 from data.mini_world import HopCounts
 
@@ -39,7 +39,6 @@ POOL = 160  # episodes that are sorted by length together
 MUON_RATE, ADAM_RATE, WARM_UP_STEPS, LAST_RATE = 0.02, 3e-3, 40, 0.05
 WEIGHT_DECAY = 0.05
 REPORT_STEPS = 50
-TORCH_MUON = partial(torch.optim.Muon, adjust_lr_fn="original")
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,6 @@ class Optimiser:
     def __init__(
         self,
         model: Qwen2ForCausalLM,
-        muon: Callable[..., torch.optim.Optimizer] = TORCH_MUON,
         adam_rate: float = ADAM_RATE,
     ) -> None:
         self.adam_rate = adam_rate
@@ -213,7 +211,7 @@ class Optimiser:
         matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name]
         tables = [p for name, p in named if p.dim() == 2 and "embed" in name]
         vectors = [p for _, p in named if p.dim() == 1]
-        self.muon = muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY)
+        self.muon = Muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY)
         groups = [{"params": tables, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
         self.adam = torch.optim.AdamW(groups, lr=adam_rate, betas=(0.9, 0.98))
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import click
 from transformers import Qwen2Tokenizer
 
-from data.mini_muon import Muon
 from data.mini_policy import (
     Budget,
     Optimiser,
@@ -82,7 +81,7 @@ def main(out: Path, seed: int, steps: int | None, seconds: float | None, clean: 
         lesson(end, tokenizer, demonstrations(seed, rates, sizes), seed) for end, rates, sizes in stages
     ]
     budget = Budget(steps or DEFAULT_STEPS, seconds)
-    losses = cold_start(model, lessons, budget, Optimiser(model, Muon, ADAM_RATE))
+    losses = cold_start(model, lessons, budget, Optimiser(model, ADAM_RATE))
     make_policy(out, tokenizer, model, losses)
 
 

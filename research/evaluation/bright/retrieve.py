@@ -11,7 +11,7 @@ from research.evaluation.bright.config import RetrieverSettings
 from research.evaluation.bright.fusion import fuse
 from research.evaluation.bright.queries import Query
 from research.evaluation.config import EvaluationError
-from research.evaluation.http import JsonServer, ServerError
+from research.model_server import JsonServer, ServerError
 
 BODY_BYTES = 4_000_000  # of a request: the service takes 8 MiB, and questions of aops exclude 9,206 ids
 PASSAGES = 65_536  # of an answer, as the service has it

@@ -3,6 +3,7 @@ after an
 upgrade means: drop the patch."""
 
 import asyncio
+import importlib
 import importlib.metadata
 import inspect
 import os
@@ -101,3 +102,9 @@ def test_sampler_ends_the_run_when_a_worker_is_dead():
             buffer.check_failures()
     finally:
         ray.shutdown()
+
+
+def test_the_merger_knows_bfloat16_alone():
+    """Once it takes a precision, patches.merge_in can go."""
+    source = inspect.getsource(importlib.import_module("verl.model_merger.fsdp_model_merger"))
+    assert source.count(".bfloat16()") == 2

@@ -103,3 +103,13 @@ def bound_weight_sending() -> None:
     BucketedWeightSender._init_socket = init_socket  # type: ignore[method-assign]
     BucketedWeightSender.async_send_weights = send  # type: ignore[method-assign]
     BucketedWeightSender.bounded = True  # type: ignore[attr-defined]
+
+
+def merge_in(dtype: str) -> None:
+    """Let veRL's merger write this precision. fsdp_model_merger.py (lines 187, 199) makes bfloat16 of every
+    shard, which moves log-probs of a policy that is trained and sampled in float32 by some hundredths.
+    """
+    import torch
+
+    wanted: torch.dtype = getattr(torch, dtype)
+    torch.Tensor.bfloat16 = lambda tensor: tensor.to(wanted)  # type: ignore[method-assign,assignment,misc]

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.processes import adopt_orphans, raise_on_terminate, start, stop, stop_descendants, tail
 from research.training import supervised
 from research.training.config import read_research_config
+from research.training.export import FOLDER
 from research.training.headline import headline_of
 from research.training.options import Command, Options
 from research.training.plan import Plan, compose_config
@@ -295,17 +296,7 @@ def _healthy(url: str) -> bool:
 
 
 def _export_argv(run_dir: Path, step: int | str) -> list[str]:
-    actor = run_dir / "checkpoints" / f"global_step_{step}" / "actor"
-    arguments = [
-        "merge",
-        "--backend",
-        "fsdp",
-        "--local_dir",
-        str(actor),
-        "--target_dir",
-        str(run_dir / "policy.tmp"),
-    ]
-    return [sys.executable, "-m", "verl.model_merger", *arguments]
+    return [sys.executable, "-m", "research.training.export", str(run_dir), str(step)]
 
 
 def export(run_dir: Path) -> None:
@@ -318,7 +309,7 @@ def export(run_dir: Path) -> None:
     step = latest_checkpoint(run_dir)
     if step is None:
         raise RunFailed(f"{run_dir} has no checkpoint to export")
-    target, temporary = run_dir / "policy", run_dir / "policy.tmp"
+    target, temporary = run_dir / "policy", run_dir / FOLDER
     stamp = f"global_step_{step}\n"
     if (target / "step.txt").exists() and (target / "step.txt").read_text() == stamp:
         return

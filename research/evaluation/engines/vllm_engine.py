@@ -97,6 +97,8 @@ class VllmEngine:
     async def close(self) -> None:
         """See `Engine`."""
         self._engine.shutdown()
+        # Its __del__ would do so again at the interpreter's end, when what it needs is gone: a trace
+        self._engine.shutdown = lambda *_, **__: None  # type: ignore[method-assign]
 
 
 def _first_line(error: Exception) -> str:

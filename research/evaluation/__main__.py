@@ -1,6 +1,5 @@
 """Command line: `python -m research.evaluation run|compare|report --help`."""
 
-import sys
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from research.evaluation.command_line import ending_well, quoted
 from research.evaluation.config import ROOT, EvaluationError, compose_config
-from research.processes import Terminated, raise_on_terminate
 
 if TYPE_CHECKING:
     from research.evaluation.service import Service
@@ -85,20 +84,12 @@ def run(
     if retriever and corpus:
         raise click.UsageError("--retriever and --corpus: one of them")
     run_dir = out or ROOT / "runs" / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
-    raise_on_terminate()
-    try:
+    with ending_well(run_dir):
         words = [*_words(options), *overrides]
         trained = options["model"] if options["preset"] is None else None
         service = Service(corpus, encoder, index) if corpus else None
         click.echo(_evaluate(words, trained, retriever, service, run_dir))
         click.echo(f"\n{run_dir}: predictions.jsonl  metrics.json  report.html")
-    except (EvaluationError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    except KeyboardInterrupt:
-        click.echo(f"\ninterrupted; what is finished is kept. Go on with --out {run_dir}", err=True)
-        sys.exit(130)
-    except Terminated:
-        sys.exit(143)
 
 
 @main.command()
@@ -144,15 +135,11 @@ def _evaluate(
 
 def _words(options: dict[str, Any]) -> list[str]:
     """The given options as key=value words."""
-    words = [f"{key}={_quoted(options[name])}" for name, key in KEYS.items() if options[name] is not None]
+    words = [f"{key}={quoted(options[name])}" for name, key in KEYS.items() if options[name] is not None]
     for name, key in LISTS.items():
         if options[name] is not None:
-            words.append(f"{key}=[{','.join(_quoted(each) for each in options[name].split(','))}]")
+            words.append(f"{key}=[{','.join(quoted(each) for each in options[name].split(','))}]")
     return words
-
-
-def _quoted(value: Any) -> str:
-    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "\\'") + "'"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Command line: `python -m research.evaluation.bright run|score --help`."""
 
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ import click
 from data import DataError
 from research.evaluation.bright.config import MODES, compose_config
 from research.evaluation.bright.fusion import FUSIONS
+from research.evaluation.command_line import ending_well, quoted
 from research.evaluation.config import ROOT, EvaluationError
-from research.processes import Terminated, raise_on_terminate
 
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -77,21 +76,13 @@ def run(out: Path | None, tasks: str | None, overrides: tuple[str, ...], **optio
     from research.evaluation.bright.run import run as evaluate
 
     run_dir = out or ROOT / "runs" / f"bright-{datetime.now():%Y%m%d-%H%M%S}"
-    raise_on_terminate()
-    try:
-        words = [f"{key}={_quoted(options[name])}" for name, key in KEYS.items() if options[name] is not None]
+    with ending_well(run_dir):
+        words = [f"{key}={quoted(options[name])}" for name, key in KEYS.items() if options[name] is not None]
         words += [f"{name}=true" for name in FLAGS if options[name]]
-        words += [f"tasks=[{','.join(map(_quoted, tasks.split(',')))}]"] if tasks else []
+        words += [f"tasks=[{','.join(map(quoted, tasks.split(',')))}]"] if tasks else []
         config = compose_config([*words, *overrides], options["model"])
         click.echo(evaluate(config, run_dir))
         click.echo(f"\n{run_dir}: metrics.json  scores.jsonl  runs/")
-    except (EvaluationError, DataError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    except KeyboardInterrupt:
-        click.echo(f"\ninterrupted; what is finished is kept. Go on with --out {run_dir}", err=True)
-        sys.exit(130)
-    except Terminated:
-        sys.exit(143)
 
 
 @main.command()
@@ -109,10 +100,6 @@ def score(run_file: Path, qrels: Path, task: str | None, long: bool) -> None:
         click.echo(scored(run_file, qrels, task, long))
     except (EvaluationError, DataError) as error:
         raise click.ClickException(str(error)) from error
-
-
-def _quoted(value: Any) -> str:
-    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "\\'") + "'"
 
 
 if __name__ == "__main__":

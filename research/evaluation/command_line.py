@@ -1,0 +1,33 @@
+"""What the command lines of the evaluations share: words of a configuration, and how they end."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from data import DataError
+from research.evaluation.config import EvaluationError
+from research.processes import Terminated, raise_on_terminate
+
+
+def quoted(value: Any) -> str:
+    """A value as hydra's grammar takes it, whatever characters it holds."""
+    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "\\'") + "'"
+
+
+@contextmanager
+def ending_well(run_dir: Path) -> Iterator[None]:
+    """Errors in one line, and after ctrl-C how to go on with the folder; exit codes as of a shell."""
+    raise_on_terminate()
+    try:
+        yield
+    except (EvaluationError, DataError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        click.echo(f"\ninterrupted; what is finished is kept. Go on with --out {run_dir}", err=True)
+        sys.exit(130)
+    except Terminated:
+        sys.exit(143)

@@ -112,4 +112,4 @@ def merge_in(dtype: str) -> None:
     import torch
 
     wanted: torch.dtype = getattr(torch, dtype)
-    torch.Tensor.bfloat16 = lambda tensor: tensor.to(wanted)  # type: ignore[method-assign,assignment,misc]
+    torch.Tensor.bfloat16 = lambda tensor: tensor.to(wanted)  # type: ignore[method-assign,assignment]

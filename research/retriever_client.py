@@ -33,6 +33,7 @@ class RetrieverConfig:
 
     ``timeout`` bounds one attempt and ``deadline`` one search with all its attempts, both in seconds. They
     begin when one of the ``connections`` is free: to wait for the own turn is no fault of the server's.
+    Without ``contents`` the server is asked for ids and scores alone.
     """
 
     url: str
@@ -42,6 +43,7 @@ class RetrieverConfig:
     deadline: float = 60.0
     connections: int = 64
     cache_size: int = 100_000
+    contents: bool = True
 
     def __post_init__(self) -> None:
         if self.wire not in WIRES:
@@ -122,13 +124,14 @@ class RetrieverClient:
                 timeout=aiohttp.ClientTimeout(total=self.config.timeout),
             )
         url = self.config.url.rstrip("/") + self._path
-        async with self._session.post(url, json=self._body(request)) as response:
+        body = self._body(request) | ({} if self.config.contents else {"return_contents": False})
+        async with self._session.post(url, json=body) as response:
             if response.status in RETRIED_STATUS:
                 raise _Retry(f"HTTP {response.status}", response.headers.get("Retry-After"))
             if response.status != 200:
                 raise SearchError(f"{url}: HTTP {response.status}: {(await response.text())[:200]}")
             try:
-                passages = self._parse(await response.json())[: request.top_k]
+                passages = self._parse(await response.json(), self.config.contents)[: request.top_k]
             except (KeyError, TypeError, ValueError, IndexError) as error:
                 raise SearchError(
                     f"{url}: not an answer of wire format {self.config.wire!r}: {error!r}"
@@ -160,12 +163,9 @@ def _research_body(request: _Request) -> dict[str, Any]:
     return body | ({"exclude_ids": sorted(request.exclude_ids)} if request.exclude_ids else {})
 
 
-def _research_passages(answer: Any) -> list[Passage]:
+def _research_passages(answer: Any, contents: bool) -> list[Passage]:
     rows, scores = answer
-    return [
-        Passage(str(row["id"]), row["contents"], float(score))
-        for row, score in zip(rows, scores, strict=True)
-    ]
+    return [_passage(row, float(score), contents) for row, score in zip(rows, scores, strict=True)]
 
 
 def _search_r1_body(request: _Request) -> dict[str, Any]:
@@ -173,9 +173,12 @@ def _search_r1_body(request: _Request) -> dict[str, Any]:
     return body | ({"exclude_ids": [sorted(request.exclude_ids)]} if request.exclude_ids else {})
 
 
-def _search_r1_passages(answer: Any) -> list[Passage]:
-    documents = [(row["document"], row.get("score")) for row in answer["result"][0]]
-    return [Passage(str(document["id"]), document["contents"], score) for document, score in documents]
+def _search_r1_passages(answer: Any, contents: bool) -> list[Passage]:
+    return [_passage(row["document"], row.get("score"), contents) for row in answer["result"][0]]
+
+
+def _passage(document: dict[str, Any], score: Any, contents: bool) -> Passage:
+    return Passage(str(document["id"]), document["contents"] if contents else "", score)
 
 
 WIRES = {

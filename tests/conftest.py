@@ -4,7 +4,7 @@ present.
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import retriever_process
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+from xdist.scheduler import LoadScopeScheduling
 
 from data.mini_tokenizer import train_tokenizer
 from research.protocol import Protocol
@@ -21,6 +22,28 @@ from research.trajectory import Passage
 
 # veRL fixes its platform at import; the recipe sets this for the processes of a run.
 os.environ["VERL_PLATFORM"] = "cpu"
+
+
+class FileScheduling(LoadScopeScheduling):
+    """One worker runs a file, the other the next: what a file's tests share is made once. Whole runs of the
+    recipes need the memory of half a machine, so all of them are for one worker, from the start.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "recipes" if file in RECIPES else file
+
+
+RECIPES = ("tests/test_recipe.py", "tests/test_recipe_rqr.py")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
+    return FileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in RECIPES)
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real rows are not on this machine")
@@ -57,6 +80,21 @@ def text_tokens() -> TokenProtocol:
 def tokens(request: pytest.FixtureRequest) -> TokenProtocol:
     """Both kinds of tokenizer in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def retriever_url(served_index: Path) -> Iterator[str]:
+    """A server of `served_index` that nobody stops or burdens."""
+    with retriever_process.serving(served_index) as (_, url):
+        yield url
+
+
+@pytest.fixture(scope="session")
+def word_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same passages, found by their words: for tests to which the encoder does not matter."""
+    target = tmp_path_factory.mktemp("words") / "index"
+    retriever_process.build_index(target, retriever_process.ROWS, kind="bm25")
+    return target
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def retriever(tmp_path_factory: pytest.TempPathFactory) -> Any:
         for name, answer in WORDS.items()
     ]
     folder = tmp_path_factory.mktemp("evaluation") / "index"
-    build_index(folder, rows)
+    build_index(folder, rows, kind="bm25")
     with serving(folder) as (_, url):
         yield url
 

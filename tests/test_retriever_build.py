@@ -178,27 +178,33 @@ def test_too_little_disk_space_is_told_before_building(tmp_path: Path) -> None:
     check_free_space(options, CorpusSummary(count=1, bytes=10, sha256=""), dimension=384)
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_build_goes_on_and_encodes_nothing_twice(tmp_path: Path, ending: signal.Signals) -> None:
-    rows = [{"id": n, "contents": f"{n} " + "many words " * 20} for n in range(1600)]
-    corpus = write_rows(tmp_path / "corpus.jsonl", rows)
-    arguments = [sys.executable, "-m", "retriever_server", "build", corpus, tmp_path / "index"]
+def build_until(corpus: Path, target: Path, count: int, ending: signal.Signals) -> int:
+    """End a build of its own process when so many passages are encoded. How many it left encoded."""
+    arguments = [sys.executable, "-m", "retriever_server", "build", corpus, target]
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    while "512/1600" not in process.stderr.readline().replace("\r", "\n"):
+    while f"{count}/" not in process.stderr.readline().replace("\r", "\n"):
         assert process.poll() is None
     process.send_signal(ending)
     assert process.wait(timeout=30) != 0
     assert "Traceback" not in process.stderr.read()
-    assert not (tmp_path / "index").exists()
-    half = (tmp_path / ".index.building" / "vectors.faiss").stat().st_size // (384 * 4)
+    assert not target.exists()
+    return (target.parent / ".index.building" / "vectors.faiss").stat().st_size // (384 * 4)
+
+
+def test_interrupted_and_killed_build_goes_on_and_encodes_nothing_twice(tmp_path: Path) -> None:
+    rows = [{"id": n, "contents": f"{n} " + "many words " * 20} for n in range(1600)]
+    corpus = write_rows(tmp_path / "corpus.jsonl", rows)
+    first = build_until(corpus, tmp_path / "index", 512, signal.SIGINT)
+    second = build_until(corpus, tmp_path / "index", 1024, signal.SIGKILL)
+    assert 512 <= first < second < 1600
 
     encoded: list[int] = []
     original = Encoder.encode_passages
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Encoder, "encode_passages", lambda s, t: encoded.append(len(t)) or original(s, t))
         assert command("build", corpus, tmp_path / "index").exit_code == 0
-    assert sum(encoded) == 1600 - half + 32  # and the sample that is checked
+    assert sum(encoded) == 1600 - second + 32  # and the sample that is checked
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "index"]
 
 

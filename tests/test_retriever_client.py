@@ -34,7 +34,8 @@ def retriever(faults=(), calls=None, delay=0.0):
     app, left, calls = Flask("retriever"), list(faults), calls if calls is not None else []
 
     def document(query, rank):
-        return {"id": rank, "contents": f"{query}\npassage {rank}"}
+        contents = {"contents": f"{query}\npassage {rank}"}
+        return {"id": rank} | (contents if request.get_json().get("return_contents", True) else {})
 
     @app.before_request
     def record():
@@ -75,6 +76,13 @@ def test_wire_formats(wire):
         (passages,) = ask(url, "who?", wire=wire)
     assert [p.contents for p in passages][0] == "who?\npassage 0" and len(passages) == 2
     assert passages[0].id == "0" and passages[0].score is not None
+
+
+@pytest.mark.parametrize("wire", ["research", "search_r1"])
+def test_ids_alone(wire):
+    with serving(retriever()) as url:
+        (passages,) = ask(url, "who?", wire=wire, contents=False)
+    assert [(p.id, p.contents) for p in passages][0] == ("0", "") and len(passages) == 2
 
 
 def test_server_errors_are_retried():

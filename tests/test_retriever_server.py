@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,15 +18,9 @@ from retriever_server.service import Searcher
 from retriever_server.store import open_store
 
 
-@pytest.fixture(scope="module")
-def server(served_index: Path) -> Iterator[str]:
-    process, url = start(served_index, "--threads", "1")
-    try:
-        wait_until_ready(process)
-        yield url
-    finally:
-        process.kill()
-        process.wait()
+@pytest.fixture
+def server(retriever_url: str) -> str:
+    return retriever_url
 
 
 def test_health_tells_the_figures(server: str) -> None:

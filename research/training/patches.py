@@ -100,9 +100,9 @@ def bound_weight_sending() -> None:
                 "it has died or failed to load them"
             ) from error
 
-    BucketedWeightSender._init_socket = init_socket  # type: ignore[method-assign]
-    BucketedWeightSender.async_send_weights = send  # type: ignore[method-assign]
-    BucketedWeightSender.bounded = True  # type: ignore[attr-defined]
+    BucketedWeightSender._init_socket = init_socket
+    BucketedWeightSender.async_send_weights = send
+    BucketedWeightSender.bounded = True
 
 
 def merge_in(dtype: str) -> None:

@@ -27,7 +27,7 @@ class OneServerClient(LLMServerClient):
         return None
 
 
-class SearchWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):  # type: ignore[name-defined]
+class SearchWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
     """Keeps one agent loop, which has no state between episodes. veRL makes one for each trajectory, through
     hydra, which merges the whole configuration each time.
     """

@@ -45,7 +45,7 @@ class SearchTrainer(PPOTrainerSync):
     def _init_dataloader(self) -> None:
         """veRL's, and those of a part of the held-out questions."""
         super()._init_dataloader()
-        self.whole_val_dataloader = self.val_dataloader
+        self.whole_val_dataloader: Any = self.val_dataloader
         infos = list(self.val_dataset.dataframe["extra_info"])
         self.start_val_dataloader = self._loader([not info["control"] for info in infos])
         self.small_val_dataloader = self._loader([info["split"] == "validation" for info in infos])

@@ -49,8 +49,8 @@ class VllmEngine:
                 AsyncEngineArgs(
                     model=config.model,
                     tokenizer=config.tokenizer,
-                    dtype=config.dtype,  # type: ignore[arg-type]
-                    max_model_len=config.max_model_len,  # type: ignore[arg-type]
+                    dtype=config.dtype,
+                    max_model_len=config.max_model_len,
                     tensor_parallel_size=config.tensor_parallel_size,
                     gpu_memory_utilization=config.gpu_memory_utilization,
                     seed=sampling.seed,
@@ -98,7 +98,7 @@ class VllmEngine:
         """See `Engine`."""
         self._engine.shutdown()
         # Its __del__ would do so again at the interpreter's end, when what it needs is gone: a trace
-        self._engine.shutdown = lambda *_, **__: None  # type: ignore[method-assign]
+        self._engine.shutdown = lambda *_, **__: None
 
 
 def _first_line(error: Exception) -> str:

@@ -31,10 +31,11 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
 
     # True from the moment the rollout is handed the weights until they change.
     weights_are_the_rollouts = False
+    engine_config: Any
 
     def _build_fsdp_module(self, module: Any) -> Any:
         """Without the offload of a reference policy: it pins memory, which needs an accelerator."""
-        config = self.engine_config
+        config: Any = self.engine_config
         self.engine_config = dataclasses.replace(config, forward_only=False, offload_policy=False)
         try:
             return super()._build_fsdp_module(module)

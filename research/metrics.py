@@ -9,7 +9,6 @@ MuSiQue.
 import math
 import re
 import string
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
@@ -17,11 +16,21 @@ from research.trajectory import Passage
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_ASCII_LOWER, _ASCII_PUNCTUATION = bytes(range(256)).lower(), string.punctuation.encode()
+_ASCII_ARTICLES = {"a", "an", "the"}
 _CLOSED_ANSWERS = {"yes", "no", "noanswer"}
 
 
 def normalize_answer(text: str) -> str:
     """``The  Beatles!`` -> ``beatles``."""
+    if text.isascii() and text.isprintable():  # without punctuation its words end at blanks alone
+        words = text.encode().translate(_ASCII_LOWER, _ASCII_PUNCTUATION).decode().split()
+        return " ".join([word for word in words if word not in _ASCII_ARTICLES])
+    return normalize_any(text)
+
+
+def normalize_any(text: str) -> str:
+    """The same of any text, as the official scripts do it; half as fast."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
@@ -95,7 +104,8 @@ def _f1(prediction: str, golden: str) -> float:
     if prediction in _CLOSED_ANSWERS or golden in _CLOSED_ANSWERS:
         return 0.0
     predicted_tokens, golden_tokens = prediction.split(), golden.split()
-    common = sum((Counter(predicted_tokens) & Counter(golden_tokens)).values())
+    shared = {*predicted_tokens}.intersection(golden_tokens)
+    common = sum([min(predicted_tokens.count(word), golden_tokens.count(word)) for word in shared])
     if common == 0:
         return 0.0
     precision, recall = common / len(predicted_tokens), common / len(golden_tokens)

@@ -3,9 +3,12 @@ scores.
 """
 
 import json
+from collections import Counter
 
 import pytest
 from conftest import SHARED, needs_shared
+from hypothesis import given
+from hypothesis import strategies as st
 
 from research import metrics
 from research.protocol import Protocol
@@ -80,6 +83,24 @@ def test_unknown_name_lists_those_there_are():
 )
 def test_yes_and_no_must_match_exactly_for_f1(prediction, golden, f1):
     assert metrics.token_f1(prediction, [golden]) == f1
+
+
+WORDS = st.lists(st.sampled_from(["a", "The", "an", "then", "No.", "x-ray", "Zürich", "\t", "a\u2013b", "1"]))
+
+
+@given(st.text() | WORDS.map(" ".join))
+def test_the_fast_way_for_ascii_text_is_the_same(text):
+    assert metrics.normalize_answer(text) == metrics.normalize_any(text)
+
+
+@given(WORDS, WORDS)
+def test_f1_counts_each_shared_word_as_often_as_both_have_it(prediction, golden):
+    texts = [metrics.normalize_answer(" ".join(words)) for words in (prediction, golden)]
+    first, second = (text.split() for text in texts)
+    common = sum((Counter(first) & Counter(second)).values())
+    expected = 2 * common / (len(first) + len(second)) if common else 0.0
+    if "no" not in texts and texts[0] != texts[1]:
+        assert metrics.token_f1(" ".join(prediction), [" ".join(golden)]) == pytest.approx(expected)
 
 
 @needs_shared

@@ -201,21 +201,11 @@ def test_a_model_is_asked_once_and_its_failures_count_as_nothing(
     tag_tokens.tokenizer.save_pretrained(tmp_path / "tokenizer")
     server, out = Rewriter(tag_tokens), tmp_path / "out"
     with server.running() as url:
-        words = (
-            "--model",
-            url,
-            "--tokenizer",
-            str(tmp_path / "tokenizer"),
-            "--tasks",
-            "court",
-            "--retriever",
-            "bm25",
-        )
-        words = (*words, "--samples", "2", "--mode", "concatenate")
+        words = ("--model", url, "--tokenizer", str(tmp_path / "tokenizer"), "--tasks", "court")
+        words = (*words, "--retriever", "bm25", "--samples", "2", "--mode", "concatenate")
         rows, result = evaluate(data, out, *words)
-        assert ndcg(rows["court"]) == pytest.approx(2 / 3, abs=1e-6) and rows["court"]["without_text"] == [
-            "2"
-        ]
+        assert ndcg(rows["court"]) == pytest.approx(2 / 3, abs=1e-6)
+        assert rows["court"]["without_text"] == ["2"]
         assert "2 of 6 texts failed and count as 0: court 2, court 2; first: EngineError" in result.stderr
         made = [json.loads(line) for line in (out / "rewrites.jsonl").open()]
         assert sorted((row["id"], row["text"]) for row in made if row["error"] is None) == [

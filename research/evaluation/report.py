@@ -11,6 +11,8 @@ import matplotlib
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from research.drawing import COLOURS, STYLE, axes_of_figure, svg_text
@@ -105,9 +107,9 @@ def draw_all(rows: Rows) -> list[tuple[str, str]]:
 
 
 def _em_by(by_method: dict[str, Rows], key: str, title: str) -> tuple[str, str] | None:
-    """Mean EM with its interval at each value of `key`, a line a method."""
+    """Mean EM with its interval at each value of `key`, a line a method, each a little to the side."""
     figure, axes = axes_of_figure()
-    drawn = False
+    drawn: set[int] = set()
     for number, (method, rows) in enumerate(by_method.items()):
         groups: dict[int, list[float]] = defaultdict(list)
         for row in rows:
@@ -115,7 +117,7 @@ def _em_by(by_method: dict[str, Rows], key: str, title: str) -> tuple[str, str] 
                 groups[min(int(row[key]), MOST_SEARCHES)].append(row["em"])
         places = sorted(groups)
         if places:
-            drawn = True
+            drawn |= set(places)
             intervals = [bootstrap(np.array(groups[place])) for place in places]
             means = [each.mean for each in intervals]
             error = [
@@ -123,22 +125,30 @@ def _em_by(by_method: dict[str, Rows], key: str, title: str) -> tuple[str, str] 
                 [each.high - each.mean for each in intervals],
             ]
             colour = COLOURS[number % len(COLOURS)]
-            axes.errorbar(places, means, yerr=error, color=colour, marker="o", capsize=2, label=method)
+            beside = [place + 0.05 * (number - (len(by_method) - 1) / 2) for place in places]
+            axes.errorbar(beside, means, yerr=error, color=colour, marker="o", capsize=2, label=method)
     if not drawn:
         return None
     axes.set_ylim(-0.03, 1.03)
-    axes.legend(fontsize=8)
-    return title, svg_text(figure, title)
+    return _finished(figure, axes, drawn, title)
 
 
 def _histogram(by_method: dict[str, Rows]) -> tuple[str, str] | None:
     """The share of questions with so many searches."""
     title = "Searches a question"
     figure, axes = axes_of_figure()
-    width = 0.8 / len(by_method)
+    width, drawn = 0.8 / len(by_method), {0}
     for number, (method, rows) in enumerate(by_method.items()):
         counts = np.bincount([min(int(row["searches"]), MOST_SEARCHES) for row in rows])
+        drawn.add(len(counts) - 1)
         places = np.arange(len(counts)) + (number - (len(by_method) - 1) / 2) * width
         axes.bar(places, counts / len(rows), width, color=COLOURS[number % len(COLOURS)], label=method)
-    axes.legend(fontsize=8)
+    return _finished(figure, axes, drawn, title)
+
+
+def _finished(figure: Figure, axes: Axes, places: set[int], title: str) -> tuple[str, str]:
+    """Whole numbers below, however few, and the methods above, where they hide nothing."""
+    axes.set_xlim(min(places) - 0.5, max(places) + 0.5)
+    axes.set_xticks(range(min(places), max(places) + 1))
+    figure.legend(loc="outside upper center", ncols=3, fontsize=7)
     return title, svg_text(figure, title)

@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from vllm.v1.engine.async_llm import AsyncLLM
 
-# On a CPU, as in training (recipes/config/hardware/cpu.yaml): one process, small cache blocks, no threads
-# that are bound to cores.
+# On a CPU, as in training (recipes/config/hardware/cpu.yaml): one process, small cache blocks, and one core
+# left to what feeds the engine; docs/cpu.md has the measurements.
 CPU_ARGUMENTS = {"enforce_eager": True, "distributed_executor_backend": "uni", "block_size": 32}
 CPU_VARIABLES = {
     "VLLM_CPU_KVCACHE_SPACE": "2",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1)),
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "20000",
 }
 
 

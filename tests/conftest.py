@@ -12,7 +12,6 @@ import pytest
 import retriever_process
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
-from xdist.scheduler import LoadScopeScheduling
 
 from data.mini_tokenizer import train_tokenizer
 from research.protocol import Protocol
@@ -24,25 +23,12 @@ from research.trajectory import Passage
 os.environ["VERL_PLATFORM"] = "cpu"
 
 
-class FileScheduling(LoadScopeScheduling):
-    """One worker runs a file, the other the next: what a file's tests share is made once. Whole runs of the
-    recipes need the memory of half a machine, so all of them are for one worker, from the start.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "recipes" if file in RECIPES else file
-
-
-RECIPES = ("tests/test_recipe.py", "tests/test_recipe_rqr.py")
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
-    return FileScheduling(config, log)
+ORDER = {"test_recipe.py": -1, "test_recipe_rqr.py": 1}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.nodeid.partition("::")[0] not in RECIPES)
+    """The file that takes longest first, and the other long one last, for the worker that is free by then."""
+    items.sort(key=lambda item: ORDER.get(item.path.name, 0))
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -7,4 +7,4 @@ unset PYTHONDONTWRITEBYTECODE
 export PATH="$PWD/.venv/bin:$PATH" OMP_WAIT_POLICY=PASSIVE
 echo "== ruff" && ruff check . && ruff format --check .
 echo "== mypy" && mypy
-echo "== pytest" && pytest -n 2 --no-loadscope-reorder --durations=15 "$@"
+echo "== pytest" && pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 "$@"

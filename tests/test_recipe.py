@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import SHARED
@@ -54,9 +55,17 @@ def words(policy, world):
 
 @pytest.fixture(scope="module")
 def whole_run(words, tmp_path_factory):
-    """Four steps without interruption, but with a retriever that is killed in the middle."""
-    run = RecipeRun(tmp_path_factory.mktemp("whole") / "run", *words)
-    run.wait_for(lambda: 1 in run.step_rows())
+    """Four steps. After the checkpoint of step 2 the recipe is killed and started again, then its
+    retriever.
+    """
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with RecipeRun(folder, *words) as killed:
+        killed.wait_for(lambda: latest_checkpoint(folder) == 2)
+        killed.signal(signal.SIGKILL)
+        killed.process.wait()
+        killed.assert_nothing_left()
+    run = RecipeRun(folder)
+    run.wait_for(lambda: 3 in run.step_rows())
     (retriever,) = run.processes("retriever_server", "serve")
     retriever.kill()
     assert run.wait() == 0, run.text()
@@ -182,30 +191,14 @@ def test_vllm_loads_the_exported_policy_and_stops_token_exactly(whole_run):
     assert result["stopped"]["log_probs"] == len(stopped)
 
 
-def test_killed_run_goes_on_and_a_dead_rollout_server_ends_it(whole_run, words, tmp_path):
-    """SIGKILL after the checkpoint of step 2: nothing is left, and steps 3 and 4 see the same questions as in
-    the whole run. Then vLLM's engine is killed: the run ends within a minute with an error, its checkpoint in
-    place.
-    """
-    folder = tmp_path / "run"
-    with RecipeRun(folder, *words) as run:
-        run.wait_for(lambda: latest_checkpoint(folder) == 2)
-        run.signal(signal.SIGKILL)
-        run.process.wait()
-        run.assert_nothing_left()
-    with RecipeRun(folder, "--steps", "50") as resumed:
-        resumed.wait_for(lambda: 4 in resumed.step_rows())
-        (engine,) = resumed.processes("EngineCore")
-        engine.kill()
-        started = time.monotonic()
-        assert resumed.wait(150) == 1, resumed.text()
-        assert time.monotonic() - started < 100  # one minute, and the time to stop everything
-        assert "training failed" in resumed.output.read_text()
-        resumed.assert_nothing_left()
-        assert [row["step"] for row in resumed.metrics()][:5] == [0, 1, 2, 3, 4]
-        for step in range(1, 5):
-            assert resumed.question_ids(step) == whole_run.question_ids(step)
-        assert resumed.question_ids(2) != resumed.question_ids(3)
+def test_a_killed_run_goes_on_with_the_questions_whose_turn_it_is(whole_run):
+    """Those of step 3 and 4 in the order that the sampler of torch draws for the seed."""
+    assert [row["step"] for row in whole_run.metrics()] == [0, 1, 2, 3, 4]
+    rows = pq.read_table(whole_run.run_dir / "data" / "train.parquet")["extra_info"].to_pylist()
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(7)).tolist()
+    for step in range(1, 5):
+        drawn = order[4 * (step - 1) : 4 * step]
+        assert whole_run.question_ids(step) == sorted(rows[place]["id"] for place in drawn)
 
 
 def test_finished_run_is_only_exported(whole_run):
@@ -215,6 +208,15 @@ def test_finished_run_is_only_exported(whole_run):
     with RecipeRun(whole_run.run_dir, "--export") as exported:
         assert exported.wait() == 0, exported.text()
         assert (whole_run.run_dir / "policy" / "model.safetensors").exists()
+
+
+def test_interrupt_ends_everything(words, tmp_path):
+    with RecipeRun(tmp_path / "run", *words) as run:
+        run.wait_for(lambda: run.processes("raylet"))
+        run.signal(signal.SIGINT)
+        assert run.wait(60) == 130
+        assert "go on with" in run.output.read_text() and "Traceback" not in run.output.read_text()
+        run.assert_nothing_left()
 
 
 def test_evaluation_gives_the_trajectories_of_validation(whole_run, tmp_path):
@@ -249,19 +251,24 @@ def hostile_corpus(source: Path, target: Path) -> None:
             out.write(json.dumps({"id": number, "contents": contents}) + "\n")
 
 
-def test_hostile_corpus_and_reference_policy_until_interrupted(policy, world, tmp_path):
-    """Two GRPO steps, on real MuSiQue rows where there are any, then ctrl-C: nothing is left."""
+def test_hostile_corpus_and_reference_policy_until_the_rollout_server_dies(policy, world, tmp_path):
+    """Two GRPO steps, on real MuSiQue rows where there are any. Then vLLM's engine is killed: the run ends
+    within a minute with an error, its checkpoint in place.
+    """
     questions, corpus = world / "train.questions.jsonl", world / "corpus.jsonl"
     if SHARED.is_dir():
         questions, corpus = (SHARED / f"musique_train.{kind}.jsonl" for kind in ("questions", "corpus"))
     hostile_corpus(corpus, tmp_path / "hostile.jsonl")
     files = ("--questions", str(questions), "--corpus", str(tmp_path / "hostile.jsonl"))
     kl = "actor_rollout_ref.actor.use_kl_loss=true"
-    with RecipeRun(tmp_path / "run", "--model", policy, "--steps", "20", *files, kl) as run:
-        run.wait_for(lambda: 2 in run.step_rows())
-        run.signal(signal.SIGINT)
-        assert run.wait(60) == 130
-        assert "go on with" in run.output.read_text() and "Traceback" not in run.output.read_text()
+    with RecipeRun(tmp_path / "run", "--model", policy, "--steps", "50", *files, *SAVING, kl) as run:
+        run.wait_for(lambda: 2 in run.step_rows() and latest_checkpoint(run.run_dir) == 2)
+        (engine,) = run.processes("EngineCore")
+        engine.kill()
+        started = time.monotonic()
+        assert run.wait(150) == 1, run.text()
+        assert time.monotonic() - started < 100  # one minute, and the time to stop everything
+        assert "training failed" in run.output.read_text()
         run.assert_nothing_left()
     for step in (1, 2):
         row = run.step_rows()[step]

@@ -60,7 +60,7 @@ def whole_run(words, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("whole") / "run"
     with RecipeRun(folder, *words) as killed:
-        killed.wait_for(lambda: latest_checkpoint(folder) == 2)
+        killed.wait_for(lambda: latest_checkpoint(folder) == 2 and 2 in killed.step_rows())
         killed.signal(signal.SIGKILL)
         killed.process.wait()
         killed.assert_nothing_left()

@@ -283,6 +283,22 @@ def config_of(*words: str):
     return read_config(compose_config([*words], None))
 
 
+def test_a_trained_query_reasoner_is_asked_as_it_was_trained(tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "config.yaml").write_text(
+        "research: {prompt: rqr, limits: {searches: 0}, retriever: {top_k: 10}, protocol: {},\n"
+        "  rewriting: {think: true}}\n"
+        "data: {max_response_length: 64}\n"
+        "actor_rollout_ref: {rollout: {dtype: float32, max_model_len: 256}}\n"
+    )
+    policy = str(tmp_path / "policy")
+    read = read_config(compose_config([f"engine.model={policy}"], policy))
+    assert (read.rewriting.prompt, read.rewriting.thinks, read.rewriting.tokens) == ("rqr", True, 64)
+    assert (read.engine.dtype, read.engine.max_model_len) == ("float32", 256)
+    read = read_config(compose_config([f"engine.model={policy}", "rewriting.tokens=9"], policy))
+    assert read.rewriting.tokens == 9
+
+
 def test_modes_keep_the_question_by_weight() -> None:
     texts = ["because", "so"]
     assert query_of(QUESTION, texts, config_of("queries=f")).texts == ("because", "so")

@@ -143,13 +143,19 @@ def compose_file(name: str, words: list[str], values: dict[str, Any]) -> DictCon
     return config
 
 
-def trained_with(model: str | None) -> dict[str, Any]:
-    """Keys and values for the policy RUN_DIR/policy of a training run; nothing for other models."""
+def training_of(model: str | None) -> Any:
+    """The configuration of the training run whose RUN_DIR/policy the model is; None for other models."""
     path = Path(model or "").absolute().parent / "config.yaml"
     if model is None or not Path(model).is_dir() or not path.exists():
-        return {}
-    trained: Any = OmegaConf.load(path)
-    if "research" not in trained:
+        return None
+    trained = OmegaConf.load(path)
+    return trained if "research" in trained else None
+
+
+def trained_with(model: str | None) -> dict[str, Any]:
+    """Keys and values for the policy RUN_DIR/policy of a training run; nothing for other models."""
+    trained = training_of(model)
+    if trained is None:
         return {}
     ours, rollout = trained.research, trained.actor_rollout_ref.rollout
     values: dict[str, Any] = {"prompt": ours.prompt, "retriever.top_k": ours.retriever.top_k}

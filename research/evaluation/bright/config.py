@@ -16,6 +16,7 @@ from research.evaluation.config import (
     build,
     compose_file,
     trained_with,
+    training_of,
 )
 from research.evaluation.service import Service
 from research.prompts import load_prompt
@@ -154,6 +155,13 @@ def read_config(config: DictConfig) -> BrightConfig:
 
 
 def _of_training(model: str | None) -> dict[str, Any]:
-    trained = trained_with(model)
-    kept = {key: value for key, value in trained.items() if key.startswith(("protocol.", "engine."))}
-    return kept | ({"rewriting.prompt": trained["prompt"]} if "prompt" in trained else {})
+    trained = training_of(model)
+    if trained is None:
+        return {}
+    values = trained_with(model)
+    kept = {key: value for key, value in values.items() if key.startswith(("protocol.", "engine."))}
+    kept["rewriting.prompt"] = trained.research.prompt
+    if "rewriting" in trained.research:  # a search agent's, too, can be asked for texts
+        kept["rewriting.think"] = trained.research.rewriting.think
+        kept["rewriting.tokens"] = trained.data.max_response_length
+    return kept

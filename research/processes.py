@@ -1,15 +1,18 @@
-"""Child processes that never outlive us: start, wait for, and stop them by their own handles. Linux.
+"""Child processes that never outlive us: start, wait for, and stop them by their own handles; and one process
+at a time in a folder. Linux.
 
 The process that calls :func:`adopt_orphans` becomes the parent of every descendant whose own parent dies (Ray
 and vLLM start dozens), so :func:`stop_descendants` finds them all without searching by name.
 """
 
 import ctypes
+import fcntl
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,18 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl failed")
+
+
+@contextmanager
+def alone_in(folder: Path, error: type[Exception]) -> Iterator[None]:
+    """The folder, made if it is not there, for this process alone. Raises `error` if another has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as cause:
+            raise error(f"another process works in {folder}") from cause
+        yield
 
 
 def die_with_parent() -> None:

@@ -1,9 +1,7 @@
-"""The folder of one evaluation: one process at a time, and one configuration for good."""
+"""The folder of one evaluation: one configuration for good."""
 
-import fcntl
 import json
-from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,20 +21,6 @@ class Free:
 
     keys: Set[str] = frozenset()
     within: Mapping[str, Set[str]] = field(default_factory=dict)
-
-
-@contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
-    """The folder, made if it is not there, for this process alone. Raises EvaluationError if another has
-    it.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise EvaluationError(f"another process works in {run_dir}") from error
-        yield
 
 
 def check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any], free: Free) -> None:

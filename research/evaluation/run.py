@@ -18,12 +18,13 @@ from tqdm import tqdm
 from research.evaluation.config import EvaluationConfig, EvaluationError, read_config
 from research.evaluation.datasets import read_datasets, tasks
 from research.evaluation.engines import opened
-from research.evaluation.folder import Free, check_same, locked
+from research.evaluation.folder import Free, check_same
 from research.evaluation.judge import judge_all, judge_metrics, read_verdicts
 from research.evaluation.predictions import Predictions, key_of, read_predictions
 from research.evaluation.report import write_report
 from research.evaluation.runner import Runner, Task
 from research.evaluation.summary import markdown, summarise, write_summary
+from research.processes import alone_in
 from research.retriever_client import RetrieverClient
 from research.trajectory import Trajectory
 
@@ -52,7 +53,7 @@ def evaluate(config: DictConfig, run_dir: Path) -> str:
     read = read_config(config)
     datasets = read_datasets(read.datasets, read.limit)
     identity = _identity(read, datasets)
-    with locked(run_dir):
+    with alone_in(run_dir, EvaluationError):
         check_same(run_dir, config, identity, FREE)
         predictions = Predictions(run_dir)
         todo = [task for task in tasks(datasets, read) if task.key not in predictions.done]

@@ -2,7 +2,6 @@
 behind.
 """
 
-import fcntl
 import os
 import shlex
 import shutil
@@ -19,7 +18,15 @@ from pathlib import Path
 import click
 from omegaconf import DictConfig, OmegaConf
 
-from research.processes import adopt_orphans, raise_on_terminate, start, stop, stop_descendants, tail
+from research.processes import (
+    adopt_orphans,
+    alone_in,
+    raise_on_terminate,
+    start,
+    stop,
+    stop_descendants,
+    tail,
+)
 from research.training import supervised
 from research.training.config import read_research_config
 from research.training.export import FOLDER
@@ -82,7 +89,7 @@ def execute(plan: Plan) -> None:
     raise_on_terminate()
     # Threads that spin while they wait take the cores from the other processes of the run.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with _locked(run_dir), _nothing_left_behind(plan.options):
+    with alone_in(run_dir, RunFailed), _nothing_left_behind(plan.options):
         plan.options.save(run_dir / "recipe.json")
         _prepare_and_train(plan, config, port)
         if config.trainer.save_freq > 0:
@@ -114,17 +121,6 @@ def _prepare_and_train(plan: Plan, config: DictConfig, port: int) -> None:
     forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)
     guards = read_research_config(config.research).guards
     _train(plan, port, StepPrinter(run_dir, total, guards, headline_of(run_dir)))
-
-
-@contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunFailed(f"another process works in {run_dir}") from error
-        yield
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from research.evaluation.bright.rewrite import Rewrites, model_identity, rewrite
 from research.evaluation.bright.summary import figures, mean_figures, table
 from research.evaluation.bright.trec import evaluate, read_run, write_run
 from research.evaluation.config import ROOT, EvaluationError
-from research.evaluation.folder import Free, check_same, locked
+from research.evaluation.folder import Free, check_same
 from research.evaluation.service import serving
+from research.processes import alone_in
 
 CACHE = ROOT / "cache" / "bright"
 METRICS_FILE, SCORES_FILE = "metrics.json", "scores.jsonl"
@@ -52,7 +53,7 @@ def run(config: DictConfig, run_dir: Path) -> str:
     read = read_config(config)
     tasks = [_task(name, read) for name in read.tasks]
     identity = _identity(tasks, read)
-    with locked(run_dir):
+    with alone_in(run_dir, EvaluationError):
         check_same(run_dir, config, identity, FREE)
         texts = _texts(tasks, read, run_dir)
         results, scores = [], {}

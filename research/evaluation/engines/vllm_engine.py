@@ -48,11 +48,12 @@ class VllmEngine:
 
         arguments: dict[str, Any] = CPU_ARGUMENTS if on_cpu else {}
         try:
+            keep = on_cpu and config.dtype == "auto" and _is_float32(config.model)
             engine = AsyncLLM.from_engine_args(
                 AsyncEngineArgs(
                     model=config.model,
                     tokenizer=config.tokenizer,
-                    dtype=config.dtype,
+                    dtype="float32" if keep else config.dtype,
                     max_model_len=config.max_model_len,
                     tensor_parallel_size=config.tensor_parallel_size,
                     gpu_memory_utilization=config.gpu_memory_utilization,
@@ -102,6 +103,14 @@ class VllmEngine:
         self._engine.shutdown()
         # Its __del__ would do so again at the interpreter's end, when what it needs is gone: a trace
         self._engine.shutdown = lambda *_, **__: None
+
+
+def _is_float32(model: str) -> bool:
+    """vLLM would take bfloat16 for it, which moves log-probs, and is many times slower on CPUs without it."""
+    import torch
+    from transformers import AutoConfig
+
+    return bool(AutoConfig.from_pretrained(model).dtype == torch.float32)
 
 
 def _first_line(error: Exception) -> str:

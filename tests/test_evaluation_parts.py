@@ -13,6 +13,7 @@ import pytest
 from evaluation_stack import SayingEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import Qwen2Config
 
 from data.questions import Question
 from research.evaluation.config import (
@@ -22,6 +23,7 @@ from research.evaluation.config import (
     read_config,
     trained_with,
 )
+from research.evaluation.engines.vllm_engine import _is_float32
 from research.evaluation.methods.ircot import first_sentence
 from research.evaluation.runner import Runner, Task
 from research.evaluation.statistics import bootstrap, paired_difference
@@ -151,6 +153,12 @@ def test_support_is_found_by_title_else_by_id() -> None:
 )
 def test_the_first_sentence_is_the_next_query(text: str, sentence: str) -> None:
     assert first_sentence(text) == sentence
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_float32_model_is_known_by_its_folder(tmp_path: Path, dtype: str) -> None:
+    Qwen2Config(dtype=dtype).save_pretrained(tmp_path)
+    assert _is_float32(str(tmp_path)) == (dtype == "float32")
 
 
 def test_a_trained_policy_brings_its_prompt_protocol_and_limits(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ if [ -n "$torch" ] && ! "${pip[@]}" "$torch" 2>/dev/null; then
 fi
 "${pip[@]}" -r "$lock" 2> >(grep -v "^WARNING: Location" >&2)
 "${pip[@]}" --no-build-isolation --editable .
-# Compiled once here, else each of the two dozen processes of a run compiles vLLM and veRL again.
-env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null || true
+# Compiled once here (but the tests of packages), else each of the two dozen processes of a run compiles vLLM and veRL again.
+env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q -j 0 -x "/tests?/" .venv/lib >/dev/null || true
 echo "$want" >"$stamp"
 echo "Environment ready: .venv"

@@ -286,7 +286,7 @@ def config_of(*words: str):
 def test_a_trained_query_reasoner_is_asked_as_it_was_trained(tmp_path: Path) -> None:
     (tmp_path / "policy").mkdir()
     (tmp_path / "config.yaml").write_text(
-        "research: {prompt: rqr, limits: {searches: 0}, retriever: {top_k: 10}, protocol: {},\n"
+        "research: {prompt: rqr, limits: {searches: 0}, retriever: {url: x}, protocol: {},\n"
         "  rewriting: {think: true}}\n"
         "data: {max_response_length: 64}\n"
         "actor_rollout_ref: {rollout: {dtype: float32, max_model_len: 256}}\n"

@@ -158,7 +158,9 @@ def trained_with(model: str | None) -> dict[str, Any]:
     if trained is None:
         return {}
     ours, rollout = trained.research, trained.actor_rollout_ref.rollout
-    values: dict[str, Any] = {"prompt": ours.prompt, "retriever.top_k": ours.retriever.top_k}
+    values: dict[str, Any] = {"prompt": ours.prompt}
+    if "top_k" in ours.retriever:  # a query reasoner shows no passages
+        values["retriever.top_k"] = ours.retriever.top_k
     values |= {"engine.dtype": rollout.dtype, "engine.max_model_len": rollout.max_model_len}
     for section in ("protocol", "limits"):
         values |= {f"{section}.{key}": value for key, value in ours[section].items()}

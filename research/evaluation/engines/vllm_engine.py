@@ -39,6 +39,7 @@ class VllmEngine:
         import torch
         from transformers import AutoTokenizer
 
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # its progress bars of loading stay
         on_cpu = not torch.cuda.is_available()
         if on_cpu:
             for name, value in CPU_VARIABLES.items():

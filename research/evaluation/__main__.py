@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from research.evaluation.command_line import ending_well, quoted
+from research.evaluation.command_line import ending_well
 from research.evaluation.config import ROOT, EvaluationError, compose_config
+from research.overrides import quoted
 
 if TYPE_CHECKING:
     from research.evaluation.service import Service
@@ -138,7 +139,7 @@ def _words(options: dict[str, Any]) -> list[str]:
     words = [f"{key}={quoted(options[name])}" for name, key in KEYS.items() if options[name] is not None]
     for name, key in LISTS.items():
         if options[name] is not None:
-            words.append(f"{key}=[{','.join(quoted(each) for each in options[name].split(','))}]")
+            words.append(f"{key}={quoted(options[name].split(','))}")
     return words
 
 

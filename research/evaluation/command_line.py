@@ -1,21 +1,15 @@
-"""What the command lines of the evaluations share: words of a configuration, and how they end."""
+"""How the command lines of the evaluations end."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 
 from data import DataError
 from research.evaluation.config import EvaluationError
 from research.processes import Terminated, raise_on_terminate
-
-
-def quoted(value: Any) -> str:
-    """A value as hydra's grammar takes it, whatever characters it holds."""
-    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "\\'") + "'"
 
 
 @contextmanager

@@ -155,8 +155,11 @@ def training_of(model: str | None) -> Any:
 def trained_with(model: str | None) -> dict[str, Any]:
     """Keys and values for the policy RUN_DIR/policy of a training run; nothing for other models."""
     trained = training_of(model)
-    if trained is None:
-        return {}
+    return {} if trained is None else values_of(trained)
+
+
+def values_of(trained: Any) -> dict[str, Any]:
+    """The same of a run's configuration."""
     ours, rollout = trained.research, trained.actor_rollout_ref.rollout
     values: dict[str, Any] = {"prompt": ours.prompt}
     if "top_k" in ours.retriever:  # a query reasoner shows no passages

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from research.overrides import quoted
 from research.training.config import read_research_config
 from research.training.hardware import gpu_memory
 from research.training.options import CACHE, ROOT, Command, Options, key_of, module_command
@@ -131,7 +132,7 @@ def _verl_configs() -> str:
     spec = importlib.util.find_spec("verl")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError("veRL is not installed: bash recipes/setup_env.sh cpu|gpu")
-    return f"hydra.searchpath=[{_quoted('file://' + spec.submodule_search_locations[0] + '/trainer/config')}]"
+    return f"hydra.searchpath={quoted([f'file://{spec.submodule_search_locations[0]}/trainer/config'])}"
 
 
 def _overrides(plan: Plan, retriever_url: str) -> list[str]:
@@ -158,14 +159,7 @@ def _overrides(plan: Plan, retriever_url: str) -> list[str]:
     gpus = options.gpus or (len(gpu_memory()) if options.hardware == "gpu" else None)
     if gpus:
         values["trainer.n_gpus_per_node"] = gpus
-    return [f"{key}={_quoted(value)}" for key, value in values.items()]
-
-
-def _quoted(value: Any) -> str:
-    """Hydra's grammar takes a path as it is only if it holds no special character."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_quoted, value))}]"
-    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "\\'") + "'"
+    return [f"{key}={quoted(value)}" for key, value in values.items()]
 
 
 def _set_environment(config: DictConfig, options: Options) -> None:

@@ -9,8 +9,9 @@ import click
 from data import DataError
 from research.evaluation.bright.config import MODES, compose_config
 from research.evaluation.bright.fusion import FUSIONS
-from research.evaluation.command_line import ending_well, quoted
+from research.evaluation.command_line import ending_well
 from research.evaluation.config import ROOT, EvaluationError
+from research.overrides import quoted
 
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -79,7 +80,7 @@ def run(out: Path | None, tasks: str | None, overrides: tuple[str, ...], **optio
     with ending_well(run_dir):
         words = [f"{key}={quoted(options[name])}" for name, key in KEYS.items() if options[name] is not None]
         words += [f"{name}=true" for name in FLAGS if options[name]]
-        words += [f"tasks=[{','.join(map(quoted, tasks.split(',')))}]"] if tasks else []
+        words += [f"tasks={quoted(tasks.split(','))}"] if tasks else []
         config = compose_config([*words, *overrides], options["model"])
         click.echo(evaluate(config, run_dir))
         click.echo(f"\n{run_dir}: metrics.json  scores.jsonl  runs/")

@@ -15,8 +15,8 @@ from research.evaluation.config import (
     Sampling,
     build,
     compose_file,
-    trained_with,
     training_of,
+    values_of,
 )
 from research.evaluation.service import Service
 from research.prompts import load_prompt
@@ -158,8 +158,9 @@ def _of_training(model: str | None) -> dict[str, Any]:
     trained = training_of(model)
     if trained is None:
         return {}
-    values = trained_with(model)
-    kept = {key: value for key, value in values.items() if key.startswith(("protocol.", "engine."))}
+    kept = {
+        key: value for key, value in values_of(trained).items() if key.startswith(("protocol.", "engine."))
+    }
     kept["rewriting.prompt"] = trained.research.prompt
     if "rewriting" in trained.research:  # a search agent's, too, can be asked for texts
         kept["rewriting.think"] = trained.research.rewriting.think

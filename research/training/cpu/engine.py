@@ -35,7 +35,7 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
 
     def _build_fsdp_module(self, module: Any) -> Any:
         """Without the offload of a reference policy: it pins memory, which needs an accelerator."""
-        config: Any = self.engine_config
+        config = self.engine_config
         self.engine_config = dataclasses.replace(config, forward_only=False, offload_policy=False)
         try:
             return super()._build_fsdp_module(module)

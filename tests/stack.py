@@ -51,7 +51,7 @@ class RecipeRun:
         for process in self.processes():
             process.kill()
 
-    def wait(self, timeout: float = 600) -> int:
+    def wait(self, timeout: float = 420) -> int:
         """The exit code."""
         try:
             return self.process.wait(timeout)

@@ -106,7 +106,8 @@ def test_run_folder_holds_what_the_architecture_says(whole_run):
     trajectories = list(read_trajectories(trajectory_path(whole_run.run_dir, 1, "train")))
     assert len(trajectories) == 16
     for trajectory in trajectories:
-        assert 0 <= trajectory.reward <= 1 and trajectory.reward_reason
+        assert trajectory.reward == 0 or 0.1 <= trajectory.reward <= 1  # f1_format
+        assert trajectory.reward_reason
         assert len(trajectory.response_ids) == len(trajectory.response_mask) <= 384
     groups = {t.metadata["id"] for t in trajectories}
     assert len(groups) == 4
@@ -266,8 +267,8 @@ def test_hostile_corpus_and_reference_policy_until_the_rollout_server_dies(polic
         (engine,) = run.processes("EngineCore")
         engine.kill()
         started = time.monotonic()
-        assert run.wait(150) == 1, run.text()
-        assert time.monotonic() - started < 100  # one minute, and the time to stop everything
+        assert run.wait(90) == 1, run.text()
+        assert time.monotonic() - started < 75  # one minute, and the time to stop everything
         assert "training failed" in run.output.read_text()
         run.assert_nothing_left()
     for step in (1, 2):

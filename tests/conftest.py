@@ -22,7 +22,6 @@ from research.trajectory import Passage
 # veRL fixes its platform at import; the recipe sets this for the processes of a run.
 os.environ["VERL_PLATFORM"] = "cpu"
 
-
 LONGEST = ("test_recipe.py", "test_recipe_rqr.py")
 
 
@@ -69,7 +68,7 @@ def tokens(request: pytest.FixtureRequest) -> TokenProtocol:
 
 
 @pytest.fixture(scope="session")
-def retriever_url(served_index: Path) -> Iterator[str]:
+def server(served_index: Path) -> Iterator[str]:
     """A server of `served_index` that nobody stops or burdens."""
     with retriever_process.serving(served_index) as (_, url):
         yield url

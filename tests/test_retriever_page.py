@@ -14,8 +14,8 @@ def ask(page: Page, query: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_a_query_shows_passages_and_stays_in_the_address(retriever_url: str) -> None:
-    with opened(f"{retriever_url}/") as page:
+def test_a_query_shows_passages_and_stays_in_the_address(server: str) -> None:
+    with opened(f"{server}/") as page:
         expect(page.locator("footer")).to_contain_text("64 passages · flat · minilm")
         expect(page.get_by_label("Token")).to_be_hidden()
         page.get_by_label("Passages", exact=True).fill("3")
@@ -48,7 +48,7 @@ def test_a_wanted_token_is_asked_for(word_index: Path) -> None:
         expect(page.locator("li")).to_have_count(8)
 
 
-def test_the_page_fits_a_phone(retriever_url: str) -> None:
-    with opened(f"{retriever_url}/?q=a+poet", width=360) as page:
+def test_the_page_fits_a_phone(server: str) -> None:
+    with opened(f"{server}/?q=a+poet", width=360) as page:
         expect(page.locator("li")).to_have_count(10)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -18,11 +18,6 @@ from retriever_server.service import Searcher
 from retriever_server.store import open_store
 
 
-@pytest.fixture
-def server(retriever_url: str) -> str:
-    return retriever_url
-
-
 def test_health_tells_the_figures(server: str) -> None:
     answer = requests.get(f"{server}/health", timeout=DEADLINE_S).json()
     assert answer["status"] == "healthy" and answer["retrievers"] == {"total": 1, "available": 1}

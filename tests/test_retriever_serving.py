@@ -29,11 +29,6 @@ from retriever_process import (
 TOKEN = {"Authorization": "Bearer secret"}
 
 
-@pytest.fixture
-def server(retriever_url: str) -> str:
-    return retriever_url
-
-
 def ids(documents: list[dict[str, str]]) -> list[str]:
     return [entry["id"] for entry in documents]
 

@@ -16,6 +16,7 @@ from research.rewards import get_reward
 from research.rewards.rewriting import RewritingConfig, reward_weights
 from research.search_loop import Limits
 from research.training.guards import GuardConfig
+from research.training.validations import KEEP
 
 Section = TypeVar("Section")
 
@@ -39,6 +40,8 @@ class ResearchConfig:
     generate_timeout: float
     max_steps_without_retriever: int
     weight_update_timeout: float
+    keep: str
+    early_stop: int | None
     train_hops: tuple[int, ...] = ()
     controls: tuple[str, ...] = ()
     rewriting: RewritingConfig | None = None
@@ -62,6 +65,10 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
     config: ResearchConfig = _build(ResearchConfig, values, "research")
     _check_reward(config)
     load_prompt(config.prompt)
+    if config.keep not in KEEP:
+        raise ValueError(f"research.keep: {config.keep!r}; it is one of: {', '.join(KEEP)}")
+    if config.early_stop is not None and (not isinstance(config.early_stop, int) or config.early_stop < 1):
+        raise ValueError(f"research.early_stop: {config.early_stop!r} is no number of validations; or null")
     unknown = set(config.controls) - set(CONTROLS)
     if unknown:
         raise ValueError(f"research.controls: {', '.join(unknown)}; there are: {', '.join(CONTROLS)}")

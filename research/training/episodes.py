@@ -9,7 +9,7 @@ from pathlib import Path
 
 from research.training.headline import Headline, headline_of
 from research.training.run_files import read_trajectories, trajectory_path
-from research.training.table import Key, held_out_metrics, held_out_split, key_of, last_step
+from research.training.table import Key, held_out_metrics, held_out_split, key_of, step_after
 from research.trajectory import Trajectory
 
 # Whether it was well done (before, after the training), None where it was not asked; in the page's order.
@@ -44,7 +44,7 @@ class Pair:
 def choose_pairs(run_dir: Path, count: int) -> list[Pair]:
     """A mix of ``count`` questions that were searched for real, with as many of each verdict as there are."""
     split = held_out_split(run_dir)
-    steps, headline = (0, last_step(run_dir, split)), headline_of(run_dir)
+    steps, headline = (0, step_after(run_dir, split)), headline_of(run_dir)
     done = [_well_done(held_out_metrics(run_dir, split, step), headline) for step in steps]
     groups: dict[tuple[bool | None, bool | None], list[Key]] = defaultdict(list)
     for key in sorted({*done[0], *done[1]}, key=_shuffled):

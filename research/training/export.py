@@ -1,8 +1,7 @@
-"""A checkpoint as a Hugging Face folder: `python -m research.training.export RUN_DIR STEP` (the recipe calls
-this).
+"""A checkpoint as a Hugging Face folder: `python -m research.training.export RUN_DIR CHECKPOINT`.
 
-Writes RUN_DIR/policy.tmp. veRL's own merger puts the shards together, in the precision in which the policy
-was sampled: what was validated is what is written.
+The recipe calls it. Writes RUN_DIR/policy.tmp. veRL's own merger puts the shards together, in the precision
+in which the policy was sampled: what was validated is what is written.
 """
 
 import json
@@ -17,16 +16,16 @@ FOLDER = "policy.tmp"
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("step")
-def main(run_dir: Path, step: str) -> None:
-    """Merge the actor of checkpoint STEP of the run in RUN_DIR."""
+@click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def main(run_dir: Path, checkpoint: Path) -> None:
+    """Merge the actor of CHECKPOINT, a folder global_step_N of the run in RUN_DIR."""
     from verl.model_merger.__main__ import main as merge
 
     from research.training.patches import merge_in
 
     dtype = OmegaConf.load(run_dir / "config.yaml").actor_rollout_ref.rollout.dtype
     merge_in(dtype)
-    actor, target = run_dir / "checkpoints" / f"global_step_{step}" / "actor", run_dir / FOLDER
+    actor, target = checkpoint / "actor", run_dir / FOLDER
     files = ["--local_dir", str(actor), "--target_dir", str(target)]
     sys.argv = ["verl.model_merger", "merge", "--backend", "fsdp", *files]
     merge()

@@ -28,9 +28,10 @@ from research.training.table import (
     failures_warning,
     header_of,
     held_out_split,
-    last_step,
+    step_after,
     table_rows,
 )
+from research.training.validations import provenance
 
 EPISODES = 10
 
@@ -101,11 +102,12 @@ def _contents(run_dir: Path) -> dict[str, Any]:
         "header": header_of(headline),
         "note": headline.note,
         "table": [row.cells() for row in table],
+        "provenance": provenance(rows, headline.label),
         "failures": failures_warning(table, headline),
         "split": split,
         "alarms": alarms(rows, guards),
         "old_run": "guards" not in config.research,
-        "drawings": _drawings(rows, table, last_step(run_dir, split), guards, headline),
+        "drawings": _drawings(rows, table, step_after(run_dir, split), guards, headline),
         "pairs": choose_pairs(run_dir, EPISODES),
         "pieces": lambda trajectory: pieces(trajectory, protocol),
     }

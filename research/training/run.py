@@ -37,6 +37,7 @@ from research.training.preflight import free_port, problems
 from research.training.progress import StepPrinter
 from research.training.run_files import forget_steps_after, latest_checkpoint, read_metrics
 from research.training.table import as_text, failures_warning, table_rows
+from research.training.validations import LAST, STOPPED_EARLY, handed_over, provenance
 
 RETRIEVER_START_SECONDS = 1800  # a 61 GB index is read from disk
 RETRIEVER_RESTARTS = 10
@@ -67,7 +68,8 @@ def show(plan: Plan) -> None:
         done = "  # already done" if command.creates and command.creates.exists() else ""
         click.echo(f"# {command.what}{done}\n{shlex.join(command.argv)}")
     click.echo(
-        "# write the policy as a Hugging Face folder\n" + shlex.join(_export_argv(plan.options.run_dir, "N"))
+        "# write the policy as a Hugging Face folder\n"
+        + shlex.join(_export_argv(plan.options.run_dir, Path("CHECKPOINT")))
     )
     for problem in problems(plan):
         click.echo(f"# on this machine it would not start: {problem}")
@@ -108,7 +110,14 @@ def _prepare_and_train(plan: Plan, config: DictConfig, port: int) -> None:
     total, checkpoint = config.trainer.total_training_steps, latest_checkpoint(run_dir)
     if checkpoint is None:  # nothing was trained on the rows that may be there
         shutil.rmtree(run_dir / "data", ignore_errors=True)
-    evaluated = any(row["step"] == checkpoint for row in read_metrics(run_dir))
+    rows = read_metrics(run_dir)
+    if rows and STOPPED_EARLY in rows[-1] and config.research.early_stop is not None:
+        step = rows[-1]["step"]
+        click.echo(
+            f"{run_dir} is finished: it stopped early at step {step}; research.early_stop=null resumes it"
+        )
+        return
+    evaluated = any(row["step"] == checkpoint for row in rows)
     if checkpoint is not None and total is not None and checkpoint >= total and evaluated:
         click.echo(f"{run_dir} is finished: step {checkpoint} of {total}. Give a higher --steps to go on.")
         return
@@ -291,27 +300,31 @@ def _healthy(url: str) -> bool:
 # summary
 
 
-def _export_argv(run_dir: Path, step: int | str) -> list[str]:
-    return [sys.executable, "-m", "research.training.export", str(run_dir), str(step)]
+def _export_argv(run_dir: Path, checkpoint: Path) -> list[str]:
+    return [sys.executable, "-m", "research.training.export", str(run_dir), str(checkpoint)]
 
 
 def export(run_dir: Path) -> None:
-    """Write the newest checkpoint as ``policy``, a Hugging Face folder. Does nothing if it stands there
-    already.
+    """Write the checkpoint that ``research.keep`` names as ``policy``, a Hugging Face folder.
+
+    Does nothing if it stands there already.
 
     Raises:
         RunFailed: there is no checkpoint, or veRL's merger failed.
     """
-    step = latest_checkpoint(run_dir)
-    if step is None:
+    # A run of before there was this key kept no best checkpoint.
+    keep = OmegaConf.select(OmegaConf.load(run_dir / "config.yaml"), "research.keep", default=LAST)
+    chosen = handed_over(run_dir, keep)
+    if chosen is None:
         raise RunFailed(f"{run_dir} has no checkpoint to export")
+    step, checkpoint = chosen
     target, temporary = run_dir / "policy", run_dir / FOLDER
     stamp = f"global_step_{step}\n"
     if (target / "step.txt").exists() and (target / "step.txt").read_text() == stamp:
         return
     click.echo(f"- write the policy of step {step} to {target}")
     log = run_dir / "logs" / "export.log"
-    code = _run_logged(_export_argv(run_dir, step), log, patience=5)
+    code = _run_logged(_export_argv(run_dir, checkpoint), log, patience=5)
     if code != 0:
         raise RunFailed(f"the export failed: {tail(log, 1)}; see {log}")
     (temporary / "step.txt").write_text(stamp)
@@ -323,6 +336,8 @@ def export(run_dir: Path) -> None:
 def _print_summary(run_dir: Path) -> None:
     rows, headline = table_rows(run_dir), headline_of(run_dir)
     click.echo(f"\n{as_text(rows, headline)}")
+    if judged := provenance(read_metrics(run_dir), headline.label):
+        click.echo(judged)
     if warning := failures_warning(rows, headline):
         click.echo(warning, err=True)
     click.echo(f"\nrun folder: {run_dir}")

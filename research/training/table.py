@@ -17,7 +17,8 @@ from typing import NamedTuple
 from research.controls import CONTROLS
 from research.training.headline import Headline, headline_of
 from research.training.results import Result
-from research.training.run_files import read_trajectories, trajectory_path
+from research.training.run_files import read_metrics, read_trajectories, trajectory_path
+from research.training.validations import EVALUATED_STEP
 from research.trajectory import Trajectory
 
 KINDS = ("", *CONTROLS)  # in the order of the table: real search, then the controls
@@ -64,9 +65,15 @@ def held_out_steps(run_dir: Path, split: str) -> list[int]:
     return sorted(int(found[1]) for name in names if (found := re.search(r"_step_(\d+)\.jsonl$", name)))
 
 
-def last_step(run_dir: Path, split: str) -> int | None:
-    """The last step after the start at which the split was evaluated; None if there is none yet."""
-    return max((step for step in held_out_steps(run_dir, split) if step > 0), default=None)
+def step_after(run_dir: Path, split: str) -> int | None:
+    """The step whose policy stands for "after the training"; None if there is none yet.
+
+    The test questions are asked of the policy that is handed over alone. Validation questions are asked of
+    many steps: that of the policy is taken once the run has ended, the last one until then.
+    """
+    steps = [step for step in held_out_steps(run_dir, split) if step > 0]
+    judged = [int(row[EVALUATED_STEP]) for row in read_metrics(run_dir) if EVALUATED_STEP in row]
+    return judged[-1] if judged and judged[-1] in steps else max(steps, default=None)
 
 
 def held_out_metrics(run_dir: Path, split: str, step: int | None) -> dict[Key, dict[str, float]]:
@@ -93,7 +100,7 @@ def table_rows(run_dir: Path) -> list[TableRow]:
         ValueError: a line of controls.jsonl has not the keys it must have; names file and line.
     """
     split = held_out_split(run_dir)
-    before, after = held_out(run_dir, split, 0), held_out(run_dir, split, last_step(run_dir, split))
+    before, after = held_out(run_dir, split, 0), held_out(run_dir, split, step_after(run_dir, split))
     keys = sorted({*before, *after}, key=lambda key: (KINDS.index(key[0]), key[1]))
     rows = [TableRow(name, before.get((kind, name)), after.get((kind, name)), kind) for kind, name in keys]
     return rows + list(_measured_elsewhere(run_dir))

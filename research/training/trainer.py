@@ -2,7 +2,10 @@
 
 import gc
 import logging
+import shutil
 import threading
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import transfer_queue as tq
@@ -16,8 +19,25 @@ from verl.workers.rollout.replica import get_rollout_replica_class
 from research.training.config import read_research_config
 from research.training.cpu import agreement
 from research.training.guards import GuardWatch, all_failed, equal_group_share
+from research.training.headline import headline_of
 from research.training.rollout import OneServerClient
-from research.training.run_files import MetricsFile, forget_steps_after, metrics_row, read_metrics
+from research.training.run_files import (
+    MetricsFile,
+    forget_steps_after,
+    latest_checkpoint,
+    metrics_row,
+    read_metrics,
+)
+from research.training.validations import (
+    EVALUATED_STEP,
+    LAST,
+    STOPPED_EARLY,
+    best_step,
+    handed_over,
+    keep_as_best,
+    score_metrics,
+    validations_without_gain,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +49,14 @@ class RetrieverGone(RuntimeError):
 class SearchTrainer(PPOTrainerSync):
     """Adds to each step's metrics what the trajectories searched, and writes ``metrics.jsonl``."""
 
+    global_steps: int  # veRL's
+
     def fit(self, agent_loop_manager: Any) -> None:
         """Train to the last step, from the checkpoint that was loaded."""
         self.research = read_research_config(self.config.research)
         self.steps_without_retriever = 0
         forget_steps_after(self.research.run_dir, self.global_steps or -1)
         self.guards = GuardWatch(self.research.guards)
-        for row in read_metrics(self.research.run_dir):
-            self.guards.see(row)
         sampler: Any = self.replay_buffer  # by configuration research.training.replay_buffer's
         sampler.watch(agent_loop_manager.agent_loop_workers)
         gc.freeze()  # what was imported stays: each full collection would go through it
@@ -45,14 +65,19 @@ class SearchTrainer(PPOTrainerSync):
     def _init_dataloader(self) -> None:
         """veRL's, and those of a part of the held-out questions."""
         super()._init_dataloader()
+        rows, infos = self.val_dataset.dataframe, list(self.val_dataset.dataframe["extra_info"])
+        validation = [info["split"] == "validation" for info in infos]
+        self.questions = Counter(
+            source for source, chosen in zip(rows["data_source"], validation, strict=True) if chosen
+        )
         self.whole_val_dataloader: Any = self.val_dataloader
-        infos = list(self.val_dataset.dataframe["extra_info"])
         self.start_val_dataloader = self._loader([not info["control"] for info in infos])
-        self.small_val_dataloader = self._loader([info["split"] == "validation" for info in infos])
+        self.small_val_dataloader = self._loader(validation)
+        self.test_val_dataloader = self._loader([not chosen for chosen in validation])
 
     def _loader(self, wanted: list[bool]) -> StatefulDataLoader:
         chosen = [index for index, is_wanted in enumerate(wanted) if is_wanted]
-        size = self.config.data.val_batch_size or len(chosen)
+        size = self.config.data.val_batch_size or max(1, len(chosen))
         return StatefulDataLoader(Subset(self.val_dataset, chosen), size, collate_fn=collate_fn)
 
     def _init_resource_pool_mgr(self) -> None:
@@ -69,18 +94,69 @@ class SearchTrainer(PPOTrainerSync):
         return self.llm_server_manager.get_client(OneServerClient, server=servers[0])
 
     def on_validate_begin(self) -> None:
-        """The test questions are for the first and the last evaluation, their controls for the last alone:
-        what they ask is whether the trained policy cheats. Those between only draw the curve.
-        """
         self._attach_metrics_file()
-        if self.global_steps == self.total_training_steps or self.config.trainer.val_only:
-            self.val_dataloader = self.whole_val_dataloader
-        else:
-            at_start = self.global_steps == 0
-            self.val_dataloader = self.start_val_dataloader if at_start else self.small_val_dataloader
+
+    def _validate(self) -> dict[str, float]:
+        """Validate this step, keep its checkpoint if it is the best, and judge the result of the training.
+
+        The validation questions draw the curve and choose the checkpoint. The test questions are asked
+        before the training and after it, their controls after it alone: whether the trained policy cheats.
+        """
+        if self.config.trainer.val_only:
+            return self._ask(self.whole_val_dataloader)
+        at_start = self.global_steps == 0
+        metrics = self._ask(self.start_val_dataloader if at_start else self.small_val_dataloader)
+        metrics |= score_metrics(metrics, self.questions, headline_of(self.research.run_dir).metric)
+        rows = [*read_metrics(self.research.run_dir), metrics_row(metrics, self.global_steps)]
+        if not at_start and best_step(rows) == self.global_steps:
+            self._keep_as_best()
+        if self._ends_early(rows):
+            metrics[STOPPED_EARLY] = 1.0
+            self.total_training_steps = self.global_steps
+        if not at_start and self.global_steps >= self.total_training_steps:
+            metrics |= self._judge()
+        return metrics
+
+    def _ask(self, questions: StatefulDataLoader) -> dict[str, float]:
+        self.val_dataloader = questions
+        metrics: dict[str, float] = super()._validate() if len(questions) else {}
+        return metrics
+
+    def _keep_as_best(self) -> None:
+        if self.research.keep == LAST or self.config.trainer.save_freq <= 0:  # 0: no checkpoints are wanted
+            return
+        if latest_checkpoint(self.research.run_dir) != self.global_steps:
+            self._save_checkpoint()
+        keep_as_best(self.research.run_dir, self.global_steps)
+
+    def _save_checkpoint(self) -> None:
+        """veRL's, never through the hard links of a step that was saved before."""
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        shutil.rmtree(folder, ignore_errors=True)
+        super()._save_checkpoint()
+
+    def _ends_early(self, rows: list[dict[str, float]]) -> bool:
+        limit = self.research.early_stop
+        return limit is not None and validations_without_gain(rows) >= limit
+
+    def _judge(self) -> dict[str, float]:
+        """Ask the test questions and controls of the policy that is handed over, of whichever step it is."""
+        chosen, last = handed_over(self.research.run_dir, self.research.keep), self.global_steps
+        step, folder = chosen or (last, None)
+        if step != last:
+            self.checkpoint_manager.sleep_replicas()
+            self.actor_rollout_wg.load_checkpoint(local_path=f"{folder}/actor", del_local_after_load=False)
+            self.checkpoint_manager.update_weights(step)
+        self.global_steps = step  # of the trajectories that are written
+        try:
+            return {**self._ask(self.test_val_dataloader), EVALUATED_STEP: float(step)}
+        finally:
+            self.global_steps = last
 
     def on_train_begin(self) -> None:
         self._attach_metrics_file()
+        for row in read_metrics(self.research.run_dir):
+            self.guards.see(row)
 
     def _attach_metrics_file(self) -> None:
         # veRL makes its loggers inside fit(); its own file logger starts afresh on resume.

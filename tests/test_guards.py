@@ -117,3 +117,32 @@ def test_documented_thresholds_are_the_defaults_and_others_are_refused():
     for wrong in ({"reward_steps": 2}, {"cut_share": -0.1}, {"cut_share": "much"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             GuardConfig(**wrong)
+
+
+def validated(step, **scores):
+    """A row of a step that was validated, 100 questions a data set."""
+    found = {f"validation/{name}/score": value for name, value in scores.items()}
+    found |= {f"validation/{name}/questions": 100 for name in scores}
+    return {**healthy(step), "validation/score": sum(scores.values()) / len(scores), **found}
+
+
+def test_a_fallen_validation_is_named_by_data_set_with_its_interval():
+    """As a run of 60 steps really went: four hops died in its last ten, the others stayed."""
+    before, between = validated(50, two=0.93, four=0.89), healthy(51)
+    assert check([before, validated(60, two=0.90, four=0.80)], CONFIG) == {}, "within the noise"
+    found = check([before, between, validated(60, two=0.92, four=0.14)], CONFIG)
+    assert list(found) == ["validation_drop"]
+    message = found["validation_drop"]
+    assert "four fell from 0.89 [0.81, 0.94] at step 50 to 0.14 [0.09, 0.22]" in message
+    assert "two" not in message and "step 50 was the best" in message
+
+
+def test_a_fallen_validation_warns_until_it_has_risen_again_and_knows_the_start():
+    start = {key: value for key, value in validated(0, two=0.9).items() if "/" not in key or "valid" in key}
+    watch = GuardWatch(CONFIG)
+    fired = []
+    rows_of_run = [start, healthy(1), validated(2, two=0.3), healthy(3), validated(4, two=0.85), healthy(5)]
+    for row in rows_of_run:
+        watch.see({key: value for key, value in row.items() if key != "critic/score/mean" or row["step"]})
+        fired.append("validation_drop" in watch.firing)
+    assert fired == [False, False, True, True, False, False]

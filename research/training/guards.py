@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
+from research.training.validations import Score, best_step, scores_of
+
 Row = Mapping[str, float]
 Rows = Sequence[Row]
 
@@ -58,7 +60,10 @@ class GuardWarning:
 
 
 class GuardWatch:
-    """Goes along with a training, row by row, and knows which guards fire and which have just begun to."""
+    """Follows a training row by row, and knows which guards fire and which have just begun to.
+
+    A row of an evaluation alone, before the first step or after a resume, raises nothing.
+    """
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
@@ -67,9 +72,9 @@ class GuardWatch:
 
     def see(self, row: Row) -> list[GuardWarning]:
         """Take the next row; the guards that fire now and did not at the step before."""
-        if REWARD not in row:
-            return []  # an evaluation alone, before the first step or after a resume
         self.rows.append(row)
+        if REWARD not in row:
+            return []
         before, self.firing = self.firing, check(self.rows, self.config)
         return [GuardWarning(name, text) for name, text in self.firing.items() if name not in before]
 
@@ -251,6 +256,34 @@ def search_collapse(rows: Rows, config: GuardConfig) -> str | None:
     )
 
 
+def validation_drop(rows: Rows, config: GuardConfig) -> str | None:
+    """A data set's newest validation is below its best one, their 95% intervals apart."""
+    validated = [row for row in rows if scores_of(row)]
+    if not validated:
+        return None
+    drops = []
+    for name, now in scores_of(validated[-1]).items():
+        step, best = _best_of(validated, name)
+        if now.interval[1] < best.interval[0]:
+            drops.append(f"{name} fell from {_with_interval(best)} at step {step} to {_with_interval(now)}")
+    if not drops:
+        return None
+    return (
+        f"validation: {', '.join(drops)}: the training takes away what was learned; step {best_step(rows)} "
+        "was the best on the whole (see research.keep); lower the learning rate, let it decay "
+        "(lr_scheduler_type=cosine), or use the KL loss"
+    )
+
+
+def _best_of(validated: Rows, name: str) -> tuple[int, Score]:
+    found = {int(row["step"]): scores_of(row)[name] for row in validated if name in scores_of(row)}
+    return max(found.items(), key=lambda item: item[1].value)
+
+
+def _with_interval(score: Score) -> str:
+    return "{:.2f} [{:.2f}, {:.2f}]".format(score.value, *score.interval)
+
+
 GUARDS: dict[str, Callable[[Rows, GuardConfig], str | None]] = {
     guard.__name__: guard
     for guard in (
@@ -263,6 +296,7 @@ GUARDS: dict[str, Callable[[Rows, GuardConfig], str | None]] = {
         rollout_mismatch,
         search_collapse,
         scoring_failures,
+        validation_drop,
     )
 }
 

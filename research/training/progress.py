@@ -65,7 +65,7 @@ class StepPrinter:
         """The time that the rest will take at the pace of the last steps."""
         if not self.total_steps or step >= self.total_steps:
             return ""
-        rows = self.guards.rows[-STEPS_OF_THE_ESTIMATE:]
+        rows = [row for row in self.guards.rows if "timing_s/step" in row][-STEPS_OF_THE_ESTIMATE:]
         pace = statistics.fmean(row["timing_s/step"] + row.get("timing_s/testing", 0.0) for row in rows)
         return f"  {_duration((self.total_steps - step) * pace)} left"
 

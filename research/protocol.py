@@ -157,20 +157,53 @@ def render_result(passages: Sequence[str], protocol: Protocol) -> str:
 # format
 
 
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is none
+
+
 def _boxed_content(text: str) -> str | None:
-    """What stands in the last ``\\boxed{...}`` with balanced braces."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
+    """What stands in the last ``\\boxed{...}``, None if its braces do not balance; of ``\\boxed 5`` what
+    follows up to a ``$``, as in the reference.
+    """
+    _, command, after = text.rpartition("\\boxed")
+    content = after.lstrip()
+    if not command or not content:
         return None
+    if content[0] != "{":
+        return None if after[0].isalpha() else content.partition("$")[0]
     depth = 0
-    for position in range(start + len("\\boxed"), len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
+    for found in _BRACE.finditer(content):
+        depth += {"{": 1, "}": -1}.get(found.group(), 0)
         if depth == 0:
-            return text[start + len("\\boxed{") : position]
+            return content[1 : found.start()]
     return None
 
 
-_LATEX_TEXT = re.compile(r"^\\(?:text|textbf|mathrm|mathbf)\{(.*)\}$", re.DOTALL)
+def unboxed(text: str) -> str:
+    """What stands in a ``\\boxed{}`` that is the whole text; other texts as they are."""
+    content = _boxed_content(text)
+    return content.strip() if content is not None and text == f"\\boxed{{{content}}}" else text
+
+
+_LATEX_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|up|md|sc|sl|normal)?|math(?:bf|it|rm|sf|tt)|mbox|emph)\s*+\{"
+    r"|\\(?:[{}&%$#_ ]|\\)|[{}]"
+)
+
+
+def _without_text_commands(latex: str) -> str:
+    """``\\text{New York}, \\textbf{\\$5}`` -> ``New York, $5``; other commands, and their braces, stay."""
+    text_braces: list[bool] = []  # those that are open: whether a text command opened them
+
+    def plain(found: re.Match[str]) -> str:
+        piece = found.group()
+        if piece == "}":
+            return "" if text_braces and text_braces.pop() else piece
+        if piece[-1] == "{" and piece != "\\{":
+            text_braces.append(piece != "{")
+            return "{" if piece == "{" else ""
+        return piece if piece == "\\\\" else piece[1:]
+
+    return _LATEX_TEXT.sub(plain, latex)
 
 
 def extract_answer(turns: Sequence[str], protocol: Protocol) -> str | None:
@@ -190,8 +223,7 @@ def extract_answer(turns: Sequence[str], protocol: Protocol) -> str | None:
     boxed = _boxed_content(inside)
     if boxed is None:
         return None
-    wrapped = _LATEX_TEXT.match(boxed.strip())
-    return (wrapped.group(1) if wrapped else boxed).strip()
+    return _without_text_commands(boxed).strip()
 
 
 def format_fault(turns: Sequence[str], protocol: Protocol) -> str | None:

@@ -23,7 +23,7 @@ from research.prompts import fill, load_prompt
 PROMPT = "positive"
 KEY_VARIABLE = "OPENAI_API_KEY"
 GREETING_S = 15.0
-THINKING = re.compile(r"\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
+THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)

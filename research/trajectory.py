@@ -54,7 +54,7 @@ class Segment:
     """A run of response tokens with one author: the model (trained on) or the environment (masked).
 
     ``log_probs`` has one natural-log probability a token, under the policy that sampled it; 0.0 for injected
-    tokens.
+    tokens. ``text`` leaves out the end token of the model's last turn.
     """
 
     author: Literal["model", "environment"]

@@ -69,7 +69,7 @@ def _configured_end_token_ids(model: str) -> set[int]:
 
 
 class TokenProtocol:
-    """What the search loop and an engine need to know about tags as tokens.
+    """What the search loop and an engine need to know about tags as tokens, and a prompt's tokens.
 
     Attributes:
         eos_token_ids: tokens that end the model's text, see :func:`end_token_ids`.
@@ -114,6 +114,48 @@ class TokenProtocol:
     def encode(self, text: str) -> list[int]:
         """Tokens of text that we wrote; never adds BOS or EOS."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def chat(self, system: str, user: str) -> list[int]:
+        """Tokens of a prompt by the model's chat template; without one, of both texts as they stand.
+
+        Where the template has no place for a system message its text goes in front of the user's.
+
+        Raises:
+            ValueError: the template fails, or leaves out what the user says.
+        """
+        if not self.tokenizer.chat_template:
+            return self.plain(f"{system}\n\n{user}".lstrip())
+        if not self._takes_system_message and system:
+            system, user = "", f"{system}\n\n{user}"
+        return self.encode(self._rendered(system, user))
+
+    def plain(self, text: str) -> list[int]:
+        """Tokens of a prompt without a chat template, behind what the tokenizer itself begins with (BOS)."""
+        return beginning(self.tokenizer) + self.encode(text)
+
+    @cached_property
+    def _takes_system_message(self) -> bool:
+        """Some templates refuse a system message (Gemma's), others leave it out."""
+        system, user = "systemprobe", "userprobe"
+        try:
+            rendered = self._rendered(system, user)
+            if system in rendered and user in rendered:
+                return True
+        except ValueError:
+            pass  # said below, unless the template works without one
+        if user not in self._rendered("", user):
+            raise ValueError("the model's chat template leaves out what the user says")
+        return False
+
+    def _rendered(self, system: str, user: str) -> str:
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": user})
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            )
+        except Exception as error:  # a template is the model's own program, which may raise anything
+            raise ValueError(f"the model's chat template fails: {' '.join(str(error).split())}") from error
 
     def cut(self, token_ids: Sequence[int]) -> tuple[list[int], str | None]:
         """The sampled tokens up to the one that ends the text or completes the first closing tag, and that

@@ -120,7 +120,8 @@ async def ask(server: ModelServer, model: str, data: dict[str, Any]) -> Verdict:
     }
     body = {
         "model": model,
-        "messages": [{"role": "system", "content": system}, {"role": "user", "content": fill(user, fields)}],
+        # One message: some models' chat templates refuse a system message, or leave it out.
+        "messages": [{"role": "user", "content": f"{system}\n\n{fill(user, fields)}"}],
         "temperature": 0,
         "response_format": RESPONSE_FORMAT,
     }

@@ -50,14 +50,7 @@ def build_prompt(name: str, question: str, tokens: "TokenProtocol", **fields: st
     system, template = load_prompt(name)
     texts = {name: tokens.clean(text) for name, text in {"question": question, **fields}.items()}
     user = fill(template, texts)
-    if system is None:
-        return tokens.encode(user)
-    if tokens.tokenizer.chat_template is None:  # a base model reads both parts as plain text
-        return tokens.encode(f"{fill(system, texts)}\n\n{user}".lstrip())
-    messages = [{"role": "system", "content": fill(system, texts)}] if system else []
-    messages.append({"role": "user", "content": user})
-    text = tokens.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokens.encode(str(text))
+    return tokens.plain(user) if system is None else tokens.chat(fill(system, texts), user)
 
 
 def fill(template: str, texts: Mapping[str, str]) -> str:

@@ -119,7 +119,10 @@ class OpenAIServer:
                 "return_token_ids": True,
             }
         else:
-            body["prompt"] = self.tokenizer.decode(token_ids, skip_special_tokens=False)
+            # The server tokenizes as the tokenizer does, and so begins with BOS itself.
+            begun = beginning(self.tokenizer)
+            bare = token_ids[len(begun) :] if token_ids[: len(begun)] == begun else token_ids
+            body["prompt"] = self.tokenizer.decode(bare, skip_special_tokens=False)
         answer = await self._server.call("/completions", body)
         try:
             choice: dict[str, Any] = answer["choices"][0]

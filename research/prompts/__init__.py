@@ -43,6 +43,11 @@ def load_prompt(name: str) -> tuple[str | None, str]:
     return (system.strip() if divider else None), template.strip("\n")
 
 
+def asks_for_boxed(name: str) -> bool:
+    """Whether the prompt wants the answer in ``\\boxed{}``."""
+    return "\\boxed" in "".join(part for part in load_prompt(name) if part)
+
+
 def build_prompt(name: str, question: str, tokens: "TokenProtocol", **fields: str) -> list[int]:
     """The prompt's token ids for one question; `fields` fill further places, `{passages}` by `passages=...`.
     Tags and special tokens in what is filled in are neutralised.

@@ -19,11 +19,12 @@ from data import DataError
 from data.hub import exclusive
 from research.model_server import ModelServer, ServerError
 from research.prompts import fill, load_prompt
+from research.trajectory import well_formed
 
 PROMPT = "positive"
 KEY_VARIABLE = "OPENAI_API_KEY"
 GREETING_S = 15.0
-THINKING = re.compile(r"\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
+THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,8 @@ def _text(reply: Any) -> str:
     try:
         choice = reply["choices"][0]
         content = choice["message"]["content"] or ""
-        text = THINKING.sub("", content, count=1).strip()
-        text.encode()
-    except (KeyError, IndexError, TypeError, AttributeError, UnicodeEncodeError) as error:
+        text = well_formed(THINKING.sub("", content, count=1)).strip()
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ServerError(f"not a chat completion: {error!r}") from error
     if not text:
         raise ServerError(f"an empty answer (finish_reason {choice.get('finish_reason')!r})")

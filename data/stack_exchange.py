@@ -29,7 +29,8 @@ TEXT, SCORE, ACCEPTED = (
     ("pm_score", "score", "votes"),
     ("selected", "is_accepted"),
 )
-IMAGE = re.compile(r"<img\b|!\[[^\]\n]*\][(\[]", re.IGNORECASE)
+# The words of an image hold no further "![": else a row of those would be looked through from each.
+IMAGE = re.compile(r"<img\b|!\[(?:(?!!\[)[^\]\n])*+\][(\[]", re.IGNORECASE)
 HOST_ENDS = (".stackexchange.com", ".com", ".net", ".org")
 
 

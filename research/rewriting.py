@@ -7,7 +7,7 @@ configuration. The reference: bigai-nlco/TongSearch-QR.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from research.protocol import extract_answer
+from research.protocol import extract_answer, unboxed
 from research.search_loop import Generate, Limits, SearchError, run_episode
 from research.token_protocol import TokenProtocol
 from research.trajectory import Passage, Trajectory
@@ -20,18 +20,16 @@ async def run_rewriting(
     return await run_episode(prompt_ids, generate, _no_search, tokens, replace(limits, searches=0))
 
 
-def rewritten_query(trajectory: Trajectory, tokens: TokenProtocol, think: bool) -> str:
+def rewritten_query(trajectory: Trajectory, tokens: TokenProtocol, think: bool, boxed: bool = False) -> str:
     """The text to search with: all that the model wrote, or with `think` what stands in its answer tags.
 
-    Without the end-of-sequence token and outer blanks; empty where there is nothing to search with.
+    There in ``\\boxed{}`` if the prompt asks for that (`boxed`); a box around the whole answer is taken off
+    anyway. Without outer blanks; empty where there is nothing to search with.
     """
-    if think:
-        return extract_answer(trajectory.model_turns, tokens.protocol) or ""
-    written = [each for each in trajectory.segments if each.author == "model"]
-    token_ids = [token for segment in written for token in segment.token_ids]
-    while token_ids and token_ids[-1] in tokens.eos_token_ids:
-        token_ids.pop()
-    return tokens.decode(token_ids).strip()
+    turns = trajectory.model_turns
+    if not think:
+        return "".join(turns).strip()
+    return unboxed(extract_answer(turns, replace(tokens.protocol, boxed=boxed)) or "")
 
 
 async def _no_search(query: str) -> list[Passage]:

@@ -95,7 +95,7 @@ async def _model_turn(
     if not generation.token_ids:
         raise RuntimeError("the engine returned no tokens for a turn")
     kept, tag = tokens.cut(generation.token_ids[:budget])
-    segment = Segment("model", kept, generation.log_probs[: len(kept)], tokens.decode(kept))
+    segment = Segment("model", kept, generation.log_probs[: len(kept)], tokens.said(kept))
     trajectory.segments.append(segment)
     if tag is None:
         trajectory.finish_reason = "eos" if kept[-1] in tokens.eos_token_ids else "length"

@@ -7,15 +7,26 @@ from typing import Any, Literal
 FinishReason = Literal["answer", "eos", "length", "search_limit"]
 
 
+def well_formed(text: str) -> str:
+    """The text with ``?`` for each half of a surrogate pair: JSON can spell one, but no tokenizer and no file
+    in UTF-8 takes it.
+    """
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
 @dataclass(frozen=True)
 class Passage:
     """A retrieved passage. ``contents`` is ``title\\ntext``; ``score`` is the retriever's own, higher is
-    better.
+    better. Its texts are well formed, whatever they come from.
     """
 
     id: str
     contents: str
     score: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", well_formed(self.id))
+        object.__setattr__(self, "contents", well_formed(self.contents))
 
     @property
     def title(self) -> str:
@@ -43,7 +54,7 @@ class Segment:
     """A run of response tokens with one author: the model (trained on) or the environment (masked).
 
     ``log_probs`` has one natural-log probability a token, under the policy that sampled it; 0.0 for injected
-    tokens.
+    tokens. ``text`` leaves out the end token of the model's last turn.
     """
 
     author: Literal["model", "environment"]
@@ -107,7 +118,7 @@ class Trajectory:
 
     def to_json(self) -> str:
         """One line of a trajectory file."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return well_formed(json.dumps(asdict(self), ensure_ascii=False))
 
     @classmethod
     def from_json(cls, line: str) -> "Trajectory":

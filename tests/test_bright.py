@@ -230,6 +230,26 @@ def test_a_model_is_asked_once_and_its_failures_count_as_nothing(
     assert refused.exit_code == 1 and "another sampling.seed" in refused.stderr
 
 
+class Thinker(Rewriter):
+    """Thinks first, in the form that the prompt rqr_think describes."""
+
+    def _choice(self, body: dict[str, Any]) -> dict[str, Any]:
+        said = "<think>what is it</think><answer>the sea</answer>"
+        return {"text": said, "token_ids": self._tokens.encode(said), "finish_reason": "stop"}
+
+
+def test_a_model_that_thinks_is_read_in_the_form_of_its_prompt(
+    data: Path, tmp_path: Path, tag_tokens: TokenProtocol, served: None
+) -> None:
+    tag_tokens.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    with Thinker(tag_tokens).running() as url:
+        words = ("--model", url, "--tokenizer", str(tmp_path / "tokenizer"), "--tasks", "court")
+        rows, _ = evaluate(data, tmp_path / "out", *words, "--retriever", "bm25", "--prompt", "rqr_think")
+    made = [json.loads(line) for line in (tmp_path / "out" / "rewrites.jsonl").open()]
+    assert {row["text"] for row in made if row["error"] is None} == {"the sea"}
+    assert rows["court"]["blank"] == 0
+
+
 def test_a_model_that_never_writes_is_an_error(data: Path, tmp_path: Path, tag_tokens: TokenProtocol) -> None:
     result = invoke(
         data, tmp_path / "out", "--model", "http://127.0.0.1:9", "--tasks", "court", "engine.deadline=1"

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 from conftest import SHARED, needs_shared
 from flask import Flask, Response, jsonify, request
@@ -18,10 +20,12 @@ from hypothesis import strategies as st
 from stack_rows import jsonl, prose, row
 from werkzeug.serving import make_server
 
+from data.generated_positives import _text as text_of
 from data.prepare_rqr import main
 from data.rewriting import RewritingTask, read_tasks
 from data.rqr_selection import Draw, Tally, split_tasks
 from data.stack_exchange import Post
+from research.model_server import ServerError
 from retriever_server.corpus import read_documents
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -303,6 +307,27 @@ def test_a_model_is_asked_once_a_question_through_faults_and_restarts(tmp_path):
     assert report["generation_failures"] == {}
     task = all_tasks(tmp_path / "out")["rows_0"]
     assert task.positives == (f"The text that answers {prose(0).split()[0]} and more of it",)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("<think>hm</think>\n the text", "the text"),
+        ("<think>never closed", None),
+        (" " * 500_000 + "the text", "the text"),
+        ("<think>" * 100_000 + "</think>the text", "the text"),
+        ("a \ud800", "a ?"),
+    ],
+)
+def test_what_counts_of_an_answer(content, text):
+    reply = {"choices": [{"message": {"content": content}}]}
+    began = time.process_time()
+    if text is None:
+        with pytest.raises(ServerError, match="empty"):
+            text_of(reply)
+    else:
+        assert text_of(reply) == text
+    assert time.process_time() - began < 2
 
 
 def test_what_the_model_refuses_is_counted_and_named(tmp_path):

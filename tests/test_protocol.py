@@ -1,10 +1,13 @@
 """Parsing, injection and format check of the protocol."""
 
+import time
+
 import pytest
 from conftest import SHARED, needs_shared  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from research.pieces import segment_pieces
 from research.protocol import (
     Protocol,
     extract_answer,
@@ -14,7 +17,7 @@ from research.protocol import (
     render_passage,
     render_result,
 )
-from research.trajectory import Passage
+from research.trajectory import Passage, Segment
 
 RESEARCH = Protocol()
 SEARCH_R1 = Protocol(
@@ -52,6 +55,18 @@ def test_query_of_a_turn(turn, query):
         (["<answer>\\boxed{one} or \\boxed{two}</answer>"], "two"),
         (["<answer>Paris</answer>"], None),
         (["<answer>\\boxed{Paris</answer>"], None),
+        (["<answer>\\boxed{\\text{New York}, \\text{USA}}</answer>"], "New York, USA"),
+        (["<answer>\\boxed{\\textbf{\\text{Rock} \\& \\mathrm{Roll}}}</answer>"], "Rock & Roll"),
+        (["<answer>\\boxed{\\text {a}\\ \\emph{b} {c} \\$5 \\{d\\}}</answer>"], "a b {c} $5 {d}"),
+        (["<answer>\\boxed{\\sqrt{\\text{x}}}</answer>"], "\\sqrt{x}"),
+        (["<answer>\\boxed{\\textit}</answer>"], "\\textit"),
+        (["<answer>\\boxed{\\}}</answer>"], "}"),
+        (["<answer>\\boxed{\\boxed{5}}</answer>"], "5"),
+        (["<answer>\\boxed {5}}}</answer>"], "5"),
+        (["<answer>$\\boxed 5$, so it is.</answer>"], "5"),
+        (["<answer>\\boxed</answer>"], None),
+        (["<answer>\\boxedeq{5}</answer>"], None),
+        (["<answer>\\boxed{}</answer>"], ""),
         (["\\boxed{Paris}"], None),
         (["<answer>\\boxed{early}</answer>", "nothing in the last turn"], None),
         ([], None),
@@ -89,6 +104,11 @@ GOOD = ["<think>a</think><search>q</search>", "<think>b</think><answer>\\boxed{x
         ([GOOD[0], "<think>b</think><answer>x</answer>"], "boxed"),
         ([GOOD[0], "<think>b</think>"], "answer"),
         ([GOOD[0], "<think>b</think><answer>\\boxed{x}</answer><answer>\\boxed{y}</answer>"], "answer"),
+        (["<THINK>a</think><answer>\\boxed{x}</answer>"], "not spelt as the protocol has it: <THINK>"),
+        ([GOOD[0], "<think>b</think>< Result >r<answer>\\boxed{x}</answer>"], "result block itself"),
+        ([GOOD[0], "<think>b</think></\u200breſult><answer>\\boxed{x}</answer>"], "result block itself"),
+        ([GOOD[0], "<think>b</ Search></think><answer>\\boxed{x}</answer>"], "spelt"),
+        ([GOOD[0], "<think>b</think><results><answer>\\boxed{x}</answer>"], None),
         ([], "think"),
     ],
 )
@@ -127,6 +147,109 @@ hostile = st.lists(
     ),
     max_size=30,
 ).map("".join)
+
+
+MARKS = [" ", "\n", "/", "\u200b", "\u00ad", "\ufeff", "\u3000", "-", "x", ">", "<"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([*RESEARCH.names, "RESULT", "Thin\u212a", "ſearch", "results", "answer2"]),
+    st.lists(st.sampled_from(MARKS), max_size=3).map("".join),
+    st.lists(st.sampled_from(MARKS), max_size=3).map("".join),
+)
+def test_what_is_a_tag_in_a_passage_is_one_in_the_models_text(name, before, after):
+    """Beside a valid response there is a fault if and only if a passage would have been changed."""
+    looks = f"<{before}{name}{after}>"
+    turns = [GOOD[0], f"<think>b</think>{looks}<answer>\\boxed{{x}}</answer>"]
+    assert (format_fault(turns, RESEARCH) is not None) == (neutralise(looks, RESEARCH) != looks)
+
+
+def test_special_tokens_of_any_form_are_taken_out():
+    awkward = ["aa", "a ", "  ", "\n", "¶", "<a<b>", "(a", "x" * 2000, *(f"<unused{n}>" for n in range(7000))]
+    text = "aaaa a  ¶ <a<b> <a \n" + "x" * 4000 + "<unused6999><unused69990"
+    clean = neutralise(text, RESEARCH, awkward)
+    assert not any(token in clean for token in awkward if token.strip())
+    assert "\n" in clean and "(unused6999)<unused69990" in clean
+
+
+UNITS = [
+    "<",
+    "< ",
+    "<\u200b",
+    "</",
+    "</ ",
+    "<think",
+    "<think ",
+    "<answer>",
+    "</answer>",
+    "<|im_end|>",
+    "[INST",
+]
+UNITS += [
+    "\\boxed",
+    "\\boxed{",
+    "\\boxed ",
+    "{",
+    "}",
+    "\\",
+    "\\text",
+    "\\text{",
+    "\\{",
+    "<search>",
+    "</search>",
+    " ",
+    "a",
+]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_megabyte_of_anything_is_read_at_once(unit):
+    check_time([unit * (1_000_000 // len(unit)), "x"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([*UNITS, "x", ">"]), st.integers(1, 20_000)), min_size=1, max_size=4)
+)
+def test_no_text_takes_longer_than_its_length(runs):
+    check_time([unit * count for unit, count in runs])
+
+
+def check_time(parts):
+    """Each reader of a text takes two seconds at most; a quadratic one would take minutes."""
+    text = "".join(parts)
+    boxed = [f"<think></think><answer>\\boxed{{{text}}}</answer>"]
+    segment = Segment("model", [], [], text)
+    for read in (
+        lambda: neutralise(text, RESEARCH, SPECIAL),
+        lambda: format_fault([text], RESEARCH),
+        lambda: extract_answer(boxed, RESEARCH),
+        lambda: parse_query(text, RESEARCH),
+        lambda: segment_pieces(segment, RESEARCH),
+    ):
+        began = time.process_time()
+        read()
+        assert time.process_time() - began < 2
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([*UNITS, *(f"<{sign}{name}>" for name in RESEARCH.names for sign in ("", "/"))])
+        | st.text(st.characters(exclude_categories=()), max_size=4),
+        max_size=20,
+    ).map("".join)
+)
+def test_any_turn_can_be_read(text):
+    for protocol in (RESEARCH, SEARCH_R1):
+        fault = format_fault([text], protocol)
+        answer = extract_answer([text], protocol)
+        assert (fault is None) <= (answer is not None)
+        assert answer is None or answer == answer.strip()
+        clean = neutralise(text, protocol, SPECIAL)
+        assert parse_query(clean, protocol) is None and extract_answer([clean], protocol) is None
+        assert not format_fault([f"<think>{clean}</think><answer>\\boxed{{x}}</answer>"], protocol)
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,18 +1,21 @@
 """Rewriting a query: the search loop without a search, and the text that it is for."""
 
 import asyncio
+import re
 
+import pytest
 from conftest import LIMITS, ScriptedEngine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from research.prompts import asks_for_boxed, load_prompt
 from research.rewriting import rewritten_query, run_rewriting
 
 
-def rewrite(tokens, said, think=False):
+def rewrite(tokens, said, think=False, boxed=False):
     engine = ScriptedEngine(tokens, [said])
     trajectory = asyncio.run(run_rewriting([1, 2, 3], engine.generate, tokens, LIMITS))
-    return rewritten_query(trajectory, tokens, think), trajectory
+    return rewritten_query(trajectory, tokens, think, boxed), trajectory
 
 
 def test_all_that_is_written_is_the_query_without_the_end_of_sequence(tokens):
@@ -22,11 +25,30 @@ def test_all_that_is_written_is_the_query_without_the_end_of_sequence(tokens):
     assert trajectory.finish_reason == "eos" and trajectory.searches == []
 
 
-def test_with_think_the_answer_tags_hold_the_query(tokens):
-    query, trajectory = rewrite(
-        tokens, "<think> why </think><answer> \\boxed{the terms} </answer>", think=True
-    )
-    assert query == "the terms" and trajectory.finish_reason == "answer"
+def as_asked(prompt: str, text: str) -> str:
+    """A response in the form that the prompt itself describes, whose answer is the text."""
+    asked = "".join(part or "" for part in load_prompt(prompt))
+    pairs = [name for name in re.findall(r"<(\w+)> and </\1>", asked) if name in ("think", "answer")]
+    inside = dict.fromkeys(pairs, "why so") | {"answer": text}
+    if example := re.search(r"<answer> ([^<]*\\boxed\{)[^}]*(\}[^<]*)</answer>", asked):
+        inside["answer"] = example[1] + text + example[2]
+    return "".join(f"<{name}> {inside[name]} </{name}>" for name in pairs)
+
+
+@pytest.mark.parametrize("prompt", ["rqr_think", "research_base", "research_instruct", "search_r1"])
+@pytest.mark.parametrize("text", ["the terms", "a {set} of $x_{1}$ and more", "is it <b>bold</b>?"])
+def test_with_think_the_query_is_read_in_the_form_that_the_prompt_asks_for(tokens, prompt, text):
+    said = as_asked(prompt, text)
+    assert "<think>" in said and "</answer>" in said
+    query, trajectory = rewrite(tokens, said, think=True, boxed=asks_for_boxed(prompt))
+    assert query == text and trajectory.finish_reason == "answer"
+
+
+def test_a_box_that_was_not_asked_for_is_taken_off_where_it_is_around_all(tokens):
+    assert rewrite(tokens, "<answer> \\boxed{the terms} </answer>", think=True)[0] == "the terms"
+    draft = "the sum of terms, that is \\boxed{5}"
+    assert rewrite(tokens, f"<answer>{draft}</answer>", think=True)[0] == draft
+    assert rewrite(tokens, "<answer>no box</answer>", think=True, boxed=True)[0] == ""
     assert rewrite(tokens, "no tags at all", think=True)[0] == ""
 
 

@@ -1,5 +1,6 @@
 """The recipe of query reasoners without a training: options, rows, lines, table, report, and the viewer."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from conftest import ScriptedEngine
 from omegaconf import OmegaConf
 from run_folder import make_run, step_row, write_episodes, write_rows
 
@@ -25,7 +27,7 @@ from research.training.plan import ConfigurationError, compose_config, make_plan
 from research.training.progress import StepPrinter
 from research.training.recipe_rqr import main
 from research.training.report import write_report
-from research.training.rewriting import task_of
+from research.training.rewriting import Rewriting, task_of
 from research.training.rows import write_run_rows
 from research.training.run import RunFailed
 from research.training.table import as_text, failures_warning, table_rows
@@ -68,6 +70,19 @@ def test_gpu_profile_has_the_hyper_parameters_of_the_reference(tmp_path):
     assert config.research.rewriting.encoder == "BAAI/bge-base-en-v1.5"
     smaller = compose(tmp_path, "gpu", gpus=1, model="Qwen/Qwen2.5-1.5B-Instruct")
     assert smaller.actor_rollout_ref.model.path == "Qwen/Qwen2.5-1.5B-Instruct"
+
+
+def test_a_policy_that_thinks_is_read_in_the_form_of_its_prompt(tmp_path, tag_tokens):
+    words = ("research.prompt=rqr_think", "research.rewriting.think=true", "research.retriever.deadline=0.1")
+    config = read_research_config(compose(tmp_path, "cpu", *words, "research.reward=retrieval_gain").research)
+    engine = ScriptedEngine(tag_tokens, ["<think>a</think><answer>the terms</answer>"])
+    episodes = Rewriting(config, config.rewriting, tag_tokens)
+    row = {
+        "extra_info": {"id": "1", "question": "why?", "positives": [], "gold_ids": ["a"], "excluded_ids": []}
+    }
+    trajectory = asyncio.run(episodes.play(row, engine.generate))
+    assert trajectory.metadata["text"] == "the terms" and trajectory.metrics["empty"] == 0.0
+    assert trajectory.reward == 0.0 and "not scored" in trajectory.reward_reason  # nobody is there to search
 
 
 def test_gpu_dry_run_passes_verls_own_validation(tmp_path):

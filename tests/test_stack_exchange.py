@@ -1,6 +1,7 @@
 """Rows of StackExchange as posts: each form, HTML as text, faults by line."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from stack_rows import jsonl, row
 
 from data import DataError
-from data.html_text import is_html, plain_text
-from data.stack_exchange import Post, Reading, read_posts
+from data.html_text import is_html, plain_text, plain_title
+from data.stack_exchange import IMAGE, Post, Reading, read_posts
 
 
 def one_post(tmp_path: Path, row: dict[str, Any], **reading: Any) -> Post:
@@ -99,6 +100,9 @@ def test_faults_are_named_by_file_and_line(tmp_path, fault, message):
         ("<ul>\n<li><p>first</p></li>\n<li>second</li>\n</ul>", "- first\n\n- second"),
         ("<p>x<script>evil()</script>y</p>", "xy"),
         ("<p>never closed <b>bold", "never closed bold"),
+        ("<p>a<!-- <p>no --> b <br/>c < d <a title='x > y'>e</a>", "a b\nc < d e"),
+        ("<p>&#65;&#x41;" + "&#" + "9" * 5000 + ";</p>", "AA\ufffd;"),
+        ("<p>x<style>p {}", "x"),
     ],
 )
 def test_html_becomes_what_a_reader_sees(html, text):
@@ -114,3 +118,40 @@ def test_plain_text_stays_as_it_is(tmp_path, text):
 @given(st.text(st.sampled_from("<>/&;!-pbre licod\n\"'=x"), max_size=60))
 def test_any_html_is_read(html):
     assert "\n\n\n" not in plain_text(html)
+
+
+OPEN = [
+    "<",
+    "</",
+    "<!",
+    "<!--",
+    "<?",
+    "<a ",
+    "<a/",
+    "</a ",
+    "<p",
+    "<p a='",
+    '<p a="',
+    "<script",
+    "<script>",
+    "</script",
+]
+OPEN += ["![", "![a", "![ ", "<![CDATA[", "&", "&#9", " ", "\n", "<img", "]", "](", "<pre>", "<li>"]
+
+
+@pytest.mark.parametrize("unit", OPEN)
+def test_html_that_never_ends_is_read_in_one_pass(unit):
+    """Two seconds at most; from quadratic readers it would take minutes."""
+    text = unit * (300_000 // len(unit)) + "x"
+    for read in (plain_text, is_html, plain_title, IMAGE.search):
+        began = time.process_time()
+        read(text)
+        assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "has_image"),
+    [("![a](b)", True), ("![a ![b][1]", True), ("![", False), ("![a\nb](c)", False), ("![a] (b)", False)],
+)
+def test_a_post_with_an_image_is_marked(tmp_path, text, has_image):
+    assert one_post(tmp_path, {"question": text, "positives": []}).has_image == has_image

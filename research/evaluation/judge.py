@@ -18,7 +18,7 @@ from research.evaluation.config import EvaluationError, JudgeConfig
 from research.evaluation.predictions import read_predictions
 from research.model_server import ModelServer, ServerError
 from research.prompts import fill, load_prompt
-from research.trajectory import Trajectory
+from research.trajectory import Trajectory, well_formed
 
 JUDGEMENTS = "judgements.jsonl"
 PROMPT = "judge"
@@ -120,12 +120,13 @@ async def ask(server: ModelServer, model: str, data: dict[str, Any]) -> Verdict:
     }
     body = {
         "model": model,
-        "messages": [{"role": "system", "content": system}, {"role": "user", "content": fill(user, fields)}],
+        # One message: some models' chat templates refuse a system message, or leave it out.
+        "messages": [{"role": "user", "content": f"{system}\n\n{fill(user, fields)}"}],
         "temperature": 0,
         "response_format": RESPONSE_FORMAT,
     }
     reply = await server.call("/chat/completions", body)
     try:
-        return Verdict.model_validate_json(reply["choices"][0]["message"]["content"])
-    except (KeyError, IndexError, TypeError, ValidationError) as error:
+        return Verdict.model_validate_json(well_formed(reply["choices"][0]["message"]["content"]))
+    except (KeyError, IndexError, TypeError, AttributeError, ValidationError) as error:
         raise ServerError(f"not a verdict: {' '.join(str(error).split())[:200]}") from error

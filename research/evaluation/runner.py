@@ -11,7 +11,7 @@ from typing import Any
 
 from data.questions import Question
 from research.evaluation.config import EvaluationConfig, EvaluationError
-from research.evaluation.engines import Engine, Stops
+from research.evaluation.engines import Engine, Stops, tokens_of
 from research.evaluation.methods import Tools, get_method
 from research.evaluation.predictions import Key
 from research.evaluation.scoring import score
@@ -49,7 +49,7 @@ class Runner:
         costs alone is recorded with it.
         """
         waiting = iter(tasks)
-        tokens = TokenProtocol(self.engine.tokenizer, self.config.protocol)
+        tokens = tokens_of(self.engine, self.config.protocol, self.config.prompt)
         async with asyncio.TaskGroup() as group:
             for _ in range(self.config.concurrency):
                 group.create_task(self._worker(waiting, tokens, finished))

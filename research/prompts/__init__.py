@@ -43,6 +43,11 @@ def load_prompt(name: str) -> tuple[str | None, str]:
     return (system.strip() if divider else None), template.strip("\n")
 
 
+def asks_for_boxed(name: str) -> bool:
+    """Whether the prompt wants the answer in ``\\boxed{}``."""
+    return "\\boxed" in "".join(part for part in load_prompt(name) if part)
+
+
 def build_prompt(name: str, question: str, tokens: "TokenProtocol", **fields: str) -> list[int]:
     """The prompt's token ids for one question; `fields` fill further places, `{passages}` by `passages=...`.
     Tags and special tokens in what is filled in are neutralised.
@@ -50,14 +55,7 @@ def build_prompt(name: str, question: str, tokens: "TokenProtocol", **fields: st
     system, template = load_prompt(name)
     texts = {name: tokens.clean(text) for name, text in {"question": question, **fields}.items()}
     user = fill(template, texts)
-    if system is None:
-        return tokens.encode(user)
-    if tokens.tokenizer.chat_template is None:  # a base model reads both parts as plain text
-        return tokens.encode(f"{fill(system, texts)}\n\n{user}".lstrip())
-    messages = [{"role": "system", "content": fill(system, texts)}] if system else []
-    messages.append({"role": "user", "content": user})
-    text = tokens.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokens.encode(str(text))
+    return tokens.plain(user) if system is None else tokens.chat(fill(system, texts), user)
 
 
 def fill(template: str, texts: Mapping[str, str]) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from data.rewriting import RewritingTask
-from research.prompts import build_prompt
+from research.prompts import asks_for_boxed, build_prompt
 from research.retriever_client import RetrieverClient
 from research.rewards.rewriting import RewritingConfig, Tools, reward_weights
 from research.rewards.rewriting.score import TextScorer
@@ -29,7 +29,7 @@ class Rewriting:
         task = task_of(row["extra_info"])
         prompt_ids = build_prompt(self.config.prompt, task.question, self.tokens)
         trajectory = await run_rewriting(prompt_ids, generate, self.tokens, self.config.limits)
-        text = rewritten_query(trajectory, self.tokens, self.think)
+        text = rewritten_query(trajectory, self.tokens, self.think, asks_for_boxed(self.config.prompt))
         score = await self.scorer.score(task, text, trajectory.response_length)
         trajectory.reward, trajectory.reward_reason = score.reward.score, score.reward.reason
         trajectory.metrics = {

@@ -145,7 +145,12 @@ class _FitsPrompt:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
-        self.prompt, self.tokens = research.prompt, TokenProtocol(tokenizer, research.protocol)
+        self.prompt = research.prompt
+        try:
+            self.tokens = TokenProtocol(tokenizer, research.protocol)
+            build_prompt(self.prompt, "", self.tokens)
+        except ValueError as error:
+            raise DataError(f"{config.actor_rollout_ref.model.path}: {error}") from error
         self.maximum = config.data.max_prompt_length
 
     def keep(self, questions: list[Item]) -> list[Item]:

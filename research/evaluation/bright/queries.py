@@ -11,6 +11,7 @@ from data.json_rows import read_json_rows
 from data.rewriting import RewritingTask
 from research.evaluation.bright.config import BrightConfig
 from research.evaluation.config import EvaluationError
+from research.trajectory import well_formed
 
 FIELDS = ("queries", "rewrite", "query")
 NAMED = 10
@@ -96,4 +97,4 @@ def _texts(row: dict[str, Any], field: str | None, where: str) -> tuple[str, ...
     value = [row[name]] if isinstance(row[name], str) else row[name]
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise EvaluationError(f'{where}: "{name}" must be a text or a list of texts')
-    return tuple(value)
+    return tuple(map(well_formed, value))

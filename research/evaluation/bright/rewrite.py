@@ -17,8 +17,8 @@ from tqdm import tqdm
 from data.bright import BrightTask
 from research.evaluation.bright.config import BrightConfig
 from research.evaluation.config import EvaluationError
-from research.evaluation.engines import Engine, Stops, opened
-from research.prompts import build_prompt, load_prompt
+from research.evaluation.engines import Engine, Stops, opened, tokens_of
+from research.prompts import asks_for_boxed, build_prompt, load_prompt
 from research.rewriting import rewritten_query, run_rewriting
 from research.search_loop import Generation, Limits
 from research.token_protocol import TokenProtocol
@@ -128,7 +128,7 @@ class _Rewriter:
         waiting = iter(todo)
         with self._bar:
             async with opened(self._config.engine, self._config.sampling) as engine:
-                tokens = TokenProtocol(engine.tokenizer, self._config.protocol)
+                tokens = tokens_of(engine, self._config.protocol, self._config.rewriting.prompt)
                 async with asyncio.TaskGroup() as group:
                     for _ in range(min(self._config.concurrency, len(todo))):
                         group.create_task(self._worker(waiting, engine, tokens))
@@ -159,7 +159,9 @@ class _Rewriter:
 
         prompt_ids = build_prompt(self._config.rewriting.prompt, each.question, tokens)
         trajectory = await run_rewriting(prompt_ids, generate, tokens, self._limits)
-        text = rewritten_query(trajectory, tokens, self._config.rewriting.thinks)
+        rewriting = self._config.rewriting
+        boxed = asks_for_boxed(rewriting.prompt)
+        text = rewritten_query(trajectory, tokens, rewriting.thinks, boxed)
         length, reason = trajectory.response_length, trajectory.finish_reason
         return Rewrite(each.task, each.id, each.sample, each.key, text, length, reason)
 

@@ -8,7 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from research.evaluation.config import EngineConfig, Sampling
+from research.evaluation.config import EngineConfig, EvaluationError, Sampling
+from research.prompts import build_prompt
+from research.protocol import Protocol as AgentProtocol
+from research.token_protocol import TokenProtocol
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,6 +61,16 @@ async def opened(config: EngineConfig, sampling: Sampling) -> AsyncIterator[Engi
         yield engine
     finally:
         await engine.close()
+
+
+def tokens_of(engine: Engine, form: AgentProtocol, prompt: str) -> TokenProtocol:
+    """The protocol bound to the engine's tokenizer. Raises EvaluationError if the model's files are unfit."""
+    try:
+        tokens = TokenProtocol(engine.tokenizer, form)
+        build_prompt(prompt, "", tokens)  # a chat template that fails would fail for every question
+    except (OSError, ValueError) as error:
+        raise EvaluationError(" ".join(str(error).split())) from error
+    return tokens
 
 
 def room_for(engine_max: int, prompt: int, asked: int) -> int:

@@ -4,11 +4,14 @@ said.
 """
 
 import sys
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from research.evaluation.config import EngineConfig, EvaluationError, Sampling
 from research.evaluation.engines import EngineError, Stops, room_for
 from research.model_server import ModelServer, ServerError
+from research.token_protocol import beginning, end_token_ids
+from research.trajectory import well_formed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,14 +65,18 @@ class OpenAIServer:
 
     def _sampled(self, choice: dict[str, Any], stops: Stops) -> list[int]:
         """The tokens of a text, with what it ended at: such servers keep that to themselves."""
-        text = str(choice["text"])
+        text = well_formed(str(choice["text"]))
         stopped = choice.get("finish_reason") == "stop"
         open_tags = [tag for tag in stops.strings if text.rfind(tag.replace("</", "<")) > text.rfind(tag)]
         token_ids: list[int] = self.tokenizer.encode(
             text + (open_tags[0] if stopped and open_tags else ""), add_special_tokens=False
         )
         at_eos = (stopped and not open_tags) or not token_ids
-        return token_ids + ([self.tokenizer.eos_token_id] if at_eos else [])
+        return token_ids + (self._end if at_eos else [])
+
+    @cached_property
+    def _end(self) -> list[int]:
+        return sorted(end_token_ids(self.tokenizer))[:1]
 
     async def close(self) -> None:
         """See `Engine`."""
@@ -112,7 +119,10 @@ class OpenAIServer:
                 "return_token_ids": True,
             }
         else:
-            body["prompt"] = self.tokenizer.decode(token_ids, skip_special_tokens=False)
+            # The server tokenizes as the tokenizer does, and so begins with BOS itself.
+            begun = beginning(self.tokenizer)
+            bare = token_ids[len(begun) :] if token_ids[: len(begun)] == begun else token_ids
+            body["prompt"] = self.tokenizer.decode(bare, skip_special_tokens=False)
         answer = await self._server.call("/completions", body)
         try:
             choice: dict[str, Any] = answer["choices"][0]

@@ -65,6 +65,7 @@ class VllmEngine:
                 )
             )
             tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.model)
+            tokenizer.name_or_path = config.model  # whose files name its end tokens
         except (ValueError, OSError, RuntimeError) as error:
             raise EvaluationError(f"vLLM cannot load {config.model}: {_first_line(error)}") from error
         return cls(engine, tokenizer, sampling)

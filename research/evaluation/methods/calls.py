@@ -6,7 +6,6 @@ from typing import Literal
 from research.evaluation.engines import Stops
 from research.evaluation.methods import Tools
 from research.prompts import build_prompt
-from research.protocol import render_passage
 from research.search_loop import SearchError
 from research.trajectory import Passage, Search, Segment, Trajectory
 
@@ -37,23 +36,18 @@ class Calls:
         tokens, config = self._tools.tokens, self._tools.config
         token_ids = build_prompt(prompt, self.question, tokens, **fields) + tokens.encode(ending)
         ends = Stops(tuple(sorted(tokens.eos_token_ids)), tuple(stops))
-        sampled = await self._tools.sample(token_ids, config.baselines.answer_tokens, ends)
+        sampled = tokens.until_end(await self._tools.sample(token_ids, config.baselines.answer_tokens, ends))
         self._keep("environment", token_ids)
         self._keep("model", sampled)
-        at_end = bool(sampled) and sampled[-1] in tokens.eos_token_ids
+        said = tokens.said(sampled)
+        at_end = not tokens.eos_token_ids.isdisjoint(sampled) or any(stop in said for stop in stops)
         self._trajectory.finish_reason = "eos" if at_end else "length"
-        said = sampled[:-1] if at_end else sampled
-        return tokens.decode(said).strip()
+        return said.strip()
 
     def shown(self, passages: Sequence[Passage]) -> str:
         """Passages as text for a prompt, each cut to the configured length."""
         tokens, config = self._tools.tokens, self._tools.config
-        cleaned = [Passage(passage.id, tokens.clean(passage.contents)) for passage in passages]
-        texts = [
-            tokens.truncate(render_passage(passage, rank, config.protocol), config.limits.passage_tokens)
-            for rank, passage in enumerate(cleaned, start=1)
-        ]
-        return "\n\n".join(texts)
+        return "\n\n".join(tokens.passage_texts(passages, config.limits.passage_tokens))
 
     def finish(self, prediction: str) -> Trajectory:
         """The trajectory with its prediction."""
@@ -64,5 +58,6 @@ class Calls:
         if author == "environment" and not self._trajectory.prompt_ids:
             self._trajectory.prompt_ids = token_ids
             return
-        text = self._tools.tokens.decode(token_ids)
+        tokens = self._tools.tokens
+        text = (tokens.said if author == "model" else tokens.decode)(token_ids)
         self._trajectory.segments.append(Segment(author, token_ids, [0.0] * len(token_ids), text))

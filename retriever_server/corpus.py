@@ -36,6 +36,13 @@ class Document(NamedTuple):
         return json.dumps(self._asdict(), ensure_ascii=False).encode() + b"\n"
 
 
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair: no UTF-8 and no tokenizer takes those."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 @dataclass(frozen=True)
 class CorpusSummary:
     """What identifies a corpus: number of rows, size and SHA-256 of its canonical copy."""

@@ -12,6 +12,7 @@ from retriever_server.pipeline import Found, Limits, Pipeline, Question
 from retriever_server.store import Manifest, Store
 
 NONE_EXCLUDED: Set[str] = frozenset()
+NOTHING = Found(np.zeros(0, np.int64), np.zeros(0))
 
 
 class Hit(NamedTuple):
@@ -74,8 +75,8 @@ class Searcher:
         """For each query its min(top_k, corpus) best passages, best first, equal scores in the index's order;
         `excluded` has for each query the ids that it does not want.
 
-        Raises what encoding or searching raised, Unavailable when the queue is full or there is no answer in
-        time, Closed after close().
+        A blank query finds nothing. Raises what encoding or searching raised, Unavailable when the queue is
+        full or there is no answer in time, Closed after close().
         """
         return [self._hits(found) for found in self._find(queries, top_k, excluded)]
 
@@ -103,8 +104,12 @@ class Searcher:
         # As many more as could be dropped: what is left is what the best top_k without them are.
         depth = max(top_k, self._rerank_depth)
         asked = [Question(query, depth + len(ids)) for query, ids in zip(queries, unwanted, strict=True)]
+        # A blank query asks for nothing, and must not cost the others of its batch their answers.
+        worded = [question for question in asked if question.text.strip()]
+        answers = dict(zip(worded, self._answers(worded), strict=True))
         return [
-            self._best(answer, ids, top_k) for answer, ids in zip(self._answers(asked), unwanted, strict=True)
+            self._best(answers.get(question, NOTHING), ids, top_k)
+            for question, ids in zip(asked, unwanted, strict=True)
         ]
 
     def _answers(self, questions: Sequence[Question]) -> list[Found]:

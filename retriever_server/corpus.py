@@ -191,8 +191,8 @@ def scan_corpus(path: Path) -> CorpusSummary:
         raise RetrieverError(f"{path}: the corpus has no rows")
     _refuse_repeated_ids(path, id_hashes)
     if repaired:
-        rows = f"{len(repaired):,} rows with half surrogate pairs, read as U+FFFD"
-        print(f"{path}:{repaired[0]}: the first of {rows}", file=sys.stderr)
+        rows = f"read as U+FFFD (rows with any: {len(repaired):,})"
+        print(f"{path}:{repaired[0]}: half a surrogate pair, {rows}", file=sys.stderr)
     return CorpusSummary(len(id_hashes), size, digest.hexdigest())
 
 

@@ -63,7 +63,7 @@ def wrong_field(rng: random.Random) -> bytes:
     wrong = rng.choice([name, limit, flag, "exclude_ids"])
     bad = {
         name: lambda: rng.choice(
-            [wrong_value(rng), "", " ", "x" * (MAX_QUERY_CHARS + 1), ["x"] * 1025, [""], ["x", None]]
+            [wrong_value(rng), "", " ", "x" * (MAX_QUERY_CHARS + 1), ["x"] * 1025, ["x", None]]
         ),
         limit: lambda: rng.choice([wrong_value(rng), 1001, 10**400, 2.0001, "1"]),
         flag: lambda: rng.choice([1, 0, "true", [], {}, 1e9]),
@@ -88,7 +88,7 @@ def broken_json(rng: random.Random) -> bytes:
         whole.replace(
             b"who", rng.choice([b"\xff\xfe", b"\xc3\x28", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"\0"])
         ),
-        whole.replace(b"who", rng.choice([b"\\ud800", b"\\udfff\\ud800", b"\\x00", b"\\u12"])),
+        whole.replace(b"who", rng.choice([b"\\x00", b"\\u12"])),
         rng.choice([b"[", b'{"a":', b'{"query":[']) * rng.choice([10, 1000, 100_000]),
         b'{"query":"x","top_n":%b}' % (b"9" * rng.choice([400, 5000])),
         b'{"query":"x","top_n":%b}' % rng.choice([b"NaN", b"Infinity", b"1e999", b"-0.0", b"0x10", b"01"]),

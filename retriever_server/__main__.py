@@ -94,9 +94,9 @@ def main() -> None:
 def build(corpus: Path, index_dir: Path, **options: Any) -> None:
     """Encode CORPUS into the new directory INDEX_DIR.
 
-    CORPUS is JSON Lines, plain or .gz, one {"id": ..., "contents": "title\\ntext"} a row. INDEX_DIR appears
-    only when it is complete; a build that was interrupted goes on when the command is given again. Building
-    the same index again does nothing.
+    CORPUS is JSON Lines, plain, .gz or .tar.gz, one {"id": ..., "contents": "title\\ntext"} a row, or one
+    {"_id": ..., "title": ..., "text": ...} as in BEIR. INDEX_DIR appears only when it is complete; a build
+    that was interrupted resumes when the command is given again. Building the same index again does nothing.
 
     \b
     Examples:

@@ -4,7 +4,7 @@ Words by the rules of Unicode's annex 29 (StandardTokenizer), the possessive 's 
 stop words out, Porter's stemmer. BRIGHT and Anserini analyse so, and scores compare only over equal terms.
 
 Known differences, all rare in English: words of more than 255 characters stay whole, Hebrew words lose the
-quotation marks that belong to them, and "#️⃣" is no word.
+quotation marks that belong to them, "#️⃣" is no word, and "yy" before -ing stays.
 """
 
 import re
@@ -55,6 +55,11 @@ def _unicode_words() -> "regex.Pattern[str]":
 _UNICODE = _unicode_words()
 # A vowel and later a consonant: the measure above 0 that most of Porter's rules ask of what they leave.
 _MEASURED = re.compile("[aeiou][^aeiou]|(?<=[^aeiou])y[^aeiou]")
+_VOWEL = re.compile("[aeiou]|(?<=[^aeiou])y")
+_DOUBLED = re.compile(
+    r"(.*([^aeiouybdfglmnprstz]))\2(?:ed|ing)s?"
+)  # the library halves bb dd ff gg mm nn pp rr tt
+_BLI_LOGI = re.compile("(.*)(bl|log)(?:[iy](?:ed|ing)?s?|ies)")
 
 
 def lower(text: str) -> str:
@@ -111,12 +116,12 @@ class _Terms(dict[str, str]):
 
 
 def _rules_of_the_program(word: str) -> str:
-    """Porter's program, and so Lucene, has two rules that his paper and the library lack: bli -> ble and
-    logi -> log. "possibly" meets "possible" by them, and "psychology" meets "psychological".
+    """Porter's program, and so Lucene, has rules that the library's "porter" lacks: bli -> ble, logi -> log,
+    by which "possibly" meets "possible" and "psychology" "psychological"; and it halves any doubled consonant
+    before -ed and -ing but l, s and z, in "trekking" and "revved" as in "hopping".
     """
-    rules = (("bl", ("bly", "bli", "blies"), "ble"), ("log", ("logy", "logi", "logies"), "log"))
-    for left, endings, right in rules:
-        if word.endswith(endings):
-            before = word[: word.rindex(left)]
-            return before + right if _MEASURED.search(before) else word
+    if doubled := _DOUBLED.fullmatch(word):
+        return doubled[1] if _VOWEL.search(doubled[1]) else word
+    if (found := _BLI_LOGI.fullmatch(word)) and _MEASURED.search(found[1]):
+        return found[1] + {"bl": "ble", "log": "log"}[found[2]]
     return word

@@ -14,7 +14,7 @@ import hmac
 import math
 import time
 from importlib.resources import files
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flask import Flask, Response, current_app, g, jsonify, request
 from flask.json.provider import DefaultJSONProvider
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException, NotFound, Unauthorized
 
 from retriever_server import wire
+from retriever_server.corpus import well_formed
 from retriever_server.errors import Unavailable
 from retriever_server.served import Served
 
@@ -31,13 +32,19 @@ Body = TypeVar("Body", bound=BaseModel)
 Reply = tuple[Response, int]
 
 
+class _Json(DefaultJSONProvider):
+    sort_keys, ensure_ascii, compact = False, False, True
+
+    def dumps(self, obj: Any, **options: Any) -> str:
+        """JSON that UTF-8 can hold, also where a path in a message is not."""
+        return well_formed(super().dumps(obj, **options))
+
+
 def create_app(served: Served, token: str | None = None) -> Flask:
     """The application over `served`. With a `token`, requests must carry it but for OPEN_ROUTES."""
     app = Flask(__name__, static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES, RETRIEVER_TOKEN=token)
-    provider = DefaultJSONProvider(app)
-    provider.sort_keys, provider.ensure_ascii, provider.compact = False, False, True
-    app.json = provider
+    app.json = _Json(app)
     app.url_map.merge_slashes = False  # a redirect is no answer to a POST
     app.extensions["served"] = served
     app.add_url_rule("/", view_func=page, methods=["GET"])
@@ -174,4 +181,4 @@ def _json(body: bytes) -> Response:
 
 def _body(model: type[Body]) -> Body:
     # The content type is not looked at: some clients send JSON without saying so.
-    return model.model_validate_json(request.get_data(cache=False))
+    return model.model_validate_json(wire.well_formed_json(request.get_data(cache=False)))

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from retriever_server.errors import Unavailable
+from retriever_server.errors import Closed, Unavailable
 
 Job = TypeVar("Job")
 _NEWS = 0.1  # weight of the newest value in a running mean
@@ -42,7 +42,7 @@ class Batcher(Generic[Job]):
     ) -> None:
         """At most `max_batch` jobs go together; an incomplete batch waits at most `window_s` seconds for
         more. When `work` raises, its jobs are done one by one, and those that raise again are given to
-        `fail`; Unavailable is given to `fail` with all of them. `observe` is told of each batch.
+        `fail`; Unavailable and Closed are given to `fail` with all of them. `observe` is told of each batch.
         """
         self._work, self._fail, self._observe = work, fail, observe
         self._max_batch, self._window_s = max_batch, window_s
@@ -60,10 +60,10 @@ class Batcher(Generic[Job]):
         return len(self._waiting)
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Raises RuntimeError after close()."""
+        """Raises Closed after close()."""
         with self._changed:
             if self._closed:
-                raise RuntimeError("the batcher is closed")
+                raise Closed("the server ends, or another index has taken this one's place")
             now = time.monotonic()
             for job in jobs:
                 gap = now - self._arrived
@@ -119,9 +119,16 @@ class Batcher(Generic[Job]):
     def _do(self, jobs: list[Job]) -> None:
         try:
             self._work(jobs)
-        except Exception as error:  # those who wait are told, each of its own job's error
-            if len(jobs) == 1 or isinstance(error, Unavailable):
-                self._fail(jobs, error)
+        except (
+            BaseException
+        ) as error:  # a panic of a Rust library is no Exception; the worker must outlive it
+            if len(jobs) == 1 or isinstance(error, (Unavailable, Closed)):
+                self._fail(jobs, _as_exception(error))
                 return
-            for job in jobs:
+            for job in jobs:  # those who wait are told, each of its own job's error
                 self._do([job])
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """What callers are told: frameworks let errors through that are no Exception."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")

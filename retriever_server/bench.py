@@ -29,7 +29,7 @@ from retriever_server.bench_connection import Connection
 from retriever_server.errors import RetrieverError
 
 ERROR_PAUSE_S = 0.05  # a client whose request failed at once must not ask in a hot loop
-SHAPE_ERRORS = (KeyError, TypeError, ValueError, AttributeError)
+SHAPE_ERRORS = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 class Wire(NamedTuple):

@@ -2,14 +2,15 @@
 
 Everything is written into a sibling of the target, `.NAME.building`, and renamed when it is complete: the
 target is a whole index or not there. What ctrl-C, SIGKILL or a full disk interrupts stays in that sibling,
-and the same command encodes the rest. A target that already holds this very index is left as it is.
+and the same command encodes the rest. A target that already holds this very index is left as it is. An old
+index steps aside as `.NAME.building.old` while a new one takes its place.
 """
 
 import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ import numpy as np
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from retriever_server.corpus import Corpus, CorpusSummary, scan_corpus, write_corpus
+from retriever_server.corpus import Corpus, CorpusSummary, scan_corpus, well_formed, write_corpus
 from retriever_server.encoder import Backend, Encoder, set_threads, stored_name
-from retriever_server.errors import RetrieverError
+from retriever_server.errors import RetrieverError, TooLittleMemory
 from retriever_server.indexes import Needs, Settings, Sources, index_class, open_index
 from retriever_server.indexes.flat import FlatIndex, FlatWriter
 from retriever_server.indexes.options import Options, only_serving, options_of, parse_options
@@ -88,6 +89,7 @@ def build(options: BuildOptions) -> tuple[Manifest, bool]:
     vectors that do not fit the corpus.
     """
     given = _given_options(options)
+    _put_old_index_back(options.target)
     _refuse_foreign_directory(options.target)
     summary = scan_corpus(options.corpus)
     existing = None if options.force else _existing(options, summary, given)
@@ -103,9 +105,12 @@ def build(options: BuildOptions) -> tuple[Manifest, bool]:
     )
     options.target.parent.mkdir(parents=True, exist_ok=True)
     with _building_folder(options.target) as folder:
-        _prepare(options, folder, plan, summary)
-        files = _write_index(options, folder, encoder)
-        manifest = _write_manifest(folder, files, encoder)
+        if published := _just_published(options, plan):
+            return published, True
+        manifest = _complete(options, folder, plan)
+        if manifest is None:
+            _prepare(options, folder, plan, summary)
+            manifest = _write_manifest(folder, _write_index(options, folder, encoder))
         _publish(folder, options.target)
     return manifest, True
 
@@ -113,6 +118,9 @@ def build(options: BuildOptions) -> tuple[Manifest, bool]:
 def _given_options(options: BuildOptions) -> dict[str, Any]:
     """The index options that were given, checked, after checking what cannot go together."""
     dense = index_class(options.kind).dense
+    for text in (options.encoder, options.query_prompt, options.passage_prompt):
+        if text and well_formed(text) != text:
+            raise RetrieverError(f"the encoder's name and the prompts must be UTF-8, {text!r} is not")
     given = parse_options(options.kind, options.index_options)
     if options.vectors and (options.faiss_index or not dense or options.kind == "flat"):
         raise RetrieverError("--vectors is for other dense kinds than flat, and goes without --faiss-index")
@@ -208,7 +216,7 @@ def _building_folder(target: Path) -> Iterator[Path]:
     """The sibling of `target` to build in, held by this process alone. Gone after a mistake of the user's,
     kept after anything else: what is encoded is not lost.
     """
-    folder = target.with_name(f".{target.name}.building")
+    folder, _ = _siblings(target)
     folder.mkdir(exist_ok=True)
     held = os.open(folder, os.O_RDONLY)
     try:
@@ -216,11 +224,54 @@ def _building_folder(target: Path) -> Iterator[Path]:
         yield folder
     except BlockingIOError as error:
         raise RetrieverError(f"{target} is being built by another process; wait for it") from error
+    except TooLittleMemory:
+        raise
     except RetrieverError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
         os.close(held)
+
+
+def _siblings(target: Path) -> tuple[Path, Path]:
+    """Where `target` is built, and where an old index steps aside."""
+    return target.with_name(f".{target.name}.building"), target.with_name(f".{target.name}.building.old")
+
+
+def _put_old_index_back(target: Path) -> None:
+    """What a build leaves to do that was killed between its renames: the target is not there."""
+    _, old = _siblings(target)
+    if (old / MANIFEST_FILE).is_file() and not target.exists():
+        with _building_folder(target):  # held: nobody is just about to rename the new one
+            if not target.exists():
+                os.rename(old, target)
+
+
+def _just_published(options: BuildOptions, plan: Plan) -> Manifest | None:
+    """The manifest of the target, if a build of this very index was killed before it removed the old one."""
+    folder, old = _siblings(options.target)
+    manifest = _complete(options, options.target, plan) if old.exists() else None
+    if manifest:
+        _remove(old)
+        _remove(folder)
+    return manifest
+
+
+def _complete(options: BuildOptions, folder: Path, plan: Plan) -> Manifest | None:
+    """The manifest of the index in `folder` if it is the very one that is asked for, and whole."""
+    if options.faiss_index or options.vectors:  # a file that may be another one now; nothing is encoded
+        return None
+    try:
+        manifest = read_manifest(folder)
+        check_files(folder, manifest, contents=True)
+    except RetrieverError:
+        return None
+    made_for = Plan(**manifest.model_dump(include=set(Plan.model_fields)))
+    return manifest if made_for == plan else None
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def _prepare(options: BuildOptions, folder: Path, plan: Plan, summary: CorpusSummary) -> None:
@@ -231,7 +282,7 @@ def _prepare(options: BuildOptions, folder: Path, plan: Plan, summary: CorpusSum
     if file.is_file() and file.read_text() == plan.model_dump_json():
         return
     for entry in folder.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        _remove(entry)
     check_free_space(options, summary, plan.dimension)
     write_corpus(options.corpus, folder, summary)
     file.write_text(plan.model_dump_json())
@@ -287,19 +338,24 @@ def _encode(corpus: Corpus, encoder: Encoder, folder: Path) -> Path:
     return folder / VECTORS_FILE
 
 
-def _write_manifest(folder: Path, files: dict[str, FileMark], encoder: Encoder | None) -> Manifest:
+def _write_manifest(folder: Path, files: dict[str, FileMark]) -> Manifest:
+    """Write the manifest at one stroke: a folder that has one holds a complete index."""
     plan = Plan.model_validate_json((folder / PLAN_FILE).read_bytes())
     manifest = Manifest(**plan.model_dump(), files=files, versions=library_versions())
-    (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+    partial = folder / f"{MANIFEST_FILE}.partial"
+    partial.write_text(manifest.model_dump_json(indent=2) + "\n")
+    os.replace(partial, folder / MANIFEST_FILE)
     return manifest
 
 
 def _publish(folder: Path, target: Path) -> None:
     """Rename `folder` to `target`; an old target steps aside first and is removed last."""
-    for name in (VECTORS_FILE, PLAN_FILE):  # not before: a build that is killed needs them to go on
-        (folder / name).unlink(missing_ok=True)
-    old = folder.with_name(folder.name + ".old")
+    for name in (VECTORS_FILE, PLAN_FILE):  # not before: a build that is killed needs them until there is a
+        (folder / name).unlink(missing_ok=True)  # manifest
+    _, old = _siblings(target)
     if target.exists():
+        _remove(old)  # left by a build that was killed when it had published
         os.rename(target, old)
     os.rename(folder, target)
-    shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):  # the new index is there; the next build tries again
+        _remove(old)

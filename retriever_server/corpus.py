@@ -1,19 +1,23 @@
 """Corpus: JSON Lines in, checked row by row; out a canonical copy with row offsets, read by memory map.
 
-A source row is `{"id": ..., "contents": ...}`; further keys are dropped. The canonical copy keeps exactly
-these two, so its SHA-256 is the corpus fingerprint, as `sha256sum corpus.jsonl` in an index directory shows.
+A source row is `{"id": ..., "contents": ...}`, or BEIR's `{"_id": ..., "title": ..., "text": ...}`; further
+keys are dropped. The canonical copy keeps exactly id and contents, so its SHA-256 is the corpus fingerprint,
+as `sha256sum corpus.jsonl` in an index directory shows.
 """
 
 import gzip
 import hashlib
 import json
 import mmap
+import sys
+import tarfile
 import zlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from pathlib import Path, PurePosixPath
+from reprlib import repr as shortened
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -22,6 +26,17 @@ from retriever_server.errors import BUILD_AGAIN, RetrieverError
 
 CORPUS_FILE = "corpus.jsonl"
 OFFSETS_FILE = "offsets.npy"
+ACCEPTED = (
+    'a corpus is JSON Lines, plain, .gz or .tar.gz, of rows {"id", "contents"} or {"_id", "title", "text"}'
+)
+OTHER_FORMATS = {
+    b"PAR1": "Parquet",
+    b"PK\x03\x04": "a zip archive",
+    b"BZh": "packed by bzip2",
+    b"\xfd7zXZ\x00": "packed by xz",
+    b"\x28\xb5\x2f\xfd": "packed by zstd",
+}
+"""what a file begins with -> what it is"""
 _AFTER_ID = b'", "contents": '  # in a row of the canonical copy
 
 
@@ -36,6 +51,13 @@ class Document(NamedTuple):
         return json.dumps(self._asdict(), ensure_ascii=False).encode() + b"\n"
 
 
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair: no UTF-8 and no tokenizer takes those."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 @dataclass(frozen=True)
 class CorpusSummary:
     """What identifies a corpus: number of rows, size and SHA-256 of its canonical copy."""
@@ -45,25 +67,71 @@ class CorpusSummary:
     sha256: str
 
 
-def read_documents(path: Path) -> Iterator[tuple[int, Document]]:
-    """Yield (line number from 1, document) for each row; blank lines are passed over, `.gz` is unpacked.
+def read_documents(path: Path, repaired: list[int] | None = None) -> Iterator[tuple[int, Document]]:
+    """Yield (line number from 1, document) for each row; blank lines are passed over.
 
+    Half surrogate pairs become U+FFFD, and the lines that hold any are put into `repaired`.
     Raises RetrieverError that names file and line at the first malformed row.
     """
-    with _open(path) as lines:
-        number = 0
-        try:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, _parse(line)
-        except ValueError as error:
-            raise RetrieverError(f"{path}:{number}: {error}") from error
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise RetrieverError(f"{path}:{number + 1}: broken gzip file: {error}") from error
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(_lines(file), start=1):
+                if not line.strip():
+                    continue
+                raw = _parse(line)
+                document = Document(*map(well_formed, raw))
+                if repaired is not None and document != raw:
+                    repaired.append(number)
+                yield number, document
+    except ValueError as error:
+        raise RetrieverError(f"{path}:{max(number, 1)}: {error}") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
+        raise RetrieverError(f"{path}:{number + 1}: broken gzip or tar file: {error}") from error
 
 
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of the corpus, by what the file holds whatever it is called: the hub's wiki-18.jsonl.gz is a
+    gzipped tar.
+    """
+    head = _head(file)
+    if head.startswith(b"\x1f\x8b"):
+        with gzip.open(file) as unpacked:
+            yield from _lines(unpacked)  # type: ignore[arg-type]
+    elif head[257:262] == b"ustar":
+        yield from _lines_of_tar(file)
+    elif kind := next((kind for magic, kind in OTHER_FORMATS.items() if head.startswith(magic)), None):
+        raise ValueError(f"it is {kind}; {ACCEPTED}")
+    else:
+        yield from file
+
+
+def _head(file: BinaryIO) -> bytes:
+    head = file.read(512)
+    file.seek(0)
+    return head
+
+
+def _lines_of_tar(file: BinaryIO) -> Iterator[bytes]:
+    found = None
+    with tarfile.open(fileobj=file, mode="r|") as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            if content is None or not _is_json_lines(member.name):
+                continue
+            if found:
+                raise ValueError(
+                    f"the archive holds more than one corpus, {found} and {member.name}; unpack it"
+                )
+            found = member.name
+            yield from content
+    if not found:
+        raise ValueError(f"the archive holds no .jsonl file; {ACCEPTED}")
+
+
+def _is_json_lines(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix in (".jsonl", ".json") and not path.name.startswith(".")  # macOS adds ._NAME
 
 
 def _parse(line: bytes) -> Document:
@@ -71,36 +139,40 @@ def _parse(line: bytes) -> Document:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from error
+        raise ValueError(f"not JSON: {error}; {ACCEPTED}") from error
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if not isinstance(row, dict):
-        raise ValueError(f"a row must be an object, this one is {type(row).__name__}")
-    for field in Document._fields:
-        if field not in row:
-            raise ValueError(f'"{field}" is missing')
-    return Document(_parse_id(row["id"]), _parse_contents(row["contents"]))
+        raise ValueError(f"a row must be an object, this one is {type(row).__name__}; {ACCEPTED}")
+    return Document(_id_of(row), _contents_of(row))
 
 
-def _parse_id(value: object) -> str:
+def _id_of(row: dict[str, Any]) -> str:
+    field = next((field for field in ("id", "_id") if field in row), None)
+    if field is None:
+        raise ValueError(f'"id" is missing; {ACCEPTED}')
+    value = row[field]
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     if not is_integer and not (isinstance(value, str) and value):
-        raise ValueError(f'"id" must be an integer or a non-empty string, not {value!r}')
-    return _encodable("id", str(value))
+        raise ValueError(f'"{field}" must be an integer or a non-empty string, not {shortened(value)}')
+    return str(value)
 
 
-def _parse_contents(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f'"contents" must be a string, not {type(value).__name__}')
-    if not value.strip():
-        raise ValueError('"contents" is empty')
-    return _encodable("contents", value)
-
-
-def _encodable(field: str, text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no tokenizer takes
-        raise ValueError(f'"{field}" holds a broken Unicode character: {error.reason}') from error
-    return text
+def _contents_of(row: dict[str, Any]) -> str:
+    """The contents, or title and text put together as contents are."""
+    if "contents" in row:
+        fields = {"contents": row["contents"]}
+    elif "text" in row:
+        fields = {"title": row.get("title") or "", "text": row["text"]}
+    else:
+        raise ValueError(f'"contents" is missing; {ACCEPTED}')
+    for field, value in fields.items():
+        if not isinstance(value, str):
+            raise ValueError(f'"{field}" must be a string, not {type(value).__name__}')
+    contents = "\n".join(value for value in fields.values() if value.strip())
+    if not contents:
+        raise ValueError(f'"{next(reversed(fields))}" is empty')
+    return contents
 
 
 def scan_corpus(path: Path) -> CorpusSummary:
@@ -109,7 +181,8 @@ def scan_corpus(path: Path) -> CorpusSummary:
     Memory: 8 bytes a row. Raises RetrieverError at a malformed row, a repeated id, or a corpus without rows.
     """
     digest, size, id_hashes = hashlib.sha256(), 0, array("q")
-    for _, document in _with_progress(read_documents(path), "checking the corpus"):
+    repaired: list[int] = []
+    for _, document in _with_progress(read_documents(path, repaired), "checking the corpus"):
         line = document.line()
         digest.update(line)
         size += len(line)
@@ -117,6 +190,9 @@ def scan_corpus(path: Path) -> CorpusSummary:
     if not id_hashes:
         raise RetrieverError(f"{path}: the corpus has no rows")
     _refuse_repeated_ids(path, id_hashes)
+    if repaired:
+        rows = f"read as U+FFFD (rows with any: {len(repaired):,})"
+        print(f"{path}:{repaired[0]}: half a surrogate pair, {rows}", file=sys.stderr)
     return CorpusSummary(len(id_hashes), size, digest.hexdigest())
 
 
@@ -128,7 +204,7 @@ def _refuse_repeated_ids(path: Path, id_hashes: array) -> None:
     lines: dict[str, int] = {}  # two ids may share a hash by chance: only a second look at the ids can tell
     for number, (name, _) in read_documents(path):
         if name in lines:
-            raise RetrieverError(f'{path}:{number}: id "{name}" already stands in line {lines[name]}')
+            raise RetrieverError(f'{path}:{number}: id "{name[:200]}" already stands in line {lines[name]}')
         if hash(name) in suspects:
             lines[name] = number
 

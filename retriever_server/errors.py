@@ -7,6 +7,10 @@ class RetrieverError(Exception):
     """A wrong file, option or index. Its message is one line that says what is wrong and what to do."""
 
 
+class TooLittleMemory(RetrieverError):
+    """It may be enough another time: what is made already is worth keeping."""
+
+
 class Unavailable(Exception):
     """No answer now, but probably in `retry_after_s` seconds: a full queue, a part of the index that is gone.
 

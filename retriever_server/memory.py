@@ -2,15 +2,15 @@
 
 import psutil
 
-from retriever_server.errors import RetrieverError
+from retriever_server.errors import TooLittleMemory
 
 GB = 1e9
 
 
 def require_memory(needed: int, what: str, advice: str, free: int | None = None) -> None:
-    """Raises RetrieverError when `what` takes more than the `free` bytes (None: what the system has)."""
+    """Raises TooLittleMemory when `what` takes more than the `free` bytes (None: what the system has)."""
     free = psutil.virtual_memory().available if free is None else free
     if needed > free:
-        raise RetrieverError(
+        raise TooLittleMemory(
             f"{what} takes {needed / GB:.1f} GB of main memory, {free / GB:.1f} GB are free: {advice}"
         )

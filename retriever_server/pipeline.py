@@ -33,10 +33,13 @@ Job = TypeVar("Job")
 
 @dataclass(frozen=True)
 class Limits:
-    """`cache_mib` bounds the answers and vectors kept, 0 keeps none; `max_queue` the queries in flight."""
+    """`cache_mib` bounds the answers and vectors kept, 0 keeps none; `max_queue` the queries in flight;
+    `answer_s` the seconds that a caller waits for its answers.
+    """
 
     cache_mib: int = 64
     max_queue: int = 1024
+    answer_s: float = 300.0
 
 
 class Found(NamedTuple):
@@ -115,7 +118,7 @@ class Pipeline:
         """A future for each question. All of them are taken, or none.
 
         Raises Unavailable when work is needed and the queue is full, Closed after close(). A future raises
-        what encoding or searching raised.
+        what encoding or searching raised, Closed when close() did not wait long enough for it.
         """
         work = _Work()
         with self._lock:  # a stage's thread that wants it holds nothing that submit() waits for
@@ -189,28 +192,35 @@ class Pipeline:
 
     def _encode(self, texts: list[str]) -> None:
         assert self._encoder is not None
-        ready: list[_Ticket] = []
-        began = time.monotonic()
-        for places, vectors in self._encoder.encode_in_parts(texts):
-            ready += self._encoded([texts[place] for place in places], vectors)
-            # A part goes on at once, to be searched and answered while the next is encoded; but where a
-            # search takes longer than that, one for all parts is worth the wait.
-            if self._searching.expected_wait_s() <= time.monotonic() - began:
-                self._searching.submit(ready)
-                ready, began = [], time.monotonic()
-        self._searching.submit(ready)
-
-    def _encoded(self, texts: list[str], vectors: np.ndarray) -> list[_Ticket]:
-        """The tickets that waited for these vectors."""
-        ready = []
         with self._lock:
-            for text, vector in zip(texts, vectors, strict=True):
-                vector = vector.copy()  # a row alone: the cache must not keep the whole batch
+            texts = [text for text in texts if text in self._unencoded]  # a second attempt has the others
+        ready: dict[str, np.ndarray] = {}
+        began = time.monotonic()
+        try:
+            for places, vectors in self._encoder.encode_in_parts(texts):
+                # Copies: the cache must not keep the whole batch for one of its rows.
+                copies = [vector.copy() for vector in vectors]
+                ready |= zip((texts[place] for place in places), copies, strict=True)
+                # A part goes on at once, to be searched and answered while the next is encoded; but where a
+                # search takes longer than that, one for all parts is worth the wait.
+                if self._searching.expected_wait_s() <= time.monotonic() - began:
+                    self._pass_on(ready)
+                    ready, began = {}, time.monotonic()
+        finally:  # a part that raises does not hold up those before it
+            self._pass_on(ready)
+
+    def _pass_on(self, ready: dict[str, np.ndarray]) -> None:
+        """Have the tickets of these texts searched by the vectors; they leave this stage once the next has
+        them.
+        """
+        with self._lock:
+            tickets = [ticket for text in ready for ticket in self._unencoded[text]]
+            for ticket in tickets:
+                ticket.vector = ready[ticket.question.text]
+            self._searching.submit(tickets)
+            for text, vector in ready.items():
                 self._cache.put(text, vector, vector.nbytes + sys.getsizeof(text))
-                for ticket in self._unencoded.pop(text, ()):  # none when this is the second attempt
-                    ticket.vector = vector
-                    ready.append(ticket)
-        return ready
+                del self._unencoded[text]
 
     def _search(self, tickets: list[_Ticket]) -> None:
         # By depth: an index may find other rows when it is asked for more, and each caller is to get what it
@@ -232,13 +242,19 @@ class Pipeline:
         self._finish(tickets, self._rerank_found(texts, found))  # type: ignore[arg-type]
 
     def _finish(self, tickets: list[_Ticket], found: list[Found]) -> None:
+        answers = list(zip(tickets, found, strict=True))
+        if not all(
+            np.isfinite(entry.scores).all() for entry in found
+        ):  # JSON has no NaN, and it orders nothing
+            raise ValueError("a score is not a finite number")
         with self._lock:
-            for ticket, entry in zip(tickets, found, strict=True):
+            for ticket, entry in answers:
                 size = entry.rows.nbytes + entry.scores.nbytes + sys.getsizeof(ticket.question.text)
                 self._cache.put(ticket.question, entry, size)
-                del self._in_flight[ticket.question]
-        for ticket, entry in zip(tickets, found, strict=True):
-            ticket.answer.set_result(entry)
+                self._in_flight.pop(ticket.question, None)
+        for ticket, entry in answers:
+            if not ticket.answer.done():
+                ticket.answer.set_result(entry)
 
     def _search_group(self, tickets: list[_Ticket]) -> list[Found]:
         texts = [ticket.question.text for ticket in tickets]
@@ -255,6 +271,7 @@ class Pipeline:
     def _fail(self, tickets: list[_Ticket], error: Exception) -> None:
         with self._lock:
             for ticket in tickets:
-                del self._in_flight[ticket.question]
+                self._in_flight.pop(ticket.question, None)
         for ticket in tickets:
-            ticket.answer.set_exception(error)
+            if not ticket.answer.done():
+                ticket.answer.set_exception(error)

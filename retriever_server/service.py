@@ -1,15 +1,18 @@
 """Searcher: queries in, passages out, for any number of threads at once."""
 
 from collections.abc import Sequence, Set
+from concurrent.futures import wait
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from retriever_server.errors import Unavailable
 from retriever_server.metrics import Metrics
 from retriever_server.pipeline import Found, Limits, Pipeline, Question
 from retriever_server.store import Manifest, Store
 
 NONE_EXCLUDED: Set[str] = frozenset()
+NOTHING = Found(np.zeros(0, np.int64), np.zeros(0))
 
 
 class Hit(NamedTuple):
@@ -52,6 +55,7 @@ class Searcher:
         found for each query, and put into its order before the best are taken.
         """
         self._store, self._reranker, self._rerank_depth = store, reranker, rerank_depth
+        self._answer_s = limits.answer_s
         rerank = self._rerank if reranker else None
         self._pipeline = Pipeline(store.index, store.encoder, limits, metrics or Metrics(), rerank)
 
@@ -71,7 +75,8 @@ class Searcher:
         """For each query its min(top_k, corpus) best passages, best first, equal scores in the index's order;
         `excluded` has for each query the ids that it does not want.
 
-        Raises what encoding or searching raised, Unavailable when the queue is full, Closed after close().
+        A blank query finds nothing. Raises what encoding or searching raised, Unavailable when the queue is
+        full or there is no answer in time, Closed after close().
         """
         return [self._hits(found) for found in self._find(queries, top_k, excluded)]
 
@@ -99,10 +104,23 @@ class Searcher:
         # As many more as could be dropped: what is left is what the best top_k without them are.
         depth = max(top_k, self._rerank_depth)
         asked = [Question(query, depth + len(ids)) for query, ids in zip(queries, unwanted, strict=True)]
-        answers = self._pipeline.ask(asked)
+        # A blank query asks for nothing, and must not cost the others of its batch their answers.
+        worded = [question for question in asked if question.text.strip()]
+        answers = dict(zip(worded, self._answers(worded), strict=True))
         return [
-            self._best(answer.result(), ids, top_k) for answer, ids in zip(answers, unwanted, strict=True)
+            self._best(answers.get(question, NOTHING), ids, top_k)
+            for question, ids in zip(asked, unwanted, strict=True)
         ]
+
+    def _answers(self, questions: Sequence[Question]) -> list[Found]:
+        answers = self._pipeline.ask(questions)
+        late = wait(answers, self._answer_s).not_done
+        if late:
+            raise Unavailable(
+                f"{len(late)} of {len(questions)} queries have no answer after {self._answer_s:g} s: "
+                "the encoder or the index is stuck or overloaded; ask again later, or restart the server"
+            )
+        return [answer.result() for answer in answers]
 
     def _best(self, found: Found, unwanted: Set[str], top_k: int) -> Found:
         if unwanted:

@@ -3,10 +3,12 @@
 ReSearch asks /search and /batch_search; Search-R1, veRL 0.7 and SearchAgent-Zero ask /retrieve; SkyRL asks
 /retrieve with one "query" in place of the list. All may add "exclude_ids": ids of passages that are not
 wanted, a list for one query, a list of lists for a list of queries; and "return_contents": false, for
-documents of an "id" alone. In every body null counts as absent, and unknown keys are passed over. Answers
-are put together from the corpus rows, which are JSON already.
+documents of an "id" alone. In every body null counts as absent, and unknown keys are passed over. Of a list
+of queries a blank one gets an empty list, so that the others get their answers. Answers are put together from
+the corpus rows, which are JSON already.
 """
 
+import re
 from typing import Annotated, Any
 
 from pydantic import (
@@ -31,6 +33,15 @@ MAX_EXCLUDED = 10_000  # BRIGHT excludes some 5,000 for a query
 MAX_ID_CHARS = 1024
 MAX_PASSAGES = 65_536
 """queries times passages of a request: some 50 MB of answer"""
+# Escapes in JSON that belong together, so that what is left of a pair of surrogates stands alone, group 1.
+_ESCAPES = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+
+
+def well_formed_json(body: bytes) -> bytes:
+    """JSON with U+FFFD for each half of a surrogate pair, as a model that stops within an emoji sends it."""
+    return _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], body)
 
 
 def _not_blank(text: str) -> str:
@@ -45,8 +56,9 @@ def _id_text(value: Any) -> str:
     return str(value)
 
 
-Query = Annotated[str, Field(max_length=MAX_QUERY_CHARS), AfterValidator(_not_blank)]
-Queries = Annotated[list[Query], Field(max_length=MAX_QUERIES)]
+Text = Annotated[str, Field(max_length=MAX_QUERY_CHARS)]
+Query = Annotated[Text, AfterValidator(_not_blank)]
+Queries = Annotated[list[Text], Field(max_length=MAX_QUERIES)]  # a blank one finds nothing
 TopK = Annotated[int, Field(ge=1, le=MAX_TOP_K)]
 Id = Annotated[str, BeforeValidator(_id_text), Field(max_length=MAX_ID_CHARS)]
 Ids = Annotated[list[Id], Field(max_length=MAX_EXCLUDED)]

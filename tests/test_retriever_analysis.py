@@ -60,6 +60,21 @@ def test_terms_are_those_of_lucene(text: str, terms: str) -> None:
     assert ANALYZER.terms(text) == terms.split()
 
 
+# By the rules of Porter's program, where the library's "porter" has others.
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("trek treks trekking trekked trekkings trekking's", "trek trek trek trek trek trek"),
+        ("revving yukked maccing va11ing naéééd", "rev yuk mac va1 naéééd"),
+        ("hopping falling hissing buzzed embedding adding", "hop fall hiss buzz embed ad"),
+        ("bckking hajj hajjs trekker", "bckking hajj hajj trekker"),
+        ("assembly assemblies assemblied apologied logy blying", "assembl assembl assembl apolog logi bly"),
+    ],
+)
+def test_stems_are_those_of_porters_program(text: str, terms: str) -> None:
+    assert ANALYZER.terms(text) == terms.split()
+
+
 def test_a_full_cache_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retriever_server.analysis.MOST_CACHED", 3)
     analyzer = Analyzer()

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import tempfile
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -107,11 +108,20 @@ TEXTS = st.lists(WORDS, min_size=1, max_size=12).map(" ".join)
 
 
 @examples(max_examples=50, deadline=None)
-@given(st.lists(TEXTS, min_size=1, max_size=25), TEXTS, st.sampled_from([*KINDS]), st.integers(1, 30))
-def test_search_equals_scoring_every_passage(passages: list[str], query: str, kind: str, top_k: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+@given(
+    st.lists(TEXTS, min_size=1, max_size=25),
+    TEXTS,
+    st.sampled_from([*KINDS]),
+    st.integers(1, 30),
+    st.integers(1, 30),
+)
+def test_search_equals_scoring_every_passage(
+    passages: list[str], query: str, kind: str, top_k: int, block: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         index = index_over(passages, Path(folder), kind)
         [all_scores], [all_rows] = index.search(Queries([query]), len(passages))
+        patch.setattr("retriever_server.indexes.bm25.BLOCK_ROWS", block)
         [scores], [rows] = index.search(Queries([query]), top_k)
     assert_ranking(all_scores, all_rows, formula(kind, query, passages))
     assert np.array_equal(rows, all_rows[:top_k]) and np.array_equal(scores, all_scores[:top_k])
@@ -151,6 +161,29 @@ def test_bm25s_opens_the_files_and_scores_the_same(tmp_path: Path) -> None:
         for theirs in (opened.get_scores(known), own.get_scores(known)):
             assert np.allclose(theirs[found], scores[: len(found)], rtol=1e-5)
             assert np.count_nonzero(theirs) == len(found)
+
+
+def test_memory_of_a_query_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    count = 4_000_000
+    index_over(["rome"], tmp_path)
+    every_second = np.arange(0, count, 2, dtype=np.int32)
+    arrays = {
+        "data.csc.index.npy": np.ones(len(every_second), np.float32),
+        "indices.csc.index.npy": every_second,
+        "indptr.csc.index.npy": np.array([0, len(every_second)]),
+        "lengths.npy": np.ones(count, np.int32),
+    }
+    for name, array in arrays.items():
+        np.save(tmp_path / name, array)
+    parameters = json.loads((tmp_path / "params.index.json").read_text())
+    (tmp_path / "params.index.json").write_text(json.dumps(parameters | {"num_docs": count}))
+    index = Bm25Index(tmp_path, DEFAULT)
+    tracemalloc.start()
+    [rows] = index.search(Queries(["rome"]), 1000)[1]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert rows.tolist() == every_second[:1000].tolist()
+    assert peak < 3 * count, "a score a passage alone takes eight bytes"
 
 
 @pytest.mark.parametrize("query", ["to be or not to be", "unknown words", "?!", "\ud800"])

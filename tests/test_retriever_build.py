@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import faiss
@@ -21,7 +22,7 @@ from retriever_server.__main__ import main
 from retriever_server.build import BuildOptions, _building_folder, check_free_space
 from retriever_server.corpus import Corpus, CorpusSummary
 from retriever_server.encoder import Encoder, Prompts, default_prompts, set_threads
-from retriever_server.errors import RetrieverError
+from retriever_server.errors import RetrieverError, TooLittleMemory
 from retriever_server.service import Searcher
 from retriever_server.store import open_store, read_manifest
 
@@ -206,6 +207,62 @@ def test_interrupted_and_killed_build_goes_on_and_encodes_nothing_twice(tmp_path
         assert command("build", corpus, tmp_path / "index").exit_code == 0
     assert sum(encoded) == 1600 - second + 32  # and the sample that is checked
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "index"]
+
+
+def end_after(calls: int, patch: pytest.MonkeyPatch) -> None:
+    """Have so many renames and removals done, and the process end at the next."""
+    left = iter(range(calls))
+
+    def until_ended(original: Callable) -> Callable:
+        return lambda *paths: original(*paths) if next(left, None) is not None else sys.exit(137)
+
+    for module, name in ((os, "rename"), (shutil, "rmtree")):
+        patch.setattr(module, name, until_ended(getattr(module, name)))
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_build_that_ends_between_its_renames_loses_nothing(tmp_path: Path, calls: int) -> None:
+    index, building = tmp_path / "index", tmp_path / ".index.building"
+    first, second = (write_rows(tmp_path / f"{n}.jsonl", made_rows()[:n]) for n in (5, 40))
+    assert command("build", first, index, "--index", "bm25").exit_code == 0
+    replace = ("build", second, index, "--index", "bm25", "--force")
+    with pytest.MonkeyPatch.context() as patch:
+        end_after(calls, patch)
+        assert command(*replace).exit_code == 137
+    assert index.exists() is (calls != 1)
+    if calls == 1:  # to another command the old index is there
+        assert_one_line_error(command("build", second, index), "another corpus", "--force")
+        assert "already built" in command("build", first, index, "--index", "bm25").output
+    made_before = ((index if calls == 2 else building) / "lengths.npy").stat().st_ino
+    assert command(*replace).exit_code == 0
+    assert read_manifest(index).count == 40 and (index / "lengths.npy").stat().st_ino == made_before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["40.jsonl", "5.jsonl", "index"]
+    open_store(index)
+    assert command(*replace).exit_code == 0  # and --force is what it was
+    assert (index / "lengths.npy").stat().st_ino != made_before
+
+
+def test_too_little_memory_in_the_end_keeps_what_is_encoded(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise TooLittleMemory("something else took the memory meanwhile")
+
+    build = ("build", made / "corpus.jsonl", tmp_path / "index", "--index", "sq8")
+    with monkeypatch.context() as patch:
+        patch.setattr("retriever_server.build.open_index", refuse)
+        assert_one_line_error(command(*build), "took the memory")
+    monkeypatch.setattr("retriever_server.build.SAMPLE_ROWS", 1)
+    encoded: list[int] = []
+    original = Encoder.encode_passages
+    monkeypatch.setattr(Encoder, "encode_passages", lambda s, t: encoded.append(len(t)) or original(s, t))
+    assert command(*build).exit_code == 0 and encoded == [1]
+
+
+def test_words_that_are_no_utf8_are_refused(tmp_path: Path) -> None:
+    corpus = write_rows(tmp_path / "corpus.jsonl", made_rows())
+    result = command("build", corpus, tmp_path / "index", "--query-prompt", "q\udcff")
+    assert_one_line_error(result, "must be UTF-8")
 
 
 def test_two_builds_of_one_index_do_not_meet(made: Path, tmp_path: Path) -> None:

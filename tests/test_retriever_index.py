@@ -50,6 +50,31 @@ def test_search_equals_brute_force_with_ties(
         assert (scores[i].tolist(), rows[i].tolist()) == brute_force(vectors, query, top_k)
 
 
+def test_a_tie_costs_its_own_query_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retriever_server.indexes.faiss_file.RANKED_ROWS", 100)
+    vectors = np.random.default_rng(0).normal(size=(4000, 16)).astype("f4")
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[1::4] = vectors[1]  # a thousand equal passages
+    index = index_over(vectors, tmp_path)
+    asked: list[tuple[int, int]] = []
+    nearest = index._nearest
+    monkeypatch.setattr(
+        index,
+        "_nearest",
+        lambda queries, count: asked.append((len(queries), count)) or nearest(queries, count),
+    )
+    queries = vectors[:60:2].copy()
+    queries[[3, 7]] = vectors[1]
+    _, rows = index.search(Queries([], queries), 5)
+    assert asked[0] == (30, 21) and {count for count, _ in asked[1:]} == {2}
+    assert rows[3].tolist() == rows[7].tolist() == [1, 5, 9, 13, 17]
+    assert all(row[0] == 2 * place for place, row in enumerate(rows.tolist()) if place not in (3, 7))
+    asked.clear()
+    monkeypatch.setattr("retriever_server.indexes.faiss_file.MOST_FETCHED", 1)
+    assert np.array_equal(index.search(Queries([], queries), 5)[1], rows)
+    assert {count for count, _ in asked[1:]} == {1}
+
+
 def test_answer_does_not_depend_on_the_batch_or_on_the_length_asked_for(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     vectors, asked = random.normal(size=(3000, 64)).astype("f4"), random.normal(size=(50, 64)).astype("f4")

@@ -3,6 +3,7 @@ are stand-ins that record what they are asked and can be held back.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -58,17 +59,23 @@ class FakeEncoder(Gate):
             yield [place], np.array([[float(text)]], dtype=np.float32)
 
 
+class Panic(BaseException):
+    """What a panic of a Rust library, such as tokenizers, arrives as."""
+
+
 class FakeIndex(Gate):
     """Finds the rows n, n + 1, ... for the number n."""
 
     def __init__(self) -> None:
         super().__init__()
         self.batches: list[tuple[int, int]] = []  # queries, top_k
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
+        self.seconds = 0.0
 
     def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         self.pass_through()
         self.batches.append((len(queries.texts), top_k))
+        time.sleep(self.seconds)
         if self.error:
             raise self.error
         first = np.array([float(text) for text in queries.texts])
@@ -191,6 +198,61 @@ def test_one_bad_text_does_not_spoil_the_others() -> None:
         assert made.in_flight == 0 and encoder.texts.count("bad text") >= 2
 
 
+@pytest.mark.parametrize("cache_mib", [0, 64])
+def test_a_part_that_is_not_encoded_costs_the_parts_before_it_nothing(cache_mib: int) -> None:
+    with pipeline(Limits(cache_mib=cache_mib)) as (made, encoder, index):
+        index.seconds = 0.1  # searching takes longer than encoding: parts wait for each other
+        rows(made, ("0", 1))
+        with encoder.held():
+            made.ask([Question("9", 1)])
+            assert encoder.reached.wait(DEADLINE_S)
+            first, bad, last = made.ask([Question(text, 1) for text in ("1", "bad part", "2")])
+        assert first.result(DEADLINE_S).rows.tolist() == [1]
+        assert last.result(DEADLINE_S).rows.tolist() == [2]
+        with pytest.raises(ValueError, match="bad part"):
+            bad.result(DEADLINE_S)
+        assert made.in_flight == 0 and encoder.texts.count("1") == 1
+        assert rows(made, ("1", 1), ("2", 3)) == [[1], [2, 3, 4]]
+
+
+def test_a_panic_ends_in_an_answer_and_the_stage_goes_on() -> None:
+    with pipeline() as (made, encoder, index):
+        index.error = Panic("index out of bounds")
+        [answer] = made.ask([Question("1", 1)])
+        with pytest.raises(RuntimeError, match="Panic: index out of bounds"):
+            answer.result(DEADLINE_S)
+        index.error = None
+        assert rows(made, ("1", 1)) == [[1]]
+
+
+def test_a_reranker_that_loses_rows_or_gives_no_number_fails_its_own_queries_alone() -> None:
+    def broken(texts: list[str], found: list[Found]) -> list[Found]:
+        entries = dict(zip(texts, found, strict=True))
+        entries.pop("8", None)
+        if "7" in entries:
+            entries["7"] = Found(entries["7"].rows, np.array([np.nan, 0.0]))
+        return list(entries.values())
+
+    with pipeline(rerank=broken) as (made, encoder, index):
+        with encoder.held():
+            answers = made.ask([Question(text, 2) for text in ("6", "7", "8", "9")])
+        for answer, complaint in ((answers[1], "not a finite number"), (answers[2], "shorter")):
+            with pytest.raises(ValueError, match=complaint):
+                answer.result(DEADLINE_S)
+        assert [answers[i].result(DEADLINE_S).rows.tolist() for i in (0, 3)] == [[6, 7], [9, 10]]
+        assert made.in_flight == 0
+
+
+def test_what_is_still_encoded_when_the_stages_end_is_told_so() -> None:
+    with pipeline() as (made, encoder, index):
+        with encoder.held():
+            [answer] = made.ask([Question("1", 1)])
+            assert encoder.reached.wait(DEADLINE_S)
+            made.close(0.01)
+        with pytest.raises(Closed):
+            answer.result(DEADLINE_S)
+
+
 def test_an_index_that_is_away_tells_the_whole_batch_at_once() -> None:
     with pipeline() as (made, encoder, index):
         index.error = Unavailable("shard 2 is away", retry_after_s=3)
@@ -261,5 +323,5 @@ def test_batcher_tells_sizes_and_ends_when_closed() -> None:
     batcher.submit(list(range(10)))
     batcher.close(DEADLINE_S)
     assert done == list(range(10)) and [figures.jobs for figures in seen] == [4, 4, 2]
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(Closed):
         batcher.submit([1])

@@ -1,21 +1,30 @@
 """The server as its clients meet it: a process of its own on a free port, asked over HTTP."""
 
+import json
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
+from hypothesis import given
+from hypothesis import strategies as st
 from retriever_process import CONTENTS, DEADLINE_S, ROOT, ROWS, ask, document, start, wait_until_ready
 
 from retriever_server.app import create_app
+from retriever_server.indexes import Queries
+from retriever_server.pipeline import Limits
 from retriever_server.served import Served
 from retriever_server.service import Searcher
 from retriever_server.store import open_store
+from retriever_server.wire import well_formed_json
 
 
 def test_health_tells_the_figures(server: str) -> None:
@@ -74,6 +83,39 @@ def test_unicode_and_the_longest_query_pass(server: str) -> None:
     assert len(ask(server, "/search", {"query": "x\u2028🗼 " * 2048, "top_n": 1})) == 1
 
 
+ODD = ["\ud83d", "spy \udfff\ud83d", "\x00\x1b[0m\x7f", "?!...", "\u200b", "1984", "-" * 131_072]
+
+
+@pytest.mark.parametrize("query", ODD)
+def test_any_text_is_a_query(server: str, query: str) -> None:
+    found = ask(server, "/search", {"query": query, "top_n": 64, "exclude_ids": ["\ud800", query[:1024]]})
+    assert sorted(entry["id"] for entry in found) == sorted(CONTENTS)
+    alone, other = ask(server, "/retrieve", {"queries": [query, CONTENTS["3"]], "topk": 1})["result"]
+    assert alone == found[:1] and other == [document(3)]
+
+
+def test_a_blank_query_in_a_list_finds_nothing_and_costs_the_others_nothing(server: str) -> None:
+    queries = ["", CONTENTS["3"], " \n\t\u2003", CONTENTS["3"]]
+    excluded: dict[str, object] = {"exclude_ids": [["3"], ["4"], [], ["3"]]}
+    body = {"queries": queries, "topk": 1, "return_scores": True} | excluded
+    first, second, third, fourth = ask(server, "/retrieve", body)["result"]
+    assert first == third == [] and second[0]["document"] == document(3) != fourth[0]["document"]
+    batch = {"query": queries, "top_n": 1, "return_score": True} | excluded
+    documents, scores = ask(server, "/batch_search", batch)
+    assert documents == [[entry["document"] for entry in found] for found in (first, second, third, fourth)]
+    assert [len(of_query) for of_query in scores] == [0, 1, 0, 1]
+    assert ask(server, "/retrieve", {"queries": ["", " "]})["result"] == [[], []]
+
+
+PIECES = ["\ud83d", "\ude00", "\\", "u", '"', "d800", "\n", "é", "\ud7ff"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_halves_of_surrogate_pairs_are_replaced_and_nothing_else(text: str) -> None:
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert json.loads(well_formed_json(json.dumps([text]).encode())) == [whole]
+
+
 LIMITS = {"query": "x" * 131_073, "queries": ["x"] * 1025}
 MALFORMED = [
     ("/search", {}, "query"),
@@ -92,13 +134,14 @@ MALFORMED = [
     ("/search", [], "body"),
     ("/search", "x", "body"),
     ("/batch_search", {"query": "x"}, "query"),
-    ("/batch_search", {"query": ["x", ""]}, "query.1"),
+    ("/batch_search", {"query": ["x", LIMITS["query"]]}, "query.1"),
     ("/batch_search", {"query": LIMITS["queries"]}, "query"),
     ("/batch_search", {"query": ["x"], "top_n": -1}, "top_n"),
     ("/retrieve", {}, "query"),
     ("/retrieve", {"queries": ["x"], "query": "x"}, "query"),
     ("/retrieve", {"queries": "x"}, "queries"),
     ("/retrieve", {"queries": ["x", 7]}, "queries.1"),
+    ("/retrieve", {"queries": ["x", None]}, "queries.1"),
     ("/retrieve", {"query": ""}, "query"),
     ("/retrieve", {"queries": ["x"], "topk": 0}, "topk"),
     ("/retrieve", {"queries": ["x"], "return_scores": 1}, "return_scores"),
@@ -112,7 +155,7 @@ def test_malformed_body_is_refused_by_field(server: str, route: str, body: objec
     assert reply.json()["field"] == field and reply.json()["error"].startswith(f"{field}: ")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"query=x", b"\xff\xfe", b'{"query": "\\ud800"}'])
+@pytest.mark.parametrize("body", [b"", b"{", b"query=x", b"\xff\xfe", b'{"query": "\xed\xa0\x80"}'])
 def test_body_that_is_not_json_is_refused(server: str, body: bytes) -> None:
     reply = requests.post(f"{server}/search", data=body, timeout=DEADLINE_S)
     assert (reply.status_code, reply.json()["field"]) == (400, "body")
@@ -228,3 +271,30 @@ def test_unforeseen_error_is_told_without_its_trace(served_index: Path) -> None:
     assert reply.status_code == 500 and reply.get_json() == {
         "error": "internal error; the server's log says more"
     }
+
+
+def test_an_index_that_is_stuck_is_a_503_within_a_bound(word_index: Path) -> None:
+    store, stuck = open_store(word_index), threading.Event()
+
+    class Stuck:
+        def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+            stuck.wait(DEADLINE_S)
+            return store.index.search(queries, top_k)
+
+    served = Served()
+    served.swap(Searcher(replace(store, index=Stuck()), Limits(answer_s=0.2)))
+    client = create_app(served).test_client()
+    body = {"queries": ["spy", "", "poet"], "topk": 1}
+    reply = client.post("/retrieve", json=body)
+    assert reply.status_code == 503 and int(reply.headers["Retry-After"]) >= 1
+    assert "2 of 2 queries have no answer after 0.2 s" in reply.get_json()["error"]
+    stuck.set()
+    assert client.post("/retrieve", json=body).status_code == 200  # those who ask again join what goes on
+
+
+def test_errors_and_figures_are_utf8_whatever_paths_are_in_them() -> None:
+    served = Served()
+    served.stage = "loading /models/\udcff"
+    client = create_app(served).test_client()
+    assert client.get("/health").get_json()["stage"] == "loading /models/\ufffd"
+    assert "\ufffd" in client.post("/search", json={"query": "x"}).get_json()["error"]

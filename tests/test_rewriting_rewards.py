@@ -20,6 +20,7 @@ from research.rewards.rewriting import (
     ScoringError,
     Tools,
     make_text_reward,
+    once,
     reward_weights,
     text_reward_names,
 )
@@ -160,6 +161,28 @@ def test_a_failure_is_an_error_of_one_text_with_its_reason(weights):
     assert failed.reward.score == 0.0 and failed.reward.reason.startswith("not scored: ")
     assert failed.metrics["scoring_failed"] == 1.0 and good.metrics["scoring_failed"] == 0.0
     assert good.reward.score > 0
+
+
+@pytest.mark.parametrize(
+    "failure", [ScoringError("gone"), RuntimeError("out of memory"), asyncio.CancelledError()]
+)
+def test_what_is_made_once_is_made_again_after_any_failure(failure):
+    known, made = {}, []
+
+    async def make():
+        made.append(1)
+        await asyncio.sleep(0)
+        if len(made) == 1:
+            raise failure
+        return "value"
+
+    async def asked_twice_at_a_time():
+        first = await asyncio.gather(*(once(known, "key", make) for _ in range(2)), return_exceptions=True)
+        return first, await asyncio.gather(*(once(known, "key", make) for _ in range(2)))
+
+    first, second = asyncio.run(asked_twice_at_a_time())
+    assert [type(error) for error in first] == [type(failure)] * 2
+    assert second == ["value"] * 2 and len(made) == 2
 
 
 def test_a_question_that_could_not_be_searched_is_tried_again():

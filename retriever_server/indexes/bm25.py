@@ -41,6 +41,7 @@ LENGTHS_FILE = "lengths.npy"  # terms of each passage, int32 [passages]
 PASSAGE_BYTES = 8 * 80  # a posting is 8, and a passage of 100 words has some 60 different terms
 VOCABULARY_BYTES = 50  # a passage: large corpora have a third of a new word in each
 CHUNK_BYTES = 500_000_000
+BLOCK_ROWS = 1 << 18  # scored at a time: their scores stay in the cache of the processor
 FILES = (WEIGHTS_FILE, ROWS_FILE, BEGINS_FILE, VOCABULARY_FILE, PARAMETERS_FILE, LENGTHS_FILE)
 
 
@@ -137,19 +138,46 @@ class Bm25Index:
         scores = np.full((len(queries.texts), top_k), -np.inf)
         rows = np.full((len(queries.texts), top_k), -1, np.int64)
         for i, text in enumerate(queries.texts):
-            found = self._scores(text)
-            best = best_rows(found, top_k)
-            rows[i, : len(best)], scores[i, : len(best)] = best, found[best]
+            best, of_best = self._best(text, top_k)
+            rows[i, : len(best)], scores[i, : len(best)] = best, of_best
         return scores, rows
 
-    def _scores(self, text: str) -> np.ndarray:
-        """The score of every row: float64 [count], 0 where no term is shared."""
+    def _best(self, text: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The best rows for a query, at most `top_k`, and their scores.
+
+        The corpus is scored block by block, in memory that does not grow with it.
+        """
         terms, counts = self._known(text)
         begins, ends = self._begins[terms], self._begins[terms + 1]
         weights = self._query_weights(counts, ends - begins)
-        scores = np.zeros(self.count)
+        postings = [self._rows[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+        rows, scores = np.zeros(0, np.int64), np.zeros(0)
+        done = np.zeros(len(terms), np.int64)
+        for start in range(0, self.count, BLOCK_ROWS):
+            stop = np.int32(
+                min(start + BLOCK_ROWS, self.count)
+            )  # any other type would have lists copied to it
+            upto = np.array([np.searchsorted(found, stop) for found in postings], np.int64)
+            block = self._block(start, int(stop), begins + done, begins + upto, weights)
+            done = upto
+            best = best_rows(block, top_k)
+            rows, scores = np.concatenate([rows, start + best]), np.concatenate([scores, block[best]])
+            order = np.argsort(-scores, kind="stable")[:top_k]  # earlier blocks have the earlier rows
+            rows, scores = rows[order], scores[order]
+        return rows, scores
+
+    def _block(
+        self, start: int, stop: int, begins: np.ndarray, ends: np.ndarray, weights: np.ndarray
+    ) -> np.ndarray:
+        """The scores of the rows from `start` to `stop`, which the postings from `begins` to `ends` are of:
+        float64 [stop - start], 0 where no term is shared.
+        """
+        scores = np.zeros(stop - start)
         for begin, end, weight in zip(begins.tolist(), ends.tolist(), weights.tolist(), strict=True):
-            np.add.at(scores, self._rows[begin:end], weight * self._weights[begin:end].astype(np.float64))
+            rows = self._rows[begin:end] - np.int32(start)
+            scores[rows] += weight * self._weights[begin:end].astype(
+                np.float64
+            )  # a row stands once in a term
         return scores
 
     def _query_weights(self, counts: np.ndarray, frequencies: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ from retriever_server.indexes import Queries, Settings
 FILE = "index.faiss"
 SCORE_DECIMALS = 6
 SPARE_CANDIDATES = 16
+MOST_FETCHED = 1 << 22  # rows of all queries that FAISS is asked for more of; 12 bytes each
+RANKED_ROWS = 1 << 15  # scored exactly at a time
 # Two float32 sums of one inner product differ by less than this; so do scores that round to the same value.
 SCORE_NOISE = 1e-5
 # Queries from which FAISS multiplies matrices. Release 1.15 would not at all, and take four times as long.
@@ -83,13 +85,19 @@ class FaissIndex:
         """For each query the rows [>= top_k] that hold every row whose exact score could be among the best
         top_k. A kind that is not exhaustive gives what it found, and -1 for what it did not.
         """
-        fetch = min(top_k + SPARE_CANDIDATES, self.count)
-        while True:
-            scores, rows = self._nearest(queries, fetch)
-            tie_goes_on = scores[:, -1] >= scores[:, top_k - 1] - SCORE_NOISE
-            if fetch == self.count or not tie_goes_on.any():
-                return list(rows)
-            fetch = min(fetch * 4, self.count)
+        found: list[np.ndarray] = [np.zeros(0, np.int64)] * len(queries)
+        left = [(np.arange(len(queries)), min(top_k + SPARE_CANDIDATES, self.count))]
+        while left:
+            places, fetch = left.pop()
+            scores, rows = self._nearest(queries[places], fetch)
+            tie_goes_on = (scores[:, -1] >= scores[:, top_k - 1] - SCORE_NOISE) & (fetch < self.count)
+            for place, of_query in zip(places[~tie_goes_on], rows[~tie_goes_on], strict=True):
+                found[place] = of_query
+            # The others have what they want; of those that go on, no more at a time than fit into memory.
+            more, tied = min(fetch * 4, self.count), places[tie_goes_on]
+            size = max(1, MOST_FETCHED // more)
+            left += [(tied[start : start + size], more) for start in range(0, len(tied), size)]
+        return found
 
     def _nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """What FAISS finds: scores float32 [q, count], best first, and rows int64 [q, count]."""
@@ -100,7 +108,10 @@ class FaissIndex:
         """The best top_k of the candidates, padded with row -1 and score -inf."""
         rows = rows[rows >= 0]
         # FAISS adds up in an order that depends on the batch size; scoring its candidates once more does not.
-        exact = (self.vectors(rows).astype(np.float64) @ query.astype(np.float64)).round(SCORE_DECIMALS)
+        # In parts, for a tie may go on over more rows than fit into memory in float64.
+        parts = np.split(rows, list(range(RANKED_ROWS, len(rows), RANKED_ROWS)))
+        vectors = (self.vectors(part).astype(np.float64) for part in parts)
+        exact = np.concatenate([part @ query.astype(np.float64) for part in vectors]).round(SCORE_DECIMALS)
         order = np.lexsort((rows, -exact))[:top_k]
         scores, best = np.full(top_k, -np.inf), np.full(top_k, -1, dtype=np.int64)
         scores[: len(order)], best[: len(order)] = exact[order], rows[order]

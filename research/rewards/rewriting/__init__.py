@@ -113,13 +113,15 @@ async def once(
     known: dict[Key, asyncio.Task[Value]], key: Key, make: Callable[[], Coroutine[Any, Any, Value]]
 ) -> Value:
     """What `make` gives for the key, made once: who asks meanwhile waits for it. A failure is not kept."""
+
+    def forget_failure(task: asyncio.Task[Value]) -> None:
+        if task.cancelled() or task.exception():
+            del known[key]
+
     if key not in known:
         known[key] = asyncio.ensure_future(make())
-    try:
-        return await asyncio.shield(known[key])
-    except ScoringError:
-        known.pop(key, None)
-        raise
+        known[key].add_done_callback(forget_failure)
+    return await asyncio.shield(known[key])
 
 
 def text_reward_names() -> list[str]:

@@ -3,6 +3,8 @@ scores.
 """
 
 import json
+import string
+import unicodedata
 from collections import Counter
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from research import metrics
 from research.protocol import Protocol
-from research.rewards import get_reward, reward_names
+from research.rewards import Reward, get_reward, reward_names
 from research.trajectory import Segment, Trajectory
 
 PROTOCOL = Protocol()
@@ -60,6 +62,14 @@ def test_scores(name, trajectory, score):
     assert reward.score == pytest.approx(score) and reward.reason
 
 
+@pytest.mark.parametrize("name", reward_names())
+@pytest.mark.parametrize("golden", ["Turing", "A", "The The", "*"])
+def test_an_empty_answer_earns_nothing(name, golden):
+    empty = trajectory("<think>t</think><answer>\\boxed{ }</answer>")
+    assert get_reward(name)(empty, [golden], PROTOCOL) == Reward(0.0, "no answer")
+    assert get_reward(name)(answered(golden), [golden], PROTOCOL).score == 1.0
+
+
 def test_a_self_written_result_is_a_format_fault():
     cheat = trajectory("<think>t</think><result>Turing</result><answer>\\boxed{Turing}</answer>")
     assert get_reward("f1_format")(cheat, GOLDEN, PROTOCOL).score == 0.0
@@ -101,6 +111,30 @@ def test_f1_counts_each_shared_word_as_often_as_both_have_it(prediction, golden)
     expected = 2 * common / (len(first) + len(second)) if common else 0.0
     if "no" not in texts and texts[0] != texts[1]:
         assert metrics.token_f1(" ".join(prediction), [" ".join(golden)]) == pytest.approx(expected)
+
+
+NORMALISED_AWAY = ["a", "A", "The", "an", *string.punctuation]
+NOTHING_LEFT = st.lists(st.sampled_from(NORMALISED_AWAY), min_size=1).map(" ".join)
+
+
+@given(NOTHING_LEFT, st.text() | NOTHING_LEFT | st.just(""))
+def test_a_golden_answer_of_which_normalisation_leaves_nothing_is_matched_as_a_whole(golden, prediction):
+    same = prediction.lower().split() == golden.lower().split()
+    assert metrics.score_answer(prediction, [golden]) == (same, same, same)
+    assert metrics.score_answer(f"  {golden.upper()}\n", ["other", golden]) == (1, 1, 1)
+    assert metrics.score_answer(f"{golden} Turing", [golden]) == (0, 0, 0)
+
+
+@given(st.text(" \n\t\u00a0\u3000"), st.lists(st.text()))
+def test_no_answer_is_never_right(blank, golden):
+    assert metrics.score_answer(blank, [*golden, blank]) == (0, 0, 0)
+    assert metrics.score_answer("Turing", []) == (0, 0, 0)
+
+
+@given(st.text(min_size=1).filter(str.strip))
+def test_composed_and_decomposed_letters_are_the_same(text):
+    for form in ("NFC", "NFD"):
+        assert metrics.score_answer(unicodedata.normalize(form, text), [text]) == (1, 1, 1)
 
 
 @needs_shared

@@ -81,7 +81,7 @@ class Question:
     def supporting_ids(self) -> list[str]:
         """Ids of the gold passages in the data set's own corpus; empty where it has none."""
         ids = self.metadata.get("supporting_ids")
-        return [str(each) for each in ids] if isinstance(ids, list) else []
+        return list(dict.fromkeys(map(str, ids))) if isinstance(ids, list) else []
 
 
 class QuestionFile(NamedTuple):

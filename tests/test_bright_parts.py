@@ -21,7 +21,7 @@ from research.evaluation.bright import published
 from research.evaluation.bright.config import compose_config, read_config
 from research.evaluation.bright.fusion import best, fuse, reciprocal_ranks, summed
 from research.evaluation.bright.queries import TextFile, query_of
-from research.evaluation.bright.retrieve import Job, _batches, retrieve
+from research.evaluation.bright.retrieve import Job, _batches, retrieve, scores_of
 from research.evaluation.bright.score import score
 from research.evaluation.bright.trec import evaluate, read_run, write_run
 from research.evaluation.config import EvaluationError
@@ -263,6 +263,11 @@ def test_requests_hold_all_texts_in_order(pairs: list[tuple], most: int) -> None
 def test_long_lists_of_excluded_ids_go_in_requests_of_their_own() -> None:
     jobs = [Job(str(number), ("x" * 40,) * 40_000) for number in range(4)]
     assert [len(batch) for batch in _batches(jobs, 16)] == [2, 2]
+
+
+def test_a_passage_that_the_server_repeats_counts_where_it_is_best() -> None:
+    rows = [{"id": "a"}, {"id": 1}, {"id": "1"}, {"id": "a"}]
+    assert list(scores_of(rows, [9.0, 8.0, 7.0, 1.0]).items()) == [("a", 9.0), ("1", 8.0)]
 
 
 def test_a_retriever_that_is_gone_is_one_line() -> None:

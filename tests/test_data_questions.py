@@ -195,6 +195,10 @@ def test_hops_come_from_metadata_id_or_decomposition() -> None:
     assert Question("dev_0", "?", ("x",)).hops is None
 
 
+def test_supporting_ids_count_once() -> None:
+    assert Question("a", "?", ("x",), {"supporting_ids": [1, "p", "1"]}).supporting_ids == ["1", "p"]
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [

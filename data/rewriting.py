@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data import DataError
-from data.json_rows import read_rows
+from data.json_rows import check_storable, read_rows
 from data.questions import AGENT_NAME, TEXTS, TRAINING_SCHEMA, Row, atomic_path
 
 SCHEMA = pa.schema(
@@ -67,6 +67,7 @@ def read_tasks(path: str | Path) -> list[RewritingTask]:
         task = _task(row, where)
         if task.id in tasks:
             raise DataError(f'{where}: "id" {task.id!r} was given already')
+        check_storable(vars(task), where)
         tasks[task.id] = task
     if not tasks:
         raise DataError(f"{path}: holds no tasks")

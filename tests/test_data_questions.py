@@ -39,7 +39,11 @@ MUSIQUE = {
     "answer_aliases": ["Roma", "Rome", ""],
     "answerable": True,
     "question_decomposition": [{"question": "step"}],
-    "paragraphs": [{"idx": 0, "title": "Rome", "paragraph_text": "x", "is_supporting": True}],
+    "paragraphs": [
+        {"idx": 0, "title": "Rome", "paragraph_text": "x", "is_supporting": True},
+        {"idx": 1, "title": "Oslo", "paragraph_text": "y", "is_supporting": False},
+        {"idx": 2, "title": "Rome", "paragraph_text": "z", "is_supporting": True},
+    ],
 }
 
 words = st.text(min_size=1).filter(str.strip)
@@ -184,7 +188,11 @@ def test_official_musique_rows(tmp_path: Path) -> None:
     assert read.unanswerable == 2
     question = read.questions[0]
     assert question.golden_answers == ("Rome", "Roma")
-    assert question.metadata == {"hops": 3, "question_decomposition": [{"question": "step"}]}
+    assert question.metadata == {
+        "hops": 3,
+        "question_decomposition": [{"question": "step"}],
+        "supporting_titles": ["Rome"],
+    }
 
 
 def test_hops_come_from_metadata_id_or_decomposition() -> None:

@@ -215,6 +215,24 @@ def test_mistakes_end_in_one_line(tmp_path: Path, words: list[str], message: str
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_files_may_have_commas_in_their_names(
+    tmp_path: Path, tag_tokens: TokenProtocol, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("land.jsonl", "a,b.jsonl", "a", "it's, 'c'.jsonl"):
+        write_questions(Path(name), 1)
+    start = ["run", "--model", "http://127.0.0.1:1", "--methods", "direct", "--tokenizer", str(tokenizer)]
+    names = ["--datasets", "land.jsonl,a,b.jsonl,it's, 'c'.jsonl,a", "--out", str(tmp_path / "out"), *SMALL]
+    with ModelServer(tag_tokens).running() as url:
+        result = CliRunner().invoke(main, ["run", "--model", url, *start[3:], *names])
+    assert result.exit_code == 0, result.output
+    asked = [row["dataset"] for row in json.loads((tmp_path / "out" / "metrics.json").read_text())["results"]]
+    assert asked == ["land", "a,b", "it's, 'c'", "a", "mean"]
+    missing = ["--datasets", "land.jsonl,b,c.jsonl", "--out", str(tmp_path / "none"), *SMALL]
+    result = CliRunner().invoke(main, [*start, *missing])
+    assert result.exit_code == 1 and "b is neither a file nor one of" in result.stderr
+
+
 def test_help_teaches() -> None:
     wanted = {"": "Examples:", "run": "Ask all questions", "compare": "what changed", "report": "report.html"}
     for words, text in wanted.items():

@@ -21,6 +21,8 @@ from research.evaluation.bright.config import compose_config, read_config
 from research.evaluation.bright.fusion import best, fuse, reciprocal_ranks, summed
 from research.evaluation.bright.queries import TextFile, query_of
 from research.evaluation.bright.retrieve import Job, _batches, retrieve, scores_of
+from research.evaluation.bright.summary import figures, mean_figures, table
+from research.evaluation.bright.trec import METRICS
 from research.evaluation.config import EvaluationError
 from research.evaluation.statistics import bootstrap, bootstrap_mean_of
 
@@ -70,6 +72,13 @@ def test_the_mean_of_tasks_is_plain_and_its_interval_narrower() -> None:
     interval = bootstrap_mean_of(groups)
     assert interval.mean == pytest.approx((groups[0].mean() + groups[1].mean()) / 2)
     assert interval.high - interval.low < bootstrap(groups[1]).high - bootstrap(groups[1]).low
+
+
+def test_figures_are_rounded_once_when_they_are_shown() -> None:
+    """.1234049996 is .12340, by way of six digits it would be .12341."""
+    scores = {"q": dict.fromkeys(METRICS, 0.1234049996)}
+    for rows in (figures(scores), mean_figures({"one": scores, "two": scores})):
+        assert "| 0.12340 [" in table([{"task": "x", **rows}])
 
 
 # ---------------------------------------------------------------------------------------- readers

@@ -27,8 +27,10 @@ from research.evaluation.config import (
 from research.evaluation.engines.vllm_engine import _is_float32
 from research.evaluation.judge import content_key, judge_metrics
 from research.evaluation.methods.ircot import first_sentence
+from research.evaluation.predictions import Key
 from research.evaluation.runner import Runner, Task
 from research.evaluation.statistics import bootstrap, paired_difference
+from research.evaluation.summary import markdown, summarise
 from research.metrics import support_recall
 from research.search_loop import SearchError
 from research.token_protocol import TokenProtocol
@@ -139,6 +141,13 @@ def test_paired_difference_finds_what_is_there_and_nothing_else() -> None:
     assert found_better.p < 0.001 and 0 < found_better.low < found_better.mean < found_better.high
     small = [paired_difference(random.permutation(a), a, seed).p for seed in range(100)]
     assert sum(p < 0.05 for p in small) <= 12  # by chance about five
+
+
+def test_figures_are_rounded_once_when_they_are_shown() -> None:
+    """.12549996 is .125, by way of six digits it would be .126."""
+    scores = {Key(name, "research", "q"): {"f1": 0.12549996} for name in ("one", "two")}
+    shown = markdown(summarise(scores, {})["results"])
+    assert shown.count("0.125") == 7 and "0.126" not in shown
 
 
 def test_support_is_found_by_title_else_by_id() -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SHARED, needs_shared
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -172,9 +171,8 @@ def test_a_task_comes_from_the_hub_once(
     assert "pony: 2 questions; the published set has 112" in capsys.readouterr().err
 
 
-@needs_shared
-def test_the_proxy_task_has_one_gold_answer_a_question(tmp_path: Path) -> None:
-    task = local_task("bright_answers", SHARED, tmp_path)
+def test_the_proxy_task_has_one_gold_answer_a_question(tmp_path: Path, shared_rows: Path) -> None:
+    task = local_task("bright_answers", shared_rows, tmp_path)
     assert {len(each.gold_ids) for each in task.questions} == {1}
     assert {each.gold_ids[0] for each in task.questions} <= {row["id"] for row in read_lines(task.corpus)}
 

@@ -1,7 +1,6 @@
 """Parsing, injection and format check of the protocol."""
 
 import pytest
-from conftest import SHARED, needs_shared  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data import DataError
 from data.hub import download
-from data.json_rows import read_json_rows
+from data.json_rows import read_rows
 from data.questions import atomic_path
 from data.rewriting import RewritingTask, read_tasks, write_tasks
 
@@ -166,7 +164,7 @@ def _id(row: dict[str, Any], where: str) -> str:
 def _proxy_questions(path: Path) -> tuple[RewritingTask, ...]:
     """The questions whose accepted answer is known: it alone is relevant."""
     rows = []
-    for line, row in read_json_rows(path):
+    for line, row in read_rows(path):
         where = f"{path}:{line}"
         if not isinstance(row, dict) or not isinstance(row.get("question"), str):
             raise DataError(f'{where}: "question" must be a string')
@@ -225,22 +223,10 @@ def _contents(row: dict[str, Any], where: str) -> str:
 def _rows(paths: list[Path], columns: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file and row, the row) of each; `columns` bounds what is read of parquet files."""
     for path in paths:
-        rows = _parquet_rows(path, columns) if path.suffix == ".parquet" else read_json_rows(path)
-        for number, row in rows:
+        for number, row in read_rows(path, columns):
             if not isinstance(row, dict):
                 raise DataError(f"{path}:{number}: a row must be a JSON object")
             yield f"{path}:{number}", row
-
-
-def _parquet_rows(path: Path, columns: list[str] | None) -> Iterator[tuple[int, Any]]:
-    number = 0
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(1024, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({error})") from error
 
 
 def _warn(message: str) -> None:

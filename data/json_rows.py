@@ -5,7 +5,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -17,24 +17,28 @@ from data import DataError
 
 BATCH = 256
 BLANK = re.compile(r"\s*")
+KINDS = "read are JSON lines, a JSON array, both also as .gz, and .parquet"
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, row) as `read_json_rows`, and of .parquet with rows counted from 1; in little memory."""
+def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, Any]]:
+    """(line, row) as `read_json_rows`, and of .parquet, of which `columns` bounds what is read, with rows
+    counted from 1; in little memory.
+    """
     if path.suffix != ".parquet":
         yield from read_json_rows(path)
         return
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH):
+            for batch in file.iter_batches(BATCH, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({error})") from error
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be read as parquet behind row {number} ({reason})") from error
 
 
 def read_json_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -106,7 +110,7 @@ def _json_faults(where: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON ({getattr(error, 'msg', error)})") from error
+        raise DataError(f"{where}: not valid JSON ({getattr(error, 'msg', error)}); {KINDS}") from error
 
 
 def _decoded(content: bytes, path: Path, line: int) -> str:
@@ -114,4 +118,17 @@ def _decoded(content: bytes, path: Path, line: int) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         line += content.count(b"\n", 0, error.start)
-        raise DataError(f"{path}:{line}: not UTF-8") from error
+        raise DataError(f"{path}:{line}: not UTF-8; {KINDS}") from error
+
+
+def check_storable(values: Mapping[str, Any], where: str) -> None:
+    """Raises DataError for what JSON and parquet files cannot hold: JSON can spell half a surrogate pair,
+    parquet can have dates and bytes.
+    """
+    for name, value in values.items():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f'{where}: "{name}" holds half a surrogate pair') from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError(f'{where}: "{name}" holds what JSON cannot ({error})') from error

@@ -2,20 +2,17 @@
 
     python -m data.questions musique.questions.jsonl --out train.parquet
 
-Read are .jsonl, .jsonl.gz and JSON arrays, whose rows have one of two forms:
-  ours and FlashRAG's  {"id", "question", "golden_answers": [...], "metadata": {...}}, metadata may be absent
-  official MuSiQue     {"id", "question", "answer", "answer_aliases", "answerable", "question_decomposition"}
+Read are .jsonl, JSON arrays, both also as .gz, and .parquet; data/question_forms.py has the forms of rows.
 """
 
 import gzip
 import json
 import os
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
@@ -24,9 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data import DataError
-from data.json_rows import read_json_rows
+from data.json_rows import check_storable, read_rows
+from data.question_forms import Question, Row, question_of
 
-Row = dict[str, Any]
 Item = TypeVar("Item")
 
 AGENT_NAME = "search_agent"
@@ -57,33 +54,6 @@ TRAINING_SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question and every string that counts as its answer; `metadata` is whatever the data set adds."""
-
-    id: str
-    question: str
-    golden_answers: tuple[str, ...]
-    metadata: dict[str, Any] = field(default_factory=dict, hash=False)
-
-    @property
-    def hops(self) -> int | None:
-        """Passages to chain, from the metadata or a MuSiQue id (`3hop1__...`); None where nothing tells."""
-        hops = self.metadata.get("hops")
-        if type(hops) is int and 0 < hops < 100:
-            return hops
-        if named := re.match("([1-9])hop", self.id):
-            return int(named[1])
-        steps = self.metadata.get("question_decomposition")
-        return len(steps) if isinstance(steps, list) and steps else None
-
-    @property
-    def supporting_ids(self) -> list[str]:
-        """Ids of the gold passages in the data set's own corpus; empty where it has none."""
-        ids = self.metadata.get("supporting_ids")
-        return [str(each) for each in ids] if isinstance(ids, list) else []
-
-
 class QuestionFile(NamedTuple):
     """What a file held: its questions in order, and how many rows were passed over as unanswerable."""
 
@@ -97,25 +67,34 @@ def read_questions(path: str | Path) -> list[Question]:
 
 
 def read_question_file(path: str | Path) -> QuestionFile:
-    """Like `read_questions`, with the count of rows that the data set itself marks as unanswerable."""
-    questions: list[Question] = []
-    line_of: dict[str, int] = {}
+    """Like `read_questions`, with the count of rows that the data set itself marks as unanswerable.
+
+    Where a row of another `data_source` has its id, that of the row stands before it: Search-R1's files
+    number each of their data sets from 0.
+    """
+    found: dict[str, Question] = {}
+    given: dict[str, tuple[int, Any]] = {}
     unanswerable = 0
-    for line, row in read_json_rows(Path(path)):
+    for line, row in read_rows(Path(path)):
         where = f"{path}:{line}"
         if not isinstance(row, dict):
             raise DataError(f"{where}: a question must be a JSON object")
-        question = _question(row, where)
+        question = question_of(row, where, line)
         if question is None:
             unanswerable += 1
             continue
-        if question.id in line_of:
-            raise DataError(f'{where}: "id" {question.id!r} was given on line {line_of[question.id]} already')
-        line_of[question.id] = line
-        questions.append(question)
-    if not questions:
+        source = row.get("data_source")
+        if isinstance(source, str) and given.get(question.id, (0, source))[1] != source:
+            question = replace(question, id=f"{source}_{question.id}")
+        if question.id in found:
+            raise DataError(
+                f'{where}: "id" {question.id!r} was given on line {given[question.id][0]} already'
+            )
+        check_storable(vars(question), where)
+        found[question.id], given[question.id] = question, (line, source)
+    if not found:
         raise DataError(f"{path}: holds no {'answerable ' if unanswerable else ''}questions")
-    return QuestionFile(questions, unanswerable)
+    return QuestionFile(list(found.values()), unanswerable)
 
 
 def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
@@ -207,68 +186,6 @@ def hop_counts(questions: Iterable[Question]) -> str:
     counts = Counter(each.hops for each in questions)
     known = [f"{hops} hops: {counts[hops]}" for hops in sorted(hops for hops in counts if hops is not None)]
     return ", ".join(known + [f"hops unknown: {counts[None]}"] * (None in counts))
-
-
-def _question(row: Row, where: str) -> Question | None:
-    """The question of one row, None for one that has no answer; every field is checked."""
-    metadata = row.get("metadata") or {}
-    if not isinstance(metadata, dict):
-        raise DataError(f'{where}: "metadata" must be an object')
-    if row.get("answerable") is False or metadata.get("answerable") is False:
-        return None
-    name = _id(row, where)
-    if "golden_answers" in row or "answer" not in row:
-        answers = _golden_answers(row, where)
-    else:
-        answers, metadata = _musique_answers(row, where), _musique_metadata(row, name)
-    question = Question(name, _text(row, "question", where), answers, metadata)
-    _check_unicode(question, where)
-    return question
-
-
-def _id(row: Row, where: str) -> str:
-    value = row.get("id")
-    if type(value) is int or (isinstance(value, str) and value.strip()):
-        return str(value)
-    raise DataError(f'{where}: "id" must be a non-empty string or an integer')
-
-
-def _text(row: Row, name: str, where: str) -> str:
-    value = row.get(name)
-    if isinstance(value, str) and value.strip():
-        return value
-    raise DataError(f'{where}: "{name}" must be a non-empty string')
-
-
-def _golden_answers(row: Row, where: str) -> tuple[str, ...]:
-    value = row.get("golden_answers")
-    if isinstance(value, list) and value and all(isinstance(each, str) and each.strip() for each in value):
-        return tuple(value)
-    raise DataError(f'{where}: "golden_answers" must be a non-empty list of strings')
-
-
-def _musique_answers(row: Row, where: str) -> tuple[str, ...]:
-    aliases = row.get("answer_aliases") or []
-    if not isinstance(aliases, list) or not all(isinstance(each, str) for each in aliases):
-        raise DataError(f'{where}: "answer_aliases" must be a list of strings')
-    named = [each for each in aliases if each.strip()]
-    return tuple(dict.fromkeys([_text(row, "answer", where), *named]))
-
-
-def _musique_metadata(row: Row, id_: str) -> dict[str, Any]:
-    """Hops and decomposition; the paragraphs, nine tenths of the file, stay behind."""
-    metadata = {name: row[name] for name in ("question_decomposition",) if name in row}
-    hops = Question(id_, "", (), metadata).hops
-    return metadata if hops is None else {"hops": hops, **metadata}
-
-
-def _check_unicode(question: Question, where: str) -> None:
-    """JSON can spell half a surrogate pair, which no UTF-8 file, parquet file or tokenizer can hold."""
-    for name in ("id", "question", "golden_answers", "metadata"):
-        try:
-            json.dumps(getattr(question, name), ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f'{where}: "{name}" holds half a surrogate pair') from error
 
 
 @click.command()

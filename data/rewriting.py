@@ -4,11 +4,11 @@
 
 a row of .jsonl, .jsonl.gz or .parquet; all but the first two may be left out. `positives` are relevant texts
 (for the reward embedding_gain), `gold_ids` the ids of relevant passages of a corpus (for retrieval_gain),
-`excluded_ids` those of passages that do not count, as in BRIGHT.
+`excluded_ids` those of passages that do not count, as in BRIGHT. What a list repeats counts once.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data import DataError
-from data.json_rows import read_json_rows
+from data.json_rows import check_storable, read_rows
 from data.questions import AGENT_NAME, TEXTS, TRAINING_SCHEMA, Row, atomic_path
 
 SCHEMA = pa.schema(
@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         "source": pa.string(),
     }
 )
+LISTS = ("positives", "gold_ids", "excluded_ids")
 _INFO = {"index": pa.int64(), "split": pa.string(), "control": pa.string()}
 _INFO |= {name: SCHEMA.field(name).type for name in SCHEMA.names if name != "source"}
 # As that of questions, but for what an episode is told.
@@ -52,16 +53,21 @@ class RewritingTask:
     excluded_ids: tuple[str, ...] = ()
     source: str = ""
 
+    def __post_init__(self) -> None:
+        for name in LISTS:
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
+
 
 def read_tasks(path: str | Path) -> list[RewritingTask]:
     """The tasks of a file, in its order. Raises DataError naming file, row and field."""
     path = Path(path)
     tasks: dict[str, RewritingTask] = {}
-    for number, row in _parquet_rows(path) if path.suffix == ".parquet" else read_json_rows(path):
+    for number, row in read_rows(path):
         where = f"{path}:{number}"
         task = _task(row, where)
         if task.id in tasks:
             raise DataError(f'{where}: "id" {task.id!r} was given already')
+        check_storable(vars(task), where)
         tasks[task.id] = task
     if not tasks:
         raise DataError(f"{path}: holds no tasks")
@@ -95,14 +101,6 @@ def task_rows(tasks: Iterable[RewritingTask], split: str) -> list[Row]:
     return rows
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(row from 1, its values)"""
-    try:
-        yield from enumerate(pq.read_table(path).to_pylist(), start=1)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read as parquet ({error})") from error
-
-
 def _task(row: Any, where: str) -> RewritingTask:
     if not isinstance(row, dict):
         raise DataError(f"{where}: a task must be a JSON object")
@@ -110,7 +108,9 @@ def _task(row: Any, where: str) -> RewritingTask:
         value = str(row.get(name)) if name == "id" and type(row.get(name)) is int else row.get(name)
         if not isinstance(value, str) or not value.strip():
             raise DataError(f'{where}: "{name}" must be a non-empty string')
-    texts = {name: _texts(row, name, where) for name in ("positives", "gold_ids", "excluded_ids")}
+    texts = {name: _texts(row, name, where) for name in LISTS}
+    if both := sorted({*texts["gold_ids"]}.intersection(texts["excluded_ids"])):
+        raise DataError(f'{where}: {both[0]!r} is in "gold_ids" and in "excluded_ids": take it out of one')
     source = row.get("source") or ""
     if not isinstance(source, str):
         raise DataError(f'{where}: "source" must be a string')
@@ -120,6 +120,10 @@ def _task(row: Any, where: str) -> RewritingTask:
 def _texts(row: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
     value = row.get(name)
     value = [] if value is None else value
-    if not isinstance(value, list) or not all(type(each) is int or isinstance(each, str) for each in value):
-        raise DataError(f'{where}: "{name}" must be a list of strings')
+    if not isinstance(value, list) or not all(type(each) is int or _is_text(each) for each in value):
+        raise DataError(f'{where}: "{name}" must be a list of strings, none of them empty')
     return tuple(map(str, value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())

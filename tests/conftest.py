@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import retriever_process
+from small_rows import write_small_rows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -31,7 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real rows are not on this machine")
+
+
+@pytest.fixture(scope="session", params=["small", "real"] if SHARED.is_dir() else ["small"])
+def shared_rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions, passages and crosschecks: rows of our own making, then the real ones if present."""
+    return SHARED if request.param == "real" else write_small_rows(tmp_path_factory.mktemp("rows"))
 
 
 @pytest.fixture(scope="session")

@@ -1,29 +1,27 @@
-"""BRIGHT's parts: fusion by hand, run files, trec_eval's figures, readers of each form, texts of a file."""
+"""BRIGHT's parts: fusion by hand, readers of each form, requests, texts of a file."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SHARED, needs_shared
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from test_data_standin import hub_stand_in
 
 from data import DataError
-from data.bright import REPO, SIZES, hub_task, local_task, question_file
+from data.bright import REPO, SIZES, hub_task, local_task
 from data.rewriting import RewritingTask
 from research.evaluation.bright import published
 from research.evaluation.bright.config import compose_config, read_config
 from research.evaluation.bright.fusion import best, fuse, reciprocal_ranks, summed
 from research.evaluation.bright.queries import TextFile, query_of
-from research.evaluation.bright.retrieve import Job, _batches, retrieve
-from research.evaluation.bright.score import score
-from research.evaluation.bright.trec import evaluate, read_run, write_run
+from research.evaluation.bright.retrieve import Job, _batches, retrieve, scores_of
+from research.evaluation.bright.summary import figures, mean_figures, table
+from research.evaluation.bright.trec import METRICS
 from research.evaluation.config import EvaluationError
 from research.evaluation.statistics import bootstrap, bootstrap_mean_of
 
@@ -67,87 +65,19 @@ def test_one_list_stays_as_it_is(scores: dict[str, float], length: int) -> None:
         assert fuse([scores], [1.0], fusion, length) == best(scores, length)
 
 
-# --------------------------------------------------------------------------------------- run files
-
-NAMES = st.text(
-    st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\x85"), min_size=1, max_size=5
-)
-RUNS = st.dictionaries(
-    NAMES.filter(lambda name: name == "".join(name.split())),
-    st.dictionaries(
-        NAMES.filter(lambda name: name == "".join(name.split())), st.floats(-1e9, 1e9), min_size=1
-    ),
-    max_size=3,
-)
-
-
-@examples(max_examples=50, deadline=None)
-@given(RUNS)
-def test_a_run_reads_back_with_every_digit(tmp_path_factory: pytest.TempPathFactory, run: dict) -> None:
-    path = tmp_path_factory.mktemp("run") / "x.trec"
-    write_run(path, run, "test")
-    assert read_run(path) == run
-
-
-def test_lines_stand_in_trec_evals_order(tmp_path: Path) -> None:
-    # The last two differ by less than 32 bits can tell: the higher id comes first, as in trec_eval.
-    run = {"q": {"b": 1.0, "with blank": 2.0, "a": 1.0 + 1e-12}}
-    write_run(tmp_path / "x.trec", run, "test")
-    lines = [line.split() for line in (tmp_path / "x.trec").read_text().splitlines()]
-    assert [(line[2], line[3]) for line in lines] == [("with%20blank", "1"), ("b", "2"), ("a", "3")]
-    figures = evaluate(run, {"q": {"a": 1}})
-    assert figures == evaluate(read_run(tmp_path / "x.trec"), {"q": {"a": 1}})
-    assert figures["q"]["ndcg@10"] == pytest.approx(1 / math.log2(4))
-    assert evaluate(run, {"q": {"with blank": 1}})["q"]["ndcg@10"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("1 Q0 a 1 0.5", "x.trec:2: 5 fields in place of 6"),
-        ("1 Q0 a 1 high x", "x.trec:2: 'high' is no number"),
-        ("1 Q0 a 1 nan x", "x.trec:2: 'nan' is no number"),
-        ("1 Q0 first 1 0.5 x", "x.trec:2: first is there twice for question 1"),
-    ],
-)
-def test_a_malformed_run_is_named_by_line(tmp_path: Path, line: str, complaint: str) -> None:
-    (tmp_path / "x.trec").write_text(f"1 Q0 first 1 0.9 x\n{line}\n")
-    with pytest.raises(EvaluationError, match=complaint):
-        read_run(tmp_path / "x.trec")
-
-
-def test_a_question_that_the_run_lacks_counts_as_nothing_and_is_named(tmp_path: Path) -> None:
-    write_run(tmp_path / "x.trec", {"1": {"a": 1.0}, "9": {"a": 1.0}}, "test")
-    (tmp_path / "qrels").write_text("1 0 a 1\n2 0 a 1\n")
-    told = score(tmp_path / "x.trec", tmp_path / "qrels")
-    assert "Missing in the run, 1: 2." in told and "without judgement, 1: 9." in told
-    assert (
-        "questions present | 1         | 1.00000" in told
-        and "missing as 0      | 2         | 0.50000" in told
-    )
-
-
-@needs_shared
-@pytest.mark.parametrize(("task", "published"), [("biology", 0.43493), ("pony", 0.19552)])
-def test_real_runs_score_as_trec_eval_says(task: str, published: float) -> None:
-    """The rows here are about half of the questions; the figures of both halves are known."""
-    run = read_run(SHARED / "crosscheck" / f"bright_{task}.reasonir_gpt4cot_top100.trec")
-    questions = question_file(SHARED / "bright.questions.jsonl", task)
-    rows = evaluate(run, {each.id: dict.fromkeys(each.gold_ids, 1) for each in questions if each.id in run})
-    figures = json.loads((SHARED / "crosscheck" / "bright_reasonir_ndcg.json").read_text())[task]
-    ours, whole = np.mean([row["ndcg@10"] for row in rows.values()]), figures["queries"]
-    assert figures["ndcg@10"] == published
-    assert round(float(ours), 5) == figures["ndcg@10" if len(rows) == whole else "ndcg@10_shared"]
-    both = len(rows) * ours + (whole - len(rows)) * figures["ndcg@10_heldout"]
-    assert both / whole == pytest.approx(published, abs=1e-5)
-
-
 def test_the_mean_of_tasks_is_plain_and_its_interval_narrower() -> None:
     random = np.random.default_rng(0)
     groups = [random.random(100), random.random(20)]
     interval = bootstrap_mean_of(groups)
     assert interval.mean == pytest.approx((groups[0].mean() + groups[1].mean()) / 2)
     assert interval.high - interval.low < bootstrap(groups[1]).high - bootstrap(groups[1]).low
+
+
+def test_figures_are_rounded_once_when_they_are_shown() -> None:
+    """.1234049996 is .12340, by way of six digits it would be .12341."""
+    scores = {"q": dict.fromkeys(METRICS, 0.1234049996)}
+    for rows in (figures(scores), mean_figures({"one": scores, "two": scores})):
+        assert "| 0.12340 [" in table([{"task": "x", **rows}])
 
 
 # ---------------------------------------------------------------------------------------- readers
@@ -241,9 +171,8 @@ def test_a_task_comes_from_the_hub_once(
     assert "pony: 2 questions; the published set has 112" in capsys.readouterr().err
 
 
-@needs_shared
-def test_the_proxy_task_has_one_gold_answer_a_question(tmp_path: Path) -> None:
-    task = local_task("bright_answers", SHARED, tmp_path)
+def test_the_proxy_task_has_one_gold_answer_a_question(tmp_path: Path, shared_rows: Path) -> None:
+    task = local_task("bright_answers", shared_rows, tmp_path)
     assert {len(each.gold_ids) for each in task.questions} == {1}
     assert {each.gold_ids[0] for each in task.questions} <= {row["id"] for row in read_lines(task.corpus)}
 
@@ -263,6 +192,11 @@ def test_requests_hold_all_texts_in_order(pairs: list[tuple], most: int) -> None
 def test_long_lists_of_excluded_ids_go_in_requests_of_their_own() -> None:
     jobs = [Job(str(number), ("x" * 40,) * 40_000) for number in range(4)]
     assert [len(batch) for batch in _batches(jobs, 16)] == [2, 2]
+
+
+def test_a_passage_that_the_server_repeats_counts_where_it_is_best() -> None:
+    rows = [{"id": "a"}, {"id": 1}, {"id": "1"}, {"id": "a"}]
+    assert list(scores_of(rows, [9.0, 8.0, 7.0, 1.0]).items()) == [("a", 9.0), ("1", 8.0)]
 
 
 def test_a_retriever_that_is_gone_is_one_line() -> None:

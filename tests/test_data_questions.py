@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +30,6 @@ from data.questions import (
 )
 from data.questions import write_rows as write_parquet
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 ROW = {"id": "a", "question": "Who?", "golden_answers": ["He"]}
 quick = settings(deadline=None, max_examples=40)
 MUSIQUE = {
@@ -39,7 +39,11 @@ MUSIQUE = {
     "answer_aliases": ["Roma", "Rome", ""],
     "answerable": True,
     "question_decomposition": [{"question": "step"}],
-    "paragraphs": [{"idx": 0, "title": "Rome", "paragraph_text": "x", "is_supporting": True}],
+    "paragraphs": [
+        {"idx": 0, "title": "Rome", "paragraph_text": "x", "is_supporting": True},
+        {"idx": 1, "title": "Oslo", "paragraph_text": "y", "is_supporting": False},
+        {"idx": 2, "title": "Rome", "paragraph_text": "z", "is_supporting": True},
+    ],
 }
 
 words = st.text(min_size=1).filter(str.strip)
@@ -184,7 +188,11 @@ def test_official_musique_rows(tmp_path: Path) -> None:
     assert read.unanswerable == 2
     question = read.questions[0]
     assert question.golden_answers == ("Rome", "Roma")
-    assert question.metadata == {"hops": 3, "question_decomposition": [{"question": "step"}]}
+    assert question.metadata == {
+        "hops": 3,
+        "question_decomposition": [{"question": "step"}],
+        "supporting_titles": ["Rome"],
+    }
 
 
 def test_hops_come_from_metadata_id_or_decomposition() -> None:
@@ -193,6 +201,10 @@ def test_hops_come_from_metadata_id_or_decomposition() -> None:
     assert Question("2hop__1", "?", ("x",), {"hops": "4"}).hops == 2
     assert Question("dev_0", "?", ("x",), steps).hops == 2
     assert Question("dev_0", "?", ("x",)).hops is None
+
+
+def test_supporting_ids_count_once() -> None:
+    assert Question("a", "?", ("x",), {"supporting_ids": [1, "p", "1"]}).supporting_ids == ["1", "p"]
 
 
 @pytest.mark.parametrize(
@@ -327,19 +339,20 @@ def test_the_command_tells_faults_in_one_line(tmp_path: Path) -> None:
     assert "Example: python -m data.questions" in CliRunner().invoke(main, ["--help"]).output
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
-def test_real_questions(tmp_path: Path) -> None:
-    names = ["musique", "hotpotqa", "2wiki", "bamboogle", "musique_train", "hotpotqa_train", "2wiki_train"]
-    counts = {}
-    for name in names:
-        questions = read_questions(SHARED / f"{name}.questions.jsonl")
-        counts[name] = len(questions)
-        assert all(question.hops in (2, 3, 4) for question in questions)
+REAL = {"musique": 100, "hotpotqa": 197, "2wiki": 82, "bamboogle": 63}
+REAL |= {"musique_train": 100, "hotpotqa_train": 100, "2wiki_train": 500}
+
+
+def test_questions_of_the_shared_form(tmp_path: Path, shared_rows: Path) -> None:
+    for name, count in (REAL if shared_rows == SHARED else {"musique": 3}).items():
+        questions = read_questions(shared_rows / f"{name}.questions.jsonl")
+        assert len(questions) == count and all(question.hops in (2, 3, 4) for question in questions)
+        assert all(question.supporting_titles or name == "bamboogle" for question in questions)
         write_questions(tmp_path / "again.jsonl", questions)
         assert read_questions(tmp_path / "again.jsonl") == questions
         rows = write_parquet(training_rows(questions, "train", name), tmp_path / f"{name}.parquet")
         assert rows == len({question.id for question in questions})
-    assert list(counts.values()) == [100, 197, 82, 63, 100, 100, 500]
     # BRIGHT is for retrieval: some of its queries have no answer.
-    with pytest.raises(DataError, match=re.escape('bright.questions.jsonl:359: "golden_answers"')):
-        read_questions(SHARED / "bright.questions.jsonl")
+    line = 359 if shared_rows == SHARED else 18
+    with pytest.raises(DataError, match=re.escape(f'bright.questions.jsonl:{line}: "golden_answers"')):
+        read_questions(shared_rows / "bright.questions.jsonl")

@@ -5,6 +5,7 @@ recall.
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,12 @@ from research.evaluation.config import (
     trained_with,
 )
 from research.evaluation.engines.vllm_engine import _is_float32
+from research.evaluation.judge import content_key, judge_metrics
 from research.evaluation.methods.ircot import first_sentence
+from research.evaluation.predictions import Key
 from research.evaluation.runner import Runner, Task
 from research.evaluation.statistics import bootstrap, paired_difference
+from research.evaluation.summary import markdown, summarise
 from research.metrics import support_recall
 from research.search_loop import SearchError
 from research.token_protocol import TokenProtocol
@@ -139,12 +143,40 @@ def test_paired_difference_finds_what_is_there_and_nothing_else() -> None:
     assert sum(p < 0.05 for p in small) <= 12  # by chance about five
 
 
+def test_figures_are_rounded_once_when_they_are_shown() -> None:
+    """.12549996 is .125, by way of six digits it would be .126."""
+    scores = {Key(name, "research", "q"): {"f1": 0.12549996} for name in ("one", "two")}
+    shown = markdown(summarise(scores, {})["results"])
+    assert shown.count("0.125") == 7 and "0.126" not in shown
+
+
 def test_support_is_found_by_title_else_by_id() -> None:
     passages = [Passage("7", '"The Rhine"\nA river.'), Passage("9", "Paris\nA city.")]
     assert support_recall(passages, [], ["Rhine", "London"]) == 0.5
     assert support_recall(passages, ["7", "8"], []) == 0.5
     assert support_recall(passages, [], []) is None
     assert support_recall([], ["7"], []) == 0.0
+    untitled = [Passage("7", "\nno title"), Passage("8", '"The The"\nA band.')]
+    assert support_recall(untitled, [], ["A", "The The"]) == 0.5
+
+
+@pytest.mark.parametrize("golden", ["A", "The The", "*", "Rhine"])
+def test_a_failed_question_and_no_answer_score_nothing_whatever_is_accepted(
+    tag_tokens: TokenProtocol, golden: str
+) -> None:
+    async def never(query: str) -> list[Passage]:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    judge = replace(config().judge, url="http://none", model="judge")
+    task = Task("land", "research", Question("q", "the river?", (golden,)))
+    [late] = run(SayingEngine(tag_tokens), [task], never, "question_timeout=0.1")
+    [silent] = run(SayingEngine(tag_tokens, speak=lambda text: "<answer>\\boxed{}</answer>"), [task])
+    for trajectory in (late, silent):
+        verdicts = {content_key(judge, trajectory.metadata): {"right": True, "reason": "of another version"}}
+        figures = trajectory.metrics | judge_metrics(judge, verdicts, trajectory)
+        assert [figures[name] for name in ("em", "f1", "acc", "judge", "judge_failed")] == [0.0] * 5
+    assert (late.metrics["failed"], silent.metrics["failed"]) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(

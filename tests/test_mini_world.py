@@ -28,7 +28,6 @@ from data.mini_world import (
 )
 from data.questions import read_questions
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FILES = {"corpus.jsonl", *(f"{split}.questions.jsonl" for split in SPLIT_SHARES)}
 
 
@@ -166,17 +165,16 @@ def test_rows_have_the_form_of_the_real_data(folder: Path) -> None:
     assert all(len(name.split("__")[1].split("_")) == int(name[0]) for name in ids)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real rows are not on this machine")
-def test_keys_are_those_of_musique(folder: Path) -> None:
+def test_keys_are_those_of_musique(folder: Path, shared_rows: Path) -> None:
     def first(path: Path) -> dict:
         return json.loads(path.open().readline())
 
-    ours, real = first(folder / "test.questions.jsonl"), first(SHARED / "musique.questions.jsonl")
+    ours, real = first(folder / "test.questions.jsonl"), first(shared_rows / "musique.questions.jsonl")
     assert ours.keys() == real.keys()
     assert real["metadata"].keys() - ours["metadata"].keys() == {"context_ids", "dev_index"}
     step, real_step = (row["metadata"]["question_decomposition"][0] for row in (ours, real))
     assert step.keys() == real_step.keys()
-    assert first(folder / "corpus.jsonl").keys() == first(SHARED / "musique.corpus.jsonl").keys()
+    assert first(folder / "corpus.jsonl").keys() == first(shared_rows / "musique.corpus.jsonl").keys()
 
 
 def test_chains_are_different_and_never_turn_back() -> None:

@@ -3,7 +3,6 @@
 import time
 
 import pytest
-from conftest import SHARED, needs_shared  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -1,9 +1,9 @@
 """Analysis: the terms that Lucene's EnglishAnalyzer gives, for any string there is."""
 
 import json
+from pathlib import Path
 
 import pytest
-from conftest import SHARED, needs_shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,7 +82,6 @@ def test_a_full_cache_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     assert analyzer.terms(text) == ANALYZER.terms(text)
 
 
-@needs_shared
-def test_no_real_passage_is_without_terms() -> None:
-    for line in (SHARED / "bright_answers.corpus.jsonl").read_text().splitlines():
+def test_no_passage_is_without_terms(shared_rows: Path) -> None:
+    for line in (shared_rows / "bright_answers.corpus.jsonl").read_text().splitlines():
         assert ANALYZER.terms(json.loads(line)["contents"])

@@ -93,6 +93,30 @@ def test_ndcg_and_recall_by_hand():
     assert recall(["a", "b", "d"], {"a", "d"}, 2) == 0.5
 
 
+NAMES = st.sampled_from([f"d{n}" for n in range(15)])
+
+
+@given(st.lists(NAMES, max_size=30), st.lists(NAMES, max_size=12), st.integers(1, 12))
+def test_ids_count_once_however_often_they_are_given(ranked, gold, k):
+    once, wanted = list(dict.fromkeys(ranked)), set(gold)
+    for measure in (ndcg, recall):
+        assert measure(ranked, gold, k) == measure(once, wanted, k) <= 1 + 1e-9
+    assert ndcg(gold + ranked, gold + gold, 12) == pytest.approx(float(bool(gold)))
+
+
+def test_a_task_and_a_server_that_repeat_ids_earn_what_they_would_without(monkeypatch):
+    twice = replace(TASK, gold_ids=("a", "d", "a", "d"), positives=("first", "first", "second"))
+    monkeypatch.setitem(RANKINGS, "repeating", ["a", "a", "d", "a"])
+    both = {"retrieval_gain": 1.0, "embedding_gain": 1.0}
+    for changes in ({}, {"metric": "recall", "k": 2}):
+        plain, repeated = (
+            score(MadeUpTools(**changes), "good", weights=both, task=task) for task in (TASK, twice)
+        )
+        assert plain == repeated
+    (good, repeating) = score(MadeUpTools(), "good", "repeating", task=twice)
+    assert repeating == good and repeating.found == ("a", "d") and repeating.metrics["ndcg_at_10"] == 1.0
+
+
 @given(st.permutations([f"d{n}" for n in range(12)]), st.sets(st.integers(0, 15), min_size=1))
 def test_ndcg_and_recall_equal_trec_evals(ranked, gold):
     wanted = {f"d{n}": 1 for n in gold}

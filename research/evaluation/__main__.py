@@ -1,5 +1,6 @@
 """Command line: `python -m research.evaluation run|compare|report --help`."""
 
+import os
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -139,8 +140,18 @@ def _words(options: dict[str, Any]) -> list[str]:
     words = [f"{key}={quoted(options[name])}" for name, key in KEYS.items() if options[name] is not None]
     for name, key in LISTS.items():
         if options[name] is not None:
-            words.append(f"{key}={quoted(options[name].split(','))}")
+            words.append(f"{key}={quoted(_listed(options[name]))}")
     return words
+
+
+def _listed(text: str) -> list[str]:
+    """What stands between commas; the name of a file that is there may have commas itself."""
+    parts, found = text.split(","), []
+    while parts:
+        heads = (",".join(parts[:count]) for count in range(len(parts), 0, -1))
+        found.append(next((head for head in heads if os.path.isfile(head)), parts[0]))
+        parts = parts[found[-1].count(",") + 1 :]
+    return found
 
 
 if __name__ == "__main__":

@@ -58,15 +58,17 @@ def judge_metrics(
     """`judge`, 1.0 where the answer was judged right, and `judge_failed`; nothing where nothing is judged."""
     if config.url is None:
         return {}
+    if not _answered(trajectory.metadata):
+        return {"judge": 0.0, "judge_failed": 0.0}
     verdict = verdicts.get(content_key(config, trajectory.metadata))
     return {
         "judge": float(verdict is not None and verdict["right"]),
-        "judge_failed": float(verdict is None and bool(trajectory.metadata["prediction"])),
+        "judge_failed": float(verdict is None),
     }
 
 
 async def judge_all(config: JudgeConfig, run_dir: Path) -> None:
-    """Judge what is not judged yet. An empty prediction is wrong without being asked about.
+    """Judge what is not judged yet. No answer and a failed question are wrong without being asked about.
 
     Raises EvaluationError when the configuration lacks the judge's model.
     """
@@ -76,12 +78,16 @@ async def judge_all(config: JudgeConfig, run_dir: Path) -> None:
         raise EvaluationError("judge.model: which model is the judge?")
     known = read_verdicts(run_dir)
     todo = {content_key(config, each.metadata): each.metadata for each in read_predictions(run_dir)}
-    asked = [(key, data) for key, data in todo.items() if key not in known and data["prediction"]]
+    asked = [(key, data) for key, data in todo.items() if key not in known and _answered(data)]
     server = ModelServer(config.url, config.api_key_variable, config.timeout, config.deadline)
     try:
         await _judge(server, config, asked, run_dir / JUDGEMENTS)
     finally:
         await server.close()
+
+
+def _answered(data: dict[str, Any]) -> bool:
+    return "error" not in data and bool(data["prediction"].strip())
 
 
 async def _judge(

@@ -100,7 +100,7 @@ def _metadata(task: Task) -> dict[str, Any]:
         "golden_answers": list(question.golden_answers),
         "hops": question.hops,
         "supporting_ids": question.supporting_ids,
-        "supporting_titles": [str(title) for title in question.metadata.get("supporting_titles") or ()],
+        "supporting_titles": question.supporting_titles,
     }
 
 

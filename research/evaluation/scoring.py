@@ -39,10 +39,11 @@ def score(trajectory: Trajectory, protocol: Protocol) -> None:
     _titles.
 
     `support_recall` is there where the question's gold passages are labelled, `format_valid` where the method
-    has a format.
+    has a format. A failed question has no answer, whatever its prediction.
     """
     data = trajectory.metadata
-    answer = score_answer(data["prediction"], data["golden_answers"])
+    failed = "error" in data
+    answer = score_answer("" if failed else data["prediction"], data["golden_answers"])
     trajectory.metrics = {
         **answer._asdict(),
         "searches": float(len(trajectory.searches)),
@@ -50,7 +51,7 @@ def score(trajectory: Trajectory, protocol: Protocol) -> None:
         "model_tokens": float(sum(trajectory.response_mask)),
         "response_tokens": float(trajectory.response_length),
         "cut_by_length": float(trajectory.finish_reason == "length"),
-        "failed": float("error" in data),
+        "failed": float(failed),
     }
     passages = [passage for search in trajectory.searches for passage in search.passages]
     recall = support_recall(passages, data["supporting_ids"], data["supporting_titles"])

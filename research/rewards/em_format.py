@@ -2,7 +2,7 @@
 qa_em_format).
 
 Right: 1.0 in a valid format, 0.8 otherwise. Wrong: 0.2 in a valid format, 0.1 otherwise; 0.0 without any
-answer.
+answer, of which empty answer tags are none.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from research.trajectory import Trajectory
 def score(trajectory: Trajectory, golden_answers: Sequence[str], protocol: Protocol) -> Reward:
     """One of 1.0, 0.8, 0.2, 0.1, 0.0."""
     answer = extract_answer(trajectory.model_turns, protocol)
-    if answer is None:
+    if not answer:
         return Reward(0.0, "no answer")
     fault = format_fault(trajectory.model_turns, protocol) if ended(trajectory) else "not finished"
     if metrics.exact_match(answer, golden_answers):

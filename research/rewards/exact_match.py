@@ -11,7 +11,7 @@ from research.trajectory import Trajectory
 def score(trajectory: Trajectory, golden_answers: Sequence[str], protocol: Protocol) -> Reward:
     """Exact match of the extracted answer, 0.0 or 1.0."""
     answer = extract_answer(trajectory.model_turns, protocol)
-    if answer is None:
+    if not answer:
         return Reward(
             0.0, "no answer" if ended(trajectory) else f"no answer: ended by {trajectory.finish_reason}"
         )

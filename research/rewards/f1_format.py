@@ -2,7 +2,7 @@
 least 0.1.
 
 The reference gives an F1 of 0.05 less than a wrong answer's 0.1; here the floor is a floor, so that a better
-answer never earns less.
+answer never earns less. And it gives an empty answer the floor; here no answer earns nothing.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,14 @@ VALID_FORMAT = 0.1
 
 
 def score(trajectory: Trajectory, golden_answers: Sequence[str], protocol: Protocol) -> Reward:
-    """0.0 for an invalid or unfinished response; otherwise max(F1, 0.1)."""
+    """0.0 for an invalid or unfinished response and without an answer; otherwise max(F1, 0.1)."""
     if not ended(trajectory):
         return Reward(0.0, f"not finished: ended by {trajectory.finish_reason}")
     fault = format_fault(trajectory.model_turns, protocol)
     if fault:
         return Reward(0.0, f"format: {fault}")
-    f1 = metrics.token_f1(extract_answer(trajectory.model_turns, protocol) or "", golden_answers)
+    answer = extract_answer(trajectory.model_turns, protocol)
+    if not answer:
+        return Reward(0.0, "no answer")
+    f1 = metrics.token_f1(answer, golden_answers)
     return Reward(max(f1, VALID_FORMAT), f"valid format, F1 {f1:.2f}")

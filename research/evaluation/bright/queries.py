@@ -7,7 +7,7 @@ from typing import Any
 
 from data import DataError
 from data.bright import BrightTask
-from data.json_rows import read_json_rows
+from data.json_rows import read_rows
 from data.rewriting import RewritingTask
 from research.evaluation.bright.config import BrightConfig
 from research.evaluation.config import EvaluationError
@@ -39,8 +39,8 @@ def query_of(question: RewritingTask, rewrites: Sequence[str], config: BrightCon
 
 
 class TextFile:
-    """Texts of a JSONL file, {"id", "query"} a row: `query` may be another field, with a text or a list of
-    them. An id is TASK_ID or, beside a "task", or where only one task is asked, ID alone.
+    """Texts of a JSONL or parquet file, {"id", "query"} a row: `query` may be another field, with a text or a
+    list of them. An id is TASK_ID or, beside a "task", or where only one task is asked, ID alone.
     """
 
     def __init__(self, path: Path, field: str | None) -> None:
@@ -48,7 +48,7 @@ class TextFile:
         self._path = path
         self._texts: dict[tuple[str | None, str], tuple[str, ...]] = {}
         try:
-            for line, row in read_json_rows(path):
+            for line, row in read_rows(path):
                 self._add(row, field, f"{path}:{line}")
         except DataError as error:
             raise EvaluationError(str(error)) from error

@@ -76,8 +76,16 @@ class _Searcher:
             }
             documents, scores = await self._server.call("/batch_search", body)
             for job, rows, of_rows in zip(batch, documents, scores, strict=True):
-                found[job] = {str(row["id"]): float(score) for row, score in zip(rows, of_rows, strict=True)}
+                found[job] = scores_of(rows, of_rows)
             bar.update(len(batch))
+
+
+def scores_of(rows: list[dict[str, Any]], scores: list[float]) -> dict[str, float]:
+    """id -> score of one answer, best first; of a passage that the server repeats, its best."""
+    found: dict[str, float] = {}
+    for row, score in zip(rows, scores, strict=True):
+        found[str(row["id"])] = max(float(score), found.get(str(row["id"]), float("-inf")))
+    return found
 
 
 def _batches(jobs: list[Job], most: int) -> Iterator[list[Job]]:

@@ -1,4 +1,7 @@
-"""Scores of questions to figures: by task with bootstrap intervals, and the mean of the tasks."""
+"""Scores of questions to figures: by task with bootstrap intervals, and the mean of the tasks.
+
+Nothing is rounded before it is shown.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +10,7 @@ import numpy as np
 
 from research.evaluation.bright.published import padded
 from research.evaluation.bright.trec import METRICS
-from research.evaluation.statistics import Interval, bootstrap, bootstrap_mean_of
+from research.evaluation.statistics import bootstrap, bootstrap_mean_of
 
 Scores = Mapping[str, Mapping[str, float]]
 """question id -> metric -> value"""
@@ -16,7 +19,8 @@ Scores = Mapping[str, Mapping[str, float]]
 def figures(scores: Scores) -> dict[str, Any]:
     """Of one task: the number of questions and for each metric the mean and its 95% interval."""
     columns = {name: np.array([row[name] for row in scores.values()]) for name in METRICS}
-    return {"questions": len(scores)} | {name: _rounded(bootstrap(each)) for name, each in columns.items()}
+    intervals = {name: bootstrap(each)._asdict() for name, each in columns.items()}
+    return {"questions": len(scores), **intervals}
 
 
 def mean_figures(tasks: Mapping[str, Scores]) -> dict[str, Any]:
@@ -24,7 +28,7 @@ def mean_figures(tasks: Mapping[str, Scores]) -> dict[str, Any]:
     rows: dict[str, Any] = {"questions": sum(map(len, tasks.values()))}
     for name in METRICS:
         groups = [np.array([row[name] for row in scores.values()]) for scores in tasks.values()]
-        rows[name] = _rounded(bootstrap_mean_of(groups))
+        rows[name] = bootstrap_mean_of(groups)._asdict()
     return rows
 
 
@@ -37,7 +41,3 @@ def table(results: list[dict[str, Any]]) -> str:
         ]
         lines.append([row["task"], str(row["questions"]), *cells])
     return padded(lines)
-
-
-def _rounded(interval: Interval) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in interval._asdict().items()}

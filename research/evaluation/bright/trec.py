@@ -4,12 +4,14 @@
     qrels  QUERY 0 PASSAGE GAIN
 
 Fields are split at blanks, so blanks inside ids are written as %20 and so on, in runs and judgements alike.
+Lines of others, with blanks inside passage ids (or, before Q0, question ids), are read from both ends, and
+such blanks as if they had been written so.
 trec_eval ranks by score, as a float of 32 bits, and equal ones by descending id, and passes over the rank.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,6 +28,8 @@ Judgements = Mapping[str, Mapping[str, int]]
 METRICS = {"ndcg@10": "ndcg_cut_10", "recall@10": "recall_10", "recall@100": "recall_100"}
 METRICS["recall@1000"] = "recall_1000"
 MEASURES = {"ndcg_cut.10", "recall.10,100,1000"}
+RUN_LINE = re.compile(r"(\S.*?(?=\s+Q0\s)|\S+)\s+\S+\s+(\S.*?)\s+(\S+)\s+(\S+)\s+(\S+)")
+QRELS_LINE = re.compile(r"(\S+)\s+\S+\s+(\S.*?)\s+(\S+)")
 
 
 def plain_id(name: str) -> str:
@@ -45,19 +49,21 @@ def write_run(path: Path, run: Run, name: str) -> None:
 def read_run(path: Path) -> dict[str, dict[str, float]]:
     """The scores of a run file. Raises EvaluationError naming the line."""
     run: dict[str, dict[str, float]] = {}
-    for where, fields in _lines(path, 6):
-        scores = run.setdefault(fields[0], {})
-        if fields[2] in scores:
-            raise EvaluationError(f"{where}: {fields[2]} is there twice for question {fields[0]}")
-        scores[fields[2]] = _number(fields[4], where)
+    for where, query, passage, ends in _lines(path, RUN_LINE, 6):
+        scores = run.setdefault(query, {})
+        if passage in scores:
+            raise EvaluationError(f"{where}: {passage} is there twice for question {query}")
+        scores[passage] = _number(ends[1], where)
     return run
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     """Judgements of a file in TREC's form. Raises EvaluationError naming the line."""
     qrels: dict[str, dict[str, int]] = {}
-    for where, fields in _lines(path, 4):
-        qrels.setdefault(fields[0], {})[fields[2]] = int(_number(fields[3], where))
+    for where, query, passage, ends in _lines(path, QRELS_LINE, 4):
+        gains, gain = qrels.setdefault(query, {}), int(_number(ends[0], where))
+        if gains.setdefault(passage, gain) != gain:
+            raise EvaluationError(f"{where}: {passage} has two gains for question {query}")
     return qrels
 
 
@@ -81,17 +87,19 @@ def _ranked(scores: Mapping[str, float]) -> list[str]:
     return sorted(scores, key=lambda each: (np.float32(scores[each]), plain_id(each).encode()), reverse=True)
 
 
-def _lines(path: Path, count: int) -> list[tuple[str, list[str]]]:
-    """(file and line, its fields) of each line that is not blank."""
+def _lines(path: Path, form: re.Pattern[str], count: int) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    """(file and line, question id, passage id, the fields behind them) of each line that is not blank."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f"{path}: cannot be read ({error})") from error
-    rows = [(f"{path}:{number}", line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
-    for where, fields in rows:
-        if len(fields) != count:
-            raise EvaluationError(f"{where}: {len(fields)} fields in place of {count}")
-    return rows
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line:
+            continue
+        if (fields := form.fullmatch(line)) is None:
+            raise EvaluationError(f"{path}:{number}: {len(line.split())} fields in place of {count}")
+        query, passage, *ends = fields.groups()
+        yield f"{path}:{number}", plain_id(query), plain_id(passage), tuple(ends)
 
 
 def _number(text: str, where: str) -> float:

@@ -92,7 +92,7 @@ class Tools:
             raise ScoringError(str(error)) from error
 
     async def ranked(self, task: RewritingTask, text: str, count: int) -> list[str]:
-        """Ids of the passages that the text finds, best first, without the task's excluded ones.
+        """Ids of the passages that the text finds, best first, each once; none that the task excludes.
 
         Raises:
             ScoringError: the search failed.
@@ -101,7 +101,7 @@ class Tools:
             passages = await self._search(text, count, frozenset(task.excluded_ids))
         except SearchError as error:
             raise ScoringError(f"the search failed: {error}") from error
-        return [passage.id for passage in passages]
+        return list(dict.fromkeys(passage.id for passage in passages))
 
     async def ranked_original(self, task: RewritingTask, count: int) -> list[str]:
         """The same of the question itself, searched for once. Raises ScoringError."""

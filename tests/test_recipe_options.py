@@ -86,6 +86,15 @@ def test_several_nodes_join_the_cluster(tmp_path):
     assert single.trainer.nnodes == 1 and single.ray_kwargs.ray_init.address == "local"
 
 
+def test_epochs_that_are_asked_for_decide_unless_steps_are(tmp_path):
+    def steps(*overrides, **values):
+        return compose(tmp_path, "cpu", *overrides, **values).trainer.total_training_steps
+
+    assert steps() == 60 and steps("trainer.total_epochs=2") is None
+    assert steps("trainer.total_epochs=2", steps=6) == 6
+    assert steps("trainer.total_epochs=2", "trainer.total_training_steps=9") == 9
+
+
 def test_search_r1_is_chosen_by_name(tmp_path):
     config = compose(tmp_path, "cpu", "protocol@research.protocol=search_r1", "research.prompt=search_r1")
     research = read_research_config(config.research)

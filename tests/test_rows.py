@@ -12,7 +12,7 @@ from data.mini_tokenizer import train_tokenizer
 from data.mini_world import build
 from data.questions import write_questions
 from research.training.plan import CONFIG_DIR
-from research.training.rows import write_run_rows
+from research.training.rows import total_steps, write_run_rows
 
 
 @pytest.fixture
@@ -62,6 +62,19 @@ def test_each_test_question_comes_once_more_for_each_control(run_dir: Path) -> N
         for row in asked:
             decoys = row["extra_info"]["decoys"]
             assert len(decoys) == 4 == len(set(decoys)) and row["extra_info"]["question"] not in decoys
+
+
+def test_epochs_come_to_steps_by_the_rows_that_fill_a_batch(run_dir: Path) -> None:
+    configure(run_dir)
+    trainer = {"total_training_steps": None, "total_epochs": 3}
+    config = OmegaConf.create({"trainer": trainer, "data": {"train_batch_size": 8, "train_max_samples": -1}})
+    assert total_steps(config, run_dir) is None
+    write(run_dir)  # 30 rows to train on
+    assert total_steps(config, run_dir) == 3 * 3
+    config.data.train_max_samples = 16
+    assert total_steps(config, run_dir) == 3 * 2
+    config.trainer.total_training_steps = 50
+    assert total_steps(config, run_dir) == 50
 
 
 def test_training_can_be_kept_to_some_hop_counts(run_dir: Path) -> None:

@@ -156,6 +156,8 @@ def _overrides(plan: Plan, retriever_url: str) -> list[str]:
         values["research.rewriting.encoder"] = plan.source.encoder
     if options.steps is not None:
         values["trainer.total_training_steps"] = options.steps
+    elif any(word.lstrip("+").startswith("trainer.total_epochs=") for word in options.overrides):
+        values["trainer.total_training_steps"] = None  # not the profile's: epochs were asked for
     gpus = options.gpus or (len(gpu_memory()) if options.hardware == "gpu" else None)
     if gpus:
         values["trainer.n_gpus_per_node"] = gpus

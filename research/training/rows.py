@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import click
+import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from data import DataError
@@ -87,6 +88,16 @@ def write_run_rows(run_dir: Path, questions: Path, validation: Path | None, test
         write_rows(each, path, TASK_SCHEMA if research.rewriting else TRAINING_SCHEMA)
         click.echo(f"{split}: {sum(not row['extra_info']['control'] for row in each)} questions")
     (run_dir / "data" / "done").touch()
+
+
+def total_steps(config: Any, run_dir: Path) -> int | None:
+    """The steps of the run: as configured, or what its epochs come to; None until its rows are written."""
+    steps, path = config.trainer.total_training_steps, run_dir / "data" / "train.parquet"
+    if steps is not None or not path.exists():
+        return steps
+    rows, most = pq.read_metadata(path).num_rows, config.data.train_max_samples
+    rows = min(rows, most) if most > 0 else rows
+    return rows // config.data.train_batch_size * int(config.trainer.total_epochs)
 
 
 def _fitting_splits(

@@ -35,6 +35,7 @@ from research.training.options import Command, Options
 from research.training.plan import Plan, compose_config
 from research.training.preflight import free_port, problems
 from research.training.progress import StepPrinter
+from research.training.rows import total_steps
 from research.training.run_files import forget_steps_after, latest_checkpoint, read_metrics
 from research.training.table import as_text, failures_warning, table_rows
 
@@ -105,7 +106,7 @@ def execute(plan: Plan) -> None:
 def _prepare_and_train(plan: Plan, config: DictConfig, port: int) -> None:
     """What is left of it: nothing for a run that is finished."""
     run_dir = plan.options.run_dir
-    total, checkpoint = config.trainer.total_training_steps, latest_checkpoint(run_dir)
+    total, checkpoint = total_steps(config, run_dir), latest_checkpoint(run_dir)
     if checkpoint is None:  # nothing was trained on the rows that may be there
         shutil.rmtree(run_dir / "data", ignore_errors=True)
     evaluated = any(row["step"] == checkpoint for row in read_metrics(run_dir))
@@ -119,8 +120,13 @@ def _prepare_and_train(plan: Plan, config: DictConfig, port: int) -> None:
         _run(command)
     # The trainer forgets them, too, but late: until then they would be shown as steps of this run.
     forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)
-    guards = read_research_config(config.research).guards
+    guards, total = read_research_config(config.research).guards, total_steps(config, run_dir)
+    config.trainer.total_training_steps = total
+    OmegaConf.save(config, run_dir / "config.yaml")
     _train(plan, port, StepPrinter(run_dir, total, guards, headline_of(run_dir)))
+    done = max((int(row["step"]) for row in read_metrics(run_dir)), default=0)
+    if total is None or done < total:
+        raise RunFailed(f"the training ended at step {done} of {total}; see {run_dir / 'logs' / 'train.log'}")
 
 
 @contextmanager

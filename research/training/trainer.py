@@ -45,6 +45,8 @@ class SearchTrainer(PPOTrainerSync):
     def _init_dataloader(self) -> None:
         """veRL's, and those of a part of the held-out questions."""
         super()._init_dataloader()
+        # veRL ends at the epochs even if steps are left: the steps decide.
+        self.config.trainer.total_epochs = -(-self.total_training_steps // self.steps_per_epoch)
         self.whole_val_dataloader: Any = self.val_dataloader
         infos = list(self.val_dataset.dataframe["extra_info"])
         self.start_val_dataloader = self._loader([not info["control"] for info in infos])

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from research.training.command_line import resolve_options
 from research.training.config import read_research_config
 from research.training.plan import ConfigurationError, Options, compose_config, make_plan
+from research.training.preflight import problems
 from research.training.recipe import main
 from research.training.run import RunFailed
 
@@ -151,6 +152,26 @@ def test_port_in_use(tmp_path):
         taken.listen()
         result = run_main("--run-dir", tmp_path / "run", "--retriever-port", taken.getsockname()[1])
     assert result.exit_code == 1 and "in use" in result.output and "--retriever-port" in result.output
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "127.8.9.1", "0"])
+def test_several_nodes_need_an_address_that_all_of_them_reach(tmp_path, host):
+    result = run_main("--run-dir", tmp_path / "run", "--nodes", 2, "--retriever-host", host)
+    assert result.exit_code == 1 and "--retriever-host: with --nodes 2" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:80", "[::1]:80", "[::ffff:127.0.0.1]:80", "localhost"])
+def test_several_nodes_need_a_retriever_that_all_of_them_reach(tmp_path, host):
+    plan = make_plan(options(tmp_path, nodes=2, retriever_url=f"http://{host}"))
+    assert any("--retriever-url: with --nodes 2" in line for line in problems(plan))
+    other = make_plan(options(tmp_path, nodes=2, retriever_url="http://192.0.2.1:80"))
+    assert not any("--nodes" in line for line in problems(other))
+
+
+def test_a_host_that_is_not_this_machine(tmp_path):
+    result = run_main("--run-dir", tmp_path / "run", "--retriever-host", "192.0.2.1")
+    assert result.exit_code == 1 and "--retriever-host: '192.0.2.1' is no address of this" in result.output
 
 
 def test_full_disk_is_noticed_before_the_start(tmp_path, monkeypatch):

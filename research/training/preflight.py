@@ -2,10 +2,13 @@
 missing.
 """
 
+import errno
+import ipaddress
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -24,7 +27,7 @@ GPU_BYTES_A_PARAMETER, GPU_BYTES_OF_ACTIVATIONS = 8, 10 * GB
 
 def problems(plan: Plan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
-    checks = [_files(plan), _model(plan), _port(plan), _supervised(plan)]
+    checks = [_files(plan), _model(plan), _port(plan), _reachable(plan), _supervised(plan)]
     checks += [_gpu(plan), _wikipedia(plan)] if plan.options.hardware == "gpu" else [_cpu_disk(plan)]
     return [line for check in checks for line in check]
 
@@ -62,18 +65,41 @@ def _supervised(plan: Plan) -> Iterator[str]:
 
 
 def _port(plan: Plan) -> Iterator[str]:
-    options = plan.options
-    if plan.serve is None or options.retriever_port == 0:
+    host, port = plan.options.retriever_host, plan.options.retriever_port
+    if plan.serve is None:
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((options.retriever_host, options.retriever_port))
+            probe.bind((host, port))
         except OSError as error:
-            yield (
-                f"--retriever-port: {options.retriever_host}:{options.retriever_port}: {error.strerror}; "
-                "leave it out to take a free port"
-            )
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                yield f"--retriever-port: {host}:{port}: {error.strerror}; leave it out to take a free port"
+            else:
+                yield f"--retriever-host: {host!r} is no address of this machine: {error.strerror}"
+
+
+def _reachable(plan: Plan) -> Iterator[str]:
+    """The workers of all nodes search, so the retriever's address must mean this machine on all of them."""
+    options = plan.options
+    url = options.retriever_url
+    host = (urlsplit(url).hostname or "") if url else options.retriever_host
+    if options.nodes > 1 and _means_each_machine_itself(host):
+        yield (
+            f"{'--retriever-url' if url else '--retriever-host'}: with --nodes {options.nodes} the other "
+            f"nodes search there, too, and {host} is each of them itself; give the address by which they "
+            f"reach {'the retriever' if url else 'this machine'}"
+        )
+
+
+def _means_each_machine_itself(host: str) -> bool:
+    """Whether the host is, or resolves to, a loopback or unspecified address."""
+    try:
+        found = [ipaddress.ip_address(each[4][0]) for each in socket.getaddrinfo(host, None)]
+    except OSError:
+        return False  # unknown from here: where it matters, binding or asking it fails
+    plain = [getattr(address, "ipv4_mapped", None) or address for address in found]
+    return any(address.is_loopback or address.is_unspecified for address in plain)
 
 
 def free_port(host: str) -> int:

@@ -7,7 +7,6 @@ object a line: ``{"name": "supervised", "questions": 500, "em": 0.9, "searches":
 """
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
@@ -17,7 +16,7 @@ from typing import NamedTuple
 from research.controls import CONTROLS
 from research.training.headline import Headline, headline_of
 from research.training.results import Result
-from research.training.run_files import read_trajectories, trajectory_path
+from research.training.run_files import TRAJECTORY_FILE, read_step
 from research.trajectory import Trajectory
 
 KINDS = ("", *CONTROLS)  # in the order of the table: real search, then the controls
@@ -60,8 +59,8 @@ def held_out_split(run_dir: Path) -> str:
 
 def held_out_steps(run_dir: Path, split: str) -> list[int]:
     """The steps of which there are held-out trajectories, in order."""
-    names = [path.name for path in (run_dir / "trajectories").glob(f"{split}_step_*.jsonl")]
-    return sorted(int(found[1]) for name in names if (found := re.search(r"_step_(\d+)\.jsonl$", name)))
+    names = (path.name for path in (run_dir / "trajectories").glob(f"{split}_step_*.jsonl"))
+    return sorted({int(found[2]) for name in names if (found := TRAJECTORY_FILE.fullmatch(name))})
 
 
 def last_step(run_dir: Path, split: str) -> int | None:
@@ -74,8 +73,7 @@ def held_out_metrics(run_dir: Path, split: str, step: int | None) -> dict[Key, d
 
     One an episode: a file has some twice if its evaluation was killed and done again.
     """
-    path = trajectory_path(run_dir, step, split) if step is not None else None
-    trajectories = read_trajectories(path) if path and path.exists() else ()
+    trajectories = read_step(run_dir, step, split) if step is not None else ()
     return {key_of(trajectory): trajectory.metrics for trajectory in trajectories}
 
 

@@ -4,7 +4,7 @@ missing.
 
 import errno
 import ipaddress
-import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +20,7 @@ from research.training.plan import Plan
 from research.training.sources import PREPARED, RECIPES
 
 GB = 10**9
+HUB_NAME = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 # A 7B model's training state is spread over the GPUs in float32 (weights, gradients; the optimiser sits in
 # main memory), beside activations of one longest sequence.
 GPU_BYTES_A_PARAMETER, GPU_BYTES_OF_ACTIVATIONS = 8, 10 * GB
@@ -27,7 +28,7 @@ GPU_BYTES_A_PARAMETER, GPU_BYTES_OF_ACTIVATIONS = 8, 10 * GB
 
 def problems(plan: Plan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
-    checks = [_files(plan), _model(plan), _port(plan), _reachable(plan), _supervised(plan)]
+    checks = [_files(plan), _models(plan), _port(plan), _reachable(plan), _supervised(plan)]
     checks += [_gpu(plan), _wikipedia(plan)] if plan.options.hardware == "gpu" else [_cpu_disk(plan)]
     return [line for check in checks for line in check]
 
@@ -51,11 +52,12 @@ def _files(plan: Plan) -> Iterator[str]:
                 yield f"there is no {PREPARED / name}: {where}"
 
 
-def _model(plan: Plan) -> Iterator[str]:
-    model = plan.options.model
-    if model is None or not (os.path.sep in model and Path(model).is_absolute() or Path(model).exists()):
-        return
-    if not (Path(model) / "config.json").is_file():
+def _models(plan: Plan) -> Iterator[str]:
+    model, encoder = plan.options.model, plan.options.encoder
+    for option, name in {"--model": model, "--encoder": encoder}.items():
+        if name is not None and not Path(name).exists() and not HUB_NAME.fullmatch(name):
+            yield f"{option}: there is no folder {name}, and it is no name on the hub (NAME or OWNER/NAME)"
+    if model is not None and Path(model).exists() and not (Path(model) / "config.json").is_file():
         yield f"--model: {model} is not a folder with a Hugging Face model (config.json is missing)"
 
 

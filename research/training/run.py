@@ -31,6 +31,7 @@ from research.training import supervised
 from research.training.config import read_research_config
 from research.training.export import FOLDER
 from research.training.headline import headline_of
+from research.training.model_sizes import fit_to_model
 from research.training.options import Command, Options
 from research.training.plan import Plan, compose_config
 from research.training.preflight import free_port, problems
@@ -55,6 +56,8 @@ def show(plan: Plan) -> None:
     """
     port = plan.options.retriever_port or 8000
     config = compose_config(plan, _retriever_url(plan, port))
+    faults = problems(plan)
+    faults += [] if faults else fit_to_model(plan.options, config)
     os.environ.update(config.ray_kwargs.ray_init.runtime_env.env_vars)
     from research.training.launch import validate
 
@@ -70,8 +73,8 @@ def show(plan: Plan) -> None:
     click.echo(
         "# write the policy as a Hugging Face folder\n" + shlex.join(_export_argv(plan.options.run_dir, "N"))
     )
-    for problem in problems(plan):
-        click.echo(f"# on this machine it would not start: {problem}")
+    for fault in faults:
+        click.echo(f"# on this machine it would not start: {fault}")
 
 
 def execute(plan: Plan) -> None:
@@ -86,6 +89,9 @@ def execute(plan: Plan) -> None:
         raise RunFailed("cannot start:\n  " + "\n  ".join(faults))
     port = plan.options.retriever_port or free_port(plan.options.retriever_host)
     config = compose_config(plan, _retriever_url(plan, port))
+    faults = fit_to_model(plan.options, config)
+    if faults:
+        raise RunFailed("cannot start:\n  " + "\n  ".join(faults))
     adopt_orphans()
     raise_on_terminate()
     # Threads that spin while they wait take the cores from the other processes of the run.

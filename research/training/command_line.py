@@ -14,12 +14,34 @@ from research.training.options import FILES, ROOT, Options
 from research.training.plan import ConfigurationError, make_plan
 from research.training.run import RunFailed, execute, export, show
 from research.training.run_files import latest_checkpoint
+from research.training.values import is_url
 
 RUNS = ROOT / "runs"
 # What may differ when a run goes on; everything else belongs to what is being trained.
 FREE_ON_RESUME = {"run_dir", "steps", "nodes", "gpus", "supervised_control"}
 FREE_ON_RESUME |= {"retriever_url", "retriever_host", "retriever_port"}
 FILE = click.Path(path_type=Path)
+
+
+class _Url(click.ParamType):
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not is_url(value):
+            self.fail(f"{value!r} is no address like http://127.0.0.1:8000", param, ctx)
+        return str(value)
+
+
+class _Name(click.ParamType):
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).strip():
+            self.fail("is empty", param, ctx)
+        return str(value)
+
+
+NAME = _Name()
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -47,7 +69,7 @@ def run_options(recipe: str, steps: str) -> Callable[[Function], Function]:
         ),
         click.option(
             "--seed",
-            type=int,
+            type=click.IntRange(0, 2**31 - 1),
             default=42,
             show_default=True,
             help="Of the world, the data order, the sampling.",
@@ -66,9 +88,17 @@ def machine_options(function: Function) -> Function:
             show_default=True,
             help="Over 1: joins a Ray cluster.",
         ),
-        click.option("--retriever-url", help="A retrieval server that is running; without, one is started."),
         click.option(
-            "--retriever-host", default="127.0.0.1", show_default=True, help="Address the started one binds."
+            "--retriever-url",
+            type=_Url(),
+            help="A retrieval server that is running; without, one is started.",
+        ),
+        click.option(
+            "--retriever-host",
+            type=NAME,
+            default="127.0.0.1",
+            show_default=True,
+            help="Address the started one binds.",
         ),
         click.option(
             "--retriever-port", type=click.IntRange(0, 65535), default=0, help="Its port. [a free one]"
@@ -128,6 +158,9 @@ def resolve_options(values: dict[str, Any], given: set[str], resume: bool) -> Op
     run_dir = (values["run_dir"] or _default_run_dir(recipe, resume)).absolute()
     for name in FILES:
         values[name] = values[name].absolute() if values.get(name) else None
+    for name in ("model", "encoder"):  # a folder, from wherever the run is resumed
+        if values.get(name) and values[name] != "minilm" and Path(values[name]).exists():
+            values[name] = str(Path(values[name]).absolute())
     options = Options(**{**values, "run_dir": run_dir})
     if (run_dir / "recipe.json").exists():
         if latest_checkpoint(run_dir) is None and not resume:

@@ -16,6 +16,7 @@ from research.rewards import get_reward
 from research.rewards.rewriting import RewritingConfig, reward_weights
 from research.search_loop import Limits
 from research.training.guards import GuardConfig
+from research.training.values import check_protocol, check_research
 
 Section = TypeVar("Section")
 
@@ -51,6 +52,7 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
         ValueError: a key is unknown or missing, or a value has no meaning; the message names it.
     """
     values: dict[str, Any] = OmegaConf.to_container(section, resolve=True)  # type: ignore[assignment]
+    check_research(values)
     nested = {"protocol": Protocol, "limits": Limits, "retriever": RetrieverConfig, "guards": GuardConfig}
     if "rewriting" in values:
         nested["rewriting"] = RewritingConfig
@@ -61,6 +63,7 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
         values[name] = tuple(values[name])
     config: ResearchConfig = _build(ResearchConfig, values, "research")
     _check_reward(config)
+    check_protocol(config.protocol)
     load_prompt(config.prompt)
     unknown = set(config.controls) - set(CONTROLS)
     if unknown:

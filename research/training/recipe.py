@@ -15,6 +15,7 @@ import click
 from research.training.command_line import (
     CONTEXT,
     FILE,
+    NAME,
     hardware_option,
     machine_options,
     run_options,
@@ -25,7 +26,10 @@ from research.training.command_line import (
 @click.command(context_settings=CONTEXT)
 @hardware_option
 @click.option(
-    "--model", metavar="NAME|DIR", help="Policy to train: any HF causal LM. [Qwen2.5-7B-Instruct | tiny]"
+    "--model",
+    type=NAME,
+    metavar="NAME|DIR",
+    help="Policy to train: any HF causal LM. [Qwen2.5-7B-Instruct | tiny]",
 )
 @click.option(
     "--questions", type=FILE, help="Training questions (FlashRAG's form or MuSiQue's). [MuSiQue | mini world]"
@@ -39,7 +43,10 @@ from research.training.command_line import (
     "--faiss-index", type=FILE, help="FAISS index of the corpus made elsewhere, adopted after a check."
 )
 @click.option(
-    "--encoder", metavar="NAME|DIR", help="sentence-transformers model. [intfloat/e5-base-v2 | minilm]"
+    "--encoder",
+    type=NAME,
+    metavar="NAME|DIR",
+    help="sentence-transformers model. [intfloat/e5-base-v2 | minilm]",
 )
 @run_options("musique", steps="2 epochs | 60")
 @click.option(

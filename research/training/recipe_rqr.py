@@ -11,6 +11,7 @@ import click
 from research.training.command_line import (
     CONTEXT,
     FILE,
+    NAME,
     hardware_option,
     machine_options,
     run_options,
@@ -21,7 +22,10 @@ from research.training.command_line import (
 @click.command(context_settings=CONTEXT)
 @hardware_option
 @click.option(
-    "--model", metavar="NAME|DIR", help="Policy to train: any HF causal LM. [Qwen2.5-7B-Instruct | tiny]"
+    "--model",
+    type=NAME,
+    metavar="NAME|DIR",
+    help="Policy to train: any HF causal LM. [Qwen2.5-7B-Instruct | tiny]",
 )
 @click.option(
     "--tasks",
@@ -41,6 +45,7 @@ from research.training.command_line import (
 )
 @click.option(
     "--encoder",
+    type=NAME,
     metavar="NAME|DIR",
     help="sentence-transformers model of embedding_gain, and of a dense index. "
     "[BAAI/bge-base-en-v1.5 | the mini world's, or minilm]",

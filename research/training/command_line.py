@@ -1,5 +1,6 @@
 """What the command lines of the recipes have in common: options, errors, and how a run goes on."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
@@ -10,16 +11,17 @@ import click
 from click.core import ParameterSource
 
 from research.processes import Terminated
-from research.training.options import FILES, ROOT, Options
+from research.training.options import FILES, ROOT, Options, OptionsError
 from research.training.plan import ConfigurationError, make_plan
 from research.training.run import RunFailed, execute, export, show
 from research.training.run_files import latest_checkpoint
 from research.training.values import is_url
+from retriever_server.indexes import KINDS
 
 RUNS = ROOT / "runs"
 # What may differ when a run goes on; everything else belongs to what is being trained.
 FREE_ON_RESUME = {"run_dir", "steps", "nodes", "gpus", "supervised_control"}
-FREE_ON_RESUME |= {"retriever_url", "retriever_host", "retriever_port"}
+FREE_ON_RESUME |= {"serve_args", "retriever_url", "retriever_host", "retriever_port"}
 FILE = click.Path(path_type=Path)
 
 
@@ -38,6 +40,17 @@ class _Name(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not str(value).strip():
             self.fail("is empty", param, ctx)
+        return str(value)
+
+
+class _Words(click.ParamType):
+    name = "words"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            shlex.split(value)
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
         return str(value)
 
 
@@ -77,9 +90,26 @@ def run_options(recipe: str, steps: str) -> Callable[[Function], Function]:
     )
 
 
-def machine_options(function: Function) -> Function:
-    """The options about machines and servers, and the configuration's own words."""
+def machine_options(index: str) -> Callable[[Function], Function]:
+    """The options about machines and servers, and the configuration's own words. `index` is the default
+    kind.
+    """
     return _all_of(
+        click.option(
+            "--index", metavar="KIND", type=NAME, help=f"Kind of the index, of {', '.join(KINDS)}. [{index}]"
+        ),
+        click.option(
+            "--build-args",
+            type=_Words(),
+            default="",
+            help="More options of `retriever_server build`: '--index-option M=48 --device cuda'.",
+        ),
+        click.option(
+            "--serve-args",
+            type=_Words(),
+            default="",
+            help="More options of `retriever_server serve`: '--threads 4 --index-device auto'.",
+        ),
         click.option("--gpus", type=click.IntRange(1), help="GPUs a node. [all]"),
         click.option(
             "--nodes",
@@ -107,7 +137,7 @@ def machine_options(function: Function) -> Function:
             "--dry-run", is_flag=True, help="Print the configuration and every command; run nothing."
         ),
         click.argument("overrides", nargs=-1),
-    )(function)
+    )
 
 
 def _all_of(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
@@ -139,7 +169,7 @@ def run_recipe(
             export(options.run_dir)
         else:
             execute(make_plan(options))
-    except (ConfigurationError, RunFailed, OSError) as error:
+    except (ConfigurationError, OptionsError, RunFailed, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         context.exit(130)
@@ -176,11 +206,11 @@ def resolve_options(values: dict[str, Any], given: set[str], resume: bool) -> Op
 def _default_run_dir(recipe: str, resume: bool) -> Path:
     if not resume:
         return RUNS / f"train_{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
-    runs = sorted(RUNS.glob("*/recipe.json"), key=lambda path: path.stat().st_mtime)
-    runs = [path for path in runs if Options.load(path).recipe == recipe]
-    if not runs:
+    runs = sorted(RUNS.glob("*/recipe.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    newest = next((path for path in runs if Options.load(path).recipe == recipe), None)
+    if newest is None:
         raise RunFailed(f"there is no run of train_{recipe} in {RUNS} to go on with; name one with --run-dir")
-    return runs[-1].parent
+    return newest.parent
 
 
 def _continued(saved: Options, asked: Options, given: set[str]) -> Options:

@@ -4,6 +4,7 @@ done.
 
 import importlib.util
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def make_plan(options: Options) -> Plan:
     source = RECIPES[options.recipe].source(options, prepare)
     index, build = None, [_rows_command(options, source)]
     if source.corpus is not None and options.retriever_url is None:
-        index = _index_folder(source.corpus, source)
-        build.append(_index_command(source, source.corpus, index))
+        index = _index_folder(options, source.corpus, source)
+        build.append(_index_command(options, source, source.corpus, index))
     return Plan(
         options=options,
         source=source,
@@ -77,11 +78,15 @@ def _rows_command(options: Options, source: Source) -> Command:
     return module_command("write the training rows", "research.training.rows", *arguments, creates=creates)
 
 
-def _index_command(source: Source, corpus: Path, index: Path) -> Command:
+def _index_command(options: Options, source: Source, corpus: Path, index: Path) -> Command:
     arguments: list[Any] = ["build", corpus, index]
     arguments += ["--encoder", source.encoder] if _is_dense(source) else []
     arguments += ["--index", source.index] if source.index != "flat" else []
-    arguments += ["--faiss-index", source.faiss_index] if source.faiss_index else []
+    if source.faiss_index and _is_dense(source):
+        # The user's is the index itself; of the one that comes with the corpus other kinds take the vectors.
+        adopted = options.faiss_index or source.index == "flat"
+        arguments += ["--faiss-index" if adopted else "--vectors", source.faiss_index]
+    arguments += shlex.split(options.build_args)
     return module_command("build the index", "retriever_server", *arguments, creates=index)
 
 
@@ -91,14 +96,16 @@ def _is_dense(source: Source) -> bool:
 
 def _serve_command(options: Options, index: Path) -> Command:
     """Without its port, which is chosen when the run starts."""
-    arguments = ("serve", index, "--host", options.retriever_host, "--die-with-parent")
+    words = shlex.split(options.serve_args)
+    arguments = ("serve", index, *words, "--host", options.retriever_host, "--die-with-parent")
     return module_command("serve the index", "retriever_server", *arguments)
 
 
-def _index_folder(corpus: Path, source: Source) -> Path:
+def _index_folder(options: Options, corpus: Path, source: Source) -> Path:
     """A corpus of ours has its key in its path; one of the user's may change under the same path."""
     encoder = source.encoder if _is_dense(source) else ""
-    made_by = (encoder,) if source.index == "flat" else (source.index, encoder)
+    made_by: tuple[str, ...] = (encoder,) if source.index == "flat" else (source.index, encoder)
+    made_by += (options.build_args,) if options.build_args else ()
     return CACHE / f"index-{key_of(INDEX_FORMAT, corpus.resolve(), *made_by, *(version_of(corpus) or ()))}"
 
 

@@ -34,10 +34,13 @@ from research.training.command_line import (
 @click.option(
     "--questions", type=FILE, help="Training questions (FlashRAG's form or MuSiQue's). [MuSiQue | mini world]"
 )
+@click.option("--validation", type=FILE, help="Questions that draw the curve; without, some of --questions.")
 @click.option(
-    "--validation", type=FILE, help="Held-out questions; without, some of --questions are split off."
+    "--test",
+    type=FILE,
+    help="Questions asked before and after training only; without, and without --validation, some of "
+    "--questions are split off. [MuSiQue | mini world]",
 )
-@click.option("--test", type=FILE, help="Questions asked before and after training only. [none | mini world]")
 @click.option("--corpus", type=FILE, help='Passages, JSONL {"id","contents"}. [Wikipedia 2018 | mini world]')
 @click.option(
     "--faiss-index", type=FILE, help="FAISS index of the corpus made elsewhere, adopted after a check."
@@ -64,7 +67,7 @@ from research.training.command_line import (
     is_flag=True,
     help="Afterwards also train on clean demonstrations, for as long, and put it into the table.",
 )
-@machine_options
+@machine_options(index="flat")
 @click.pass_context
 def main(context: click.Context, resume: bool, only_export: bool, dry_run: bool, **values: Any) -> None:
     """Train a search agent with GRPO on veRL: prepare data, build and serve the index, train, evaluate,

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from research.controls import CONTROLS
 from research.prompts import load_prompt
@@ -78,6 +80,24 @@ def _check_reward(config: ResearchConfig) -> None:
         get_reward(config.reward)
     else:
         raise ValueError("research.reward: only rewards of rewriting can be mixed; name one")
+
+
+def load_config(path: Path) -> DictConfig:
+    """The configuration that was saved with a run.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no configuration; names the file.
+    """
+    try:
+        config = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise
+    except (YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
+        raise ValueError(f"{path} is no configuration: {' '.join(str(error).split())}") from error
+    if not isinstance(config, DictConfig) or not isinstance(config.get("research"), DictConfig):
+        raise ValueError(f"{path} is no configuration of a run: it has no section research")
+    return config
 
 
 def read_section(cls: type[Section], values: DictConfig | dict[str, Any]) -> Section:

@@ -7,11 +7,12 @@ object a line: ``{"name": "supervised", "questions": 500, "em": 0.9, "searches":
 """
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from research.controls import CONTROLS
 from research.training.headline import Headline, headline_of
@@ -19,6 +20,7 @@ from research.training.results import Result
 from research.training.run_files import TRAJECTORY_FILE, read_step
 from research.trajectory import Trajectory
 
+NO_TEST = "\nThese questions also drew the curve: there are no test questions of the run's own (--test)."
 KINDS = ("", *CONTROLS)  # in the order of the table: real search, then the controls
 
 
@@ -111,10 +113,27 @@ def _measured_elsewhere(run_dir: Path) -> Iterable[TableRow]:
     for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else (), start=1):
         try:
             values = json.loads(line)
-            yield TableRow(values.pop("name"), None, results(**values), "elsewhere")
+            name, result = values.pop("name"), results(**values)
+            _check_measured(name, values)
+            yield TableRow(name, None, result, "elsewhere")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             wanted = ", ".join(["name", *(each.name for each in fields(results) if each.default is MISSING)])
             raise ValueError(f"{path}, line {number}: not an object with {wanted}: {error}") from error
+
+
+SHARES = ("em", "format_valid", "ndcg", "original", "recall", "scoring_failed")
+
+
+def _check_measured(name: Any, values: dict[str, Any]) -> None:
+    """Raises ValueError for a figure that nothing can have been measured as."""
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"name is {name!r}")
+    if type(values["questions"]) is not int or values["questions"] < 1:
+        raise ValueError(f"questions is {values['questions']!r}, not a count from 1")
+    for key, value in values.items():
+        most = 1.0 if key in SHARES else sys.float_info.max
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+            raise ValueError(f"{key} is {value!r}, not a number from 0{' to 1' if most == 1 else ''}")
 
 
 def as_text(rows: list[TableRow], headline: Headline) -> str:

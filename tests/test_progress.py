@@ -1,5 +1,8 @@
 """What a person sees while a run goes on: lines, warnings, the table and its intervals."""
 
+import json
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -150,10 +153,27 @@ def test_the_files_of_several_writers_are_read_as_one(tmp_path):
     assert held_out_steps(tmp_path, "test") == [0, 1]
 
 
-def test_a_wrong_line_of_controls_is_named(tmp_path):
-    (tmp_path / "controls.jsonl").write_text('{"name": "a", "em": 1}\n')
-    with pytest.raises(ValueError, match="controls.jsonl, line 1"):
-        table_rows(tmp_path)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"questions": None},
+        {"questions": 0},
+        {"questions": 2.5},
+        {"em": 1.9},
+        {"em": -0.1},
+        {"em": "high"},
+        {"searches": math.inf},
+        {"format_valid": True},
+        {"name": ""},
+        {"other": 1},
+    ],
+)
+def test_a_wrong_line_of_controls_is_named(tmp_path, changes):
+    good = {"name": "a", "questions": 5, "em": 0.5, "searches": 2, "format_valid": 1.0}
+    lines = [json.dumps(good), json.dumps({**good, **changes})]
+    (tmp_path / "controls.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="controls.jsonl, line 2"):
+        as_text(table_rows(tmp_path), ANSWERS)
 
 
 @pytest.mark.parametrize(

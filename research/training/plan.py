@@ -132,9 +132,9 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(" ".join(str(error).split())) from error
     except (ValueError, AttributeError, TypeError) as error:  # of hydra and omegaconf for a word like "=1"
-        words = " ".join(plan.options.overrides)
+        given = " ".join(plan.options.overrides)
         raise ConfigurationError(
-            f"no configuration comes of {words!r}: {error}; a word is key=value"
+            f"no configuration comes of {given!r}: {error}; a word is key=value"
         ) from error
     # veRL itself leaves keys of parts that are switched off without a value.
     ours = ("research.", "data.", "actor_rollout_ref.")

@@ -3,8 +3,9 @@
     python -m data.musique --out DIR                                       from the hub (FlashRAG's form)
     python -m data.musique --out DIR --train train.jsonl --dev dev.jsonl   from files of yours
 
-Writes DIR/train.questions.jsonl, all training questions, and DIR/validation.questions.jsonl, a draw from the
-dev questions, both in this project's form (data/questions.py); the recipe makes its training rows from them.
+Writes DIR/train.questions.jsonl, all training questions, and DIR/validation.questions.jsonl and
+DIR/test.questions.jsonl, two draws from the dev questions that share none, all in this project's form
+(data/questions.py); the recipe makes its rows from them.
 """
 
 from pathlib import Path
@@ -31,13 +32,18 @@ def warn_unless_full(path: Path, questions: list[Question], full: int) -> None:
         click.secho(warning, fg="red", bold=True, err=True)
 
 
-def prepare(train: list[Question], dev: list[Question], out: Path, validation: int, seed: int) -> None:
-    """Write the two files into `out`, the second with `validation` questions of `dev` drawn by `seed`.
+def prepare(
+    train: list[Question], dev: list[Question], out: Path, validation: int, test: int, seed: int
+) -> None:
+    """Write the files into `out`, with `validation` and at most `test` questions of `dev` drawn by `seed`.
 
-    Raises DataError: `dev` holds fewer questions.
+    Raises DataError: `dev` holds fewer than `validation` questions.
     """
-    _, drawn = split_questions(dev, validation, seed)
-    for split, questions in (("train", train), ("validation", drawn)):
+    rest, drawn = split_questions(dev, validation, seed)
+    _, asked = split_questions(rest, min(test, len(rest)), seed)
+    for split, questions in (("train", train), ("validation", drawn), ("test", asked)):
+        if not questions:
+            continue  # the validation took all
         path = out / f"{split}.questions.jsonl"
         write_questions(path, questions)
         click.echo(f"{path}: {len(questions)} questions ({hop_counts(questions)})")
@@ -48,12 +54,19 @@ def prepare(train: list[Question], dev: list[Question], out: Path, validation: i
 @click.option("--train", type=click.Path(path_type=Path), help="Question file instead of the hub's.")
 @click.option("--dev", type=click.Path(path_type=Path), help="Question file instead of the hub's.")
 @click.option("--validation", default=100, show_default=True, metavar="N", help="Dev questions to draw.")
-@click.option("--seed", default=42, show_default=True, help="Seed of that draw.")
+@click.option("--test", default=500, show_default=True, metavar="N", help="Others of them, at most.")
+@click.option("--seed", default=42, show_default=True, help="Seed of these draws.")
 @click.option("--revision", help="Branch, tag or commit of the hub's dataset.  [default: main]")
 def main(
-    out: Path, train: Path | None, dev: Path | None, validation: int, seed: int, revision: str | None
+    out: Path,
+    train: Path | None,
+    dev: Path | None,
+    validation: int,
+    test: int,
+    seed: int,
+    revision: str | None,
 ) -> None:
-    """Make MuSiQue's training and validation question files.
+    """Make MuSiQue's training, validation and test question files.
 
     Example: python -m data.musique --out data/musique
     """
@@ -65,7 +78,7 @@ def main(
     if train is None:
         warn_unless_full(train_file, train_set, FULL_TRAIN)
         warn_unless_full(dev_file, dev_set, FULL_DEV)
-    prepare(train_set, dev_set, out, validation, seed)
+    prepare(train_set, dev_set, out, validation, test, seed)
 
 
 if __name__ == "__main__":

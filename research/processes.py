@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,13 @@ def start(argv: Sequence[str], log: Path, env: dict[str, str] | None = None) -> 
         )
 
 
+DEATH_SECONDS = 10.0  # after SIGKILL; longer only in a system call that cannot be interrupted
+
+
 def stop(process: subprocess.Popen[bytes], patience: float) -> None:
-    """SIGTERM, then SIGKILL after ``patience`` seconds. Does nothing to a process that has ended."""
+    """SIGTERM, then SIGKILL after ``patience`` seconds. Does nothing to a process that has ended; one that
+    SIGKILL does not end is left, and named on standard error.
+    """
     if process.poll() is not None:
         return
     process.terminate()
@@ -85,15 +90,25 @@ def stop(process: subprocess.Popen[bytes], patience: float) -> None:
         process.wait(patience)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        try:
+            process.wait(DEATH_SECONDS)
+        except subprocess.TimeoutExpired:
+            _say_left([process.pid])
 
 
-def stop_descendants(patience: float = 5.0) -> None:
+def _say_left(pids: Iterable[int]) -> None:
+    named = ", ".join(map(str, pids))
+    print(f"left behind, for SIGKILL does not end it (a system call hangs): process {named}", file=sys.stderr)
+
+
+def stop_descendants(patience: float = 5.0, death: float = DEATH_SECONDS) -> None:
     """End every descendant that is left: SIGTERM, then SIGKILL after ``patience`` seconds, until none is
-    there.
+    there. Those that SIGKILL has not ended ``death`` seconds later are left, and named on standard error.
     """
     deadline = time.monotonic() + patience
     while children := psutil.Process().children(recursive=True):
+        if time.monotonic() > deadline + death:
+            return _say_left(child.pid for child in children)
         for child in children:
             try:
                 child.kill() if time.monotonic() > deadline else child.terminate()

@@ -90,9 +90,10 @@ def test_musique_from_the_hub_draws_and_warns(hub: HubStandIn, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert "train.jsonl holds 30 questions; the full MuSiQue file holds 19,938" in done.stderr
     assert "dev.jsonl holds 12 questions; the full MuSiQue file holds 2,417" in done.stderr
-    train, validation = (
-        read_questions(tmp_path / f"{split}.questions.jsonl") for split in ("train", "validation")
+    train, validation, test = (
+        read_questions(tmp_path / f"{split}.questions.jsonl") for split in ("train", "validation", "test")
     )
+    assert len({question.id for question in (*validation, *test)}) == 12 == len(validation) + len(test)
     assert len(train) == 30 and {question.hops for question in train} == {2, 3, 4}
     assert len(validation) == 5 and all(question.id.startswith("dev_") for question in validation)
     again = command("data.musique", "--out", tmp_path, "--validation", "5")

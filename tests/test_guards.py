@@ -59,6 +59,7 @@ def test_a_healthy_training_raises_nothing():
         ("length_cut", {"search/cut_by_length": late(0.0, 0.15)}),
         ("rollout_mismatch", {"training/rollout_probs_diff_mean": late(3e-7, 5e-3)}),
         ("search_collapse", {"search/searches": late(2.5, 0.02)}),
+        ("failed_searches", {"search/failed_searches": late(0.0, 0.01)}),
     ],
 )
 def test_each_guard_fires_on_its_fault_alone(name, changes):

@@ -1,15 +1,21 @@
 """What a person sees while a run goes on: lines, warnings, the table and its intervals."""
 
+import json
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from run_folder import episode, step_row, write_episodes, write_rows
 
 from research.metrics import wilson_interval
+from research.training.episodes import choose_pairs
 from research.training.guards import GuardConfig
-from research.training.headline import ANSWERS
+from research.training.headline import ANSWERS, REWRITINGS
 from research.training.progress import StepPrinter
-from research.training.table import as_text, failures_warning, header_of, table_rows
+from research.training.run_files import forget_steps_after, write_trajectory
+from research.training.table import as_text, failures_warning, header_of, held_out_steps, table_rows
+from research.viewer.files import Source
 
 GUARDS = GuardConfig()
 
@@ -57,6 +63,23 @@ def test_a_warning_is_printed_where_it_begins(tmp_path):
     assert len(warnings) == 1 and warnings[0].startswith(
         "WARNING step 4: rollout and actor differ by 1.0e-02"
     )
+
+
+def test_failed_searches_are_told_by_their_share(tmp_path):
+    printer = StepPrinter(tmp_path, 9, GUARDS)
+    failed = {"search/searches": 2.5, "search/failed_searches": 0.5}
+    write_rows(tmp_path, step_row(1, **{"search/failed_searches": 0.0}), step_row(2, **failed))
+    good, bad, warning = printer.lines()
+    assert "failed" not in good and "  failed 20.0%  " in bad
+    assert warning.startswith("WARNING step 2: 20.0% of the searches failed")
+
+
+def test_texts_that_could_not_be_scored_are_told_by_their_share(tmp_path):
+    printer = StepPrinter(tmp_path, 9, GUARDS, REWRITINGS)
+    row = {"search/ndcg_at_10": 0.5, "search/original_ndcg": 0.1, "search/scoring_failed": 0.25}
+    write_rows(tmp_path, step_row(1, **row))
+    line, warning = printer.lines()
+    assert "  failed 25.0%  " in line and "25.0% of the texts could not be scored" in warning
 
 
 def test_nan_is_warned_about(tmp_path):
@@ -113,10 +136,44 @@ def test_an_evaluation_done_twice_counts_once(tmp_path):
     assert row.before is not None and (row.before.questions, row.before.em) == (2, 0.5)
 
 
-def test_a_wrong_line_of_controls_is_named(tmp_path):
-    (tmp_path / "controls.jsonl").write_text('{"name": "a", "em": 1}\n')
-    with pytest.raises(ValueError, match="controls.jsonl, line 1"):
-        table_rows(tmp_path)
+def test_the_files_of_several_writers_are_read_as_one(tmp_path):
+    for number, writer in enumerate(("", "node-a.example.org-12", "node-b-7")):
+        for step in (0, 1, 10):
+            write_trajectory(tmp_path, step, "test", episode(number, float(step == 10)), writer)
+    assert held_out_steps(tmp_path, "test") == [0, 1, 10]
+    (row,) = table_rows(tmp_path)
+    assert row.before is not None and row.after is not None
+    assert (row.before.questions, row.before.em, row.after.questions, row.after.em) == (3, 0.0, 3, 1.0)
+    assert len(choose_pairs(tmp_path, 10)) == 3
+    source = Source(tmp_path)
+    while not source.refresh(1.0):
+        pass
+    assert len(source.rows) == 9 and {each.split for each in source.rows} == {"test"}
+    forget_steps_after(tmp_path, 1)
+    assert held_out_steps(tmp_path, "test") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"questions": None},
+        {"questions": 0},
+        {"questions": 2.5},
+        {"em": 1.9},
+        {"em": -0.1},
+        {"em": "high"},
+        {"searches": math.inf},
+        {"format_valid": True},
+        {"name": ""},
+        {"other": 1},
+    ],
+)
+def test_a_wrong_line_of_controls_is_named(tmp_path, changes):
+    good = {"name": "a", "questions": 5, "em": 0.5, "searches": 2, "format_valid": 1.0}
+    lines = [json.dumps(good), json.dumps({**good, **changes})]
+    (tmp_path / "controls.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="controls.jsonl, line 2"):
+        as_text(table_rows(tmp_path), ANSWERS)
 
 
 @pytest.mark.parametrize(

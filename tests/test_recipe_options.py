@@ -2,7 +2,9 @@
 training.
 """
 
+import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -12,11 +14,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from omegaconf import OmegaConf
 
 from research.training.command_line import resolve_options
 from research.training.config import read_research_config
-from research.training.plan import ConfigurationError, Options, compose_config, make_plan
+from research.training.plan import Options, compose_config, make_plan
+from research.training.preflight import file_problems, problems
 from research.training.recipe import main
 from research.training.run import RunFailed
 
@@ -86,42 +88,19 @@ def test_several_nodes_join_the_cluster(tmp_path):
     assert single.trainer.nnodes == 1 and single.ray_kwargs.ray_init.address == "local"
 
 
+def test_epochs_that_are_asked_for_decide_unless_steps_are(tmp_path):
+    def steps(*overrides, **values):
+        return compose(tmp_path, "cpu", *overrides, **values).trainer.total_training_steps
+
+    assert steps() == 60 and steps("trainer.total_epochs=2") is None
+    assert steps("trainer.total_epochs=2", steps=6) == 6
+    assert steps("trainer.total_epochs=2", "trainer.total_training_steps=9") == 9
+
+
 def test_search_r1_is_chosen_by_name(tmp_path):
     config = compose(tmp_path, "cpu", "protocol@research.protocol=search_r1", "research.prompt=search_r1")
     research = read_research_config(config.research)
     assert research.protocol.result == "information" and not research.protocol.boxed
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("research.rewrad=exact_match", "rewrad"),
-        ("trainer.total_training_step=5", "total_training_step"),
-        ("protocol@research.protocol=none", "none"),
-        ("research.limits.searches", "searches"),
-    ],
-)
-def test_unknown_keys_and_values_fail(tmp_path, override, message):
-    with pytest.raises(ConfigurationError, match=message):
-        compose(tmp_path, "cpu", override)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("reward", "exact", "exact_match"),
-        ("prompt", "no_such", "research_instruct"),
-        ("retriever.wire", "soap", "search_r1"),
-        ("limits.turns", 3, "turns"),
-        ("protocol.result", "information", "result_template"),
-    ],
-)
-def test_bad_values_of_our_section_are_named(tmp_path, key, value, message):
-    section = compose(tmp_path).research
-    OmegaConf.set_struct(section, False)
-    OmegaConf.update(section, key, value)
-    with pytest.raises(ValueError, match=message):
-        read_research_config(section)
 
 
 @pytest.mark.parametrize("option", ["--questions", "--validation", "--corpus", "--faiss-index"])
@@ -129,6 +108,109 @@ def test_wrong_path_is_one_clear_line(tmp_path, option):
     result = run_main("--run-dir", tmp_path / "run", option, tmp_path / "nowhere.jsonl")
     assert result.exit_code == 1 and "nowhere.jsonl" in result.output and option in result.output
     assert "Traceback" not in result.output
+
+
+OWN = {
+    "--questions": '{"id": 1, "question": "q", "golden_answers": ["a"]}\n' * 2,
+    "--validation": "[]",
+    "--test": '{"id": 1, "question": "q"}\n',
+    "--corpus": '{"id": 1, "contents": "a"}\n{"id": 2}\n',
+}
+
+
+def test_faults_in_own_files_are_told_first_of_all(tmp_path):
+    words = []
+    for option, text in OWN.items():
+        path = tmp_path / f"{option[2:]}.jsonl"
+        path.write_text(text)
+        words += [option, path]
+    result = run_main("--run-dir", tmp_path / "run", *words)
+    lines = result.output.split("cannot start:\n")[1].splitlines()
+    found = [line.strip().removeprefix(f"{tmp_path}/") for line in lines if line.strip()]
+    assert result.exit_code == 1 and [line.split(": ")[0] for line in found] == [
+        "questions.jsonl:2",
+        "validation.jsonl",
+        "test.jsonl:1",
+        "corpus.jsonl:2",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_own_files_are_too_small_for_is_told_first_of_all(tmp_path):
+    question = '{"id": 1, "question": "q", "golden_answers": ["a"]}\n'
+    (tmp_path / "q.jsonl").write_text(question)
+    (tmp_path / "c.jsonl").write_text('{"id": 1, "contents": "a"}\n')
+    files = {"questions": tmp_path / "q.jsonl", "test": tmp_path / "q.jsonl", "corpus": tmp_path / "c.jsonl"}
+    plan = make_plan(options(tmp_path, **files))
+    few, one_text, one_passage = file_problems(plan, compose_config(plan, URL))
+    assert "1 questions are fewer than one batch" in few and "all test questions are one text" in one_text
+    assert "1 passages, and research.retriever.top_k is 1" in one_passage
+
+
+def test_the_index_and_its_server_take_more_words(tmp_path):
+    corpus = tmp_path / "c.jsonl"
+    corpus.write_text('{"id": 1, "contents": "a"}\n')
+    words = {"build_args": "--index-option M=8 --threads 1", "serve_args": "--threads 1 --cache-size 0"}
+    plan = make_plan(options(tmp_path, corpus=corpus, index="hnsw", **words))
+    plain = make_plan(options(tmp_path, corpus=corpus, index="hnsw"))
+    build, serve = plan.build[-1].argv, plan.serve.argv
+    assert build[build.index("--index") + 1] == "hnsw" and build[-4:] == shlex.split(words["build_args"])
+    assert (
+        serve[5:9] == shlex.split(words["serve_args"]) and plan.build[-1].creates != plain.build[-1].creates
+    )
+    assert problems(plan) == []
+    bm25 = make_plan(options(tmp_path, index="bm25"))
+    assert "--encoder" not in bm25.build[-1].argv
+    assert not any("encoder" in command.what for command in bm25.prepare)
+
+
+def test_other_kinds_are_built_from_the_vectors_of_the_index_that_is_downloaded(tmp_path):
+    argv = make_plan(options(tmp_path, "gpu", index="hnsw")).build[-1].argv
+    assert argv[argv.index("--vectors") + 1].endswith("e5_Flat.index") and "--faiss-index" not in argv
+    own = make_plan(options(tmp_path, "gpu", index="hnsw", corpus=tmp_path / "c", faiss_index=tmp_path / "i"))
+    assert "--faiss-index" in own.build[-1].argv
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"index": "nope"}, "--index: there is no kind nope"),
+        ({"build_args": "--nope"}, "--build-args: No such option"),
+        ({"build_args": "--threads 0"}, "--build-args: Invalid value for '--threads'"),
+        ({"build_args": "--index-option M=8"}, "--build-args: "),  # flat has no options
+        ({"build_args": "--index=hnsw"}, "--build-args: --index=hnsw is not for here"),
+        ({"serve_args": "--port 3"}, "--serve-args: --port is not for here"),
+        ({"serve_args": "--token x"}, "RETRIEVER_TOKEN"),
+        ({"serve_args": "stray"}, "--serve-args: "),
+    ],
+)
+def test_words_that_the_retrieval_server_does_not_take(tmp_path, words, message):
+    (found,) = problems(make_plan(options(tmp_path, **words)))
+    assert message in found and "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"retriever": "x"}, "unexpected keyword argument 'retriever'"),
+        ({"hardware": "tpu"}, "hardware is 'tpu'"),
+        ({"steps": "ten"}, "steps is 'ten'"),
+        ({"overrides": None}, ""),
+        ({"corpus": 5}, ""),
+        (None, "not JSON"),
+        ([], "not an object"),
+    ],
+)
+def test_a_recipe_of_another_version_is_one_line(tmp_path, change, why):
+    path = tmp_path / "run" / "recipe.json"
+    path.parent.mkdir()
+    options(tmp_path).save(path)
+    saved = json.loads(path.read_text())
+    path.write_text("{" if change is None else json.dumps({**saved, **change} if change else change))
+    result = run_main("--run-dir", path.parent, "--resume")
+    assert result.exit_code == 1 and "Traceback" not in result.output and why in result.output
+    assert f"{path} is no recipe.json of this version" in result.output
+    assert len(result.output.strip().splitlines()) == 1
 
 
 def test_model_folder_without_a_model(tmp_path):
@@ -142,6 +224,26 @@ def test_port_in_use(tmp_path):
         taken.listen()
         result = run_main("--run-dir", tmp_path / "run", "--retriever-port", taken.getsockname()[1])
     assert result.exit_code == 1 and "in use" in result.output and "--retriever-port" in result.output
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "127.8.9.1", "0"])
+def test_several_nodes_need_an_address_that_all_of_them_reach(tmp_path, host):
+    result = run_main("--run-dir", tmp_path / "run", "--nodes", 2, "--retriever-host", host)
+    assert result.exit_code == 1 and "--retriever-host: with --nodes 2" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:80", "[::1]:80", "[::ffff:127.0.0.1]:80", "localhost"])
+def test_several_nodes_need_a_retriever_that_all_of_them_reach(tmp_path, host):
+    plan = make_plan(options(tmp_path, nodes=2, retriever_url=f"http://{host}"))
+    assert any("--retriever-url: with --nodes 2" in line for line in problems(plan))
+    other = make_plan(options(tmp_path, nodes=2, retriever_url="http://192.0.2.1:80"))
+    assert not any("--nodes" in line for line in problems(other))
+
+
+def test_a_host_that_is_not_this_machine(tmp_path):
+    result = run_main("--run-dir", tmp_path / "run", "--retriever-host", "192.0.2.1")
+    assert result.exit_code == 1 and "--retriever-host: '192.0.2.1' is no address of this" in result.output
 
 
 def test_full_disk_is_noticed_before_the_start(tmp_path, monkeypatch):

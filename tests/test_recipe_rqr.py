@@ -36,6 +36,7 @@ def test_a_query_reasoner_is_trained_judged_and_exported(tmp_path):
     files = {"--tasks": "train.jsonl", "--test": "test.jsonl", "--corpus": "corpus.jsonl"}
     words = [word for name, file in files.items() for word in (name, str(tmp_path / file))]
     sizes = ("actor_rollout_ref.rollout.max_model_len=512", "research.rewriting.free_tokens=16", MIX)
+    sizes += ("trainer.total_epochs=1",)  # one step, with seven tasks: the two of --steps decide
     module = "research.training.recipe_rqr"
     with RecipeRun(
         tmp_path / "run", "--model", str(policy), "--steps", "2", *words, *sizes, module=module

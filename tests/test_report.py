@@ -137,3 +137,24 @@ def test_the_held_out_curve_is_a_picture_of_its_own(tmp_path):
     shutil.rmtree(run / "trajectories")
     nothing = CliRunner().invoke(main, [str(run), "--picture", str(picture)])
     assert nothing.exit_code == 1 and "no held-out questions" in nothing.output
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.yaml", "research: [\n"),
+        ("config.yaml", "word"),
+        ("config.yaml", "- 1\n"),
+        ("config.yaml", "trainer: {}\n"),
+        ("config.yaml", "research: {protocol: {think: think}}\ntrainer: {}\n"),
+        ("config.yaml", "research: {protocol: '${nowhere}'}\n"),
+        ("recipe.json", "{"),
+        ("recipe.json", "[]"),
+    ],
+)
+def test_a_malformed_file_of_the_run_is_one_line(tmp_path, name, text):
+    run = finished_run(tmp_path / "run")
+    (run / name).write_text(text)
+    result = CliRunner().invoke(main, [str(run)])
+    assert result.exit_code == 1 and len(result.output.strip().splitlines()) == 1
+    assert result.output.startswith(f"Error: {run / name}")

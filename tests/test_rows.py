@@ -1,6 +1,7 @@
 """research/training/rows.py: question files to the parquet rows of a run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,9 +11,11 @@ from omegaconf import OmegaConf
 from data import DataError
 from data.mini_tokenizer import train_tokenizer
 from data.mini_world import build
-from data.questions import write_questions
+from data.questions import Question, write_questions
 from research.training.plan import CONFIG_DIR
-from research.training.rows import write_run_rows
+from research.training.rows import settle, total_steps, write_run_rows
+
+SPLITS = ("train", "validation", "test")
 
 
 @pytest.fixture
@@ -62,6 +65,56 @@ def test_each_test_question_comes_once_more_for_each_control(run_dir: Path) -> N
         for row in asked:
             decoys = row["extra_info"]["decoys"]
             assert len(decoys) == 4 == len(set(decoys)) and row["extra_info"]["question"] not in decoys
+
+
+def test_questions_that_did_not_draw_the_curve_are_split_off(run_dir: Path) -> None:
+    configure(run_dir, controls=["shuffled"])
+    write_run_rows(run_dir, run_dir.parent / "train.jsonl", None)
+    asked = {split: {row["extra_info"]["id"] for row in rows(run_dir, split)} for split in SPLITS}
+    assert {split: len(ids) for split, ids in asked.items()} == {"train": 24, "validation": 3, "test": 3}
+    assert len(set.union(*asked.values())) == 30 and len(rows(run_dir, "test")) == 2 * 3
+    config = OmegaConf.load(run_dir / "config.yaml")
+    config.trainer, config.data.val_files = {"total_training_steps": 5}, []
+    settle(config, run_dir)
+    assert [Path(file).stem for file in config.data.val_files] == ["validation", "test"]
+    shutil.rmtree(run_dir / "data")
+    write_run_rows(run_dir, run_dir.parent / "train.jsonl", run_dir.parent / "validation.jsonl")
+    settle(config, run_dir)
+    assert len(rows(run_dir, "train")) == 30 and len(config.data.val_files) == 1
+
+
+def test_decoys_are_found_among_many_questions_of_one_text(run_dir: Path) -> None:
+    questions = [Question(str(number), "Who?", ("a",)) for number in range(30)]
+    write_questions(run_dir.parent / "test.jsonl", [*questions, Question("x", "Where?", ("b",))])
+    configure(run_dir, controls=["shuffled"])
+    write(run_dir)
+    decoys = [row["extra_info"]["decoys"] for row in rows(run_dir, "test")[31:]]
+    assert decoys == [["Where?"]] * 30 + [["Who?"]]
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_controls_that_cannot_be_made_are_told_when_rows_are_written(run_dir: Path, count: int) -> None:
+    questions = [Question(str(number), "Who?", ("a",)) for number in range(count)]
+    write_questions(run_dir.parent / "test.jsonl", questions)
+    configure(run_dir, controls=["closed_book", "shuffled"])
+    with pytest.raises(DataError, match=r"test.jsonl: the control shuffled .*controls=\[closed_book\]"):
+        write(run_dir)
+    configure(run_dir, controls=["closed_book"])
+    write(run_dir)
+    assert len(rows(run_dir, "test")) == 2 * count
+
+
+def test_epochs_come_to_steps_by_the_rows_that_fill_a_batch(run_dir: Path) -> None:
+    configure(run_dir)
+    trainer = {"total_training_steps": None, "total_epochs": 3}
+    config = OmegaConf.create({"trainer": trainer, "data": {"train_batch_size": 8, "train_max_samples": -1}})
+    assert total_steps(config, run_dir) is None
+    write(run_dir)  # 30 rows to train on
+    assert total_steps(config, run_dir) == 3 * 3
+    config.data.train_max_samples = 16
+    assert total_steps(config, run_dir) == 3 * 2
+    config.trainer.total_training_steps = 50
+    assert total_steps(config, run_dir) == 50
 
 
 def test_training_can_be_kept_to_some_hop_counts(run_dir: Path) -> None:

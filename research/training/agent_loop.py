@@ -15,7 +15,7 @@ from research.token_protocol import TokenProtocol
 from research.training.answering import Answering
 from research.training.config import ResearchConfig, read_research_config
 from research.training.rewriting import Rewriting
-from research.training.run_files import write_trajectory
+from research.training.run_files import trajectory_writer, write_trajectory
 from research.trajectory import Trajectory
 
 
@@ -71,7 +71,8 @@ class SearchAgentLoop(AgentLoopBase):
             "control": info["control"],
             **trajectory.metadata,
         }
-        write_trajectory(shared.config.run_dir, int(row["global_steps"]), info["split"], trajectory)
+        step, writer = int(row["global_steps"]), trajectory_writer(self.config.trainer.nnodes)
+        write_trajectory(shared.config.run_dir, step, info["split"], trajectory, writer)
         return self._output(trajectory, engine.policy_versions)
 
     def _output(self, trajectory: Trajectory, policy_versions: list[int]) -> AgentLoopOutput:

@@ -1,5 +1,6 @@
 """What the command lines of the recipes have in common: options, errors, and how a run goes on."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
@@ -10,16 +11,50 @@ import click
 from click.core import ParameterSource
 
 from research.processes import Terminated
-from research.training.options import FILES, ROOT, Options
+from research.training.options import FILES, ROOT, Options, OptionsError
 from research.training.plan import ConfigurationError, make_plan
 from research.training.run import RunFailed, execute, export, show
 from research.training.run_files import latest_checkpoint
+from research.training.values import is_url
+from retriever_server.indexes import KINDS
 
 RUNS = ROOT / "runs"
 # What may differ when a run goes on; everything else belongs to what is being trained.
 FREE_ON_RESUME = {"run_dir", "steps", "nodes", "gpus", "supervised_control"}
-FREE_ON_RESUME |= {"retriever_url", "retriever_host", "retriever_port"}
+FREE_ON_RESUME |= {"serve_args", "retriever_url", "retriever_host", "retriever_port"}
 FILE = click.Path(path_type=Path)
+
+
+class _Url(click.ParamType):
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not is_url(value):
+            self.fail(f"{value!r} is no address like http://127.0.0.1:8000", param, ctx)
+        return str(value)
+
+
+class _Name(click.ParamType):
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).strip():
+            self.fail("is empty", param, ctx)
+        return str(value)
+
+
+class _Words(click.ParamType):
+    name = "words"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            shlex.split(value)
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+        return str(value)
+
+
+NAME = _Name()
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -47,7 +82,7 @@ def run_options(recipe: str, steps: str) -> Callable[[Function], Function]:
         ),
         click.option(
             "--seed",
-            type=int,
+            type=click.IntRange(0, 2**31 - 1),
             default=42,
             show_default=True,
             help="Of the world, the data order, the sampling.",
@@ -55,9 +90,26 @@ def run_options(recipe: str, steps: str) -> Callable[[Function], Function]:
     )
 
 
-def machine_options(function: Function) -> Function:
-    """The options about machines and servers, and the configuration's own words."""
+def machine_options(index: str) -> Callable[[Function], Function]:
+    """The options about machines and servers, and the configuration's own words. `index` is the default
+    kind.
+    """
     return _all_of(
+        click.option(
+            "--index", metavar="KIND", type=NAME, help=f"Kind of the index, of {', '.join(KINDS)}. [{index}]"
+        ),
+        click.option(
+            "--build-args",
+            type=_Words(),
+            default="",
+            help="More options of `retriever_server build`: '--index-option M=48 --device cuda'.",
+        ),
+        click.option(
+            "--serve-args",
+            type=_Words(),
+            default="",
+            help="More options of `retriever_server serve`: '--threads 4 --index-device auto'.",
+        ),
         click.option("--gpus", type=click.IntRange(1), help="GPUs a node. [all]"),
         click.option(
             "--nodes",
@@ -66,9 +118,17 @@ def machine_options(function: Function) -> Function:
             show_default=True,
             help="Over 1: joins a Ray cluster.",
         ),
-        click.option("--retriever-url", help="A retrieval server that is running; without, one is started."),
         click.option(
-            "--retriever-host", default="127.0.0.1", show_default=True, help="Address the started one binds."
+            "--retriever-url",
+            type=_Url(),
+            help="A retrieval server that is running; without, one is started.",
+        ),
+        click.option(
+            "--retriever-host",
+            type=NAME,
+            default="127.0.0.1",
+            show_default=True,
+            help="Address the started one binds.",
         ),
         click.option(
             "--retriever-port", type=click.IntRange(0, 65535), default=0, help="Its port. [a free one]"
@@ -77,7 +137,7 @@ def machine_options(function: Function) -> Function:
             "--dry-run", is_flag=True, help="Print the configuration and every command; run nothing."
         ),
         click.argument("overrides", nargs=-1),
-    )(function)
+    )
 
 
 def _all_of(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
@@ -109,7 +169,7 @@ def run_recipe(
             export(options.run_dir)
         else:
             execute(make_plan(options))
-    except (ConfigurationError, RunFailed, OSError) as error:
+    except (ConfigurationError, OptionsError, RunFailed, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         context.exit(130)
@@ -128,6 +188,9 @@ def resolve_options(values: dict[str, Any], given: set[str], resume: bool) -> Op
     run_dir = (values["run_dir"] or _default_run_dir(recipe, resume)).absolute()
     for name in FILES:
         values[name] = values[name].absolute() if values.get(name) else None
+    for name in ("model", "encoder"):  # a folder, from wherever the run is resumed
+        if values.get(name) and values[name] != "minilm" and Path(values[name]).exists():
+            values[name] = str(Path(values[name]).absolute())
     options = Options(**{**values, "run_dir": run_dir})
     if (run_dir / "recipe.json").exists():
         if latest_checkpoint(run_dir) is None and not resume:
@@ -143,11 +206,11 @@ def resolve_options(values: dict[str, Any], given: set[str], resume: bool) -> Op
 def _default_run_dir(recipe: str, resume: bool) -> Path:
     if not resume:
         return RUNS / f"train_{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
-    runs = sorted(RUNS.glob("*/recipe.json"), key=lambda path: path.stat().st_mtime)
-    runs = [path for path in runs if Options.load(path).recipe == recipe]
-    if not runs:
+    runs = sorted(RUNS.glob("*/recipe.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    newest = next((path for path in runs if Options.load(path).recipe == recipe), None)
+    if newest is None:
         raise RunFailed(f"there is no run of train_{recipe} in {RUNS} to go on with; name one with --run-dir")
-    return runs[-1].parent
+    return newest.parent
 
 
 def _continued(saved: Options, asked: Options, given: set[str]) -> Options:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from research.controls import CONTROLS
 from research.prompts import load_prompt
@@ -17,6 +19,7 @@ from research.rewards.rewriting import RewritingConfig, reward_weights
 from research.search_loop import Limits
 from research.training.guards import GuardConfig
 from research.training.validations import KEEP
+from research.training.values import check_protocol, check_research
 
 Section = TypeVar("Section")
 
@@ -54,6 +57,7 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
         ValueError: a key is unknown or missing, or a value has no meaning; the message names it.
     """
     values: dict[str, Any] = OmegaConf.to_container(section, resolve=True)  # type: ignore[assignment]
+    check_research(values)
     nested = {"protocol": Protocol, "limits": Limits, "retriever": RetrieverConfig, "guards": GuardConfig}
     if "rewriting" in values:
         nested["rewriting"] = RewritingConfig
@@ -64,6 +68,7 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
         values[name] = tuple(values[name])
     config: ResearchConfig = _build(ResearchConfig, values, "research")
     _check_reward(config)
+    check_protocol(config.protocol)
     load_prompt(config.prompt)
     if config.keep not in KEEP:
         raise ValueError(f"research.keep: {config.keep!r}; it is one of: {', '.join(KEEP)}")
@@ -82,6 +87,24 @@ def _check_reward(config: ResearchConfig) -> None:
         get_reward(config.reward)
     else:
         raise ValueError("research.reward: only rewards of rewriting can be mixed; name one")
+
+
+def load_config(path: Path) -> DictConfig:
+    """The configuration that was saved with a run.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no configuration; names the file.
+    """
+    try:
+        config = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise
+    except (YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
+        raise ValueError(f"{path} is no configuration: {' '.join(str(error).split())}") from error
+    if not isinstance(config, DictConfig) or not isinstance(config.get("research"), DictConfig):
+        raise ValueError(f"{path} is no configuration of a run: it has no section research")
+    return config
 
 
 def read_section(cls: type[Section], values: DictConfig | dict[str, Any]) -> Section:

@@ -8,7 +8,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 from research.training.headline import Headline, headline_of
-from research.training.run_files import read_trajectories, trajectory_path
+from research.training.run_files import read_step
 from research.training.table import Key, held_out_metrics, held_out_split, key_of, step_after
 from research.trajectory import Trajectory
 
@@ -82,7 +82,6 @@ def _read(
     run_dir: Path, split: str, step: int | None, chosen: Iterable[Key]
 ) -> Iterator[tuple[Key, Trajectory]]:
     """The chosen episodes of a step. A file is gone through, not held: it can have gigabytes as objects."""
-    path = trajectory_path(run_dir, step, split) if step is not None else None
-    for trajectory in read_trajectories(path) if path and path.exists() else ():
+    for trajectory in read_step(run_dir, step, split) if step is not None else ():
         if key_of(trajectory) in chosen:
             yield key_of(trajectory), trajectory

@@ -130,6 +130,12 @@ def all_failed(metrics: Row) -> bool:
     return 0 < metrics["searches"] <= metrics["failed_searches"]
 
 
+def failed_share(row: Row) -> float:
+    """Share of the searches of a step that failed, or of its texts that could not be scored."""
+    searches, failed = row.get("search/searches", 0.0), row.get("search/failed_searches", 0.0)
+    return row.get("search/scoring_failed", failed / searches if searches else 0.0)
+
+
 def not_finite(rows: Rows, config: GuardConfig) -> str | None:
     """NaN or infinity in any metric. Losses and norms are named first: they are the cause more often."""
     wrong = [key for key, value in rows[-1].items() if not math.isfinite(value)]
@@ -222,6 +228,17 @@ def length_cut(rows: Rows, config: GuardConfig) -> str | None:
     )
 
 
+def failed_searches(rows: Rows, config: GuardConfig) -> str | None:
+    """Searches of the step failed."""
+    share = failed_share(rows[-1])
+    if not share or "search/scoring_failed" in rows[-1]:
+        return None
+    return (
+        f"{share:.1%} of the searches failed, and the policy read a notice instead of passages: the "
+        "retriever is gone, overloaded, or out of reach of some nodes; the reasons stand in trajectories/"
+    )
+
+
 def scoring_failures(rows: Rows, config: GuardConfig) -> str | None:
     """Texts of the step could not be judged."""
     share = rows[-1].get("search/scoring_failed", 0.0)
@@ -295,6 +312,7 @@ GUARDS: dict[str, Callable[[Rows, GuardConfig], str | None]] = {
         length_cut,
         rollout_mismatch,
         search_collapse,
+        failed_searches,
         scoring_failures,
         validation_drop,
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from research.training.config import load_config
 from research.training.guards import REWARD
 from research.training.results import HeldOut, Rewritten
 
@@ -89,6 +90,6 @@ REWRITINGS = Headline(
 def headline_of(run_dir: Path) -> Headline:
     """By the configuration of the run; a folder without one is taken for a search agent's."""
     path = run_dir / "config.yaml"
-    config = OmegaConf.load(path) if path.exists() else OmegaConf.create()
+    config = load_config(path) if path.exists() else OmegaConf.create()
     rewriting = OmegaConf.select(config, "research.rewriting")
     return ANSWERS if rewriting is None else REWRITINGS

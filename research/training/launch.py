@@ -15,6 +15,7 @@ import click
 from omegaconf import DictConfig, OmegaConf
 
 from research.processes import die_with_parent, raise_on_terminate
+from research.training.options import TOKEN
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,7 +50,24 @@ def train(config: DictConfig) -> None:
 
     from research.training.task_runner import TaskRunner
 
+    if os.environ.get(TOKEN):
+        _start_ray_with_token(config)
     run_ppo(config, task_runner_class=TaskRunner)
+
+
+def _start_ray_with_token(config: DictConfig) -> None:
+    """As run_ppo starts it, with the retriever's token for the workers of all nodes: run_ppo prints what it
+    starts Ray with, and config.yaml is read by others, so a secret goes into neither.
+    """
+    import ray
+    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+
+    options: Any = OmegaConf.to_container(config.ray_kwargs.ray_init)
+    defaults: Any = OmegaConf.merge(get_ppo_ray_runtime_env(config), options["runtime_env"])
+    options["runtime_env"] = OmegaConf.to_container(defaults)
+    environment = {"TRANSFER_QUEUE_ENABLE": "1"} if config.transfer_queue.enable else {}
+    options["runtime_env"]["env_vars"] |= {**environment, TOKEN: os.environ[TOKEN]}
+    ray.init(**options)
 
 
 def validate(config: DictConfig) -> None:

@@ -5,11 +5,31 @@ import json
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "cache"
+# Environment variable with the retrieval server's token: of the recipe's server, its checks, and all clients.
+TOKEN = "RETRIEVER_TOKEN"
 FILES = ("questions", "validation", "test", "corpus", "faiss_index")  # options that name a file
+
+
+class OptionsError(ValueError):
+    """A recipe.json cannot be read; the message names it, and is for the user."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} is no recipe.json of this version ({why}); start another --run-dir")
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """The values of a recipe.json, of any version. Raises OptionsError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise OptionsError(path, f"not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise OptionsError(path, "not an object")
+    return values
 
 
 @dataclass(frozen=True)
@@ -29,6 +49,8 @@ class Options:
     faiss_index: Path | None = None
     encoder: str | None = None
     index: str | None = None
+    build_args: str = ""
+    serve_args: str = ""
     retriever_url: str | None = None
     retriever_host: str = "127.0.0.1"
     retriever_port: int = 0
@@ -48,11 +70,22 @@ class Options:
 
     @classmethod
     def load(cls, path: Path) -> "Options":
-        """The inverse of :meth:`save`."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("run_dir", *FILES):
-            values[name] = Path(values[name]) if values.get(name) else None
-        return cls(**{**values, "overrides": tuple(values["overrides"])})
+        """The inverse of :meth:`save`. Raises OptionsError for a file that is not of this version."""
+        values = read_saved(path)
+        kinds = get_type_hints(cls) | {"overrides": tuple}
+        try:
+            for name in ("run_dir", *FILES):
+                values[name] = Path(values[name]) if values.get(name) else None
+            values["overrides"] = tuple(map(str, values["overrides"]))
+            options = cls(**values)
+        except (KeyError, TypeError) as error:
+            raise OptionsError(path, str(error).replace("Options.__init__() ", "")) from error
+        for name, value in values.items():
+            if not isinstance(value, kinds[name]):
+                raise OptionsError(path, f"{name} is {value!r}")
+        if options.hardware not in ("cpu", "gpu"):
+            raise OptionsError(path, f"hardware is {options.hardware!r}")
+        return options
 
 
 @dataclass(frozen=True)

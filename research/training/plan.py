@@ -4,6 +4,7 @@ done.
 
 import importlib.util
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,16 @@ from research.training.hardware import gpu_memory
 from research.training.options import CACHE, ROOT, Command, Options, key_of, module_command
 from research.training.patches import WEIGHT_TIMEOUT_VARIABLE
 from research.training.sources import RECIPES, Source, version_of
+from research.training.values import check_training
 
 CONFIG_DIR = ROOT / "recipes" / "config"
+# Keys that follow an option of the command line, which decides more than the key.
+OPTIONS = {
+    "research.run_dir": "--run-dir",
+    "research.retriever.url": "--retriever-url",
+    "actor_rollout_ref.model.path": "--model",
+    "trainer.nnodes": "--nodes",
+}
 INDEX_FORMAT = 2  # of the retrieval server's manifests; older indexes in the cache are built again
 
 
@@ -47,8 +56,8 @@ def make_plan(options: Options) -> Plan:
     source = RECIPES[options.recipe].source(options, prepare)
     index, build = None, [_rows_command(options, source)]
     if source.corpus is not None and options.retriever_url is None:
-        index = _index_folder(source.corpus, source)
-        build.append(_index_command(source, source.corpus, index))
+        index = _index_folder(options, source.corpus, source)
+        build.append(_index_command(options, source, source.corpus, index))
     return Plan(
         options=options,
         source=source,
@@ -69,11 +78,15 @@ def _rows_command(options: Options, source: Source) -> Command:
     return module_command("write the training rows", "research.training.rows", *arguments, creates=creates)
 
 
-def _index_command(source: Source, corpus: Path, index: Path) -> Command:
+def _index_command(options: Options, source: Source, corpus: Path, index: Path) -> Command:
     arguments: list[Any] = ["build", corpus, index]
     arguments += ["--encoder", source.encoder] if _is_dense(source) else []
     arguments += ["--index", source.index] if source.index != "flat" else []
-    arguments += ["--faiss-index", source.faiss_index] if source.faiss_index else []
+    if source.faiss_index and _is_dense(source):
+        # The user's is the index itself; of the one that comes with the corpus other kinds take the vectors.
+        adopted = options.faiss_index or source.index == "flat"
+        arguments += ["--faiss-index" if adopted else "--vectors", source.faiss_index]
+    arguments += shlex.split(options.build_args)
     return module_command("build the index", "retriever_server", *arguments, creates=index)
 
 
@@ -83,14 +96,16 @@ def _is_dense(source: Source) -> bool:
 
 def _serve_command(options: Options, index: Path) -> Command:
     """Without its port, which is chosen when the run starts."""
-    arguments = ("serve", index, "--host", options.retriever_host, "--die-with-parent")
+    words = shlex.split(options.serve_args)
+    arguments = ("serve", index, *words, "--host", options.retriever_host, "--die-with-parent")
     return module_command("serve the index", "retriever_server", *arguments)
 
 
-def _index_folder(corpus: Path, source: Source) -> Path:
+def _index_folder(options: Options, corpus: Path, source: Source) -> Path:
     """A corpus of ours has its key in its path; one of the user's may change under the same path."""
     encoder = source.encoder if _is_dense(source) else ""
-    made_by = (encoder,) if source.index == "flat" else (source.index, encoder)
+    made_by: tuple[str, ...] = (encoder,) if source.index == "flat" else (source.index, encoder)
+    made_by += (options.build_args,) if options.build_args else ()
     return CACHE / f"index-{key_of(INDEX_FORMAT, corpus.resolve(), *made_by, *(version_of(corpus) or ()))}"
 
 
@@ -103,18 +118,24 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
     Raises:
         ConfigurationError: an unknown key, a bad value, or a missing one.
     """
+    values = _values(plan, retriever_url)
+    words = [f"{key}={quoted(value)}" for key, value in values.items()]
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
             config = compose(
-                f"train_{plan.options.recipe}",
-                overrides=[_verl_configs(), *_overrides(plan, retriever_url), *plan.options.overrides],
+                f"train_{plan.options.recipe}", overrides=[_verl_configs(), *words, *plan.options.overrides]
             )
         _set_cluster(config, plan.options)
         _set_environment(config, plan.options)
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(" ".join(str(error).split())) from error
+    except (ValueError, AttributeError, TypeError) as error:  # of hydra and omegaconf for a word like "=1"
+        given = " ".join(plan.options.overrides)
+        raise ConfigurationError(
+            f"no configuration comes of {given!r}: {error}; a word is key=value"
+        ) from error
     # veRL itself leaves keys of parts that are switched off without a value.
     ours = ("research.", "data.", "actor_rollout_ref.")
     missing = [key for key in OmegaConf.missing_keys(config) if key.startswith(ours)]
@@ -122,9 +143,24 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
         raise ConfigurationError(f"no value for {', '.join(sorted(missing))}")
     try:
         read_research_config(config.research)
+        check_training(config)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
+    _refuse_keys_of_options(config, values, plan.options.hardware)
+    rollout, data = config.actor_rollout_ref.rollout, config.data
+    # Shorter, it would fail the episodes that use the room they have.
+    longest = data.max_prompt_length + data.max_response_length
+    rollout.max_model_len = max(rollout.max_model_len, longest)
     return config
+
+
+def _refuse_keys_of_options(config: DictConfig, values: dict[str, Any], hardware: str) -> None:
+    """What the recipe does follows its options: another value in the configuration alone would part them."""
+    if OmegaConf.select(config, "trainer.device") != {"cpu": "cpu", "gpu": "cuda"}[hardware]:
+        raise ConfigurationError("hardware is not set by itself: give --hardware")
+    for key, option in OPTIONS.items():
+        if str(OmegaConf.select(config, key)) != str(values[key]):
+            raise ConfigurationError(f"{key} is not set by itself: give {option}")
 
 
 def _verl_configs() -> str:
@@ -135,10 +171,11 @@ def _verl_configs() -> str:
     return f"hydra.searchpath={quoted([f'file://{spec.submodule_search_locations[0]}/trainer/config'])}"
 
 
-def _overrides(plan: Plan, retriever_url: str) -> list[str]:
+def _values(plan: Plan, retriever_url: str) -> dict[str, Any]:
+    """The keys that the recipe sets."""
     options = plan.options
     data, held_out = options.run_dir / "data", ["validation", *(["test"] if plan.source.test else [])]
-    values = {
+    values: dict[str, Any] = {
         "hardware": options.hardware,
         "research.run_dir": options.run_dir,
         "research.retriever.url": retriever_url,
@@ -156,10 +193,12 @@ def _overrides(plan: Plan, retriever_url: str) -> list[str]:
         values["research.rewriting.encoder"] = plan.source.encoder
     if options.steps is not None:
         values["trainer.total_training_steps"] = options.steps
+    elif any(word.lstrip("+").startswith("trainer.total_epochs=") for word in options.overrides):
+        values["trainer.total_training_steps"] = None  # not the profile's: epochs were asked for
     gpus = options.gpus or (len(gpu_memory()) if options.hardware == "gpu" else None)
     if gpus:
         values["trainer.n_gpus_per_node"] = gpus
-    return [f"{key}={quoted(value)}" for key, value in values.items()]
+    return values
 
 
 def _set_environment(config: DictConfig, options: Options) -> None:

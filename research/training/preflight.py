@@ -2,21 +2,37 @@
 missing.
 """
 
-import os
+import errno
+import ipaddress
+import re
+import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import click
 import psutil
+from omegaconf import DictConfig
 
+from data import DataError
 from data.hub import free_space, size_text
+from data.questions import read_questions
 from data.wiki18 import required_files, space_needed
+from research.controls import CLOSED_BOOK, SHUFFLED
+from research.training.config import ResearchConfig, read_research_config
 from research.training.hardware import gpu_memory
 from research.training.options import CACHE
 from research.training.plan import Plan
+from research.training.rows import read_run_tasks, require_batch, require_controls
 from research.training.sources import PREPARED, RECIPES
+from retriever_server.__main__ import build, serve
+from retriever_server.errors import RetrieverError
+from retriever_server.indexes import KINDS
+from retriever_server.indexes.options import parse_options
 
 GB = 10**9
+HUB_NAME = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 # A 7B model's training state is spread over the GPUs in float32 (weights, gradients; the optimiser sits in
 # main memory), beside activations of one longest sequence.
 GPU_BYTES_A_PARAMETER, GPU_BYTES_OF_ACTIVATIONS = 8, 10 * GB
@@ -24,7 +40,14 @@ GPU_BYTES_A_PARAMETER, GPU_BYTES_OF_ACTIVATIONS = 8, 10 * GB
 
 def problems(plan: Plan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
-    checks = [_files(plan), _model(plan), _port(plan), _supervised(plan)]
+    checks = [
+        _files(plan),
+        _models(plan),
+        _port(plan),
+        _reachable(plan),
+        _retriever_words(plan),
+        _supervised(plan),
+    ]
     checks += [_gpu(plan), _wikipedia(plan)] if plan.options.hardware == "gpu" else [_cpu_disk(plan)]
     return [line for check in checks for line in check]
 
@@ -48,11 +71,89 @@ def _files(plan: Plan) -> Iterator[str]:
                 yield f"there is no {PREPARED / name}: {where}"
 
 
-def _model(plan: Plan) -> Iterator[str]:
-    model = plan.options.model
-    if model is None or not (os.path.sep in model and Path(model).is_absolute() or Path(model).exists()):
+def file_problems(plan: Plan, config: DictConfig) -> list[str]:
+    """What is wrong within the user's own files, which are read to their ends: the cold start and the index
+    take minutes.
+    """
+    research = read_research_config(config.research)
+    options, own = plan.options, {}
+    for split in ("questions", "validation", "test"):
+        if path := getattr(options, split):
+            own[split] = path
+    lines = [_faults(path, split, plan, config, research) for split, path in own.items()]
+    return [line for each in [*lines, _corpus_faults(plan, research)] for line in each]
+
+
+def _faults(path: Path, split: str, plan: Plan, config: DictConfig, research: ResearchConfig) -> list[str]:
+    try:
+        if research.rewriting:
+            # Without a corpus the run's tasks are made of the positives of these.
+            themselves = plan.source.questions == plan.options.questions
+            found = len(read_run_tasks(path, research, gold=themselves))
+        else:
+            questions = read_questions(path)
+            found = len(questions)
+            require_controls(questions if split == "test" else [], research.controls, path)
+        require_batch(found if split == "questions" else config.data.train_batch_size, config, path)
+    except DataError as error:
+        return [str(error)]
+    return []
+
+
+def _corpus_faults(plan: Plan, research: ResearchConfig) -> list[str]:
+    """By the retrieval server's own reader, before its build."""
+    corpus, (*_, last) = plan.options.corpus, plan.build
+    if corpus is None or plan.serve is None or (last.creates and last.creates.exists()):
+        return []
+    from retriever_server.corpus import scan_corpus
+
+    try:
+        count = scan_corpus(corpus).count
+    except RetrieverError as error:
+        return [str(error)]
+    if SHUFFLED in research.controls and count <= research.retriever.top_k and not research.rewriting:
+        return [
+            f"{corpus}: {count} passages, and research.retriever.top_k is {research.retriever.top_k}: the "
+            "control shuffled would find what the question finds; give more, or "
+            f"research.controls=[{CLOSED_BOOK}]"
+        ]
+    return []
+
+
+# Options of the retrieval server's that are the recipe's own, and what stands for them there.
+OWN_WORDS = {"--encoder", "--index", "--faiss-index"}, {"--host", "--port", "--token", "--die-with-parent"}
+
+
+def _retriever_words(plan: Plan) -> Iterator[str]:
+    """By the retrieval server's own command line."""
+    options, kind = plan.options, plan.source.index
+    if plan.serve is None:
         return
-    if not (Path(model) / "config.json").is_file():
+    if kind not in KINDS:
+        yield f"--index: there is no kind {kind}; there are: {', '.join(KINDS)}"
+        return
+    for option, command, before, own in (
+        ("--build-args", build, [__file__, "index"], OWN_WORDS[0]),
+        ("--serve-args", serve, ["index"], OWN_WORDS[1]),
+    ):
+        words = shlex.split(getattr(options, option[2:].replace("-", "_")))
+        for word in words:
+            if word.split("=")[0] in own:
+                there = "RETRIEVER_TOKEN in the environment" if "token" in word else "the recipe's own option"
+                yield f"{option}: {word} is not for here; use {there}"
+        try:
+            given = command.make_context(command.name, [*before, *words]).params["index_options"]
+            parse_options(kind, given)
+        except (click.UsageError, RetrieverError) as error:
+            yield f"{option}: {error.format_message() if isinstance(error, click.UsageError) else error}"
+
+
+def _models(plan: Plan) -> Iterator[str]:
+    model, encoder = plan.options.model, plan.options.encoder
+    for option, name in {"--model": model, "--encoder": encoder}.items():
+        if name is not None and not Path(name).exists() and not HUB_NAME.fullmatch(name):
+            yield f"{option}: there is no folder {name}, and it is no name on the hub (NAME or OWNER/NAME)"
+    if model is not None and Path(model).exists() and not (Path(model) / "config.json").is_file():
         yield f"--model: {model} is not a folder with a Hugging Face model (config.json is missing)"
 
 
@@ -62,18 +163,41 @@ def _supervised(plan: Plan) -> Iterator[str]:
 
 
 def _port(plan: Plan) -> Iterator[str]:
-    options = plan.options
-    if plan.serve is None or options.retriever_port == 0:
+    host, port = plan.options.retriever_host, plan.options.retriever_port
+    if plan.serve is None:
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((options.retriever_host, options.retriever_port))
+            probe.bind((host, port))
         except OSError as error:
-            yield (
-                f"--retriever-port: {options.retriever_host}:{options.retriever_port}: {error.strerror}; "
-                "leave it out to take a free port"
-            )
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                yield f"--retriever-port: {host}:{port}: {error.strerror}; leave it out to take a free port"
+            else:
+                yield f"--retriever-host: {host!r} is no address of this machine: {error.strerror}"
+
+
+def _reachable(plan: Plan) -> Iterator[str]:
+    """The workers of all nodes search, so the retriever's address must mean this machine on all of them."""
+    options = plan.options
+    url = options.retriever_url
+    host = (urlsplit(url).hostname or "") if url else options.retriever_host
+    if options.nodes > 1 and _means_each_machine_itself(host):
+        yield (
+            f"{'--retriever-url' if url else '--retriever-host'}: with --nodes {options.nodes} the other "
+            f"nodes search there, too, and {host} is each of them itself; give the address by which they "
+            f"reach {'the retriever' if url else 'this machine'}"
+        )
+
+
+def _means_each_machine_itself(host: str) -> bool:
+    """Whether the host is, or resolves to, a loopback or unspecified address."""
+    try:
+        found = [ipaddress.ip_address(each[4][0]) for each in socket.getaddrinfo(host, None)]
+    except OSError:
+        return False  # unknown from here: where it matters, binding or asking it fails
+    plain = [getattr(address, "ipv4_mapped", None) or address for address in found]
+    return any(address.is_loopback or address.is_unspecified for address in plain)
 
 
 def free_port(host: str) -> int:

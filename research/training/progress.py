@@ -7,7 +7,7 @@ import re
 import statistics
 from pathlib import Path
 
-from research.training.guards import ENTROPY, ROLLOUT_DIFFERENCE, GuardConfig, GuardWatch, Row
+from research.training.guards import ENTROPY, ROLLOUT_DIFFERENCE, GuardConfig, GuardWatch, Row, failed_share
 from research.training.headline import ANSWERS, Headline
 from research.training.run_files import read_metrics
 
@@ -50,11 +50,12 @@ class StepPrinter:
         return lines + ([f"  validation at step {step}: {label} {', '.join(held_out)}"] if held_out else [])
 
     def _step_line(self, row: Row) -> str:
-        """At most 120 columns."""
+        """At most 120 columns, and 12 more where searches failed."""
         seconds, step = row["timing_s/step"], int(row["step"])
         count = f"{step}/{self.total_steps}" if self.total_steps else f"{step}"
         difference = f"{row.get(ROLLOUT_DIFFERENCE, math.nan):.0e}".replace("e-0", "e-")
         measures = [f"{label} {row[key]:{form}}" for label, key, form in self.headline.step_line]
+        measures += [f"failed {share:.1%}"] if (share := failed_share(row)) else []
         return (
             f"step {count:>7}  {'  '.join(measures)}  "
             f"entropy {row.get(ENTROPY, math.nan):.2f}  {_seconds(seconds)}  "

@@ -15,6 +15,7 @@ import click
 from research.training.command_line import (
     CONTEXT,
     FILE,
+    NAME,
     hardware_option,
     machine_options,
     run_options,
@@ -25,21 +26,30 @@ from research.training.command_line import (
 @click.command(context_settings=CONTEXT)
 @hardware_option
 @click.option(
-    "--model", metavar="NAME|DIR", help="Policy to train: any HF causal LM. [Qwen2.5-7B-Instruct | tiny]"
+    "--model",
+    type=NAME,
+    metavar="NAME|DIR",
+    help="Policy to train: any HF causal LM. [Qwen2.5-7B-Instruct | tiny]",
 )
 @click.option(
     "--questions", type=FILE, help="Training questions (FlashRAG's form or MuSiQue's). [MuSiQue | mini world]"
 )
+@click.option("--validation", type=FILE, help="Questions that draw the curve; without, some of --questions.")
 @click.option(
-    "--validation", type=FILE, help="Held-out questions; without, some of --questions are split off."
+    "--test",
+    type=FILE,
+    help="Questions asked before and after training only; without, and without --validation, some of "
+    "--questions are split off. [MuSiQue | mini world]",
 )
-@click.option("--test", type=FILE, help="Questions asked before and after training only. [none | mini world]")
 @click.option("--corpus", type=FILE, help='Passages, JSONL {"id","contents"}. [Wikipedia 2018 | mini world]')
 @click.option(
     "--faiss-index", type=FILE, help="FAISS index of the corpus made elsewhere, adopted after a check."
 )
 @click.option(
-    "--encoder", metavar="NAME|DIR", help="sentence-transformers model. [intfloat/e5-base-v2 | minilm]"
+    "--encoder",
+    type=NAME,
+    metavar="NAME|DIR",
+    help="sentence-transformers model. [intfloat/e5-base-v2 | minilm]",
 )
 @run_options("musique", steps="2 epochs | 60")
 @click.option(
@@ -57,7 +67,7 @@ from research.training.command_line import (
     is_flag=True,
     help="Afterwards also train on clean demonstrations, for as long, and put it into the table.",
 )
-@machine_options
+@machine_options(index="flat")
 @click.pass_context
 def main(context: click.Context, resume: bool, only_export: bool, dry_run: bool, **values: Any) -> None:
     """Train a search agent with GRPO on veRL: prepare data, build and serve the index, train, evaluate,

@@ -11,6 +11,7 @@ import click
 from research.training.command_line import (
     CONTEXT,
     FILE,
+    NAME,
     hardware_option,
     machine_options,
     run_options,
@@ -21,7 +22,10 @@ from research.training.command_line import (
 @click.command(context_settings=CONTEXT)
 @hardware_option
 @click.option(
-    "--model", metavar="NAME|DIR", help="Policy to train: any HF causal LM. [Qwen2.5-7B-Instruct | tiny]"
+    "--model",
+    type=NAME,
+    metavar="NAME|DIR",
+    help="Policy to train: any HF causal LM. [Qwen2.5-7B-Instruct | tiny]",
 )
 @click.option(
     "--tasks",
@@ -29,24 +33,27 @@ from research.training.command_line import (
     type=FILE,
     help="Rewriting tasks to train on (data/rewriting.py). [cache/rqr/train.parquet | mini world]",
 )
-@click.option("--validation", type=FILE, help="Held-out tasks; without, some of --tasks are split off.")
-@click.option("--test", type=FILE, help="Tasks asked before and after training only. [none | mini world]")
+@click.option("--validation", type=FILE, help="Tasks that draw the curve; without, some of --tasks.")
+@click.option(
+    "--test",
+    type=FILE,
+    help="Tasks asked before and after training only; without, and without --validation, some of --tasks are "
+    "split off. [none | mini world]",
+)
 @click.option(
     "--corpus",
     type=FILE,
     help='Passages that gold_ids name, JSONL {"id","contents"}. [the tasks\' positives | mini world]',
 )
 @click.option(
-    "--index", metavar="KIND", help="Kind of its index: bm25, bm25_query_weighted, flat, hnsw, ... [bm25]"
-)
-@click.option(
     "--encoder",
+    type=NAME,
     metavar="NAME|DIR",
     help="sentence-transformers model of embedding_gain, and of a dense index. "
     "[BAAI/bge-base-en-v1.5 | the mini world's, or minilm]",
 )
 @run_options("rqr", steps="150 | 40")
-@machine_options
+@machine_options(index="bm25")
 @click.pass_context
 def main(context: click.Context, resume: bool, only_export: bool, dry_run: bool, **values: Any) -> None:
     """Train a query reasoner (TongSearch-QR) with GRPO on veRL: a policy that rewrites a hard question into a

@@ -4,7 +4,6 @@ curves (figures.py), and episodes before and after (episodes.py).
     python -m research.training.report RUN_DIR      # writes RUN_DIR/report.html
 """
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,17 +12,20 @@ from typing import Any
 import click
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from research.pieces import pieces
 from research.protocol import Protocol
-from research.training.config import read_section
+from research.training.config import load_config, read_section
 from research.training.episodes import choose_pairs
 from research.training.figures import Drawing, Point, draw_all
 from research.training.guards import REWARD, GuardConfig, Rows, alarms
 from research.training.headline import Headline, headline_of
+from research.training.options import read_saved
 from research.training.run_files import read_metrics
 from research.training.table import (
+    NO_TEST,
     TableRow,
     failures_warning,
     header_of,
@@ -47,6 +49,8 @@ def main(run_dir: Path, picture: Path | None) -> None:
         click.echo(write_report(run_dir))
         if picture:
             write_picture(run_dir, picture)
+    except OmegaConfBaseException as error:
+        raise click.ClickException(f"{run_dir / 'config.yaml'}: {str(error).splitlines()[0]}") from error
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
@@ -92,7 +96,7 @@ def write_picture(run_dir: Path, target: Path) -> None:
 
 
 def _contents(run_dir: Path) -> dict[str, Any]:
-    config = DictConfig(OmegaConf.load(run_dir / "config.yaml"))
+    config = load_config(run_dir / "config.yaml")
     guards, protocol = _guard_config(config), read_section(Protocol, config.research.protocol)
     rows, table = read_metrics(run_dir), table_rows(run_dir)
     split, headline = held_out_split(run_dir), headline_of(run_dir)
@@ -100,7 +104,7 @@ def _contents(run_dir: Path) -> dict[str, Any]:
         "heading": _heading(run_dir, config, rows),
         "options": _options(run_dir),
         "header": header_of(headline),
-        "note": headline.note,
+        "note": headline.note + (NO_TEST if split != "test" else ""),
         "table": [row.cells() for row in table],
         "provenance": provenance(rows, headline.label),
         "failures": failures_warning(table, headline),
@@ -144,7 +148,7 @@ def _heading(run_dir: Path, config: DictConfig, rows: Rows) -> _Heading:
 
 def _options(run_dir: Path) -> dict[str, str]:
     """The options of the command line that have a value."""
-    saved = json.loads((run_dir / "recipe.json").read_text(encoding="utf-8"))
+    saved = read_saved(run_dir / "recipe.json")
     return {
         name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
         for name, value in saved.items()

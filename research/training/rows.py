@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import click
+import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from data import DataError
@@ -26,12 +27,13 @@ from data.questions import (
     write_rows,
 )
 from data.rewriting import TASK_SCHEMA, RewritingTask, read_tasks, task_rows
+from research.controls import CLOSED_BOOK, SHUFFLED
 from research.prompts import build_prompt
 from research.rewards.rewriting import reward_weights
 from research.token_protocol import TokenProtocol
 from research.training.config import ResearchConfig, read_research_config
 
-VALIDATION_SHARE, VALIDATION_MAXIMUM = 0.1, 100
+HELD_OUT_SHARE, HELD_OUT_MAXIMUM = 0.1, 100
 DECOYS = 4
 
 
@@ -53,7 +55,11 @@ Item = TypeVar("Item", bound=Asked)
 @click.option(
     "--validation", type=click.Path(path_type=Path), help="Held-out questions; else some are split off."
 )
-@click.option("--test", type=click.Path(path_type=Path), help="Questions asked before and after; else none.")
+@click.option(
+    "--test",
+    type=click.Path(path_type=Path),
+    help="Questions asked before and after; without, and without --validation, some are split off.",
+)
 def main(run_dir: Path, questions: Path, validation: Path | None, test: Path | None) -> None:
     """Write the parquet rows of the run in RUN_DIR."""
     write_run_rows(run_dir, questions, validation, test)
@@ -71,17 +77,15 @@ def write_run_rows(run_dir: Path, questions: Path, validation: Path | None, test
     files = {"train": questions, "validation": validation, "test": test}
     given = {split: path for split, path in files.items() if path}
     if research.rewriting:
-        tasks = {split: _read_tasks(path, research) for split, path in given.items()}
+        tasks = {split: read_run_tasks(path, research) for split, path in given.items()}
         found = _fitting_splits(tasks, questions, config, research)
         rows = {split: task_rows(each, split) for split, each in found.items()}
     else:
         asked = {split: read_questions(path) for split, path in given.items()}
-        rows = _question_rows(_fitting_splits(asked, questions, config, research), config, research)
-    if len(rows["train"]) < config.data.train_batch_size:
-        raise DataError(
-            f"{questions}: {len(rows['train'])} questions are fewer than one batch "
-            f"(data.train_batch_size is {config.data.train_batch_size})"
-        )
+        fitting = _fitting_splits(asked, questions, config, research)
+        require_controls(fitting.get("test", []), research.controls, test or questions)
+        rows = _question_rows(fitting, config, research)
+    require_batch(len(rows["train"]), config, questions)
     for split, each in rows.items():
         path = run_dir / "data" / f"{split}.parquet"
         write_rows(each, path, TASK_SCHEMA if research.rewriting else TRAINING_SCHEMA)
@@ -89,14 +93,34 @@ def write_run_rows(run_dir: Path, questions: Path, validation: Path | None, test
     (run_dir / "data" / "done").touch()
 
 
+def total_steps(config: Any, run_dir: Path) -> int | None:
+    """The steps of the run: as configured, or what its epochs come to; None until its rows are written."""
+    steps, path = config.trainer.total_training_steps, run_dir / "data" / "train.parquet"
+    if steps is not None or not path.exists():
+        return steps
+    rows, most = pq.read_metadata(path).num_rows, config.data.train_max_samples
+    rows = min(rows, most) if most > 0 else rows
+    return rows // config.data.train_batch_size * int(config.trainer.total_epochs)
+
+
+def settle(config: Any, run_dir: Path) -> None:
+    """Fill in what follows from the rows that were written: the steps, and the held-out files."""
+    config.trainer.total_training_steps = total_steps(config, run_dir)
+    files = (run_dir / "data" / f"{split}.parquet" for split in ("validation", "test"))
+    config.data.val_files = [str(path) for path in files if path.exists()]
+
+
 def _fitting_splits(
     splits: dict[str, list[Item]], file: Path, config: Any, research: ResearchConfig
 ) -> dict[str, list[Item]]:
     """The splits, with a validation one, without what does not fit."""
-    if "validation" not in splits:
-        share = max(1, min(VALIDATION_MAXIMUM, int(VALIDATION_SHARE * len(splits["train"]))))
-        splits["train"], splits["validation"] = split_questions(splits["train"], share, config.data.seed)
-        click.echo(f"{file.name}: {share} questions are held out for validation")
+    drawn = ["validation", "test"] if splits.keys() == {"train"} else ["validation"]
+    share = max(1, min(HELD_OUT_MAXIMUM, int(HELD_OUT_SHARE * len(splits["train"]))))
+    for split in drawn if "validation" not in splits else ():
+        if split == "test" and share < 2:
+            continue  # one question shows nothing, and the control shuffled needs a second
+        splits["train"], splits[split] = split_questions(splits["train"], share, config.data.seed)
+        click.echo(f"{file.name}: {share} questions are held out for {split}")
     fits = _FitsPrompt(config, research)
     return {split: fits.keep(each) for split, each in splits.items()}
 
@@ -114,21 +138,41 @@ def _question_rows(
 
 def _control_rows(questions: list[Question], controls: Sequence[str], seed: int) -> list[Row]:
     """The same questions once more for each control, with texts of other questions as decoys."""
-    rng = random.Random(seed)
+    rng, texts = random.Random(seed), list(dict.fromkeys(each.question for each in questions))
     rows = []
     for control in controls:
         for row in training_rows(questions, "test", control, by_hops=True):
-            others = [other.question for other in rng.sample(questions, min(DECOYS + 1, len(questions)))]
+            others = rng.sample(texts, min(DECOYS + 1, len(texts)))
             decoys = [text for text in others if text != row["extra_info"]["question"]][:DECOYS]
             row["extra_info"] |= {"control": control, "decoys": decoys}
             rows.append(row)
     return rows
 
 
-def _read_tasks(path: Path, research: ResearchConfig) -> list[RewritingTask]:
-    """Each must have gold passages, by which every run is measured, and what its reward needs."""
+def require_batch(count: int, config: Any, file: Path) -> None:
+    """Raises DataError for fewer training questions than one batch."""
+    batch = config.data.train_batch_size
+    if count < batch:
+        raise DataError(
+            f"{file}: {count} questions are fewer than one batch (data.train_batch_size is {batch})"
+        )
+
+
+def require_controls(questions: list[Question], controls: Sequence[str], file: Path) -> None:
+    """Raises DataError if the control shuffled has no other question to search for."""
+    if SHUFFLED in controls and len({each.question for each in questions}) == 1:
+        raise DataError(
+            f"{file}: the control shuffled searches for another question, and all test questions are one "
+            f"text; give others, or research.controls=[{CLOSED_BOOK}]"
+        )
+
+
+def read_run_tasks(path: Path, research: ResearchConfig, gold: bool = True) -> list[RewritingTask]:
+    """Each must have gold passages, by which every run is measured, or positives to make them of, and what
+    its reward needs. Raises DataError.
+    """
     tasks = read_tasks(path)
-    needed = {"gold_ids": "to be measured by"}
+    needed = {"gold_ids": "to be measured by"} if gold else {"positives": "to make a corpus of"}
     if "embedding_gain" in reward_weights(research.reward):
         needed["positives"] = "which the reward embedding_gain needs"
     for name, why in needed.items():

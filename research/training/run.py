@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,16 +32,18 @@ from research.training import supervised
 from research.training.config import read_research_config
 from research.training.export import FOLDER
 from research.training.headline import headline_of
-from research.training.options import Command, Options
+from research.training.model_sizes import fit_to_model
+from research.training.options import TOKEN, Command, Options
 from research.training.plan import Plan, compose_config
-from research.training.preflight import free_port, problems
+from research.training.preflight import file_problems, free_port, problems
 from research.training.progress import StepPrinter
+from research.training.rows import settle, total_steps
 from research.training.run_files import forget_steps_after, latest_checkpoint, read_metrics
-from research.training.table import as_text, failures_warning, table_rows
-from research.training.validations import LAST, STOPPED_EARLY, handed_over, provenance
+from research.training.table import NO_TEST, as_text, failures_warning, held_out_split, table_rows
+from research.training.validations import LAST, handed_over, provenance, stopped_early
 
 RETRIEVER_START_SECONDS = 1800  # a 61 GB index is read from disk
-RETRIEVER_RESTARTS = 10
+RETRIEVER_RESTARTS, RESTARTS_WITHIN_SECONDS = 10, 600  # one that dies more often will not stay alive
 
 
 class RunFailed(RuntimeError):
@@ -55,6 +58,8 @@ def show(plan: Plan) -> None:
     """
     port = plan.options.retriever_port or 8000
     config = compose_config(plan, _retriever_url(plan, port))
+    faults = problems(plan)
+    faults += [] if faults else [*file_problems(plan, config), *fit_to_model(plan.options, config)]
     os.environ.update(config.ray_kwargs.ray_init.runtime_env.env_vars)
     from research.training.launch import validate
 
@@ -71,8 +76,8 @@ def show(plan: Plan) -> None:
         "# write the policy as a Hugging Face folder\n"
         + shlex.join(_export_argv(plan.options.run_dir, Path("CHECKPOINT")))
     )
-    for problem in problems(plan):
-        click.echo(f"# on this machine it would not start: {problem}")
+    for fault in faults:
+        click.echo(f"# on this machine it would not start: {fault}")
 
 
 def execute(plan: Plan) -> None:
@@ -82,11 +87,12 @@ def execute(plan: Plan) -> None:
         RunFailed: with the one-line reason and where to look.
     """
     run_dir = plan.options.run_dir
-    faults = problems(plan)
-    if faults:
-        raise RunFailed("cannot start:\n  " + "\n  ".join(faults))
+    _refuse(problems(plan))
     port = plan.options.retriever_port or free_port(plan.options.retriever_host)
     config = compose_config(plan, _retriever_url(plan, port))
+    if latest_checkpoint(run_dir) is None:
+        _refuse(file_problems(plan, config))
+    _refuse(fit_to_model(plan.options, config))
     adopt_orphans()
     raise_on_terminate()
     # Threads that spin while they wait take the cores from the other processes of the run.
@@ -104,18 +110,20 @@ def execute(plan: Plan) -> None:
         _report(run_dir)
 
 
+def _refuse(faults: list[str]) -> None:
+    if faults:
+        raise RunFailed("cannot start:\n  " + "\n  ".join(faults))
+
+
 def _prepare_and_train(plan: Plan, config: DictConfig, port: int) -> None:
     """What is left of it: nothing for a run that is finished."""
     run_dir = plan.options.run_dir
-    total, checkpoint = config.trainer.total_training_steps, latest_checkpoint(run_dir)
+    total, checkpoint = total_steps(config, run_dir), latest_checkpoint(run_dir)
     if checkpoint is None:  # nothing was trained on the rows that may be there
         shutil.rmtree(run_dir / "data", ignore_errors=True)
     rows = read_metrics(run_dir)
-    if rows and STOPPED_EARLY in rows[-1] and config.research.early_stop is not None:
-        step = rows[-1]["step"]
-        click.echo(
-            f"{run_dir} is finished: it stopped early at step {step}; research.early_stop=null resumes it"
-        )
+    if stopped_early(rows) and config.research.early_stop is not None:
+        click.echo(f"{run_dir} is finished: it stopped early. research.early_stop=null lets it go on.")
         return
     evaluated = any(row["step"] == checkpoint for row in rows)
     if checkpoint is not None and total is not None and checkpoint >= total and evaluated:
@@ -128,8 +136,16 @@ def _prepare_and_train(plan: Plan, config: DictConfig, port: int) -> None:
         _run(command)
     # The trainer forgets them, too, but late: until then they would be shown as steps of this run.
     forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)
-    guards = read_research_config(config.research).guards
+    settle(config, run_dir)
+    guards, total = read_research_config(config.research).guards, config.trainer.total_training_steps
+    OmegaConf.save(config, run_dir / "config.yaml")
     _train(plan, port, StepPrinter(run_dir, total, guards, headline_of(run_dir)))
+    rows = read_metrics(run_dir)
+    done = max((int(row["step"]) for row in rows), default=0)
+    if stopped_early(rows):
+        click.echo(f"- stopped at step {done} of {total}: no better validation (research.early_stop)")
+    elif done < total:
+        raise RunFailed(f"the training ended at step {done} of {total}; see {run_dir / 'logs' / 'train.log'}")
 
 
 @contextmanager
@@ -162,9 +178,13 @@ def _run(command: Command) -> None:
     # It has the cores for itself: its threads may wait some 50 us for one another before they fall asleep,
     # which makes the cold start a fifth quicker.
     environment = {"GOMP_SPINCOUNT": "20000", **os.environ}
-    code = subprocess.call(command.argv, stdin=subprocess.DEVNULL, env=environment)
-    if code != 0:
-        raise RunFailed(f"could not {command.what} (exit code {code}); the reason stands above")
+    process = subprocess.Popen(command.argv, stdin=subprocess.DEVNULL, env=environment)
+    try:
+        process.wait()
+    finally:
+        stop(process, patience=5)
+    if process.returncode != 0:
+        raise RunFailed(f"could not {command.what} (exit code {process.returncode}); the reason stands above")
 
 
 def _run_logged(argv: list[str], log: Path, patience: float) -> int:
@@ -244,7 +264,8 @@ class _Keeper:
     """Keeps the retrieval server alive: the training survives its death, so it must not stay dead."""
 
     def __init__(self, plan: Plan, port: int) -> None:
-        self.plan, self.restarts = plan, 0
+        self.plan = plan
+        self.deaths: deque[float] = deque(maxlen=RETRIEVER_RESTARTS)  # the times of the newest
         self.url = _retriever_url(plan, port)
         self.argv = [*plan.serve.argv, "--port", str(port)] if plan.serve else []
         self.log = plan.options.run_dir / "logs" / "retriever.log"
@@ -271,9 +292,13 @@ class _Keeper:
         """Start the server again if it has died; does not wait for it."""
         if self.process is None or self.process.poll() is None:
             return
-        self.restarts += 1
-        if self.restarts > RETRIEVER_RESTARTS:
-            raise RunFailed(f"the retriever died {self.restarts} times; see {self.log}")
+        now = time.monotonic()
+        if len(self.deaths) == RETRIEVER_RESTARTS and now - self.deaths[0] < RESTARTS_WITHIN_SECONDS:
+            raise RunFailed(
+                f"the retriever died {RETRIEVER_RESTARTS + 1} times within {now - self.deaths[0]:.0f} s; "
+                f"see {self.log}"
+            )
+        self.deaths.append(now)
         click.echo(
             f"WARNING: the retriever died (exit code {self.process.returncode}); starting it again", err=True
         )
@@ -286,8 +311,11 @@ class _Keeper:
 
 
 def _healthy(url: str) -> bool:
+    token = os.environ.get(TOKEN)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(f"{url.rstrip('/')}/health", headers=headers)
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):
+        with urllib.request.urlopen(request, timeout=5):
             return True
     except urllib.error.HTTPError as error:
         # Search-R1's server has no /health: that it answers at all will do.
@@ -334,8 +362,14 @@ def export(run_dir: Path) -> None:
 
 
 def _print_summary(run_dir: Path) -> None:
-    rows, headline = table_rows(run_dir), headline_of(run_dir)
-    click.echo(f"\n{as_text(rows, headline)}")
+    try:
+        rows, headline = table_rows(run_dir), headline_of(run_dir)
+    except ValueError as error:
+        raise RunFailed(f"the run is finished, but has no table: {error}") from error
+    if any(row.after for row in rows):
+        click.echo(f"\n{as_text(rows, headline)}{NO_TEST if held_out_split(run_dir) != 'test' else ''}")
+    else:
+        click.echo("\nno table: nothing was evaluated after the training (trainer.test_freq=-1)")
     if judged := provenance(read_metrics(run_dir), headline.label):
         click.echo(judged)
     if warning := failures_warning(rows, headline):

@@ -6,6 +6,7 @@ import json
 import numbers
 import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,18 +48,33 @@ def append_line(path: Path, line: str) -> None:
         os.close(descriptor)
 
 
-def trajectory_path(run_dir: Path, step: int, split: str) -> Path:
-    """``trajectories/step_3.jsonl`` for training, ``trajectories/validation_step_3.jsonl`` for validation."""
-    return (
-        run_dir
-        / "trajectories"
-        / (f"step_{step}.jsonl" if split == "train" else f"{split}_step_{step}.jsonl")
-    )
+TRAJECTORY_FILE = re.compile(r"(?:(\w+)_)?step_(\d+)(?:\..+)?\.jsonl")
+"""(split, none for training; step) of a file's name"""
 
 
-def write_trajectory(run_dir: Path, step: int, split: str, trajectory: Trajectory) -> None:
+def trajectory_path(run_dir: Path, step: int, split: str, writer: str = "") -> Path:
+    """``trajectories/step_3.jsonl`` for training, ``trajectories/validation_step_3.jsonl`` for validation;
+    with a writer of several ``step_3.WRITER.jsonl``.
+    """
+    stem = f"step_{step}" if split == "train" else f"{split}_step_{step}"
+    return run_dir / "trajectories" / f"{stem}{f'.{writer}' if writer else ''}.jsonl"
+
+
+def trajectory_writer(nodes: int) -> str:
+    """On several nodes each process writes files of its own: an append over NFS is not one piece."""
+    return f"{socket.gethostname()}-{os.getpid()}" if nodes > 1 else ""
+
+
+def write_trajectory(run_dir: Path, step: int, split: str, trajectory: Trajectory, writer: str = "") -> None:
     """Append a trajectory to the file of its step."""
-    append_line(trajectory_path(run_dir, step, split), trajectory.to_json())
+    append_line(trajectory_path(run_dir, step, split, writer), trajectory.to_json())
+
+
+def read_step(run_dir: Path, step: int, split: str) -> Iterator[Trajectory]:
+    """The trajectories of a step, of all writers; none if there is no file."""
+    path = trajectory_path(run_dir, step, split)
+    for file in sorted({*path.parent.glob(path.name), *path.parent.glob(f"{path.stem}.*.jsonl")}):
+        yield from read_trajectories(file)
 
 
 def read_trajectories(path: Path) -> Iterator[Trajectory]:
@@ -87,8 +103,8 @@ def forget_steps_after(run_dir: Path, step: int) -> None:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         temporary.replace(run_dir / "metrics.jsonl")
     for path in (run_dir / "trajectories").glob("*step_*.jsonl"):
-        found = re.search(r"step_(\d+)\.jsonl$", path.name)
-        if found and int(found.group(1)) > step:
+        found = TRAJECTORY_FILE.fullmatch(path.name)
+        if found and int(found[2]) > step:
             path.unlink()
 
 

@@ -74,8 +74,8 @@ def _musique_cpu(options: Options, prepare: list[Command]) -> Source:
     world = _made(
         prepare, "make the mini world", "data.mini_world", *sizes, needed=not own or _no_corpus(options)
     )
-    encoder = options.encoder or "minilm"
-    if options.encoder is None and _no_corpus(options):
+    encoder, index = options.encoder or "minilm", options.index or "flat"
+    if options.encoder is None and _no_corpus(options) and not index.startswith("bm25"):
         encoder = str(_made(prepare, "make the mini encoder", "data.mini_encoder"))
     policy = ("cold-start the tiny policy", "data.mini_policy", "--seed", options.seed)
     return Source(
@@ -86,6 +86,7 @@ def _musique_cpu(options: Options, prepare: list[Command]) -> Source:
         corpus=options.corpus or (None if options.retriever_url else world / "corpus.jsonl"),
         encoder=encoder,
         faiss_index=options.faiss_index,
+        index=index,
     )
 
 
@@ -95,10 +96,10 @@ def _musique_gpu(options: Options, prepare: list[Command]) -> Source:
     """
     musique, wiki = CACHE / "musique", CACHE / "wiki18"
     own = options.questions is not None
-    validation = musique / "validation.questions.jsonl"
+    validation, test = (musique / f"{split}.questions.jsonl" for split in ("validation", "test"))
     if not own:
         command = ("download MuSiQue", "data.musique", "--out", musique)
-        prepare.append(module_command(*command, creates=validation))
+        prepare.append(module_command(*command, creates=test))
     corpus, index = options.corpus, options.faiss_index
     if _no_corpus(options):
         command = ("download Wikipedia 2018 and its E5 index", "data.wiki18", "--out", wiki)
@@ -108,10 +109,11 @@ def _musique_gpu(options: Options, prepare: list[Command]) -> Source:
         model=options.model or GPU_MODEL,
         questions=options.questions or musique / "train.questions.jsonl",
         validation=options.validation or (None if own else validation),
-        test=options.test,
+        test=options.test or (None if own else test),
         corpus=corpus,
         encoder=options.encoder or GPU_ENCODER,
         faiss_index=index,
+        index=options.index or "flat",
     )
 
 

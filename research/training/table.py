@@ -7,20 +7,21 @@ object a line: ``{"name": "supervised", "questions": 500, "em": 0.9, "searches":
 """
 
 import json
-import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from research.controls import CONTROLS
 from research.training.headline import Headline, headline_of
 from research.training.results import Result
-from research.training.run_files import read_metrics, read_trajectories, trajectory_path
+from research.training.run_files import TRAJECTORY_FILE, read_metrics, read_step
 from research.training.validations import EVALUATED_STEP
 from research.trajectory import Trajectory
 
+NO_TEST = "\nThese questions also drew the curve: there are no test questions of the run's own (--test)."
 KINDS = ("", *CONTROLS)  # in the order of the table: real search, then the controls
 
 
@@ -61,8 +62,8 @@ def held_out_split(run_dir: Path) -> str:
 
 def held_out_steps(run_dir: Path, split: str) -> list[int]:
     """The steps of which there are held-out trajectories, in order."""
-    names = [path.name for path in (run_dir / "trajectories").glob(f"{split}_step_*.jsonl")]
-    return sorted(int(found[1]) for name in names if (found := re.search(r"_step_(\d+)\.jsonl$", name)))
+    names = (path.name for path in (run_dir / "trajectories").glob(f"{split}_step_*.jsonl"))
+    return sorted({int(found[2]) for name in names if (found := TRAJECTORY_FILE.fullmatch(name))})
 
 
 def step_after(run_dir: Path, split: str) -> int | None:
@@ -81,8 +82,7 @@ def held_out_metrics(run_dir: Path, split: str, step: int | None) -> dict[Key, d
 
     One an episode: a file has some twice if its evaluation was killed and done again.
     """
-    path = trajectory_path(run_dir, step, split) if step is not None else None
-    trajectories = read_trajectories(path) if path and path.exists() else ()
+    trajectories = read_step(run_dir, step, split) if step is not None else ()
     return {key_of(trajectory): trajectory.metrics for trajectory in trajectories}
 
 
@@ -120,10 +120,27 @@ def _measured_elsewhere(run_dir: Path) -> Iterable[TableRow]:
     for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else (), start=1):
         try:
             values = json.loads(line)
-            yield TableRow(values.pop("name"), None, results(**values), "elsewhere")
+            name, result = values.pop("name"), results(**values)
+            _check_measured(name, values)
+            yield TableRow(name, None, result, "elsewhere")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             wanted = ", ".join(["name", *(each.name for each in fields(results) if each.default is MISSING)])
             raise ValueError(f"{path}, line {number}: not an object with {wanted}: {error}") from error
+
+
+SHARES = ("em", "format_valid", "ndcg", "original", "recall", "scoring_failed")
+
+
+def _check_measured(name: Any, values: dict[str, Any]) -> None:
+    """Raises ValueError for a figure that nothing can have been measured as."""
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"name is {name!r}")
+    if type(values["questions"]) is not int or values["questions"] < 1:
+        raise ValueError(f"questions is {values['questions']!r}, not a count from 1")
+    for key, value in values.items():
+        most = 1.0 if key in SHARES else sys.float_info.max
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+            raise ValueError(f"{key} is {value!r}, not a number from 0{' to 1' if most == 1 else ''}")
 
 
 def as_text(rows: list[TableRow], headline: Headline) -> str:

@@ -65,6 +65,8 @@ class SearchTrainer(PPOTrainerSync):
     def _init_dataloader(self) -> None:
         """veRL's, and those of a part of the held-out questions."""
         super()._init_dataloader()
+        # veRL ends at the epochs even if steps are left: the steps decide.
+        self.config.trainer.total_epochs = -(-self.total_training_steps // self.steps_per_epoch)
         rows, infos = self.val_dataset.dataframe, list(self.val_dataset.dataframe["extra_info"])
         validation = [info["split"] == "validation" for info in infos]
         self.questions = Counter(

@@ -78,6 +78,11 @@ def validations_without_gain(rows: Sequence[Row]) -> int:
     return sum(step > best for step in validated_scores(rows)) if best is not None else 0
 
 
+def stopped_early(rows: Sequence[Row]) -> bool:
+    """Whether ``research.early_stop`` ended the run at the last of the rows."""
+    return bool(rows) and STOPPED_EARLY in rows[-1]
+
+
 def keep_as_best(run_dir: Path, step: int) -> None:
     """Make the checkpoint of ``step`` the best one, in place of an earlier one."""
     best, source = _folder(run_dir), run_dir / "checkpoints" / f"global_step_{step}"

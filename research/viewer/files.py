@@ -2,7 +2,6 @@
 scanned once, and of a trajectory only its summary is kept.
 """
 
-import re
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from omegaconf import OmegaConf
 
 from research.protocol import Protocol
 from research.training.config import read_section
+from research.training.run_files import TRAJECTORY_FILE
 from research.trajectory import Trajectory
 from research.viewer.rows import Row, make_row
 
@@ -21,7 +21,7 @@ class TrajectoryFile:
     """One file, its rows so far, and one line of text for each line that is no trajectory."""
 
     def __init__(self, path: Path, protocol: Protocol) -> None:
-        found = re.fullmatch(r"(?:(\w+)_)?step_(\d+)\.jsonl", path.name)
+        found = TRAJECTORY_FILE.fullmatch(path.name)
         self.path, self.protocol = path, protocol
         self.split = (found[1] or "train") if found else ""
         self.order = (int(found[2]) if found else 0, path.name)

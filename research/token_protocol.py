@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from research.protocol import Protocol, closing, neutralise, render_passage, render_result
-from research.trajectory import Passage
+from research.trajectory import Passage, encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,9 +104,7 @@ class TokenProtocol:
 
     def clean(self, text: str) -> str:
         """Text from outside without tags and special tokens, see :func:`research.protocol.neutralise`."""
-        # Half a surrogate pair is legal in JSON, but no tokenizer takes it.
-        whole = text.encode("utf-8", errors="replace").decode("utf-8")
-        return neutralise(whole, self.protocol, self.special_tokens)
+        return neutralise(encodable(text), self.protocol, self.special_tokens)
 
     def result_block(self, passages: Sequence[Passage], room: int, passage_tokens: int) -> ResultBlock | None:
         """The block to inject for retrieved passages, within ``room`` tokens, closing tag included.

@@ -7,6 +7,11 @@ from typing import Any, Literal
 FinishReason = Literal["answer", "eos", "length", "search_limit"]
 
 
+def encodable(text: str) -> str:
+    """The text with "?" for each half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
 @dataclass(frozen=True)
 class Passage:
     """A retrieved passage. ``contents`` is ``title\\ntext``; ``score`` is the retriever's own, higher is
@@ -107,7 +112,7 @@ class Trajectory:
 
     def to_json(self) -> str:
         """One line of a trajectory file."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return encodable(json.dumps(asdict(self), ensure_ascii=False))
 
     @classmethod
     def from_json(cls, line: str) -> "Trajectory":

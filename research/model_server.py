@@ -50,10 +50,10 @@ class _TryAgain(Exception):
 class JsonServer:
     """A server of JSON over HTTP, with retries.
 
-    `timeout` bounds an attempt, `deadline` a call with all its attempts, `patience` the part of it in which
-    nobody listens; all in seconds, without the wait for one of the `connections`. The environment variable
-    `key_variable` holds the bearer token, if the server wants one. The first call that fails twice is
-    reported on stderr.
+    `timeout` bounds an attempt, `deadline` a call with all its attempts, `patience` (None: UNREACHABLE_S) the
+    part of it in which nobody listens; all in seconds, without the wait for one of the `connections`. The
+    environment variable `key_variable` holds the bearer token, if the server wants one. The first call that
+    fails twice is reported on stderr.
     """
 
     def __init__(
@@ -63,11 +63,12 @@ class JsonServer:
         deadline: float,
         key_variable: str | None = None,
         connections: int = UNLIMITED,
-        patience: float = UNREACHABLE_S,
+        patience: float | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._key_variable = key_variable
-        self._timeout, self._deadline, self._patience = timeout, deadline, patience
+        self._timeout, self._deadline = timeout, deadline
+        self._patience = UNREACHABLE_S if patience is None else patience
         self._turns = asyncio.Semaphore(connections)
         self._session: aiohttp.ClientSession | None = None
         self._answered = self._warned = False
@@ -92,7 +93,7 @@ class JsonServer:
             unheard = unheard + took + wait if isinstance(cause, _NOBODY) else 0.0
             reason = _line(str(cause)) or f"no answer in {self._timeout} s"
             if spent >= end or unheard >= self._patience:
-                message = f"{self.url}{path}: {reason} ({attempts} attempts)"
+                message = f"{self.url}{path}: {reason} ({attempts} attempt{'s' * (attempts > 1)})"
                 raise ServerError(message, getattr(cause, "status", None), lasting=unheard > 0) from cause
             if attempts > 1:
                 bound = min(end, self._patience) if unheard else end

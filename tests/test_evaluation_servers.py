@@ -128,7 +128,7 @@ def test_a_server_that_takes_no_call_is_one_error(
 
 
 def chat_only(calls: list[dict[str, Any]], refused: str = "") -> Flask:
-    """A server of chat completions alone, of a model that follows the script of `say` from the question on."""
+    """A server of chat completions alone, whose model follows the script of `say` from the question on."""
     app = Flask("chat")
 
     @app.post("/v1/chat/completions")

@@ -46,9 +46,9 @@ class OpenAIServer:
         try:
             served = _choose(await _models(server), config.served_name, server.url)
             tokenizer = _load_tokenizer(config.tokenizer or served.get("root") or served["id"])
-            length = config.max_model_len or served.get("max_model_len")
-            known = type(length) is int and length > 0
-            engine = cls(server, served["id"], tokenizer, length if known else UNKNOWN_LENGTH, sampling)
+            said = served.get("max_model_len")
+            known = said if isinstance(said, int) and said > 0 else UNKNOWN_LENGTH
+            engine = cls(server, served["id"], tokenizer, config.max_model_len or known, sampling)
             await engine._find_out()
         except ServerError as error:
             await server.close()

@@ -128,6 +128,9 @@ def resolve_options(values: dict[str, Any], given: set[str], resume: bool) -> Op
     run_dir = (values["run_dir"] or _default_run_dir(recipe, resume)).absolute()
     for name in FILES:
         values[name] = values[name].absolute() if values.get(name) else None
+    for name in ("model", "encoder"):  # a folder, unless it is a name of the hub
+        if values.get(name) and Path(values[name]).is_dir():
+            values[name] = str(Path(values[name]).absolute())
     options = Options(**{**values, "run_dir": run_dir})
     if (run_dir / "recipe.json").exists():
         if latest_checkpoint(run_dir) is None and not resume:

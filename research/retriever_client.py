@@ -1,22 +1,23 @@
-"""Asynchronous client of a retrieval server: connection pool, time-outs, retries with back-off,
-de-duplication, cache.
+"""Asynchronous client of a retrieval server: wire formats, de-duplication, cache. Time-outs and retries are
+those of research.model_server.
 
 Speaks two of the field's wire formats: ``research`` (ReSearch: POST /search) and ``search_r1`` (Search-R1,
-veRL 0.7: POST /retrieve), so any server of either kind can stand behind it.
+veRL 0.7: POST /retrieve), so any server of either kind can stand behind it. The environment variable
+``RETRIEVER_TOKEN`` holds the server's token, if it wants one.
 """
 
 import asyncio
-import random
+import math
+import reprlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import aiohttp
-
+from research.model_server import JsonServer, ServerError
 from research.search_loop import SearchError
 from research.trajectory import Passage
 
-RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
+TOKEN_VARIABLE = "RETRIEVER_TOKEN"
 
 
 class _Request(NamedTuple):
@@ -62,8 +63,9 @@ class RetrieverClient:
     def __init__(self, config: RetrieverConfig) -> None:
         self.config = config
         self._path, self._body, self._parse = WIRES[config.wire]
-        self._session: aiohttp.ClientSession | None = None
-        self._turns = asyncio.Semaphore(config.connections)
+        self._server = JsonServer(
+            config.url, config.timeout, config.deadline, TOKEN_VARIABLE, config.connections, config.deadline
+        )
         self._cache: OrderedDict[_Request, list[Passage]] = OrderedDict()
         self._in_flight: dict[_Request, asyncio.Task[list[Passage]]] = {}
 
@@ -74,8 +76,8 @@ class RetrieverClient:
         ``exclude_ids``.
 
         Raises:
-            SearchError: the server refused the request, knows no ``exclude_ids``, or no attempt succeeded
-            before the deadline.
+            SearchError: the server refused the request, knows no ``exclude_ids``, gave an answer of another
+            form, or no attempt succeeded before the deadline.
         """
         request = _Request(query, top_k or self.config.top_k, exclude_ids)
         if request in self._cache:
@@ -83,76 +85,37 @@ class RetrieverClient:
             return self._cache[request]
         task = self._in_flight.get(request)
         if task is None:
-            task = self._in_flight[request] = asyncio.ensure_future(self._search_in_turn(request))
+            task = self._in_flight[request] = asyncio.ensure_future(self._search(request))
             task.add_done_callback(lambda _: self._in_flight.pop(request, None))
         # One impatient caller must not cancel the request that others wait for.
         return await asyncio.shield(task)
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    async def _search_in_turn(self, request: _Request) -> list[Passage]:
-        async with self._turns:
-            return await self._search(request)
+        await self._server.close()
 
     async def _search(self, request: _Request) -> list[Passage]:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self.config.deadline
-        delay, attempts = 0.1, 0
-        while True:
-            attempts += 1
-            try:
-                passages = await self._attempt(request)
-            except (_Retry, aiohttp.ClientError, TimeoutError, OSError) as error:
-                delay = min(2 * delay, 5.0)
-                pause = getattr(error, "after", None) or delay * random.uniform(0.5, 1.0)
-                if loop.time() + pause >= end:
-                    reason = str(error) or type(error).__name__
-                    raise SearchError(f"{self.config.url}: {reason} ({attempts} attempts)") from error
-                await asyncio.sleep(pause)
-            else:
-                self._remember(request, passages)
-                return passages
-
-    async def _attempt(self, request: _Request) -> list[Passage]:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self.config.connections),
-                timeout=aiohttp.ClientTimeout(total=self.config.timeout),
-            )
-        url = self.config.url.rstrip("/") + self._path
         body = self._body(request) | ({} if self.config.contents else {"return_contents": False})
-        async with self._session.post(url, json=body) as response:
-            if response.status in RETRIED_STATUS:
-                raise _Retry(f"HTTP {response.status}", response.headers.get("Retry-After"))
-            if response.status != 200:
-                raise SearchError(f"{url}: HTTP {response.status}: {(await response.text())[:200]}")
-            try:
-                passages = self._parse(await response.json(), self.config.contents)[: request.top_k]
-            except (KeyError, TypeError, ValueError, IndexError) as error:
-                raise SearchError(
-                    f"{url}: not an answer of wire format {self.config.wire!r}: {error!r}"
-                ) from error
+        where = self._server.url + self._path
+        try:
+            answer = await self._server.call(self._path, body)
+            passages = self._parse(answer, self.config.contents)[: request.top_k]
+        except ServerError as error:
+            raise SearchError(str(error), error.lasting) from error
+        except ValueError as error:
+            raise SearchError(
+                f"{where}: not an answer of wire format {self.config.wire!r}: {error}"
+            ) from error
         # A server that does not know the key passes over it, and every figure would be wrong.
         if any(passage.id in request.exclude_ids for passage in passages):
-            raise SearchError(f"{url}: the server answered with passages that were excluded (exclude_ids)")
+            raise SearchError(f"{where}: the server answered with passages that were excluded (exclude_ids)")
+        self._remember(request, passages)
         return passages
 
     def _remember(self, request: _Request, passages: list[Passage]) -> None:
         self._cache[request] = passages
         if len(self._cache) > self.config.cache_size:
             self._cache.popitem(last=False)
-
-
-class _Retry(Exception):
-    """The server asked for patience; ``after`` is its Retry-After in seconds, if it gave one."""
-
-    def __init__(self, reason: str, after: str | None) -> None:
-        super().__init__(reason)
-        self.after = min(float(after), 10.0) if after and after.isdigit() else None
 
 
 # ---------------------------------------------------------------------------------- wire formats
@@ -163,9 +126,11 @@ def _research_body(request: _Request) -> dict[str, Any]:
     return body | ({"exclude_ids": sorted(request.exclude_ids)} if request.exclude_ids else {})
 
 
-def _research_passages(answer: Any, contents: bool) -> list[Passage]:
-    rows, scores = answer
-    return [_passage(row, float(score), contents) for row, score in zip(rows, scores, strict=True)]
+def research_passages(answer: Any, contents: bool) -> list[Passage]:
+    """The passages of ``[[passage, ...], [score, ...]]``. Raises ValueError with what is wrong."""
+    rows, scores = _list(answer, "the answer", length=2)
+    of_rows = _list(scores, "the list of scores", length=len(_list(rows, "the list of passages")))
+    return [_passage(row, score, contents) for row, score in zip(rows, of_rows, strict=True)]
 
 
 def _search_r1_body(request: _Request) -> dict[str, Any]:
@@ -174,15 +139,46 @@ def _search_r1_body(request: _Request) -> dict[str, Any]:
 
 
 def _search_r1_passages(answer: Any, contents: bool) -> list[Passage]:
-    return [_passage(row["document"], row.get("score"), contents) for row in answer["result"][0]]
+    [rows] = _list(_field(answer, "result", "the answer"), '"result"', length=1)
+    found = [(_field(row, "document", "a result"), row.get("score")) for row in _list(rows, "a result list")]
+    return [_passage(document, score, contents, scored=score is not None) for document, score in found]
 
 
-def _passage(document: dict[str, Any], score: Any, contents: bool) -> Passage:
-    return Passage(str(document["id"]), document["contents"] if contents else "", score)
+def _passage(document: Any, score: Any, contents: bool, scored: bool = True) -> Passage:
+    name = _field(document, "id", "a passage")
+    if type(name) not in (str, int):
+        raise ValueError(f'"id" of a passage must be a text or a whole number, not {reprlib.repr(name)}')
+    text = _field(document, "contents", "a passage") if contents else ""
+    if not isinstance(text, str):
+        raise ValueError(f'"contents" of passage {name!r} must be a text, not {reprlib.repr(text)}')
+    if scored and not _is_finite(score):
+        raise ValueError(f"the score of passage {name!r} must be a number, not {reprlib.repr(score)}")
+    return Passage(str(name), text, float(score) if scored else None)
+
+
+def _list(value: Any, what: str, length: int | None = None) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{what} must be a list, not {reprlib.repr(value)}")
+    if length is not None and len(value) != length:
+        raise ValueError(f"{what} must be a list of {length}, not of {len(value)}")
+    return value
+
+
+def _field(value: Any, name: str, what: str) -> Any:
+    if not isinstance(value, dict) or name not in value:
+        raise ValueError(f'{what} must be an object with "{name}", not {reprlib.repr(value)}')
+    return value[name]
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond floats
+        return False
 
 
 WIRES = {
-    "research": ("/search", _research_body, _research_passages),
+    "research": ("/search", _research_body, research_passages),
     "search_r1": ("/retrieve", _search_r1_body, _search_r1_passages),
 }
 """name -> (path, request body, passages of an answer)"""

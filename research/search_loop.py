@@ -19,7 +19,14 @@ NOTICE_NOTHING = "No results."
 
 
 class SearchError(Exception):
-    """A search that failed for good, after the client's own retries. Costs one turn of one trajectory."""
+    """A search that failed for good, after the client's own retries. Costs one turn of one trajectory.
+
+    `lasting`: no other search would fare better, since nobody listens there, or another kind of server.
+    """
+
+    def __init__(self, message: str, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 @dataclass(frozen=True)

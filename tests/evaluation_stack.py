@@ -6,10 +6,13 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from click.testing import CliRunner, Result
 
+from research.evaluation.__main__ import main
 from research.evaluation.engines import Stops
 from research.token_protocol import TokenProtocol
 
@@ -25,6 +28,39 @@ def say(text: str) -> str:
 
 def _wanted(text: str) -> str:
     return min((word for word in WORDS if word in text), key=text.index)  # the question comes first
+
+
+def corpus_rows() -> list[dict[str, Any]]:
+    """Passages that name the answers."""
+    return [
+        {"id": name, "contents": f"{answer}\nThe {name} is called {answer}."}
+        for name, answer in WORDS.items()
+    ]
+
+
+def write_questions(path: Path, count: int) -> Path:
+    """Questions about one of WORDS each, which the scripted models answer rightly."""
+    names = list(WORDS)
+    rows = (
+        {
+            "id": f"q{number}",
+            "question": f"What is the {names[number % 3]} of land {number}?",
+            "golden_answers": [WORDS[names[number % 3]]],
+        }
+        for number in range(count)
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def evaluate(
+    tmp_path: Path, tokenizer: Path, questions: Path, model: str, retriever: str, *words: str
+) -> Result:
+    """The command line, with tmp_path/out as its folder."""
+    options = {"--model": model, "--tokenizer": tokenizer, "--retriever": retriever, "--datasets": questions}
+    command = ["run", *(str(word) for pair in options.items() for word in pair)]
+    limits = ["limits.response_tokens=600", "limits.passage_tokens=40", "prompt=question"]
+    return CliRunner().invoke(main, [*command, "--out", str(tmp_path / "out"), *limits, *words])
 
 
 class SayingEngine:

@@ -12,6 +12,8 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner, Result
 from evaluation_stack import ModelServer
+from flask import Flask
+from loopback import serving as serving_app
 from retriever_process import serving
 
 from research.evaluation import service
@@ -257,3 +259,76 @@ def test_a_model_that_never_writes_is_an_error(data: Path, tmp_path: Path, tag_t
     assert result.exit_code == 1 and "no OpenAI-compatible server at http://127.0.0.1:9" in result.stderr
     both = invoke(data, tmp_path / "out", "--model", "x", "--queries", "original")
     assert both.exit_code == 1 and "give either --queries or --model" in both.stderr
+
+
+def test_a_token_in_the_environment_is_the_services_and_ours(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETRIEVER_TOKEN", "secret")
+    rows, _ = evaluate(
+        data, tmp_path / "out", "--queries", "original", "--tasks", "court", "--retriever", "bm25"
+    )
+    assert ndcg(rows["court"]) == pytest.approx(2 / 3, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "answer", [[[[{"id": None}]], [[1.0]]], [[], []], {"documents": []}, "<p>Sign in</p>"]
+)
+def test_searches_that_all_fail_are_an_error(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    app = Flask("other")
+    text = answer if isinstance(answer, str) else json.dumps(answer)
+    app.add_url_rule("/batch_search", "search", lambda: text, methods=["POST"])
+    app.add_url_rule("/health", "health", lambda: "{}")
+    with serving_app(app) as url:
+        monkeypatch.setattr(bright_run, "serving", lambda _: nullcontext(url))
+        out = tmp_path / "out"
+        result = invoke(data, out, "--queries", "original", "--tasks", "court", "--retriever", "bm25")
+    assert result.exit_code == 1 and "Error: the retriever failed: " in result.stderr.splitlines()[-1]
+
+
+class Refuser(ModelServer):
+    """Refuses every question, until it writes."""
+
+    writes = False
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        if body["max_tokens"] > 1 and not self.writes:
+            return web.json_response({"error": "not this one"}, status=400)
+        ids = [*self._tokens.encode("gold"), self._tokens.tokenizer.eos_token_id]
+        return web.json_response({"choices": [{"token_ids": ids}]})
+
+
+def test_texts_that_all_failed_are_an_error_and_asked_for_again(
+    data: Path, tmp_path: Path, tag_tokens: TokenProtocol, served: None
+) -> None:
+    tag_tokens.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    server = Refuser(tag_tokens)
+    with server.running() as url:
+        words = ("--model", url, "--tokenizer", str(tmp_path / "tokenizer"), "--tasks", "court")
+        failed = invoke(data, tmp_path / "out", *words, "--retriever", "bm25")
+        assert failed.exit_code == 1 and "all 3 texts failed" in failed.stderr
+        server.writes = True
+        rows, _ = evaluate(data, tmp_path / "out", *words, "--retriever", "bm25")
+    assert rows["court"]["without_text"] == []
+
+
+def test_a_folder_that_is_no_evaluation_is_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    result = invoke(data, tmp_path, "--queries", "original", "--tasks", "court")
+    assert result.exit_code == 1 and "is no evaluation, but holds thesis.tex" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_paths_are_those_of_the_users_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setattr(bright_run, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(service, "INDEXES", tmp_path / "indexes")
+    monkeypatch.chdir(data.parent)
+    words = ("--queries", "original", "--tasks", "court", "--retriever", "bm25")
+    rows, _ = evaluate(Path(data.name), tmp_path / "out", *words)
+    assert ndcg(rows["court"]) == pytest.approx(2 / 3, abs=1e-6)

@@ -24,6 +24,7 @@ from research.evaluation.bright.summary import figures, mean_figures, table
 from research.evaluation.bright.trec import METRICS
 from research.evaluation.config import EvaluationError
 from research.evaluation.statistics import bootstrap, bootstrap_mean_of
+from research.trajectory import Passage
 
 # ------------------------------------------------------------------------------------------ fusion
 
@@ -195,8 +196,8 @@ def test_long_lists_of_excluded_ids_go_in_requests_of_their_own() -> None:
 
 
 def test_a_passage_that_the_server_repeats_counts_where_it_is_best() -> None:
-    rows = [{"id": "a"}, {"id": 1}, {"id": "1"}, {"id": "a"}]
-    assert list(scores_of(rows, [9.0, 8.0, 7.0, 1.0]).items()) == [("a", 9.0), ("1", 8.0)]
+    passages = [Passage(*each) for each in (("a", "", 9.0), ("1", "", 8.0), ("1", "", 7.0), ("a", "", 1.0))]
+    assert list(scores_of(passages).items()) == [("a", 9.0), ("1", 8.0)]
 
 
 def test_a_retriever_that_is_gone_is_one_line() -> None:

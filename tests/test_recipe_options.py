@@ -14,16 +14,30 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from loopback import speaking
 
 from research.training.command_line import resolve_options
 from research.training.config import read_research_config
 from research.training.plan import Options, compose_config, make_plan
 from research.training.preflight import file_problems, problems
 from research.training.recipe import main
-from research.training.run import RunFailed
+from research.training.run import RunFailed, _healthy
 
 ROOT = Path(__file__).resolve().parents[1]
 URL = "http://127.0.0.1:1"
+
+
+def test_a_port_that_is_no_http_is_no_healthy_retriever():
+    with speaking(b"SSH-2.0-OpenSSH_9.6\r\n") as address:
+        assert not _healthy(f"http://{address}")
+
+
+def test_folders_of_models_are_those_of_the_users_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    values = {"hardware": "cpu", "run_dir": Path("run"), "model": "mine", "encoder": "intfloat/e5-base-v2"}
+    resolved = resolve_options(values, set(), resume=False)
+    assert (resolved.model, resolved.encoder) == (str(tmp_path / "mine"), "intfloat/e5-base-v2")
 
 
 def options(tmp_path, hardware="cpu", **values):

@@ -6,68 +6,13 @@ import asyncio
 import socket
 import threading
 import time
-from contextlib import contextmanager
 
 import pytest
 from flask import Flask, jsonify, request
-from werkzeug.serving import make_server
+from loopback import ask, retriever, serving
 
 from research.retriever_client import RetrieverClient, RetrieverConfig
 from research.search_loop import SearchError
-
-
-@contextmanager
-def serving(app, port=0):
-    server = make_server("127.0.0.1", port, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def retriever(faults=(), calls=None, delay=0.0):
-    """A server of both wire formats that first answers with the given status codes."""
-    app, left, calls = Flask("retriever"), list(faults), calls if calls is not None else []
-
-    def document(query, rank):
-        contents = {"contents": f"{query}\npassage {rank}"}
-        return {"id": rank} | (contents if request.get_json().get("return_contents", True) else {})
-
-    @app.before_request
-    def record():
-        calls.append(request.get_json())
-        time.sleep(delay)
-        return ("no", left.pop(0)) if left else None
-
-    @app.post("/search")
-    def search():
-        body = request.get_json()
-        documents = [document(body["query"], rank) for rank in range(body["top_n"])]
-        return jsonify([documents, [1.0 / (rank + 1) for rank in range(len(documents))]])
-
-    @app.post("/retrieve")
-    def retrieve():
-        body = request.get_json()
-        return jsonify(
-            {"result": [[{"document": document(q, 0), "score": 0.5}] * body["topk"] for q in body["queries"]]}
-        )
-
-    return app
-
-
-def ask(url, *queries, **options):
-    async def run():
-        client = RetrieverClient(RetrieverConfig(url=url, top_k=2, **{"deadline": 5.0, **options}))
-        try:
-            return await asyncio.gather(*(client(query) for query in queries), return_exceptions=True)
-        finally:
-            await client.close()
-
-    return asyncio.run(run())
 
 
 @pytest.mark.parametrize("wire", ["research", "search_r1"])
@@ -185,3 +130,40 @@ def test_a_server_that_passes_over_excluded_ids_is_found_out():
 
     with serving(retriever()) as url, pytest.raises(SearchError, match="exclude_ids"):
         asyncio.run(ask_without(url))
+
+
+def test_the_token_of_the_environment_is_sent(monkeypatch):
+    app = retriever()
+
+    @app.before_request
+    def wants_a_token():
+        return None if request.headers.get("Authorization") == "Bearer secret" else ("no token", 401)
+
+    with serving(app) as url:
+        (refused,) = ask(url, "q")
+        monkeypatch.setenv("RETRIEVER_TOKEN", "secret")
+        (passages,) = ask(url, "q")
+    assert "HTTP 401 (the key is taken from RETRIEVER_TOKEN: it is not set): no token" in str(refused)
+    assert len(passages) == 2 and refused.lasting
+
+
+def test_a_pause_holds_no_connection():
+    """The query that the server refuses for now waits; the others pass it on the only connection."""
+    app, calls = retriever(), []
+
+    @app.before_request
+    def busy():
+        query = request.get_json()["query"]
+        calls.append(query)
+        return ("busy", 503, {"Retry-After": "1"}) if query == "a" and calls.count("a") == 1 else None
+
+    with serving(app) as url:
+        answers = ask(url, *"abcd", connections=1)
+    assert calls == ["a", "b", "c", "d", "a"] and all(len(answer) == 2 for answer in answers)
+
+
+def test_a_server_that_is_not_there_is_reported_once(capsys):
+    ask("http://127.0.0.1:9", "q", "r", deadline=1.0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("WARNING: http://127.0.0.1:9/search: Cannot connect")
+    assert line.endswith("trying again for up to 1 s")

@@ -9,11 +9,11 @@ from research.training.validations import (
     Score,
     best_checkpoint,
     best_step,
+    data_set_scores,
     handed_over,
     keep_as_best,
     provenance,
     score_metrics,
-    scores_of,
     validations_without_gain,
 )
 
@@ -40,10 +40,10 @@ def test_scores_come_from_verls_metrics_by_data_set():
     }
     found = score_metrics(metrics, {"validation_2hop": 10, "validation_4hop": 30}, "em")
     assert found["validation/score"] == pytest.approx(0.3), "each data set counts the same"
-    assert scores_of(found) == {"2hop": Score(0.5, 10), "4hop": Score(0.1, 30)}
-    assert scores_of(score_metrics({"val-core/validation/em/mean@1": 1.0}, {"validation": 5}, "em")) == {
-        "all": Score(1.0, 5)
-    }
+    assert data_set_scores(found) == {"2hop": Score(0.5, 10), "4hop": Score(0.1, 30)}
+    assert data_set_scores(
+        score_metrics({"val-core/validation/em/mean@1": 1.0}, {"validation": 5}, "em")
+    ) == {"all": Score(1.0, 5)}
 
 
 def test_the_best_step_is_a_trained_one_and_of_equal_ones_the_later():

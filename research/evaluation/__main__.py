@@ -10,9 +10,11 @@ import click
 
 from research.evaluation.command_line import ending_well
 from research.evaluation.config import ROOT, EvaluationError, compose_config
+from research.evaluation.folder import own_folder
 from research.overrides import quoted
 
 if TYPE_CHECKING:
+    from research.evaluation.run import Outcome
     from research.evaluation.service import Service
 
 PATH = click.Path(path_type=Path)
@@ -90,8 +92,11 @@ def run(
         words = [*_words(options), *overrides]
         trained = options["model"] if options["preset"] is None else None
         service = Service(corpus, encoder, index) if corpus else None
-        click.echo(_evaluate(words, trained, retriever, service, run_dir))
+        table, fault = _evaluate(words, trained, retriever, service, run_dir)
+        click.echo(table)
         click.echo(f"\n{run_dir}: predictions.jsonl  metrics.json  report.html")
+        if fault:
+            raise EvaluationError(fault)
 
 
 @main.command()
@@ -121,13 +126,14 @@ def report(run_dir: Path) -> None:
 
 def _evaluate(
     words: list[str], trained: str | None, retriever: str | None, service: "Service | None", run_dir: Path
-) -> str:
-    """The table, with the retriever at that address or a `service` for as long as it takes."""
+) -> "Outcome":
+    """Evaluate, with the retriever at that address or a `service` for as long as it takes."""
     from research.evaluation.run import evaluate
     from research.evaluation.service import serving
 
     with ExitStack() as stack:
         # Mistakes first: building an index is long.
+        own_folder(run_dir)
         config = compose_config(["retriever.url=http://none", *words], trained)
         if list(config.methods) != ["direct"]:  # which asks no retriever
             url = retriever or (stack.enter_context(serving(service)) if service else None)

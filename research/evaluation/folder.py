@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from data.questions import atomic_path
 from research.evaluation.config import EvaluationError
 
 CONFIG, IDENTITY = "config.yaml", "identity.json"
+LOCK = ".lock"  # of research.processes.alone_in
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,15 @@ class Free:
     within: Mapping[str, Set[str]] = field(default_factory=dict)
 
 
+def own_folder(run_dir: Path) -> None:
+    """Raise EvaluationError for a folder that holds anything but an evaluation."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise EvaluationError(f"{run_dir} is no folder: choose another --out")
+    found = sorted({path.name for path in run_dir.iterdir()} - {LOCK}) if run_dir.exists() else []
+    if found and IDENTITY not in found:
+        raise EvaluationError(f"{run_dir} is no evaluation, but holds {found[0]}: choose another --out")
+
+
 def check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any], free: Free) -> None:
     """Save the configuration and `identity`, which says what it does not: what a file or a server held.
 
@@ -30,15 +43,26 @@ def check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any], free
     """
     path, identity_path = run_dir / CONFIG, run_dir / IDENTITY
     if path.exists():
-        old, new = (OmegaConf.to_container(each) for each in (OmegaConf.load(path), config))
+        old, new = _read(path), OmegaConf.to_container(config)
         if key := _first_difference(_tied(old, free), _tied(new, free)):
             raise EvaluationError(f"{run_dir} holds an evaluation with another {key}: choose another --out")
-        if identity_path.exists() and json.loads(identity_path.read_text()) != identity:
-            raise EvaluationError(
-                f"{run_dir} was begun with another retriever or other questions: {identity_path}"
-            )
-    OmegaConf.save(config, path)
-    identity_path.write_text(json.dumps(identity, indent=1), encoding="utf-8")
+    if identity_path.exists() and _read(identity_path) != identity:
+        raise EvaluationError(
+            f"{run_dir} was begun with another retriever or other questions: {identity_path}"
+        )
+    for target, text in ((identity_path, json.dumps(identity, indent=1)), (path, OmegaConf.to_yaml(config))):
+        with atomic_path(target) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _read(path: Path) -> Any:
+    """The object that a YAML or JSON file of ours holds. Raises EvaluationError."""
+    try:
+        if path.name == IDENTITY:
+            return json.loads(path.read_text(encoding="utf-8"))
+        return dict(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
+    except (ValueError, TypeError, OSError, YAMLError, OmegaConfBaseException) as error:
+        raise EvaluationError(f"{path} cannot be read: choose another --out") from error
 
 
 def _tied(values: Any, free: Free) -> dict[str, Any]:

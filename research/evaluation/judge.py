@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
 from research.evaluation.config import EvaluationError, JudgeConfig
-from research.evaluation.predictions import read_predictions
+from research.evaluation.predictions import cut_half_line, read_predictions
 from research.model_server import ModelServer, ServerError
 from research.prompts import fill, load_prompt
 from research.trajectory import Trajectory, well_formed
@@ -76,6 +76,7 @@ async def judge_all(config: JudgeConfig, run_dir: Path) -> None:
         return
     if config.model is None:
         raise EvaluationError("judge.model: which model is the judge?")
+    cut_half_line(run_dir / JUDGEMENTS)
     known = read_verdicts(run_dir)
     todo = {content_key(config, each.metadata): each.metadata for each in read_predictions(run_dir)}
     asked = [(key, data) for key, data in todo.items() if key not in known and _answered(data)]
@@ -103,6 +104,9 @@ async def _judge(
                 try:
                     verdict = await ask(server, str(config.model), data)
                 except ServerError as error:
+                    if error.lasting:
+                        advice = "run again when it can, or without --judge"
+                        raise EvaluationError(f"the judge cannot be asked: {error}; {advice}") from error
                     failures.append(str(error))
                 else:
                     with path.open("a", encoding="utf-8") as file:

@@ -6,12 +6,14 @@ What depends on the clock stands in timings.jsonl beside it, so that the same ev
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.trajectory import Trajectory
+from research.evaluation.config import EvaluationError
+from research.trajectory import Search, Trajectory
 
 PREDICTIONS, TIMINGS = "predictions.jsonl", "timings.jsonl"
 
@@ -30,22 +32,56 @@ def key_of(trajectory: Trajectory) -> Key:
 
 
 def read_predictions(run_dir: Path) -> Iterator[Trajectory]:
-    """The predictions of a run so far; a last line that is not whole is left out."""
-    for line in _whole_lines(run_dir / PREDICTIONS):
-        yield Trajectory.from_json(line)
+    """The predictions of a run so far; a last line that is not whole is left out. Raises EvaluationError."""
+    path = run_dir / PREDICTIONS
+    for number, line in enumerate(_whole_lines(path), start=1):
+        try:
+            trajectory = Trajectory.from_json(line)
+            key_of(trajectory)
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"{path}:{number} is no prediction; remove the line, and its question is asked again"
+            raise EvaluationError(message) from error
+        yield trajectory
+
+
+def failures(run_dir: Path) -> list[tuple[str, int, list[str]]]:
+    """Of the questions and of the searches of a run: their number, and those that failed, with the reason."""
+    counts, questions, searches = Counter[str](), list[str](), list[str]()
+    for trajectory in read_predictions(run_dir):
+        name = " ".join(key_of(trajectory))
+        counts["questions"] += 1
+        counts["searches"] += sum(bool(search.query) for search in trajectory.searches)
+        if "error" in trajectory.metadata:
+            questions.append(f"{name} ({trajectory.metadata['error']})")
+        searches += [f"{name} ({search.error})" for search in failed_searches(trajectory)]
+    return [
+        ("questions", counts["questions"], questions),
+        ("searches", counts["searches"], searches),
+    ]
+
+
+def failed_searches(trajectory: Trajectory) -> list[Search]:
+    """Those that failed for good, not for want of a query."""
+    return [search for search in trajectory.searches if search.query and search.error is not None]
 
 
 class Predictions:
     """The two files of one run, to append to. One process at a time."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Goes on with the files that are there; a half-written last line, left by a kill, is taken off."""
+        """Goes on with the files that are there; a half-written last line, left by a kill, is taken off.
+
+        `done` lacks what failed, a question or a search of it: that is asked again. Raises EvaluationError.
+        """
         self._run_dir = run_dir
         self.done: dict[Key, dict[str, float]] = {}
         for name in (PREDICTIONS, TIMINGS):
-            _cut_half_line(run_dir / name)
+            cut_half_line(run_dir / name)
         for trajectory in read_predictions(run_dir):
-            self.done[key_of(trajectory)] = trajectory.metrics
+            if "error" in trajectory.metadata or failed_searches(trajectory):
+                self.done.pop(key_of(trajectory), None)
+            else:
+                self.done[key_of(trajectory)] = trajectory.metrics
 
     def add(self, trajectory: Trajectory, seconds: float) -> None:
         """Append a finished question, with the seconds it took."""
@@ -71,8 +107,9 @@ class Predictions:
         temporary.replace(path)
 
     def timings(self) -> list[dict[str, Any]]:
-        """The rows of timings.jsonl."""
-        return [json.loads(line) for line in _whole_lines(self._run_dir / TIMINGS)]
+        """The rows of timings.jsonl, the last one of each question."""
+        rows = map(json.loads, _whole_lines(self._run_dir / TIMINGS))
+        return [*{tuple(row["key"]): row for row in rows}.values()]
 
 
 def _timeless(trajectory: Trajectory) -> Trajectory:
@@ -102,7 +139,8 @@ def _append(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
-def _cut_half_line(path: Path) -> None:
+def cut_half_line(path: Path) -> None:
+    """Take off a last line that was not written to its end."""
     if not path.exists():
         return
     with path.open("rb+") as file:

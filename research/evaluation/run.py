@@ -4,13 +4,11 @@ Started again with the same folder it goes on: no question is asked twice.
 """
 
 import asyncio
-import json
 import sys
 import time
-import urllib.error
-import urllib.request
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -20,14 +18,17 @@ from research.evaluation.datasets import read_datasets, tasks
 from research.evaluation.engines import opened
 from research.evaluation.folder import Free, check_same
 from research.evaluation.judge import judge_all, judge_metrics, read_verdicts
-from research.evaluation.predictions import Predictions, key_of, read_predictions
+from research.evaluation.predictions import Predictions, failures, key_of, read_predictions
 from research.evaluation.report import write_report
 from research.evaluation.runner import Runner, Task
 from research.evaluation.summary import markdown, summarise, write_summary
+from research.model_server import JsonServer, ServerError
 from research.processes import alone_in
 from research.retriever_client import RetrieverClient
-from research.trajectory import Trajectory
+from research.search_loop import SearchError, SearchFunction
+from research.trajectory import Passage, Trajectory
 
+NAMED = 5  # failures in a warning
 HOPELESS = 32  # questions in a row from the start that all failed: something is wrong with all of them
 # What may differ when a run goes on: how it is carried out, not what is asked.
 FREE = Free(
@@ -45,10 +46,18 @@ FREE = Free(
 )
 
 
-def evaluate(config: DictConfig, run_dir: Path) -> str:
-    """Do the evaluation, or the rest of it; the table of its figures, as Markdown.
+class Outcome(NamedTuple):
+    """The table of the figures, as Markdown, and why they say nothing, if so."""
 
-    Raises EvaluationError with the one-line reason. What is finished stays, whatever happens.
+    table: str
+    fault: str | None
+
+
+def evaluate(config: DictConfig, run_dir: Path) -> Outcome:
+    """Do the evaluation, or the rest of it.
+
+    Raises EvaluationError with the one-line reason. What is finished stays, whatever happens; what failed is
+    asked again by the next run with this folder.
     """
     read = read_config(config)
     datasets = read_datasets(read.datasets, read.limit)
@@ -67,8 +76,8 @@ def evaluate(config: DictConfig, run_dir: Path) -> str:
         return _conclude(run_dir, read, identity)
 
 
-def _conclude(run_dir: Path, config: EvaluationConfig, identity: dict[str, Any]) -> str:
-    """Write metrics.json and report.html from the other files; the table."""
+def _conclude(run_dir: Path, config: EvaluationConfig, identity: dict[str, Any]) -> Outcome:
+    """Write metrics.json and report.html from the other files."""
     verdicts = read_verdicts(run_dir)
     scores = {
         key_of(each): each.metrics | judge_metrics(config.judge, verdicts, each)
@@ -77,19 +86,49 @@ def _conclude(run_dir: Path, config: EvaluationConfig, identity: dict[str, Any])
     summary = summarise(scores, identity)
     write_summary(run_dir, summary)
     write_report(run_dir)
-    return markdown(summary["results"])
+    return Outcome(markdown(summary["results"]), _fault(run_dir))
+
+
+def _fault(run_dir: Path) -> str | None:
+    """Warn of questions and searches that failed; the message, where all of either did."""
+    for what, total, failed in failures(run_dir):
+        if failed:
+            named = ", ".join(failed[:NAMED]) + (", ..." if len(failed) > NAMED else "")
+            message = f"{len(failed)} of {total} {what} failed: {named}"
+            if len(failed) == total:
+                return f"{message}. The figures say nothing about the model; run again to ask again"
+            print(f"WARNING: {message}", file=sys.stderr)
+    return None
 
 
 async def _ask(config: EvaluationConfig, todo: list[Task], predictions: Predictions, total: int) -> None:
-    search = RetrieverClient(config.retriever)
+    client = RetrieverClient(config.retriever)
+    search = _ending(client)
     try:
+        if set(config.methods) - {"direct"}:
+            with suppress(SearchError):  # before a model is loaded; what fails for one question alone may
+                await search(todo[0].question.question)
         async with opened(config.engine, config.sampling) as engine:
             with _Progress(predictions, total) as progress:
                 await Runner(config, engine, search).run(todo, progress.finished)
-    except* EvaluationError as group:
+    except* (EvaluationError, OSError) as group:  # OSError: of a full disk, say
         raise _first(group) from None
     finally:
-        await search.close()
+        await client.close()
+
+
+def _ending(client: RetrieverClient) -> SearchFunction:
+    """Searches of the client; one that fails as all others would ends the evaluation."""
+
+    async def search(query: str) -> list[Passage]:
+        try:
+            return await client(query)
+        except SearchError as error:
+            if error.lasting:
+                raise EvaluationError(f"every search would fail: {error}") from error
+            raise
+
+    return search
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:
@@ -138,20 +177,27 @@ def _identity(config: EvaluationConfig, datasets: dict[str, list[Any]]) -> dict[
 
 def _retriever_identity(config: EvaluationConfig) -> dict[str, Any]:
     """What the retriever says of itself; only that it answers, of one that says nothing."""
-    url = config.retriever.url.rstrip("/")
+    url = config.retriever.url
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=config.retriever.timeout) as reply:
-            said = json.load(reply)
-    except urllib.error.HTTPError as error:
-        if error.code == 503:
+        said = asyncio.run(_health(url, config.retriever.timeout))
+    except ServerError as error:
+        if error.status == 503:
             raise EvaluationError(f"the retriever at {url} is still loading: try again later") from error
+        if error.status is None:
+            raise EvaluationError(f"no retriever answers at {url}: {error}; is it running?") from error
+        said = None
+    if not isinstance(said, dict):
         return {"index": "unknown"}  # Search-R1's server has no /health
-    except OSError as error:
-        raise EvaluationError(f"no retriever answers at {url}: {error}; is it running?") from error
-    except ValueError:
-        return {"index": "unknown"}
     names = ("index", "encoder", "dimension", "count", "fingerprint")
     return {name: said.get(name) for name in names} | {"top_k": config.retriever.top_k}
+
+
+async def _health(url: str, timeout: float) -> Any:
+    server = JsonServer(url, timeout, deadline=0)
+    try:
+        return await server.call("/health")
+    finally:
+        await server.close()
 
 
 def _tell_rate(asked: int, seconds: float) -> None:

@@ -17,7 +17,7 @@ from research.evaluation.predictions import Key
 from research.evaluation.scoring import score
 from research.search_loop import SearchFunction
 from research.token_protocol import TokenProtocol
-from research.trajectory import Trajectory
+from research.trajectory import Trajectory, well_formed
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Task:
     @property
     def key(self) -> Key:
         """See `Key`."""
-        return Key(self.dataset, self.method, self.question.id)
+        return Key(well_formed(self.dataset), self.method, well_formed(self.question.id))
 
 
 @dataclass(frozen=True)

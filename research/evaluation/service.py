@@ -34,7 +34,7 @@ class Service:
             self.corpus.resolve(),
             stat.st_size,
             stat.st_mtime_ns,
-            self.encoder,
+            Path(self.encoder).resolve() if Path(self.encoder).is_dir() else self.encoder,
             self.kind,
             *self.options,
         )
@@ -48,10 +48,10 @@ def serving(service: Service) -> Iterator[str]:
     command = [sys.executable, "-m", "retriever_server"]
     build = [*command, "build", str(service.corpus), str(service.index), "--index", service.kind]
     options = [word for option in service.options for word in ("--index-option", option)]
-    if subprocess.run([*build, "--encoder", service.encoder, *options], cwd=ROOT).returncode:
+    if subprocess.run([*build, "--encoder", service.encoder, *options]).returncode:
         raise EvaluationError(f"the index of {service.corpus} could not be built: see above")
     serve = [*command, "serve", str(service.index), "--port", "0", "--die-with-parent"]
-    process = subprocess.Popen(serve, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(serve, stdout=subprocess.PIPE, start_new_session=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline().decode()

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from research.training.validations import Score, best_step, scores_of
+from research.training.validations import Score, best_step, data_set_scores
 
 Row = Mapping[str, float]
 Rows = Sequence[Row]
@@ -275,11 +275,11 @@ def search_collapse(rows: Rows, config: GuardConfig) -> str | None:
 
 def validation_drop(rows: Rows, config: GuardConfig) -> str | None:
     """A data set's newest validation is below its best one, their 95% intervals apart."""
-    validated = [row for row in rows if scores_of(row)]
+    validated = [row for row in rows if data_set_scores(row)]
     if not validated:
         return None
     drops = []
-    for name, now in scores_of(validated[-1]).items():
+    for name, now in data_set_scores(validated[-1]).items():
         step, best = _best_of(validated, name)
         if now.interval[1] < best.interval[0]:
             drops.append(f"{name} fell from {_with_interval(best)} at step {step} to {_with_interval(now)}")
@@ -293,7 +293,9 @@ def validation_drop(rows: Rows, config: GuardConfig) -> str | None:
 
 
 def _best_of(validated: Rows, name: str) -> tuple[int, Score]:
-    found = {int(row["step"]): scores_of(row)[name] for row in validated if name in scores_of(row)}
+    found = {
+        int(row["step"]): data_set_scores(row)[name] for row in validated if name in data_set_scores(row)
+    }
     return max(found.items(), key=lambda item: item[1].value)
 
 

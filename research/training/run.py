@@ -2,6 +2,7 @@
 behind.
 """
 
+import http.client
 import os
 import shlex
 import shutil
@@ -320,7 +321,7 @@ def _healthy(url: str) -> bool:
     except urllib.error.HTTPError as error:
         # Search-R1's server has no /health: that it answers at all will do.
         return error.code == 404
-    except OSError:
+    except (OSError, http.client.HTTPException):  # nobody is there, or a port that is no HTTP
         return False
 
 

@@ -52,7 +52,7 @@ def score_metrics(metrics: Row, questions: Mapping[str, int], measure: str) -> d
     return {SCORE: sum(values) / len(values), **found} if values else {}
 
 
-def scores_of(row: Row) -> dict[str, Score]:
+def data_set_scores(row: Row) -> dict[str, Score]:
     """The scores of a row by data set; empty if the step was not validated."""
     names = [found[1] for key in row if (found := re.fullmatch("validation/(.+)/score", key))]
     return {

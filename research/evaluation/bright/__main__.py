@@ -11,6 +11,7 @@ from research.evaluation.bright.config import MODES, compose_config
 from research.evaluation.bright.fusion import FUSIONS
 from research.evaluation.command_line import ending_well
 from research.evaluation.config import ROOT, EvaluationError
+from research.evaluation.folder import own_folder
 from research.overrides import quoted
 
 PATH = click.Path(path_type=Path)
@@ -78,6 +79,7 @@ def run(out: Path | None, tasks: str | None, overrides: tuple[str, ...], **optio
 
     run_dir = out or ROOT / "runs" / f"bright-{datetime.now():%Y%m%d-%H%M%S}"
     with ending_well(run_dir):
+        own_folder(run_dir)
         words = [f"{key}={quoted(options[name])}" for name, key in KEYS.items() if options[name] is not None]
         words += [f"{name}=true" for name in FLAGS if options[name]]
         words += [f"tasks={quoted(tasks.split(','))}"] if tasks else []

@@ -12,6 +12,8 @@ from research.evaluation.bright.fusion import fuse
 from research.evaluation.bright.queries import Query
 from research.evaluation.config import EvaluationError
 from research.model_server import JsonServer, ServerError
+from research.retriever_client import TOKEN_VARIABLE, research_passages
+from research.trajectory import Passage
 
 BODY_BYTES = 4_000_000  # of a request: the service takes 8 MiB, and questions of aops exclude 9,206 ids
 PASSAGES = 65_536  # of an answer, as the service has it
@@ -46,7 +48,7 @@ def retrieve(
 class _Searcher:
     def __init__(self, url: str, settings: RetrieverSettings) -> None:
         self._settings = settings
-        self._server = JsonServer(url, settings.timeout, settings.deadline)
+        self._server = JsonServer(url, settings.timeout, settings.deadline, TOKEN_VARIABLE)
 
     async def search(self, jobs: list[Job]) -> dict[Job, dict[str, float]]:
         found: dict[Job, dict[str, float]] = {}
@@ -56,7 +58,7 @@ class _Searcher:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(self._settings.in_flight):
                         group.create_task(self._worker(waiting, found, bar))
-        except* (ServerError, KeyError, TypeError, ValueError) as group_error:
+        except* (ServerError, TypeError, ValueError) as group_error:
             error = group_error.exceptions[0]
             raise EvaluationError(f"the retriever failed: {error}; run again to go on") from error
         finally:
@@ -75,16 +77,17 @@ class _Searcher:
                 "return_contents": False,
             }
             documents, scores = await self._server.call("/batch_search", body)
-            for job, rows, of_rows in zip(batch, documents, scores, strict=True):
-                found[job] = scores_of(rows, of_rows)
+            for job, *answer in zip(batch, documents, scores, strict=True):
+                found[job] = scores_of(research_passages(answer, contents=False))
             bar.update(len(batch))
 
 
-def scores_of(rows: list[dict[str, Any]], scores: list[float]) -> dict[str, float]:
+def scores_of(passages: list[Passage]) -> dict[str, float]:
     """id -> score of one answer, best first; of a passage that the server repeats, its best."""
     found: dict[str, float] = {}
-    for row, score in zip(rows, scores, strict=True):
-        found[str(row["id"])] = max(float(score), found.get(str(row["id"]), float("-inf")))
+    for passage in passages:
+        score = passage.score or 0.0
+        found[passage.id] = max(score, found.get(passage.id, score))
     return found
 
 

@@ -1,5 +1,5 @@
 """Texts of a model: all questions at once, as far as `concurrency` allows, each kept in rewrites.jsonl as it
-ends. One that failed is kept as failed, and never asked again in this folder.
+ends. One that failed is kept as failed, and never asked again in this folder, unless none was made there.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from research.prompts import asks_for_boxed, build_prompt, load_prompt
 from research.rewriting import rewritten_query, run_rewriting
 from research.search_loop import Generation, Limits
 from research.token_protocol import TokenProtocol
+from research.trajectory import well_formed
 
 REWRITES = "rewrites.jsonl"
 HOPELESS = 32  # texts in a row from the start that all failed: something is wrong with all of them
@@ -55,20 +56,31 @@ class Rewrites:
     """rewrites.jsonl, to append to. One process at a time."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Goes on with the file that is there; a half-written last line, left by a kill, is taken off."""
+        """Goes on with the file that is there; a half-written last line, left by a kill, is taken off.
+
+        Raises EvaluationError.
+        """
         self._path = run_dir / REWRITES
         self.done: dict[str, Rewrite] = {}
         if self._path.exists():
             content = self._path.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
-            os.truncate(self._path, len(whole))
-            rows = (Rewrite(**json.loads(line)) for line in whole.splitlines())
-            self.done = {row.key: row for row in rows}
+            rows = [self._row(number, line) for number, line in enumerate(whole.splitlines(), start=1)]
+            any_made = any(row.error is None for row in rows)
+            os.truncate(self._path, len(whole) if any_made else 0)
+            self.done = {row.key: row for row in rows} if any_made else {}
+
+    def _row(self, number: int, line: bytes) -> Rewrite:
+        try:
+            return Rewrite(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            message = f"{self._path}:{number} is no text; remove the line, and it is asked for again"
+            raise EvaluationError(message) from error
 
     def add(self, row: Rewrite) -> None:
         """Append a text."""
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+            file.write(well_formed(json.dumps(asdict(row), ensure_ascii=False)) + "\n")
         self.done[row.key] = row
 
 
@@ -109,7 +121,7 @@ def rewrite_all(asked: list[Wanted], rewrites: Rewrites, config: BrightConfig) -
         return
     try:
         asyncio.run(_Rewriter(config, rewrites, len(asked), len(asked) - len(todo)).run(todo))
-    except* EvaluationError as group:
+    except* (EvaluationError, OSError) as group:  # OSError: of a full disk, say
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]

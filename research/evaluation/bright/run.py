@@ -131,6 +131,10 @@ def _written(
             texts[row.task][row.id] = (*texts[row.task].get(row.id, ()), row.text)
     if failed := [row for row in made if row.error is not None]:
         ids = named([f"{row.task} {row.id}" for row in failed])
+        if len(failed) == len(made):
+            raise EvaluationError(
+                f"all {len(made)} texts failed; run again to ask again; first: {failed[0].error}"
+            )
         _warn(f"{len(failed)} of {len(made)} texts failed and count as 0: {ids}; first: {failed[0].error}")
     if empty := [row for row in made if row.error is None and not row.text]:
         _warn(

@@ -1,14 +1,16 @@
 """Any OpenAI-compatible server. One that takes token ids and gives them back, as `vllm serve` does, samples
-just as vLLM in this process would; with another one, text is tokenized again between the turns, which is
-said.
+just as vLLM in this process would; with one of texts or of chats alone, text is tokenized again between the
+turns, and a warning says so.
 """
 
+import reprlib
 import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from research.evaluation.config import EngineConfig, EvaluationError, Sampling
 from research.evaluation.engines import EngineError, Stops, room_for
+from research.evaluation.engines.chat import WAYS, chat_body, chat_choice, mark_messages, unmarked
 from research.model_server import ModelServer, ServerError
 from research.token_protocol import beginning, end_token_ids
 from research.trajectory import well_formed
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 UNKNOWN_LENGTH = 8192
+UNKNOWN_NAME = "default"
+FIND_OUT_S = 20.0  # for retries of a call that finds out what the server offers
+IDS, TEXT = "ids", "text"
+NOT_THERE = {400, 404, 405, 501}  # /models, of servers of one model
+# Answers to a call of one kind that tell nothing about those of another kind.
+OF_ANY_KIND = {None, 401, 403, 429, 503}
 
 
 class OpenAIServer:
@@ -32,19 +40,20 @@ class OpenAIServer:
     ) -> None:
         self.tokenizer, self.max_model_len = tokenizer, max_model_len
         self._server, self._model, self._sampling = server, model, sampling
-        self._by_ids = True
+        self._way = IDS
 
     @classmethod
     async def connect(cls, config: EngineConfig, sampling: Sampling) -> "OpenAIServer":
-        """Ask the server what it serves, and whether it takes token ids. Raises EvaluationError."""
+        """Ask the server what it serves, and what kind of calls it takes. Raises EvaluationError."""
         server = ModelServer(config.model, config.api_key_variable, config.timeout, config.deadline)
         try:
-            served = _choose((await server.call("/models"))["data"], config.served_name, server.url)
+            served = _choose(await _models(server), config.served_name, server.url)
             tokenizer = _load_tokenizer(config.tokenizer or served.get("root") or served["id"])
-            length = config.max_model_len or served.get("max_model_len") or UNKNOWN_LENGTH
-            engine = cls(server, served["id"], tokenizer, length, sampling)
+            said = served.get("max_model_len")
+            known = said if isinstance(said, int) and said > 0 else UNKNOWN_LENGTH
+            engine = cls(server, served["id"], tokenizer, config.max_model_len or known, sampling)
             await engine._find_out()
-        except (ServerError, KeyError, TypeError) as error:
+        except ServerError as error:
             await server.close()
             raise EvaluationError(f"no OpenAI-compatible server at {config.model}: {error}") from error
         except BaseException:
@@ -53,21 +62,22 @@ class OpenAIServer:
         return engine
 
     async def generate(self, token_ids: list[int], max_tokens: int, stops: Stops, seed: int) -> list[int]:
-        """See `Engine`."""
+        """See `Engine`. Raises EvaluationError where nobody listens any more."""
         room = room_for(self.max_model_len, len(token_ids), max_tokens)
         try:
             choice = await self._complete(token_ids, room, stops, seed)
         except ServerError as error:
+            if error.lasting:
+                raise EvaluationError(f"the model's server has gone: {error}") from error
             raise EngineError(str(error)) from error
-        if self._by_ids:
-            return list(choice["token_ids"])
-        return self._sampled(choice, stops)
+        return choice["token_ids"] if self._way == IDS else self._sampled(choice, stops)
 
     def _sampled(self, choice: dict[str, Any], stops: Stops) -> list[int]:
         """The tokens of a text, with what it ended at: such servers keep that to themselves."""
-        text = well_formed(str(choice["text"]))
+        text = well_formed(unmarked(choice["text"]))
         stopped = choice.get("finish_reason") == "stop"
-        open_tags = [tag for tag in stops.strings if text.rfind(tag.replace("</", "<")) > text.rfind(tag)]
+        tags = self._stop_strings(stops)
+        open_tags = [tag for tag in tags if text.rfind(tag.replace("</", "<")) > text.rfind(tag)]
         token_ids: list[int] = self.tokenizer.encode(
             text + (open_tags[0] if stopped and open_tags else ""), add_special_tokens=False
         )
@@ -78,60 +88,118 @@ class OpenAIServer:
     def _end(self) -> list[int]:
         return sorted(end_token_ids(self.tokenizer))[:1]
 
+    def _stop_strings(self, stops: Stops) -> list[str]:
+        """Where a server of texts must stop: at closing tags that are tokens of ours, too."""
+        texts = [self.tokenizer.decode([token_id]) for token_id in stops.token_ids]
+        return [*stops.strings, *(text for text in texts if text.startswith("</"))]
+
     async def close(self) -> None:
         """See `Engine`."""
         await self._server.close()
 
     async def _find_out(self) -> None:
-        start = self.tokenizer.encode("The", add_special_tokens=False)
-        try:
-            self._by_ids = "token_ids" in await self._complete(start, 1, Stops(()), 0)
-        except ServerError:
-            self._by_ids = False
-        if not self._by_ids:
-            await self._complete(start, 1, Stops(()), 0)
+        """Set the kind of calls by trying them, the best first. Raises ServerError where none is taken."""
+        refusals = dict[str, None]()
+        for way in (IDS, TEXT, *WAYS):
+            self._way = way
+            if way == next(iter(WAYS)):
+                mark_messages(self.tokenizer)
+            try:
+                await self._complete(self._greeting(), 1, Stops(()), 0, FIND_OUT_S)
+            except ServerError as error:
+                if error.status in OF_ANY_KIND:
+                    raise
+                refusals[str(error)] = None
+            else:
+                break
+        else:
+            raise ServerError("; ".join(refusals))
+        if self._way != IDS:
+            offers = "chat completions alone" if self._way in WAYS else "no token ids"
+            how = f"; {WAYS[self._way]}" if self._way in WAYS else ""
             print(
-                f"WARNING: {self._server.url} takes no token ids: what was sampled is tokenized again each "
-                "turn, and tags must be text. Results differ a little from those of `vllm serve`.",
+                f"WARNING: {self._server.url} offers {offers}: what was sampled is tokenized again each "
+                f"turn, and tags must be text{how}. Results differ a little from those of `vllm serve`.",
                 file=sys.stderr,
             )
 
-    async def _complete(self, token_ids: list[int], room: int, stops: Stops, seed: int) -> dict[str, Any]:
+    def _greeting(self) -> list[int]:
+        text = "<|message:user|>Hello<|message:assistant|>The" if self._way in WAYS else "The"
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    async def _complete(
+        self, token_ids: list[int], room: int, stops: Stops, seed: int, deadline: float | None = None
+    ) -> dict[str, Any]:
+        """A choice with the `token_ids` or the `text` that was sampled."""
+        path = "/chat/completions" if self._way in WAYS else "/completions"
+        body = self._sampling_keys(room, seed) | self._prompt_keys(token_ids, stops)
+        answer = await self._server.call(path, body, deadline)
+        try:
+            choice: dict[str, Any] = answer["choices"][0]
+            choice = chat_choice(choice) if self._way in WAYS else choice
+            said = choice["token_ids" if self._way == IDS else "text"]
+            if not isinstance(said, list if self._way == IDS else str):
+                raise TypeError(f"{said!r:.80} was said")
+            return choice
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ServerError(f"{self._server.url}{path}: not a completion: {error!r}", 200) from error
+
+    def _sampling_keys(self, room: int, seed: int) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._model,
-            "prompt": token_ids,
             "max_tokens": room,
             "temperature": self._sampling.temperature,
             "top_p": self._sampling.top_p,
             "seed": seed,
-            "stop": list(stops.strings) or None,
         }
         # Not of OpenAI's own protocol: sent only where they do something.
         if self._sampling.top_k:
             body["top_k"] = self._sampling.top_k
         if self._sampling.repetition_penalty != 1:
             body["repetition_penalty"] = self._sampling.repetition_penalty
-        if self._by_ids:
-            body |= {
+        return body
+
+    def _prompt_keys(self, token_ids: list[int], stops: Stops) -> dict[str, Any]:
+        if self._way == IDS:
+            return {
+                "prompt": token_ids,
+                "stop": list(stops.strings) or None,
                 "stop_token_ids": list(stops.token_ids),
                 "include_stop_str_in_output": True,
                 "skip_special_tokens": False,
                 "return_token_ids": True,
             }
-        else:
-            # The server tokenizes as the tokenizer does, and so begins with BOS itself.
-            begun = beginning(self.tokenizer)
-            bare = token_ids[len(begun) :] if token_ids[: len(begun)] == begun else token_ids
-            body["prompt"] = self.tokenizer.decode(bare, skip_special_tokens=False)
-        answer = await self._server.call("/completions", body)
-        try:
-            choice: dict[str, Any] = answer["choices"][0]
-            return choice
-        except (KeyError, IndexError, TypeError) as error:
-            raise ServerError(f"{self._server.url}/completions: not a completion: {error!r}") from error
+        # A server of texts tokenizes as the tokenizer does, and so begins with BOS itself.
+        begun = beginning(self.tokenizer)
+        bare = token_ids[len(begun) :] if token_ids[: len(begun)] == begun else token_ids
+        text = self.tokenizer.decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        strings = {"stop": self._stop_strings(stops) or None}
+        return strings | (chat_body(text, self._way) if self._way in WAYS else {"prompt": text})
+
+
+async def _models(server: ModelServer) -> list[dict[str, Any]]:
+    """What the server lists; nothing of a server that has no list. Raises ServerError."""
+    try:
+        answer = await server.call("/models")
+    except ServerError as error:
+        if error.status not in NOT_THERE:
+            raise
+        return []
+    listed = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(listed, list) or not all(isinstance(each, dict) and "id" in each for each in listed):
+        raise ServerError(f"{server.url}/models: not a list of models: {reprlib.repr(answer)}", 200)
+    return listed
 
 
 def _choose(models: list[dict[str, Any]], name: str | None, url: str) -> dict[str, Any]:
+    if not models:
+        if name is None:
+            print(
+                f"WARNING: {url} lists no models, so {UNKNOWN_NAME!r} is asked for: name another one with "
+                "engine.served_name=NAME",
+                file=sys.stderr,
+            )
+        return {"id": name or UNKNOWN_NAME}
     names = [str(model["id"]) for model in models]
     if name is None and len(models) == 1:
         return models[0]

@@ -219,7 +219,11 @@ def test_the_page_fits_a_narrow_window(run, sides):
 
 def test_a_run_that_has_written_nothing_yet(tmp_path):
     run = make_run(tmp_path / "run")
+    (run / "config.yaml").write_text("research: [")
     with looking(run) as page:
         expect(page.locator("#count")).to_have_text("0 trajectories")
+        expect(page.locator("#state")).to_contain_text("config.yaml names no protocol")
+        append_line(trajectory_path(run, 1, "train"), "no trajectory")
         write_episodes(run, "train", 1, episode(1, 1.0, step=1))
-        expect(rows(page)).to_have_count(1, timeout=10_000)
+        expect(rows(page)).to_have_count(1)
+        expect(page.locator("#state")).to_contain_text("1 line left out")

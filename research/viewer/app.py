@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, current_app, jsonify, request
 from flask.json.provider import DefaultJSONProvider
 from pydantic import ValidationError
-from werkzeug.exceptions import BadRequest, HTTPException, NotFound
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, UnprocessableEntity
 
+from research.validation import first_fault
 from research.viewer.catalogue import Catalogue
 from research.viewer.query import Query
 
@@ -74,6 +75,8 @@ def trajectory() -> Response:
         return jsonify(_catalogue().trajectory(side, key))
     except LookupError as error:
         raise NotFound(f"there is no trajectory {key}; its file may have been written anew") from error
+    except RecursionError as error:
+        raise UnprocessableEntity(f"trajectory {key} is nested too deeply to be shown") from error
 
 
 def _number(text: str) -> int:
@@ -96,8 +99,7 @@ def _secure(response: Response) -> Response:
 
 
 def _malformed(error: ValidationError) -> Reply:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return jsonify(error=f"{'.'.join(map(str, first['loc']))}: {first['msg']}"), 422
+    return jsonify(error=first_fault(error)), 422
 
 
 def _http_error(error: HTTPException) -> Reply:

@@ -38,10 +38,11 @@ async function take(state) {
 }
 
 function tell(state) {
-  const faults = state.faults.count ? `; ${count(state.faults.count, "line")} left out` : "";
-  at("state").title = state.faults.first.join("\n");
   const share = Math.floor(100 * state.scanned / Math.max(1, state.size));
-  say((state.done ? "up to date" : `reading the files: ${share}%`) + faults, Boolean(faults));
+  const faults = state.faults.count ? [`${count(state.faults.count, "line")} left out`] : [];
+  const wrong = [...faults, ...state.notices];
+  at("state").title = [...state.faults.first, ...state.notices].join("\n");
+  say([state.done ? "up to date" : `reading the files: ${share}%`, ...wrong].join("; "), wrong.length > 0);
 }
 
 // ---------------------------------------------------------------------------- one trajectory

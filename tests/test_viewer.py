@@ -341,13 +341,22 @@ def test_hostile_text_and_requests(run):
 
 def test_only_known_hosts_are_answered(run):
     client = client_of(run, host="Lab-Machine")
-    for host in ("127.0.0.1:8080", "localhost", "[::1]:8080", "lab-machine:8080"):
+    own = [
+        f"{socket.gethostname()}:8080",
+        socket.getfqdn(),
+        f"{socket.gethostname().partition('.')[0]}.local",
+    ]
+    addresses = ["127.0.0.1:8080", "[::1]:8080", "192.168.7.9:8080", "10.0.0.3", "[2001:db8::7]:8080"]
+    for host in ("localhost", "lab-machine:8080", "lab-machine.:8080", *own, *addresses):
         assert client.get("/api/list", headers={"Host": host}).status_code == 200
     for host in (
         "evil.example",
         "127.0.0.1.evil.example:8080",
         "localhost.evil.example",
         "lab-machine@evil.example",
+        "192.168.7.9.evil.example",
+        "[::1",
+        "",
     ):
         assert client.get("/api/list", headers={"Host": host}).status_code == 400
 

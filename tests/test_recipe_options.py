@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from research.training.command_line import resolve_options
 from research.training.config import read_research_config
 from research.training.plan import ConfigurationError, Options, compose_config, make_plan
+from research.training.preflight import free_port
 from research.training.recipe import main
 from research.training.run import RunFailed
 
@@ -40,7 +41,7 @@ def dry_run(*arguments):
     """In a process of its own: veRL fixes its platform at import."""
     command = [sys.executable, "-m", "research.training.recipe", "--dry-run", *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
 def test_gpu_profile_passes_verls_own_validation_without_a_gpu(tmp_path):
@@ -142,6 +143,14 @@ def test_port_in_use(tmp_path):
         taken.listen()
         result = run_main("--run-dir", tmp_path / "run", "--retriever-port", taken.getsockname()[1])
     assert result.exit_code == 1 and "in use" in result.output and "--retriever-port" in result.output
+
+
+def test_a_free_port_is_kept_for_who_is_told_its_number():
+    with free_port("127.0.0.1") as port:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        for _ in range(2):  # a retriever, and the one that is started when it died
+            socket.create_server(("127.0.0.1", port)).close()
 
 
 def test_full_disk_is_noticed_before_the_start(tmp_path, monkeypatch):

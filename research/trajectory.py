@@ -4,7 +4,13 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pydantic import ConfigDict, TypeAdapter, with_config
+
+from research.validation import checked
+
 FinishReason = Literal["answer", "eos", "length", "search_limit"]
+# Of a line that is read: what is unknown is not dropped in silence. Others write ids as numbers.
+_AS_WRITTEN = with_config(ConfigDict(extra="forbid", coerce_numbers_to_str=True))
 
 
 def well_formed(text: str) -> str:
@@ -14,6 +20,7 @@ def well_formed(text: str) -> str:
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
+@_AS_WRITTEN
 @dataclass(frozen=True)
 class Passage:
     """A retrieved passage. ``contents`` is ``title\\ntext``; ``score`` is the retriever's own, higher is
@@ -34,6 +41,7 @@ class Passage:
         return self.contents.partition("\n")[0].strip().strip('"')
 
 
+@_AS_WRITTEN
 @dataclass
 class Search:
     """One search: what was asked, what came back, and what it cost.
@@ -49,6 +57,7 @@ class Search:
     seconds: float = 0.0
 
 
+@_AS_WRITTEN
 @dataclass
 class Segment:
     """A run of response tokens with one author: the model (trained on) or the environment (masked).
@@ -67,6 +76,7 @@ class Segment:
             raise ValueError(f"{len(self.token_ids)} tokens but {len(self.log_probs)} log-probs")
 
 
+@_AS_WRITTEN
 @dataclass
 class Trajectory:
     """An episode: the prompt, then model and environment segments in turn, then how it ended and what it
@@ -122,11 +132,15 @@ class Trajectory:
 
     @classmethod
     def from_json(cls, line: str) -> "Trajectory":
-        """The inverse of :meth:`to_json`."""
-        row = json.loads(line)
-        row["segments"] = [Segment(**segment) for segment in row["segments"]]
-        row["searches"] = [
-            Search(**{**search, "passages": [Passage(**passage) for passage in search["passages"]]})
-            for search in row["searches"]
-        ]
-        return cls(**row)
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ValueError: the line is no trajectory of this version; one line says why.
+        """
+        try:
+            return checked(_RECORD, json.loads(line))
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+
+
+_RECORD = TypeAdapter(Trajectory)

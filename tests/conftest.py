@@ -3,7 +3,11 @@ present.
 """
 
 import asyncio
+import fcntl
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +24,13 @@ from research.search_loop import Generation, Limits
 from research.token_protocol import TokenProtocol
 from research.trajectory import Passage
 
+ROOT = Path(__file__).resolve().parents[1]
+
 # veRL fixes its platform at import; the recipe sets this for the processes of a run.
 os.environ["VERL_PLATFORM"] = "cpu"
+
+# A shell that starts us in the background has SIGINT ignored, and what we start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST = ("test_recipe.py", "test_recipe_rqr.py")
 
@@ -29,6 +38,29 @@ LONGEST = ("test_recipe.py", "test_recipe_rqr.py")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first, so that no worker is left with one at the end."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that one of the workers makes for all of them; not to be changed."""
+    common = factory.getbasetemp()
+    common = common.parent if "PYTEST_XDIST_WORKER" in os.environ else common
+    with (common / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (common / name).exists():
+            make(common / name)
+    return common / name
+
+
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny policy after a short cold start: enough to search and to answer in the right form."""
+
+    def make(target: Path) -> None:
+        command = [sys.executable, "-m", "data.mini_policy", "--out", str(target), "--steps", "150"]
+        # One thread, for the other core is the other worker's.
+        subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    return str(made_once(tmp_path_factory, "policy", make))
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -91,9 +123,11 @@ def word_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def served_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of 64 passages, encoded by minilm; not to be changed."""
-    target = tmp_path_factory.mktemp("served") / "index"
-    retriever_process.build_index(target, retriever_process.ROWS)
-    return target
+    return made_once(
+        tmp_path_factory,
+        "served_index",
+        lambda target: retriever_process.build_index(target, retriever_process.ROWS),
+    )
 
 
 LIMITS = Limits(searches=4, turn_tokens=200, response_tokens=600, passage_tokens=100)

@@ -173,7 +173,7 @@ class ModelServer:
         thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
         thread.start()
         try:
-            assert ready.wait(30)
+            assert ready.wait(120)
             yield address
         finally:
             loop.call_soon_threadsafe(stop.set)

@@ -61,7 +61,7 @@ def retriever(faults=(), calls=None, delay=0.0):
     @app.before_request
     def record():
         calls.append(request.get_json())
-        time.sleep(delay)
+        delay() if callable(delay) else time.sleep(delay)
         return ("no", left.pop(0)) if left else None
 
     @app.post("/search")

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
+DEADLINE_S = 900  # whatever else the machine does meanwhile
 # Small batches: these tests are about the machinery, not about learning.
 SMALL = ("data.train_batch_size=4", "actor_rollout_ref.rollout.n=4", "data.max_response_length=384")
 
@@ -47,18 +48,18 @@ class RecipeRun:
     def __exit__(self, *error: object) -> None:
         if self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(60)
+            self.process.wait(DEADLINE_S)
         for process in self.processes():
             process.kill()
 
-    def wait(self, timeout: float = 420) -> int:
+    def wait(self, timeout: float = DEADLINE_S) -> int:
         """The exit code."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the recipe did not end in {timeout} s:\n{self.text()}") from None
 
-    def wait_for(self, condition: Callable[[], object], timeout: float = 300) -> None:
+    def wait_for(self, condition: Callable[[], object], timeout: float = DEADLINE_S) -> None:
         """Until the condition holds; an error if the recipe ends before."""
         deadline = time.monotonic() + timeout
         while not condition():
@@ -66,8 +67,12 @@ class RecipeRun:
             assert time.monotonic() < deadline, f"waited {timeout} s in vain:\n{self.text()}"
             time.sleep(0.2)
 
-    def signal(self, number: signal.Signals) -> None:
+    def end_by(self, number: signal.Signals) -> int:
+        """Send a signal, and wait until the recipe and all that it started are gone; its exit code."""
         self.process.send_signal(number)
+        code = self.wait()
+        self.assert_nothing_left()
+        return code
 
     def text(self) -> str:
         """What the terminal showed, and the end of the training log."""
@@ -102,7 +107,7 @@ class RecipeRun:
                 continue
         return found
 
-    def assert_nothing_left(self, patience: float = 30) -> None:
+    def assert_nothing_left(self, patience: float = 120) -> None:
         """Every process of the run is gone."""
         deadline = time.monotonic() + patience
         while left := self.processes():

@@ -111,7 +111,7 @@ def test_a_killed_download_goes_on_in_the_next_process(hub: HubStandIn, tmp_path
     assert "large.bin" in second.stderr and "100%" in second.stderr
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

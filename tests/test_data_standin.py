@@ -93,7 +93,7 @@ class HubStandIn:
         reply(request, 206 if start else 200, headers)
         request.wfile.write(body[:number] if fault in ("cut", "stall") else body)
         if fault == "stall":
-            self.released.wait(30)
+            self.released.wait(300)
         request.close_connection = True
         return None
 

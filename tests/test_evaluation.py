@@ -22,7 +22,8 @@ from research.metrics import score_answer
 from research.token_protocol import TokenProtocol
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("engine.timeout=1", "engine.deadline=60", "limits.response_tokens=600", "limits.passage_tokens=40")
+SMALL = ("engine.timeout=60", "engine.deadline=300", "limits.response_tokens=600", "limits.passage_tokens=40")
+STALL_S = 4.0
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +95,10 @@ def test_faults_of_the_server_lose_nothing_and_change_nothing(
     questions = write_questions(tmp_path / "land.questions.jsonl", 1000)
     with ModelServer(tag_tokens).running() as url:
         evaluate(tmp_path / "plain", url, retriever, tokenizer, questions)
-    server = ModelServer(tag_tokens, faults=0.1)
+    server = ModelServer(tag_tokens, faults=0.1, stall_s=STALL_S)
     with server.running() as url:
-        evaluate(tmp_path / "faulty", url, retriever, tokenizer, questions)
+        quick = f"engine.timeout={STALL_S / 2}"
+        evaluate(tmp_path / "faulty", url, retriever, tokenizer, questions, quick)
     assert server.failed > 100
     assert contents(tmp_path / "faulty") != contents(tmp_path / "plain")  # the model's address stands in it
     rows = [list(read_predictions(tmp_path / name)) for name in ("plain", "faulty")]

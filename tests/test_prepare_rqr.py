@@ -227,7 +227,7 @@ def test_the_command_runs_as_a_script_from_anywhere(tmp_path):
         "1",
     ]
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "4 rows: 3 train, 1 dev" in done.stdout, done.stderr
 
 

@@ -19,7 +19,7 @@ from loopback import speaking
 from research.training.command_line import resolve_options
 from research.training.config import read_research_config
 from research.training.plan import Options, compose_config, make_plan
-from research.training.preflight import file_problems, problems
+from research.training.preflight import file_problems, free_port, problems
 from research.training.recipe import main
 from research.training.run import RunFailed, _healthy
 
@@ -56,7 +56,7 @@ def dry_run(*arguments):
     """In a process of its own: veRL fixes its platform at import."""
     command = [sys.executable, "-m", "research.training.recipe", "--dry-run", *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
 def test_gpu_profile_passes_verls_own_validation_without_a_gpu(tmp_path):
@@ -258,6 +258,14 @@ def test_several_nodes_need_a_retriever_that_all_of_them_reach(tmp_path, host):
 def test_a_host_that_is_not_this_machine(tmp_path):
     result = run_main("--run-dir", tmp_path / "run", "--retriever-host", "192.0.2.1")
     assert result.exit_code == 1 and "--retriever-host: '192.0.2.1' is no address of this" in result.output
+
+
+def test_a_free_port_is_kept_for_who_is_told_its_number():
+    with free_port("127.0.0.1") as port:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        for _ in range(2):  # a retriever, and the one that is started when it died
+            socket.create_server(("127.0.0.1", port)).close()
 
 
 def test_full_disk_is_noticed_before_the_start(tmp_path, monkeypatch):

@@ -1,16 +1,18 @@
-"""The recipe of query reasoners end to end, as a user starts it: two steps on a few tasks, both rewards."""
+"""The recipe of query reasoners end to end, as a user starts it: two steps on a few tasks, both rewards.
+
+Once it has trained it is killed, and started again.
+"""
 
 import json
-import subprocess
-import sys
+import signal
 
 import pytest
-from stack import ROOT, RecipeRun
+from stack import RecipeRun
 
 from data.rewriting import RewritingTask, write_tasks
-from research.training.run_files import read_trajectories, trajectory_path
+from research.training.run_files import latest_checkpoint, read_trajectories, trajectory_path
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.launch, pytest.mark.timeout(3600)]
 ANIMALS = ("cat", "dog", "cow", "horse", "sheep", "goat", "hen", "duck")
 MIX = "research.reward={retrieval_gain: 1.0, embedding_gain: 0.1}"
 
@@ -28,21 +30,21 @@ def write_world(folder):
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_a_query_reasoner_is_trained_judged_and_exported(tmp_path):
+def test_a_query_reasoner_is_trained_killed_judged_and_exported(policy, tmp_path):
     write_world(tmp_path)
-    policy = tmp_path / "policy"
-    make = [sys.executable, "-m", "data.mini_policy", "--out", policy, "--steps", "10"]
-    subprocess.run(make, check=True, cwd=ROOT)
     files = {"--tasks": "train.jsonl", "--test": "test.jsonl", "--corpus": "corpus.jsonl"}
     words = [word for name, file in files.items() for word in (name, str(tmp_path / file))]
     sizes = ("actor_rollout_ref.rollout.max_model_len=512", "research.rewriting.free_tokens=16", MIX)
     sizes += ("trainer.total_epochs=1",)  # one step, with seven tasks: the two of --steps decide
     module = "research.training.recipe_rqr"
-    with RecipeRun(
-        tmp_path / "run", "--model", str(policy), "--steps", "2", *words, *sizes, module=module
-    ) as run:
+    folder = tmp_path / "run"
+    with RecipeRun(folder, "--model", policy, "--steps", "2", *words, *sizes, module=module) as killed:
+        killed.wait_for(lambda: 2 in killed.step_rows() and latest_checkpoint(folder) == 2)
+        assert killed.end_by(signal.SIGKILL) == -signal.SIGKILL
+    with RecipeRun(folder, module=module) as run:
         assert run.wait() == 0, run.text()
         run.assert_nothing_left()
+    assert "is finished: step 2 of 2" in run.output.read_text()
     assert sorted(run.step_rows()) == [1, 2]
     for step, row in run.step_rows().items():
         assert row["training/rollout_probs_diff_mean"] <= 1e-3 and row["search/scoring_failed"] == 0

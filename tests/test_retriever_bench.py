@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
-from test_retriever_server import CONTENTS, ROOT, ROWS, start, wait_until_ready
+from retriever_process import CONTENTS, DEADLINE_S, ROOT, ROWS, start, wait_until_ready
 
 from retriever_server.__main__ import main
 from retriever_server.bench import (
@@ -97,8 +98,8 @@ def test_the_ceiling_needs_no_server(queries: Path) -> None:
 
 
 @contextmanager
-def answering(answers: list[tuple[int, bytes]]) -> Iterator[str]:
-    """A server that gives these answers, status and body, in turn; status 0 hangs up."""
+def answering(answers: list[tuple[int, bytes]], seen: Event | None = None) -> Iterator[str]:
+    """A server that gives these answers, status and body, in turn; status 0 hangs up. Each sets `seen`."""
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -117,6 +118,8 @@ def answering(answers: list[tuple[int, bytes]]) -> Iterator[str]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+            if seen is not None:
+                seen.set()
 
         def log_message(self, format: str, *arguments: object) -> None:
             pass
@@ -211,7 +214,8 @@ def test_mistakes_are_told_in_one_line(server: str, queries: Path, tmp_path: Pat
 
 
 def test_interrupted_it_shows_what_it_measured(queries: Path) -> None:
-    with answering([(200, RIGHT)]) as url:
+    seen = Event()
+    with answering([(200, RIGHT)], seen) as url:
         options = ["--url", url, "--queries", str(queries), "--warm-up", "0.1", "--seconds", "600", "--json"]
         command = [sys.executable, "-m", "retriever_server", "bench", *options]
         pipe = subprocess.PIPE
@@ -219,8 +223,11 @@ def test_interrupted_it_shows_what_it_measured(queries: Path) -> None:
             assert process.stderr is not None
             process.stderr.readline()  # the queries repeat: so the warm-up is nearly over
             time.sleep(1)
+            for _ in range(3):  # the first began before this line, the second was counted before the third
+                seen.clear()
+                assert seen.wait(DEADLINE_S)
             process.send_signal(signal.SIGINT)
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=120)
     [level] = [json.loads(line) for line in out.splitlines()]
     assert process.returncode != 0 and level["concurrency"] == 1 and level["requests"] > 0
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -187,7 +186,7 @@ def build_until(corpus: Path, target: Path, count: int, ending: signal.Signals) 
     while f"{count}/" not in process.stderr.readline().replace("\r", "\n"):
         assert process.poll() is None
     process.send_signal(ending)
-    assert process.wait(timeout=30) != 0
+    assert process.wait(timeout=120) != 0
     assert "Traceback" not in process.stderr.read()
     assert not target.exists()
     return (target.parent / ".index.building" / "vectors.faiss").stat().st_size // (384 * 4)
@@ -380,9 +379,9 @@ def test_prompts_come_from_the_model_or_its_family(name: str, configured: dict, 
 
 
 def test_help_teaches_and_is_quick() -> None:
-    started = time.monotonic()
+    before = os.times().children_user
     for arguments in ([], ["build"], ["serve"]):
         run = [sys.executable, "-m", "retriever_server", *arguments, "--help"]
         shown = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         assert "Example" in shown and "python -m retriever_server" in shown
-    assert time.monotonic() - started < 10
+    assert os.times().children_user - before < 10  # of the processor: a busy machine does not count

@@ -3,7 +3,6 @@ servers.
 """
 
 import asyncio
-import socket
 import threading
 import time
 
@@ -13,6 +12,7 @@ from loopback import ask, retriever, serving
 
 from research.retriever_client import RetrieverClient, RetrieverConfig
 from research.search_loop import SearchError
+from research.training.preflight import free_port
 
 
 @pytest.mark.parametrize("wire", ["research", "search_r1"])
@@ -52,16 +52,17 @@ def test_equal_queries_in_flight_share_a_request():
 
 
 def test_a_slow_server_times_out():
-    with serving(retriever([], [], delay=1.0)) as url:
-        started = time.monotonic()
+    calls, answer = [], threading.Event()
+    with serving(retriever([], calls, delay=lambda: answer.wait(120))) as url:
         (error,) = ask(url, "q", timeout=0.1, deadline=0.5)
-    assert isinstance(error, SearchError) and time.monotonic() - started < 3
+        answer.set()
+    assert isinstance(error, SearchError) and calls
 
 
 def test_waiting_for_a_free_connection_is_no_time_out():
     calls = []
-    with serving(retriever([], calls, delay=0.1)) as url:
-        answers = ask(url, *"abcdefghijkl", connections=1, timeout=0.5, deadline=0.6)
+    with serving(retriever([], calls, delay=0.25)) as url:
+        answers = ask(url, *"abcdefghijkl", connections=1, timeout=2.0, deadline=2.4)
     assert [answer[0].contents[0] for answer in answers] == list("abcdefghijkl")
     assert len(calls) == 12
 
@@ -76,24 +77,21 @@ def test_an_answer_of_another_kind_names_the_wire_format():
 
 def test_a_server_that_comes_back_is_found_again():
     """Killed and started again within the deadline: the search succeeds, late."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     answers = []
-    thread = threading.Thread(
-        target=lambda: answers.extend(ask(f"http://127.0.0.1:{port}", "q", deadline=20.0))
-    )
-    thread.start()
-    time.sleep(1.0)
-    with serving(retriever(), port):
-        thread.join(timeout=20)
+    with free_port("127.0.0.1") as port:
+        url = f"http://127.0.0.1:{port}"
+        thread = threading.Thread(target=lambda: answers.extend(ask(url, "q", deadline=120.0)))
+        thread.start()
+        time.sleep(1.0)  # to be refused a few times
+        with serving(retriever(), port):
+            thread.join(timeout=120)
     assert len(answers[0]) == 2
 
 
 def test_no_server_is_an_error_within_the_deadline():
     started = time.monotonic()
     (error,) = ask("http://127.0.0.1:9", "q", deadline=1.0)
-    assert isinstance(error, SearchError) and "attempts" in str(error) and time.monotonic() - started < 5
+    assert isinstance(error, SearchError) and "attempts" in str(error) and time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("bad", [{"url": "localhost:8000"}, {"url": "http://x", "wire": "other"}])

@@ -124,6 +124,7 @@ def check_random_questions(index: ShardedIndex, whole: FlatIndex, seed: int, que
         assert same(index.search(Queries([], asked), top_k), whole.search(Queries([], asked), top_k))
 
 
+@pytest.mark.launch
 def test_answers_are_those_of_the_single_node_index(sharded: ShardedIndex, directory: Path) -> None:
     assert sharded.count == 300
     check_random_questions(sharded, FlatIndex(directory), seed=1, questions=60)
@@ -169,6 +170,7 @@ def answers(actor: ActorHandle) -> bool:
     return True
 
 
+@pytest.mark.launch
 def test_killed_actors_come_back_and_no_question_is_lost(sharded: ShardedIndex, directory: Path) -> None:
     before = [pid(actor) for actor in sharded.actors()]
     with sixteen_askers(sharded, directory):
@@ -181,6 +183,7 @@ def test_killed_actors_come_back_and_no_question_is_lost(sharded: ShardedIndex, 
     check_random_questions(sharded, FlatIndex(directory), seed=2, questions=10)
 
 
+@pytest.mark.launch
 def test_a_shard_that_cannot_answer_is_unavailable_until_it_can(
     sharded: ShardedIndex, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +205,7 @@ def test_a_shard_that_cannot_answer_is_unavailable_until_it_can(
     assert same(sharded.search(question, 3), FlatIndex(directory).search(question, 3))
 
 
+@pytest.mark.launch
 def test_a_hung_actor_is_passed_over(
     replicated: ShardedIndex, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +219,7 @@ def test_a_hung_actor_is_passed_over(
         os.kill(hung, signal.SIGCONT)
 
 
+@pytest.mark.launch
 def test_replicas_are_on_different_nodes_of_which_one_may_go(
     cluster: Cluster, replicated: ShardedIndex, directory: Path
 ) -> None:
@@ -237,6 +242,7 @@ def test_a_node_with_another_index_is_named(directory: Path) -> None:
         ShardActor(directory, expected, range(10), threads=1).open()
 
 
+@pytest.mark.launch
 def test_what_does_not_fit_is_told_before_anything_starts(
     cluster: Cluster, directory: Path, tmp_path: Path
 ) -> None:
@@ -311,6 +317,7 @@ def plain_server(passages: Path) -> FlaskClient:
     return create_app(served).test_client()
 
 
+@pytest.mark.launch
 def test_server_on_ray_answers_as_the_plain_one_and_leaves_nothing(passages: Path) -> None:
     plain = plain_server(passages)
     with serving(passages, "--shards", "2") as (process, started):
@@ -323,6 +330,7 @@ def test_server_on_ray_answers_as_the_plain_one_and_leaves_nothing(passages: Pat
         assert process.wait(timeout=DEADLINE_S) == 0
 
 
+@pytest.mark.launch
 def test_signal_while_ray_starts_ends_all(passages: Path) -> None:
     with serving(passages) as (process, started):
         server = psutil.Process(process.pid)
@@ -338,6 +346,7 @@ def shard_processes() -> list[psutil.Process]:
     return [child for child in children if any("ShardActor" in word for word in child.cmdline())]
 
 
+@pytest.mark.launch
 def test_actors_go_with_a_server_that_is_killed(cluster: Cluster, passages: Path) -> None:
     others = set(shard_processes())
     with serving(passages, "--ray-address", cluster.address, "--shards", "2") as (process, _):

@@ -50,7 +50,7 @@ def dry_run(*arguments):
     """In a process of its own: veRL fixes its platform at import."""
     command = [sys.executable, "-m", "research.training.recipe_rqr", "--dry-run", *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
 # ------------------------------------------------------------------------------------ options, configuration

@@ -223,19 +223,21 @@ def test_half_a_surrogate_pair_in_a_passage(tokens):
 
 def test_episodes_do_not_wait_for_each_other(tag_tokens):
     """A slow search of one episode must not hold up another: no barrier a turn."""
-    order = []
+    order, at_once, ended = [], asyncio.Event(), asyncio.Event()
 
-    async def episode(name, delay):
+    async def episode(name, may_search):
         async def search(query):
-            await asyncio.sleep(delay)
+            await asyncio.wait_for(may_search.wait(), 120)
             return []
 
         engine = ScriptedEngine(tag_tokens, [TURNS[0], TURNS[0], TURNS[1]])
         await run_episode([1], engine.generate, search, tag_tokens, LIMITS)
         order.append(name)
+        ended.set()
 
     async def both():
-        await asyncio.gather(episode("slow", 0.5), episode("fast", 0.01))
+        at_once.set()
+        await asyncio.gather(episode("slow", ended), episode("fast", at_once))
 
     asyncio.run(both())
     assert order == ["fast", "slow"]

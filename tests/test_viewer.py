@@ -3,10 +3,12 @@
 import json
 import socket
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from run_folder import episode, make_run, write_episodes
 
 from research.protocol import Protocol
@@ -68,10 +70,12 @@ def test_a_growing_file_is_scanned_once_and_a_half_written_line_is_left_out(run)
     with path.open("a") as file:
         file.write(line[:50])
     assert source.refresh(LONG) and source.rows == rows
-    with path.open("a") as file:
-        file.write(line[50:] + "\n")
-    source.refresh(LONG)
-    assert source.version > version and len(source.rows) == len(rows) + 1
+    assert source.faults == ["step_2.jsonl, line 5 is no trajectory: cut off, or still being written"]
+    for rest in (line[50:], "\n"):  # whole before its end is there
+        with path.open("a") as file:
+            file.write(rest)
+        source.refresh(LONG)
+        assert source.version > version and len(source.rows) == len(rows) + 1 and not source.faults
     assert set(rows) < set(source.rows), "what was scanned before was scanned again"
     row, trajectory = source.read("step_2.jsonl:5")
     assert row.id == "q7" and trajectory.to_json() == line
@@ -119,14 +123,90 @@ def _one_more(advance):
 
 
 def test_a_broken_line_is_named_and_the_others_are_shown(run):
-    append_line(trajectory_path(run, 1, "train"), '{"prompt_ids": [1], "seg{"prompt_ids"')
-    append_line(trajectory_path(run, 1, "train"), "[]")
+    path = trajectory_path(run, 1, "train")
+    written = asdict(episode(1, 1.0))
+    broken = {
+        '{"prompt_ids": [1], "seg{"prompt_ids"': "Expecting",
+        "[]": "should be a dictionary",
+        "7": "should be a dictionary",
+        "[" * 100_000: "nested too deeply",
+        json.dumps({**written, "schema": 2}): "schema: Unexpected keyword",
+        json.dumps({**written, "segments": None}): "segments: ",
+        json.dumps({**written, "metadata": {"step": 1e400}}): "metadata.step: inf is no whole number",
+    }
+    for line in broken:
+        append_line(path, line)
+    with path.open("ab") as file:
+        file.write(b"\xff\n\n")  # the second is no line to complain of
     write_episodes(run, "train", 1, episode(8, 1.0, step=1))
-    state = (
-        create_app(Catalogue([Source(run)]), "h").test_client().get("/api/state", base_url="http://h").json
-    )
-    assert state["faults"]["count"] == 2 and "step_1.jsonl, line 5" in state["faults"]["first"][0]
-    assert loaded(run).read("step_1.jsonl:7")[0].id == "q8"
+    source = loaded(run)
+    for number, (fault, reason) in enumerate(zip(source.faults, [*broken.values(), "utf-8"], strict=True)):
+        assert fault.startswith(f"step_1.jsonl, line {5 + number} is no trajectory: ") and reason in fault
+    assert source.read("step_1.jsonl:14")[0].id == "q8"
+    state = client_of(run).get("/api/state").json
+    assert state["faults"] == {"count": 8, "first": source.faults[:5]}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=4,
+)
+FIELDS = [*asdict(episode(1, 1.0)), "golden_answers", "supporting_ids", "supporting_titles"]
+FIELDS += [*episode(1, 1.0).metadata, "method", "dataset", "error"]
+
+
+@settings(max_examples=40)
+@given(field=st.sampled_from(FIELDS), value=JSON, missing=st.booleans())
+def test_a_line_with_an_odd_field_is_shown_or_named(tmp_path_factory, field, value, missing):
+    path = tmp_path_factory.mktemp("odd") / "some.jsonl"
+    row = asdict(with_passage(episode(1, 1.0)))
+    holder = row if field in row else row["metadata"]
+    holder[field] = value
+    if missing:
+        del holder[field]
+    append_line(path, json.dumps(row))
+    append_line(path, episode(2, 1.0).to_json())
+    client = client_of(path)
+    for sort in ("step", "reward", "question"):
+        shown = listed(client, text="x", sort=sort)["entries"]
+        assert "q2" in [entry["left"]["id"] for entry in shown]
+    assert client.get("/api/state").json["faults"]["count"] + listed(client)["total"] == 2
+    for entry in shown:
+        assert client.get(f"/api/trajectory?key={entry['left']['key']}").status_code == 200
+
+
+def with_passage(one):
+    return replace(one, searches=[Search("who", [Passage("1", "Oslo\nThe capital.", 0.5)], shown=1)])
+
+
+def test_what_is_nested_too_deeply_to_show_is_said(tmp_path):
+    line = replace(episode(1, 1.0), metadata={"odd": "deep"}).to_json()
+    append_line(tmp_path / "some.jsonl", line.replace('"deep"', "[" * 700 + "]" * 700))
+    reply = client_of(tmp_path / "some.jsonl").get("/api/trajectory?key=some.jsonl:1")
+    assert reply.status_code == 422 and "nested too deeply" in reply.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ("research: [", "while parsing"),
+        ("research: 5", "there is no section for protocol"),
+        ("- 1", "there is no section for research"),
+        ("research: {protocol: {think: 3}}", "think: Input should be a valid string"),
+        ("research: {protocol: {thnk: think}}", "thnk"),
+        ("research: {protocol: '${nowhere}'}", "nowhere"),
+        ("\0", "special characters"),
+    ],
+)
+def test_a_configuration_that_names_no_protocol_is_a_notice(run, config, reason):
+    (run / "config.yaml").write_text(config)
+    (run / "recipe.json").write_text("[]")
+    for path in (run, trajectory_path(run, 1, "train")):
+        client = client_of(path)
+        [notice] = client.get("/api/state").json["notices"]
+        assert str(run / "config.yaml") in notice and reason in notice and "\n" not in notice
+        assert client.get("/api/trajectory?key=step_1.jsonl:1").json["answer"] == "x"
 
 
 def test_filters(run):
@@ -261,13 +341,22 @@ def test_hostile_text_and_requests(run):
 
 def test_only_known_hosts_are_answered(run):
     client = client_of(run, host="Lab-Machine")
-    for host in ("127.0.0.1:8080", "localhost", "[::1]:8080", "lab-machine:8080"):
+    own = [
+        f"{socket.gethostname()}:8080",
+        socket.getfqdn(),
+        f"{socket.gethostname().partition('.')[0]}.local",
+    ]
+    addresses = ["127.0.0.1:8080", "[::1]:8080", "192.168.7.9:8080", "10.0.0.3", "[2001:db8::7]:8080"]
+    for host in ("localhost", "lab-machine:8080", "lab-machine.:8080", *own, *addresses):
         assert client.get("/api/list", headers={"Host": host}).status_code == 200
     for host in (
         "evil.example",
         "127.0.0.1.evil.example:8080",
         "localhost.evil.example",
         "lab-machine@evil.example",
+        "192.168.7.9.evil.example",
+        "[::1",
+        "",
     ):
         assert client.get("/api/list", headers={"Host": host}).status_code == 400
 

@@ -128,13 +128,69 @@ def test_the_keyboard_is_enough(run):
         expect(page.locator("#detail h2")).to_have_count(0)
 
 
+@contextmanager
+def held_back(page, route):
+    """The answers of a route of the API come at the end; yields what waits until one of them is asked for."""
+    held, pattern, holding = [], f"**/api/{route}?*", True
+
+    def until_asked():
+        while not held:
+            page.wait_for_timeout(10)
+
+    page.route(pattern, lambda request: held.append(request) if holding else request.continue_())
+    yield until_asked
+    holding = False
+    for request in held:
+        request.continue_()
+    page.unroute(pattern)
+
+
+def test_keys_wait_for_the_answers_that_they_act_on(run):
+    with looking(run) as page:
+        for route in ("state", "list", "trajectory"):
+            page.goto(page.url.partition("?")[0])
+            with held_back(page, route) as until_asked:
+                page.reload()
+                for key in ("j", "ArrowDown", "Enter", "e", "j", "j", "t", "/"):
+                    page.keyboard.press(key)
+                page.keyboard.type("question 3")
+                until_asked()
+                expect(page.locator("#detail h2")).to_have_count(0)
+            expect(page.locator("#detail h2")).to_have_text("Question 3?")
+            expect(page.locator(".tokens[open]")).to_have_count(3)
+            expect(page.locator("#count")).to_have_text("2 of 8 trajectories")
+            expect(page.get_by_label("Text", exact=True)).to_have_value("question 3")
+
+
+def test_keys_are_not_lost_while_the_list_is_asked_for_anew(run):
+    chosen = "[aria-selected=true]"
+    with looking(run) as page:
+        with held_back(page, "list") as until_asked:
+            page.get_by_label("Verdict").select_option("wrong")
+            until_asked()
+            page.locator("#list").focus()
+            page.keyboard.press("j")
+            page.keyboard.press("j")
+        expect(page.locator("#count")).to_have_text("4 of 8 trajectories")
+        expect(page.locator(chosen)).to_have_attribute("aria-posinset", "2")
+        with held_back(page, "list") as until_asked:
+            write_episodes(run, "train", 3, *(episode(number, 0.0, step=3) for number in range(4)))
+            until_asked()
+            page.keyboard.press("j")
+            expect(page.locator(chosen)).to_have_attribute("aria-posinset", "3")
+        expect(page.locator("#count")).to_have_text("8 of 12 trajectories")
+        expect(page.locator(chosen)).to_have_attribute("aria-posinset", "7")
+        page.keyboard.press("j")
+        expect(page.locator(chosen)).to_have_attribute("aria-posinset", "8")
+
+
 def test_new_steps_appear_and_the_selection_stays(run):
     with looking(run) as page:
         rows(page).nth(2).click()
         path = trajectory_path(run, 3, "train")
         for number in range(100):
             append_line(path, episode(number, 1.0, step=3).to_json())
-        expect(page.locator("#count")).to_have_text("108 trajectories", timeout=10_000)
+        expect(page.locator("#count")).to_have_text("108 trajectories")
         expect(rows(page).first).to_contain_text("step 3")
         expect(page.locator("#detail h2")).to_have_text("Question 2?")
         page.keyboard.press("j")
@@ -142,7 +198,7 @@ def test_new_steps_appear_and_the_selection_stays(run):
         expect(page.locator("[aria-selected=true]")).to_have_attribute("aria-posinset", "104")
         top = page.locator("[aria-selected=true]").bounding_box()["y"]
         write_episodes(run, "train", 4, *(episode(number, 1.0, step=4) for number in range(30)))
-        expect(page.locator("#count")).to_have_text("138 trajectories", timeout=10_000)
+        expect(page.locator("#count")).to_have_text("138 trajectories")
         assert page.locator("[aria-selected=true]").bounding_box()["y"] == top
 
 
@@ -219,7 +275,11 @@ def test_the_page_fits_a_narrow_window(run, sides):
 
 def test_a_run_that_has_written_nothing_yet(tmp_path):
     run = make_run(tmp_path / "run")
+    (run / "config.yaml").write_text("research: [")
     with looking(run) as page:
         expect(page.locator("#count")).to_have_text("0 trajectories")
+        expect(page.locator("#state")).to_contain_text("config.yaml names no protocol")
+        append_line(trajectory_path(run, 1, "train"), "no trajectory")
         write_episodes(run, "train", 1, episode(1, 1.0, step=1))
-        expect(rows(page)).to_have_count(1, timeout=10_000)
+        expect(rows(page)).to_have_count(1)
+        expect(page.locator("#state")).to_contain_text("1 line left out")

@@ -20,7 +20,7 @@ def viewing(*paths: Path) -> Iterator[str]:
         assert line.startswith("trajectories at http://127.0.0.1:"), process.stderr.read()
         yield line.split()[2]
         process.send_signal(2)
-        said = process.communicate(timeout=30)
+        said = process.communicate(timeout=120)
         assert (said, process.returncode) == (("", ""), 0)
     finally:
         process.kill()

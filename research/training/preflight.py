@@ -8,6 +8,7 @@ import re
 import shlex
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -200,11 +201,13 @@ def _means_each_machine_itself(host: str) -> bool:
     return any(address.is_loopback or address.is_unspecified for address in plain)
 
 
-def free_port(host: str) -> int:
-    """A port nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def free_port(host: str) -> Iterator[int]:
+    """A port on which no one listens, and which no one else is given until the block ends."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # who is told its number may listen there
+        held.bind((host, 0))
+        yield int(held.getsockname()[1])
 
 
 def _cpu_disk(plan: Plan) -> Iterator[str]:

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,17 +87,27 @@ def execute(plan: Plan) -> None:
     Raises:
         RunFailed: with the one-line reason and where to look.
     """
-    run_dir = plan.options.run_dir
     _refuse(problems(plan))
-    port = plan.options.retriever_port or free_port(plan.options.retriever_host)
-    config = compose_config(plan, _retriever_url(plan, port))
-    if latest_checkpoint(run_dir) is None:
-        _refuse(file_problems(plan, config))
-    _refuse(fit_to_model(plan.options, config))
     adopt_orphans()
     raise_on_terminate()
     # Threads that spin while they wait take the cores from the other processes of the run.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with _retriever_port(plan.options) as port:
+        config = compose_config(plan, _retriever_url(plan, port))
+        if latest_checkpoint(plan.options.run_dir) is None:
+            _refuse(file_problems(plan, config))
+        _refuse(fit_to_model(plan.options, config))
+        _carry_out(plan, config, port)
+
+
+def _retriever_port(options: Options) -> AbstractContextManager[int]:
+    """Held until the end: minutes may pass before the retriever listens there, and it may be started anew."""
+    given = options.retriever_port
+    return nullcontext(given) if given else free_port(options.retriever_host)
+
+
+def _carry_out(plan: Plan, config: DictConfig, port: int) -> None:
+    run_dir = plan.options.run_dir
     with alone_in(run_dir, RunFailed), _nothing_left_behind(plan.options):
         plan.options.save(run_dir / "recipe.json")
         _prepare_and_train(plan, config, port)

@@ -54,13 +54,14 @@ def main(path: Path, other: Path | None, port: int, host: str) -> None:
 
 
 def _source(path: Path) -> Source:
-    """The source of a path whose first line is a trajectory, or that has no line yet.
+    """The source of a path: a run, or a file that holds a trajectory or no line yet.
 
     Raises:
-        ValueError: its first line is something else.
+        ValueError: the file holds something else, as far as one second tells.
     """
     source = Source(path)
-    source.refresh(seconds=0)
+    if path.is_file():
+        source.refresh(seconds=1)
     if source.faults and not source.rows:
         raise ValueError(f"{path}: {source.faults[0]}")
     return source

@@ -8,18 +8,21 @@ Routes:
     GET /api/trajectory    one trajectory: side (0 or 1), key
 """
 
+import ipaddress
+import socket
+from functools import cache
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, jsonify, request
 from flask.json.provider import DefaultJSONProvider
 from pydantic import ValidationError
-from werkzeug.exceptions import BadRequest, HTTPException, NotFound
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, UnprocessableEntity
 
+from research.validation import first_fault
 from research.viewer.catalogue import Catalogue
 from research.viewer.query import Query
 
 LIMIT = 500  # entries in one answer
-LOCAL = {"127.0.0.1", "localhost", "::1"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -28,14 +31,14 @@ Reply = tuple[Response, int]
 
 
 def create_app(catalogue: Catalogue, host: str) -> Flask:
-    """The application. Requests must name ``host`` or this machine itself as their host: another site whose
-    name was pointed here (DNS rebinding) may not read.
+    """The application. Requests must name ``host``, a name of this machine, or an address as their host: a
+    site whose name was pointed here (DNS rebinding) may not read.
     """
     app = Flask(__name__, static_folder="page", static_url_path="/page")
     provider = DefaultJSONProvider(app)
     provider.sort_keys = False
     app.json = provider
-    app.config.update(CATALOGUE=catalogue, HOSTS=LOCAL | {host.lower()})
+    app.config.update(CATALOGUE=catalogue, HOSTS={"localhost", host.lower()})
     app.add_url_rule("/", view_func=page)
     app.add_url_rule("/api/state", view_func=state)
     app.add_url_rule("/api/list", view_func=entries)
@@ -74,6 +77,8 @@ def trajectory() -> Response:
         return jsonify(_catalogue().trajectory(side, key))
     except LookupError as error:
         raise NotFound(f"there is no trajectory {key}; its file may have been written anew") from error
+    except RecursionError as error:
+        raise UnprocessableEntity(f"trajectory {key} is nested too deeply to be shown") from error
 
 
 def _number(text: str) -> int:
@@ -83,9 +88,35 @@ def _number(text: str) -> int:
 
 
 def _check_host() -> None:
-    name = urlsplit(f"//{request.host}").hostname
-    if name not in current_app.config["HOSTS"]:
-        raise BadRequest("this server answers under its own address alone")
+    name = _host_name(request.host)
+    if not (name in current_app.config["HOSTS"] or _is_address(name) or name in _own_names()):
+        raise BadRequest(
+            f"{name!r} is no name that the viewer knows of this machine: open it by its address, or start it "
+            "with --host NAME"
+        )
+
+
+def _host_name(host: str) -> str:
+    try:
+        return (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+    except ValueError as error:
+        raise BadRequest(f"{host!r} is no host") from error
+
+
+def _is_address(name: str) -> bool:
+    """Whether no name server had a say in it."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+@cache  # without a network the last one takes seconds
+def _own_names() -> set[str]:
+    name = socket.gethostname().lower()
+    short = name.partition(".")[0]
+    return {name, short, f"{short}.local", socket.getfqdn().lower()}
 
 
 def _secure(response: Response) -> Response:
@@ -96,8 +127,7 @@ def _secure(response: Response) -> Response:
 
 
 def _malformed(error: ValidationError) -> Reply:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return jsonify(error=f"{'.'.join(map(str, first['loc']))}: {first['msg']}"), 422
+    return jsonify(error=first_fault(error)), 422
 
 
 def _http_error(error: HTTPException) -> Reply:

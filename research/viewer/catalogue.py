@@ -45,6 +45,7 @@ class Catalogue:
                 "scanned": sum(scanned for scanned, _ in progress),
                 "size": sum(size for _, size in progress),
                 "faults": {"count": len(faults), "first": faults[:FAULTS_SHOWN]},
+                "notices": [source.notice for source in self.sources if source.notice],
                 **self._choices(),
             }
 

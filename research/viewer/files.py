@@ -2,19 +2,27 @@
 scanned once, and of a trajectory only its summary is kept.
 """
 
+import json
 import time
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter
+from yaml import YAMLError
 
 from research.protocol import Protocol
 from research.training.config import read_section
 from research.training.run_files import TRAJECTORY_FILE
 from research.trajectory import Trajectory
+from research.validation import checked
 from research.viewer.rows import Row, make_row
 
 PREDICTIONS = "predictions.jsonl"  # of an evaluation
 TAIL_BYTES = 64
+REASON_CHARACTERS = 200
+_PROTOCOL = TypeAdapter(Protocol)
 
 
 class TrajectoryFile:
@@ -26,7 +34,8 @@ class TrajectoryFile:
         self.split = (found[1] or "train") if found else ""
         self.order = (int(found[2]) if found else 0, path.name)
         self.rows: list[Row] = []
-        self.faults: list[str] = []
+        self._faults: list[str] = []
+        self._pending = ""  # what is wrong with a last line that is not whole
         self.size = self.scanned = self._lines = 0
         self._tail = b""
 
@@ -36,35 +45,46 @@ class TrajectoryFile:
         """
         self.size = self.path.stat().st_size
         if self.size == self.scanned:
+            self._pending = ""  # a half line that was taken off
             return False
         with self.path.open("rb") as data:
-            data.seek(max(0, self.scanned - TAIL_BYTES))
+            data.seek(self.scanned - len(self._tail))
             return data.read(len(self._tail)) != self._tail
 
     def scan(self, until: float) -> bool:
         """Take in lines from where the last scan ended until ``time.monotonic()`` passes ``until``, at least
-        one; False if there was no whole line more. A line without its end is still being written.
+        one; False if there was no whole line more. The last line of a file may be whole without its end.
         """
-        before = self._lines
+        before, self._pending = self.scanned, ""
         with self.path.open("rb") as data:
             data.seek(self.scanned)
             for line in data:
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") and not _is_json(line):
+                    self._pending = self._fault(self._lines + 1, "cut off, or still being written")
                     break
                 self._take(line)
                 if time.monotonic() > until:
                     break
-        return self._lines > before
+        return self.scanned > before
 
     def _take(self, line: bytes) -> None:
-        self._lines += 1
-        try:
-            self.rows.append(self._row(line))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:  # a line cut off by a kill
-            reason = f"{type(error).__name__}: {error}"
-            self.faults.append(f"{self.path.name}, line {self._lines} is no trajectory: {reason}")
+        if line.strip() or self._tail[-1:] in (b"", b"\n"):  # else it is the end that the last line lacked
+            self._lines += 1
+        if line.strip():
+            try:
+                self.rows.append(self._row(line))
+            except ValueError as error:
+                self._faults.append(self._fault(self._lines, str(error)))
         self.scanned += len(line)
-        self._tail = line[-TAIL_BYTES:]
+        self._tail = (self._tail + line)[-TAIL_BYTES:]
+
+    def _fault(self, line: int, reason: str) -> str:
+        return f"{self.path.name}, line {line} is no trajectory: {reason}"
+
+    @property
+    def faults(self) -> list[str]:
+        """One text for each line that is left out."""
+        return [*self._faults, self._pending] if self._pending else self._faults
 
     def _row(self, line: bytes) -> Row:
         return make_row(
@@ -94,7 +114,7 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.resolve().name
-        self.protocol = _protocol(path)
+        self.protocol, self.notice = _protocol(path)
         self.version = 0
         self._files: dict[str, TrajectoryFile] = {}
         self._rows: list[Row] = []
@@ -129,7 +149,8 @@ class Source:
 
     def _paths(self) -> list[Path]:
         if self.path.is_dir():
-            return [*self.path.glob("trajectories/*step_*.jsonl"), *self.path.glob(PREDICTIONS)]
+            found = [*self.path.glob("trajectories/*step_*.jsonl"), *self.path.glob(PREDICTIONS)]
+            return [path for path in found if path.is_file()]
         return [self.path] if self.path.exists() else []
 
     @property
@@ -159,20 +180,54 @@ class Source:
         """One trajectory by the key of its row.
 
         Raises:
-            KeyError: there is none of that key.
+            LookupError: there is none of that key, or its file was written anew.
         """
         file, _, line = key.rpartition(":")
         rows = self._files[file].rows
         row = next((row for row in rows if str(row.line) == line), None)
         if row is None:
             raise KeyError(key)
-        return row, Trajectory.from_json(self.read_line(row))
+        try:
+            return row, Trajectory.from_json(self.read_line(row))
+        except (OSError, ValueError) as error:
+            raise LookupError(key) from error
 
 
-def _protocol(path: Path) -> Protocol:
-    """That of the run which a folder or a file belongs to; else the default one."""
+def _is_json(line: bytes) -> bool:
+    """Whether nothing is missing: a part of a JSON object is none."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    except RecursionError:
+        pass  # said of the line when it is read
+    return True
+
+
+def _protocol(path: Path) -> tuple[Protocol, str]:
+    """That of the run which a folder or a file belongs to, else the default one; and what is wrong with the
+    configuration that should name it.
+    """
     for folder in (path, path.parent, path.parent.parent):
-        if (folder / "config.yaml").exists():
-            protocol = OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "research.protocol")
-            return Protocol() if protocol is None else read_section(Protocol, protocol)
-    return Protocol()
+        config = folder / "config.yaml"
+        if config.exists():
+            try:
+                return _configured(config), ""
+            except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+                reason = " ".join(str(error).split())[:REASON_CHARACTERS]
+                return Protocol(), f"{config} names no protocol, so the default one is taken: {reason}"
+    return Protocol(), ""
+
+
+def _configured(config: Path) -> Protocol:
+    values: Any = OmegaConf.load(config)
+    for name in ("research", "protocol"):
+        if not isinstance(values, DictConfig):
+            raise ValueError(f"there is no section for {name}")
+        values = values.get(name)
+        if values is None:
+            return Protocol()
+    checked(
+        _PROTOCOL, OmegaConf.to_container(values, resolve=True) if OmegaConf.is_config(values) else values
+    )
+    return read_section(Protocol, values)

@@ -3,6 +3,7 @@
 import math
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from research.protocol import Protocol, extract_answer
 from research.trajectory import Trajectory
@@ -47,7 +48,7 @@ def make_row(
     """The summary of a trajectory; strings that many have in common are kept once.
 
     Raises:
-        ValueError: a value of its metadata is of the wrong type.
+        ValueError: its step or its sample is no number.
     """
     data = trajectory.metadata
     em, reward = trajectory.metrics.get("em"), trajectory.reward
@@ -69,10 +70,23 @@ def make_row(
         control=text("control"),
         finish=trajectory.finish_reason or "",
         error=text("error"),
-        step=None if data.get("step") is None else int(data["step"]),
-        sample=int(data.get("sample", 0)),
+        step=_whole(data, "step"),
+        sample=_whole(data, "sample") or 0,
         right=None if em is None else em == 1.0,
         reward=reward if reward is not None and math.isfinite(reward) else None,  # NaN has no order
         searches=len(trajectory.searches),
         tokens=trajectory.response_length,
     )
+
+
+def metadata_texts(trajectory: Trajectory, name: str) -> list[str]:
+    """What the metadata lists under a name, as texts: none, one, or several."""
+    value = trajectory.metadata.get(name)
+    return [] if value is None else [str(each) for each in value] if isinstance(value, list) else [str(value)]
+
+
+def _whole(data: dict[str, Any], name: str) -> int | None:
+    try:
+        return None if data.get(name) is None else int(data[name])
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"metadata.{name}: {data[name]!r} is no whole number") from None

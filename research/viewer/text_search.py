@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from research.trajectory import Trajectory
 from research.viewer.files import Source
-from research.viewer.rows import Row
+from research.viewer.rows import Row, metadata_texts
 
 
 class TextSearch:
@@ -27,20 +27,26 @@ class TextSearch:
             if row not in self._known:
                 if time.monotonic() > until:
                     return False
-                self._known[row] = self._holds(source.read_line(row))
+                self._known[row] = self._holds(source, row)
         return True
 
     def found(self, row: Row) -> bool:
         """Whether the text is in it; False for one that was not looked into yet."""
         return self._known.get(row, False)
 
-    def _holds(self, line: str) -> bool:
-        # Most lines are told by this alone. It may also be in a key or in a passage that was not shown.
-        return self._as_json in line.lower() and self._wanted in _text(Trajectory.from_json(line)).lower()
+    def _holds(self, source: Source, row: Row) -> bool:
+        try:
+            line = source.read_line(row)
+            # Most lines are told by this alone. It may also be in a key or in a passage that was not shown.
+            if self._as_json not in line.lower() and "\\u" not in line:
+                return False
+            return self._wanted in _text(Trajectory.from_json(line)).lower()
+        except (OSError, ValueError):
+            return False  # its file is being written anew: the next look takes in the new rows
 
 
 def _text(trajectory: Trajectory) -> str:
-    data = trajectory.metadata
-    golden = [str(answer) for answer in data.get("golden_answers", ())]
-    parts = [str(data.get("question", "")), str(data.get("id", "")), *golden, trajectory.reward_reason]
-    return "\n".join([*parts, trajectory.text])
+    parts = [
+        part for name in ("question", "id", "golden_answers") for part in metadata_texts(trajectory, name)
+    ]
+    return "\n".join([*parts, trajectory.reward_reason, trajectory.text])

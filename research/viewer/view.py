@@ -9,7 +9,7 @@ from research.pieces import segment_pieces
 from research.protocol import Protocol
 from research.trajectory import Passage, Search, Segment, Trajectory
 from research.viewer.query import Entry
-from research.viewer.rows import Row
+from research.viewer.rows import Row, metadata_texts
 
 
 def entry_view(entry: Entry) -> dict[str, Any]:
@@ -28,18 +28,17 @@ def trajectory_view(row: Row, trajectory: Trajectory, protocol: Protocol) -> dic
     A segment of the environment is the result of the search of the same number, from 0; the last search may
     have none.
     """
-    data = trajectory.metadata
     view = {
         **row_view(row),
         "reward": trajectory.reward,
-        "golden_answers": [str(answer) for answer in data.get("golden_answers", ())],
+        "golden_answers": metadata_texts(trajectory, "golden_answers"),
         "reward_reason": trajectory.reward_reason,
         "metrics": trajectory.metrics,
-        "metadata": data,
+        "metadata": trajectory.metadata,
         "prompt_tokens": len(trajectory.prompt_ids),
         "generate_seconds": trajectory.generate_seconds,
         "segments": [_segment(segment, protocol) for segment in trajectory.segments],
-        "found_searches": [_search(search, data) for search in trajectory.searches],
+        "found_searches": [_search(search, trajectory) for search in trajectory.searches],
         "gold": gold_found(trajectory),
     }
     return {name: _named_if_not_finite(value) for name, value in view.items()}
@@ -54,15 +53,15 @@ def _segment(segment: Segment, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _search(search: Search, metadata: dict[str, Any]) -> dict[str, Any]:
+def _search(search: Search, trajectory: Trajectory) -> dict[str, Any]:
     passages = [
-        _passage(passage, metadata, shown=number < search.shown)
+        _passage(passage, trajectory, shown=number < search.shown)
         for number, passage in enumerate(search.passages)
     ]
     return {"query": search.query, "error": search.error, "seconds": search.seconds, "passages": passages}
 
 
-def _passage(passage: Passage, metadata: dict[str, Any], shown: bool) -> dict[str, Any]:
+def _passage(passage: Passage, trajectory: Trajectory, shown: bool) -> dict[str, Any]:
     title, _, text = passage.contents.partition("\n")
     return {
         "id": passage.id,
@@ -70,8 +69,8 @@ def _passage(passage: Passage, metadata: dict[str, Any], shown: bool) -> dict[st
         "text": text,
         "score": passage.score,
         "shown": shown,
-        "gold": _gold_mark(passage, metadata),
-        "answer": _holds_answer(passage.contents, metadata.get("golden_answers", ())),
+        "gold": _gold_mark(passage, trajectory),
+        "answer": _holds_answer(passage.contents, metadata_texts(trajectory, "golden_answers")),
     }
 
 
@@ -79,27 +78,27 @@ def gold_found(trajectory: Trajectory) -> dict[str, int] | None:
     """How many gold passages there are, and how many of them the model was shown; None where the metadata
     names none. Counted by title where no id fits: the ids may be those of another corpus.
     """
-    ids, titles = _gold_names(trajectory.metadata)
+    ids, titles = _gold_names(trajectory)
     if not ids and not titles:
         return None
     shown = [passage for search in trajectory.searches for passage in search.passages[: search.shown]]
-    by_id, by_title = {str(each.id) for each in shown} & ids, {_title(each) for each in shown} & titles
+    by_id, by_title = {each.id for each in shown} & ids, {_title(each) for each in shown} & titles
     if by_id or not titles:
         return {"total": len(ids), "found": len(by_id)}
     return {"total": len(titles), "found": len(by_title)}
 
 
-def _gold_mark(passage: Passage, metadata: dict[str, Any]) -> str:
+def _gold_mark(passage: Passage, trajectory: Trajectory) -> str:
     """``id`` or ``title``, by which the metadata names this passage; empty if it does not."""
-    ids, titles = _gold_names(metadata)
-    if str(passage.id) in ids:
+    ids, titles = _gold_names(trajectory)
+    if passage.id in ids:
         return "id"
     return "title" if _title(passage) in titles else ""
 
 
-def _gold_names(metadata: dict[str, Any]) -> tuple[set[str], set[str]]:
-    ids = {str(each) for each in metadata.get("supporting_ids") or ()}
-    return ids, {_plain_title(str(each)) for each in metadata.get("supporting_titles") or ()}
+def _gold_names(trajectory: Trajectory) -> tuple[set[str], set[str]]:
+    ids, titles = (metadata_texts(trajectory, f"supporting_{names}") for names in ("ids", "titles"))
+    return set(ids), set(map(_plain_title, titles))
 
 
 def _title(passage: Passage) -> str:
@@ -113,7 +112,7 @@ def _plain_title(text: str) -> str:
 def _holds_answer(contents: str, golden_answers: list[str]) -> bool:
     """Whether a golden answer stands in it as whole words, after the normalisation of exact match."""
     text = f" {normalize_answer(contents)} "
-    return any(f" {normalize_answer(str(answer))} " in text for answer in golden_answers)
+    return any(f" {normalize_answer(answer)} " in text for answer in golden_answers)
 
 
 def _named_if_not_finite(value: Any) -> Any:

@@ -16,7 +16,9 @@ const SORTS = {step: "step", reward: "reward", searches: "searches", tokens: "to
 const GAIN = {gain: "reward of B − A"};
 const NAMES = {control: {"": "real search"}};
 
-export const FIELDS = [...form.elements].map((field) => field.name).filter(Boolean);
+const FIELDS = [...form.elements].map((field) => field.name).filter(Boolean);
+const isSelect = (name) => form.elements[name].tagName === "SELECT";
+export const SELECTS = FIELDS.filter(isSelect), INPUTS = FIELDS.filter((name) => !isSelect(name));
 
 /** The filters that are set, as parameters of the API and of the address. */
 export function values() {
@@ -30,9 +32,9 @@ export function values() {
   return set;
 }
 
-/** Set the bar from parameters of an address. */
-export function restore(parameters) {
-  for (const name of FIELDS) {
+/** Set the bar, or some fields of it, from parameters of an address. */
+export function restore(parameters, names = FIELDS) {
+  for (const name of names) {
     const field = form.elements[name];
     const value = parameters.get(name) ?? DEFAULTS[name] ?? (field.tagName === "SELECT" ? ANY : "");
     if (field.tagName === "SELECT" && ![...field.options].some((option) => option.value === value)) {

@@ -29,9 +29,10 @@ export class List {
     const mine = ++this.asked;
     const top = Math.floor(list.scrollTop / ROW);
     const anchor = this.chosen ?? (keep && this.entry(top) ? keysOf(this.entry(top)) : null);
-    const before = this.chosen ? this.position : top;
+    const before = this.chosen ? this.position : top, chosen = this.chosen;
     const first = await this.fetch(keep ? Math.floor(top / PAGE) : 0, anchor);
     if (mine !== this.asked) return;
+    if (this.chosen !== chosen) return this.reload({keep});  // another one by now: where does that stand?
     this.total = first.total;
     this.pages = new Map([[first.offset / PAGE, first.entries]]);
     this.fetching.clear();
@@ -82,9 +83,9 @@ export class List {
   }
 
   async load(page) {
-    const mine = this.asked;
+    const pages = this.pages;
     const answer = await this.fetch(page, null);
-    if (mine !== this.asked) return;
+    if (pages !== this.pages) return;
     this.pages.set(page, answer.entries);
     this.draw();
   }
@@ -121,11 +122,13 @@ export class List {
     return texts.filter(Boolean).map((text) => element("span", "", text));
   }
 
-  /** Make the row at `position` the chosen one. */
+  /** Make the row at `position` the chosen one; false if the list became another one meanwhile. */
   async choose(position, open) {
+    const pages = this.pages;
     await this.need(Math.floor(position / PAGE));
+    if (pages !== this.pages) return false;
     const entry = this.entry(position);
-    if (!entry) return;  // the list became another one meanwhile
+    if (!entry) return true;  // the files hold less by now: the next look tells
     this.position = position;
     this.chosen = keysOf(entry);
     const top = position * ROW;
@@ -133,12 +136,14 @@ export class List {
     if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
     this.draw();
     if (open) this.opened(this.chosen);
+    return true;
   }
 
   /** To the next row (1) or the one before (-1). */
   async move(by) {
     const next = this.position === null ? Math.floor(list.scrollTop / ROW) : this.position + by;
-    if (next >= 0 && next < this.total) await this.choose(next, false);
+    if (next < 0 || next >= this.total) return;
+    if (!await this.choose(next, false)) await this.move(by);
   }
 
   /** Choose by keys, from the address; the next reload finds out where it stands. */

@@ -6,7 +6,13 @@ import {List, same} from "./list.js";
 import {show, showNothing, toggleAll} from "./trajectory.js";
 
 const POLL_MS = 2000, HURRY_MS = 50, FOLLOW_MS = 120;
-let list, names, version = null, open = null, following = 0;
+let list, names, version = null, open = null, following = 0, arrived;
+let turn = new Promise((resolve) => { arrived = resolve; });  // of the first list
+
+/** Actions run one after the other, each on what those before it fetched, the first one on the first list. */
+function inTurn(action) {
+  turn = turn.then(action).catch((error) => say(error.message, true));
+}
 
 function say(text, wrong = false) {
   at("state").textContent = text;
@@ -20,6 +26,7 @@ async function follow() {
   try {
     const state = await ask("state");
     if (!state.done) wait = HURRY_MS;
+    if (!list) begin(state);
     tell(state);
     await take(state);
   } catch (error) {
@@ -35,13 +42,15 @@ async function take(state) {
   await list.reload({keep: !first});
   if (first) list.reveal();
   version = state.version;
+  arrived();
 }
 
 function tell(state) {
-  const faults = state.faults.count ? `; ${count(state.faults.count, "line")} left out` : "";
-  at("state").title = state.faults.first.join("\n");
   const share = Math.floor(100 * state.scanned / Math.max(1, state.size));
-  say((state.done ? "up to date" : `reading the files: ${share}%`) + faults, Boolean(faults));
+  const faults = state.faults.count ? [`${count(state.faults.count, "line")} left out`] : [];
+  const wrong = [...faults, ...state.notices];
+  at("state").title = [...state.faults.first, ...state.notices].join("\n");
+  say([state.done ? "up to date" : `reading the files: ${share}%`, ...wrong].join("; "), wrong.length > 0);
 }
 
 // ---------------------------------------------------------------------------- one trajectory
@@ -80,19 +89,33 @@ function remember() {
 async function move(by) {
   await list.move(by);
   clearTimeout(following);
-  if (open) following = setTimeout(() => opened(list.chosen), FOLLOW_MS);
+  if (open) following = setTimeout(openChosen, FOLLOW_MS);
 }
 
-const KEYS = {
+async function openChosen() {
+  clearTimeout(following);
+  following = 0;
+  if (list.chosen) await opened(list.chosen);
+}
+
+async function toggle(selector) {
+  if (following) await openChosen();
+  toggleAll(selector);
+}
+
+const AT_ONCE = {
+  "/": () => at("filters").elements.text.select(),
+  "?": () => at("help").showModal(),
+};
+const IN_TURN = {
   j: () => move(1),
   k: () => move(-1),
   ArrowDown: () => move(1),
   ArrowUp: () => move(-1),
-  "/": () => at("filters").elements.text.select(),
-  "?": () => at("help").showModal(),
-  e: () => toggleAll("details.passages"),
-  t: () => toggleAll("details.tokens"),
-  Escape: () => close(),
+  Enter: openChosen,
+  e: () => toggle("details.passages"),
+  t: () => toggle("details.tokens"),
+  Escape: close,
 };
 
 function pressed(event) {
@@ -103,16 +126,19 @@ function pressed(event) {
     return;
   }
   if (key.startsWith("Arrow") && at("detail").contains(target)) return;  // there the arrows scroll
-  if (key === "Enter" && !target.matches("button, summary") && list.chosen) opened(list.chosen);
-  else if (KEYS[key]) KEYS[key]();
+  if (key === "Enter" && target.matches("button, summary")) return;
+  if (AT_ONCE[key]) AT_ONCE[key]();
+  else if (IN_TURN[key]) inTurn(IN_TURN[key]);
   else return;
   event.preventDefault();
 }
 
 // ---------------------------------------------------------------------------- start
 
-async function start() {
-  const state = await ask("state");
+const address = new URLSearchParams(location.search);
+
+/** Once it is known what there is to look at. */
+function begin(state) {
   names = state.names;
   const compared = names.length > 1;
   const lettered = names.map((name, side) => `${"AB"[side]} ${name}`);
@@ -120,24 +146,27 @@ async function start() {
   at("names").title = state.paths.join("\n");
   filters.prepare(compared);
   filters.offer(state.facets, state.ranges);
-  filters.restore(new URLSearchParams(location.search));
+  filters.restore(address, filters.SELECTS);
   list = new List(compared, opened);
-  const parameters = new URLSearchParams(location.search);
-  const keys = {a: parameters.get("a") ?? "", b: parameters.get("b") ?? ""};
-  if (keys.a || keys.b) {
-    list.adopt(keys);
-    open = keys;
+  if (open) {
+    list.adopt(open);
+    opened(open);
   }
-  filters.watch(() => { remember(); list.reload(); });
+}
+
+function start() {
+  filters.restore(address, filters.INPUTS);  // now: later there may be something typed in them
+  const keys = {a: address.get("a") ?? "", b: address.get("b") ?? ""};
+  if (keys.a || keys.b) open = keys;
+  else showNothing("Choose a trajectory: click one, or press j and Enter.");
+  filters.watch(() => inTurn(() => { remember(); return list.reload(); }));
   document.addEventListener("keydown", pressed);
-  at("help-button").addEventListener("click", KEYS["?"]);
+  at("help-button").addEventListener("click", AT_ONCE["?"]);
   at("more-button").addEventListener("click", ({currentTarget: button}) =>
     button.setAttribute("aria-expanded", String(button.ariaExpanded === "false")));
   at("detail").addEventListener("click", (event) => {
     if (event.target.dataset.action === "close") close();
   });
-  if (open) opened(open);
-  else showNothing("Choose a trajectory: click one, or press j and Enter.");
   follow();
 }
 

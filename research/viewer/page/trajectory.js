@@ -146,7 +146,7 @@ function found(search) {
     search.error ? element("span", "badge failed", `failed: ${search.error}`)
       : element("span", "", count(search.passages.length, "passage")),
     gold.length ? element("span", "badge gold", golden) : null,
-    element("span", "dim", `${search.seconds.toFixed(2)} s`));
+    element("span", "dim", `${Number(search.seconds).toFixed(2)} s`));
   const query = element("p", "query", element("span", "label", "Query"), search.query || "none");
   return element("details", "passages", summary, query, ...search.passages.map(passage));
 }

@@ -209,8 +209,7 @@ def _run_logged(argv: list[str], log: Path, patience: float) -> int:
         stop(process, patience=patience)
 
 
-# ---------------------------------------------------------------------------------------------- retriever,
-# training
+# -------------------------------------------------------------------------------------- retriever, training
 
 
 def _retriever_url(plan: Plan, port: int) -> str:
@@ -335,8 +334,7 @@ def _healthy(url: str) -> bool:
         return False
 
 
-# ------------------------------------------------------------------------------------------------ export,
-# summary
+# ------------------------------------------------------------------------------------------ export, summary
 
 
 def _export_argv(run_dir: Path, checkpoint: Path) -> list[str]:

@@ -49,7 +49,8 @@ class RetrieverGone(RuntimeError):
 class SearchTrainer(PPOTrainerSync):
     """Adds to each step's metrics what the trajectories searched, and writes ``metrics.jsonl``."""
 
-    global_steps: int  # veRL's
+    global_steps: int  # veRL's, and so is the next
+    total_training_steps: int
 
     def fit(self, agent_loop_manager: Any) -> None:
         """Train to the last step, from the checkpoint that was loaded."""

@@ -30,6 +30,7 @@ COMMON = [
     "safetensors",
     "numpy",
     "omegaconf",
+    "PyYAML",
     "requests",
     "httpx",
     "Werkzeug",

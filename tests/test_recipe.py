@@ -50,13 +50,24 @@ def made(tmp_path_factory):
     ]
 
 
+def call_best(run_dir, step):
+    """Let the step's validation count as the best possible one, which four steps of a toy will not reach."""
+    path = run_dir / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    (row,) = (row for row in rows if row["step"] == step)
+    assert 0 <= row["validation/score"] <= 1
+    row["validation/score"] = 1.0
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.fixture(scope="module")
 def runs(policy, made, tmp_path_factory):
     """One training of four steps in three starts, with a reference policy. The reward tells even samples of
     this policy apart: there is something to learn.
 
     After the checkpoint of step 2 vLLM's engine is killed. The second start resumes there; its retriever is
-    killed, and ctrl-C comes right after step 4. The third has to do the rest.
+    killed, and ctrl-C comes right after step 4. The third has to do the rest. The policy of step 2 is taken
+    for the best: it has to be judged and handed over.
     """
     folder = tmp_path_factory.mktemp("whole") / "run"
     words = ["--model", policy, "--seed", "7", "--passages", "600", "--test-questions", "6", *made]
@@ -68,6 +79,7 @@ def runs(policy, made, tmp_path_factory):
         engine.kill()
         failed.wait()
         failed.assert_nothing_left()
+    call_best(folder, 2)
     with RecipeRun(folder) as interrupted:
         interrupted.wait_for(lambda: 3 in interrupted.step_rows())
         (retriever,) = interrupted.processes("retriever_server", "serve")
@@ -159,7 +171,8 @@ def test_run_folder_holds_what_the_architecture_says(whole_run):
 def test_terminal_shows_steps_and_the_table(runs, whole_run):
     first, second, last = (run.output.read_text() for run in runs)
     assert "step     1/4" in first and "step     4/4" in second and "tok/s" in second
-    assert "is finished: step 4 of 4" in last and "write the policy of step 4" in last
+    assert "is finished: step 4 of 4" in last and "write the policy of step 2" in last
+    assert "after: the policy of step 2, mean validation EM 1.000, the best of all" in last
     assert "EM before" in last and str(whole_run.run_dir) in last
     assert len((first + second + last).splitlines()) < 90, "log lines flood the terminal"
 
@@ -174,8 +187,10 @@ def test_held_out_questions_before_between_and_after(whole_run):
 
     validation = {step: {t.metadata["id"] for t in asked("validation", step)} for step in (0, 2, 4)}
     assert validation[0] == validation[2] == validation[4] and len(validation[0]) == 3 * 3
-    assert not trajectory_path(whole_run.run_dir, 2, "test").exists()
-    before, after = asked("test", 0), asked("test", 4)
+    assert not trajectory_path(whole_run.run_dir, 4, "test").exists(), (
+        "of the policy that is handed over alone"
+    )
+    before, after = asked("test", 0), asked("test", 2)
     assert {t.metadata["id"] for t in before} == {t.metadata["id"] for t in after}
     assert {t.metadata["control"] for t in before} == {""}
     for control in ("", "closed_book", "shuffled"):
@@ -282,7 +297,7 @@ def test_evaluation_gives_the_trajectories_of_validation(whole_run, evaluated):
     """The same policy, questions and retriever, outside veRL: the same tokens."""
     validated = {
         each.metadata["id"]: each
-        for each in read_trajectories(trajectory_path(whole_run.run_dir, 4, "test"))
+        for each in read_trajectories(trajectory_path(whole_run.run_dir, 2, "test"))
         if not each.metadata["control"]
     }
     evaluated = {each.metadata["id"]: each for each in read_predictions(evaluated[1])}

@@ -15,7 +15,12 @@ from omegaconf import OmegaConf
 from research.processes import stop_descendants
 from research.training import launch
 from research.training.options import TOKEN, Command, Options
-from research.training.run import RETRIEVER_RESTARTS, RunFailed, _healthy, _Keeper
+from research.training.retriever_keeper import (
+    RETRIEVER_RESTARTS,
+    RetrieverFailed,
+    RetrieverKeeper,
+    is_healthy,
+)
 
 
 class Stuck(psutil.Process):
@@ -50,7 +55,7 @@ def test_descendants_end_also_if_they_do_not_listen():
 def keeper(tmp_path):
     """Of a server that ends at once."""
     options = Options(hardware="cpu", run_dir=tmp_path)
-    return _Keeper(SimpleNamespace(options=options, serve=Command("serve", ["true"])), 1)
+    return RetrieverKeeper(SimpleNamespace(options=options, serve=Command("serve", ["true"])), 1)
 
 
 def test_a_retriever_that_dies_again_and_again_ends_the_run(tmp_path, capsys):
@@ -59,7 +64,7 @@ def test_a_retriever_that_dies_again_and_again_ends_the_run(tmp_path, capsys):
         watched.process.wait()
         watched.keep_alive()
     watched.process.wait()
-    with pytest.raises(RunFailed, match="died 11 times within"):
+    with pytest.raises(RetrieverFailed, match="died 11 times within"):
         watched.keep_alive()
     assert capsys.readouterr().err.count("starting it again") == RETRIEVER_RESTARTS
 
@@ -90,9 +95,9 @@ def test_the_health_check_carries_the_token(monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.delenv(TOKEN, raising=False)
-    assert not _healthy(url)
+    assert not is_healthy(url)
     monkeypatch.setenv(TOKEN, "secret")
-    assert _healthy(url)
+    assert is_healthy(url)
     server.shutdown()
     server.server_close()
 

@@ -21,7 +21,8 @@ from research.training.config import read_research_config
 from research.training.plan import Options, compose_config, make_plan
 from research.training.preflight import file_problems, free_port, problems
 from research.training.recipe import main
-from research.training.run import RunFailed, _healthy
+from research.training.retriever_keeper import is_healthy
+from research.training.run import RunFailed
 
 ROOT = Path(__file__).resolve().parents[1]
 URL = "http://127.0.0.1:1"
@@ -29,7 +30,7 @@ URL = "http://127.0.0.1:1"
 
 def test_a_port_that_is_no_http_is_no_healthy_retriever():
     with speaking(b"SSH-2.0-OpenSSH_9.6\r\n") as address:
-        assert not _healthy(f"http://{address}")
+        assert not is_healthy(f"http://{address}")
 
 
 def test_folders_of_models_are_those_of_the_users_folder(tmp_path, monkeypatch):

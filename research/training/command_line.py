@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from research.processes import Terminated
 from research.training.options import FILES, ROOT, Options, OptionsError
 from research.training.plan import ConfigurationError, make_plan
+from research.training.retriever_keeper import RetrieverFailed
 from research.training.run import RunFailed, execute, export, show
 from research.training.run_files import latest_checkpoint
 from research.training.values import is_url
@@ -169,7 +170,7 @@ def run_recipe(
             export(options.run_dir)
         else:
             execute(make_plan(options))
-    except (ConfigurationError, OptionsError, RunFailed, OSError) as error:
+    except (ConfigurationError, OptionsError, RunFailed, RetrieverFailed, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         context.exit(130)

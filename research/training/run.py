@@ -2,16 +2,12 @@
 behind.
 """
 
-import http.client
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -34,17 +30,15 @@ from research.training.config import read_research_config
 from research.training.export import FOLDER
 from research.training.headline import headline_of
 from research.training.model_sizes import fit_to_model
-from research.training.options import TOKEN, Command, Options
+from research.training.options import Command, Options
 from research.training.plan import Plan, compose_config
 from research.training.preflight import file_problems, free_port, problems
 from research.training.progress import StepPrinter
+from research.training.retriever_keeper import retriever_url, served_retriever
 from research.training.rows import settle, total_steps
 from research.training.run_files import forget_steps_after, latest_checkpoint, read_metrics
 from research.training.table import NO_TEST, as_text, failures_warning, held_out_split, table_rows
 from research.training.validations import LAST, handed_over, provenance, stopped_early
-
-RETRIEVER_START_SECONDS = 1800  # a 61 GB index is read from disk
-RETRIEVER_RESTARTS, RESTARTS_WITHIN_SECONDS = 10, 600  # one that dies more often will not stay alive
 
 
 class RunFailed(RuntimeError):
@@ -58,7 +52,7 @@ def show(plan: Plan) -> None:
         RunFailed: veRL or we refuse the configuration.
     """
     port = plan.options.retriever_port or 8000
-    config = compose_config(plan, _retriever_url(plan, port))
+    config = compose_config(plan, retriever_url(plan, port))
     faults = problems(plan)
     faults += [] if faults else [*file_problems(plan, config), *fit_to_model(plan.options, config)]
     os.environ.update(config.ray_kwargs.ray_init.runtime_env.env_vars)
@@ -93,7 +87,7 @@ def execute(plan: Plan) -> None:
     # Threads that spin while they wait take the cores from the other processes of the run.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with _retriever_port(plan.options) as port:
-        config = compose_config(plan, _retriever_url(plan, port))
+        config = compose_config(plan, retriever_url(plan, port))
         if latest_checkpoint(plan.options.run_dir) is None:
             _refuse(file_problems(plan, config))
         _refuse(fit_to_model(plan.options, config))
@@ -212,14 +206,10 @@ def _run_logged(argv: list[str], log: Path, patience: float) -> int:
 # -------------------------------------------------------------------------------------- retriever, training
 
 
-def _retriever_url(plan: Plan, port: int) -> str:
-    return plan.options.retriever_url or f"http://{plan.options.retriever_host}:{port}"
-
-
 def _train(plan: Plan, port: int, printer: StepPrinter) -> None:
     """Serve, train, and print steps until the training process ends."""
     run_dir, log = plan.options.run_dir, plan.options.run_dir / "logs" / "train.log"
-    with _retriever(plan, port) as keeper:
+    with served_retriever(plan, port) as keeper:
         (run_dir / "logs" / "error.txt").unlink(missing_ok=True)
         click.echo(f"- {plan.train.what}: Ray, veRL and vLLM start, one to two minutes; log: {log}")
         training = start(plan.train.argv, log)
@@ -243,7 +233,7 @@ def _supervised_control(plan: Plan, port: int) -> None:
     _run(supervised.supervised_command(plan))
     judge, log = supervised.prepare_judging(plan), folder / "logs" / "train.log"
     click.echo(f"- {judge.what}; log: {log}")
-    with _retriever(plan, port) as keeper:
+    with served_retriever(plan, port) as keeper:
         keeper.wait_until_healthy()
         code = _run_logged(judge.argv, log, patience=20)
     if code != 0:
@@ -258,80 +248,6 @@ def _echo_all(printer: StepPrinter) -> None:
 
 def _cause(run_dir: Path) -> str:
     return tail(run_dir / "logs" / "error.txt", 1) or "its process ended without a word"
-
-
-@contextmanager
-def _retriever(plan: Plan, port: int) -> Iterator["_Keeper"]:
-    """Serve the index if the plan says so, until the end of the block."""
-    keeper = _Keeper(plan, port)
-    try:
-        yield keeper
-    finally:
-        keeper.stop()
-
-
-class _Keeper:
-    """Keeps the retrieval server alive: the training survives its death, so it must not stay dead."""
-
-    def __init__(self, plan: Plan, port: int) -> None:
-        self.plan = plan
-        self.deaths: deque[float] = deque(maxlen=RETRIEVER_RESTARTS)  # the times of the newest
-        self.url = _retriever_url(plan, port)
-        self.argv = [*plan.serve.argv, "--port", str(port)] if plan.serve else []
-        self.log = plan.options.run_dir / "logs" / "retriever.log"
-        self.process: subprocess.Popen[bytes] | None = None
-        if self.argv:
-            click.echo(f"- serve the index at {self.url}")
-            self.process = start(self.argv, self.log)
-
-    def wait_until_healthy(self) -> None:
-        """Of a server that was started elsewhere, too.
-
-        Raises:
-            RunFailed: it ended, or is not healthy in time.
-        """
-        deadline = time.monotonic() + (RETRIEVER_START_SECONDS if self.argv else 10)
-        while not _healthy(self.url):
-            if self.process and self.process.poll() is not None:
-                raise RunFailed(f"the retriever did not start: {tail(self.log, 1)}; see {self.log}")
-            if time.monotonic() > deadline:
-                raise RunFailed(f"no healthy retriever at {self.url}")
-            time.sleep(0.2)
-
-    def keep_alive(self) -> None:
-        """Start the server again if it has died; does not wait for it."""
-        if self.process is None or self.process.poll() is None:
-            return
-        now = time.monotonic()
-        if len(self.deaths) == RETRIEVER_RESTARTS and now - self.deaths[0] < RESTARTS_WITHIN_SECONDS:
-            raise RunFailed(
-                f"the retriever died {RETRIEVER_RESTARTS + 1} times within {now - self.deaths[0]:.0f} s; "
-                f"see {self.log}"
-            )
-        self.deaths.append(now)
-        click.echo(
-            f"WARNING: the retriever died (exit code {self.process.returncode}); starting it again", err=True
-        )
-        self.process = start(self.argv, self.log)
-
-    def stop(self) -> None:
-        """End the server that was started here."""
-        if self.process:
-            stop(self.process, patience=10)
-
-
-def _healthy(url: str) -> bool:
-    token = os.environ.get(TOKEN)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(f"{url.rstrip('/')}/health", headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=5):
-            return True
-    except urllib.error.HTTPError as error:
-        # Search-R1's server has no /health: that it answers at all will do.
-        return error.code == 404
-    except (OSError, http.client.HTTPException):  # nobody is there, or a port that is no HTTP
-        return False
 
 
 # ------------------------------------------------------------------------------------------ export, summary

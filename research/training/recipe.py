@@ -41,7 +41,11 @@ from research.training.command_line import (
     help="Questions asked before and after training only; without, and without --validation, some of "
     "--questions are split off. [MuSiQue | mini world]",
 )
-@click.option("--corpus", type=FILE, help='Passages, JSONL {"id","contents"}. [Wikipedia 2018 | mini world]')
+@click.option(
+    "--corpus",
+    type=FILE,
+    help='Passages, JSONL {"id","contents"}, or BEIR\'s; .gz too. [Wikipedia 2018 | mini world]',
+)
 @click.option(
     "--faiss-index", type=FILE, help="FAISS index of the corpus made elsewhere, adopted after a check."
 )

@@ -127,8 +127,8 @@ def _prepare_and_train(plan: Plan, config: DictConfig, port: int) -> None:
     if checkpoint is None:  # nothing was trained on the rows that may be there
         shutil.rmtree(run_dir / "data", ignore_errors=True)
     rows = read_metrics(run_dir)
-    if stopped_early(rows) and config.research.early_stop is not None:
-        click.echo(f"{run_dir} is finished: it stopped early. research.early_stop=null lets it go on.")
+    if stopped_early(rows):
+        click.echo(f"{run_dir} is finished: research.early_stop ended it at step {rows[-1]['step']:.0f}.")
         return
     evaluated = any(row["step"] == checkpoint for row in rows)
     if checkpoint is not None and total is not None and checkpoint >= total and evaluated:

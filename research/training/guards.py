@@ -275,11 +275,11 @@ def search_collapse(rows: Rows, config: GuardConfig) -> str | None:
 
 def validation_drop(rows: Rows, config: GuardConfig) -> str | None:
     """A data set's newest validation is below its best one, their 95% intervals apart."""
-    validated = [row for row in rows if data_set_scores(row)]
+    validated = {int(row["step"]): scores for row in rows if (scores := data_set_scores(row))}
     if not validated:
         return None
     drops = []
-    for name, now in data_set_scores(validated[-1]).items():
+    for name, now in validated[max(validated)].items():
         step, best = _best_of(validated, name)
         if now.interval[1] < best.interval[0]:
             drops.append(f"{name} fell from {_with_interval(best)} at step {step} to {_with_interval(now)}")
@@ -292,11 +292,9 @@ def validation_drop(rows: Rows, config: GuardConfig) -> str | None:
     )
 
 
-def _best_of(validated: Rows, name: str) -> tuple[int, Score]:
-    found = {
-        int(row["step"]): data_set_scores(row)[name] for row in validated if name in data_set_scores(row)
-    }
-    return max(found.items(), key=lambda item: item[1].value)
+def _best_of(validated: Mapping[int, Mapping[str, Score]], name: str) -> tuple[int, Score]:
+    found = ((step, scores[name]) for step, scores in validated.items() if name in scores)
+    return max(found, key=lambda each: each[1].value)
 
 
 def _with_interval(score: Score) -> str:

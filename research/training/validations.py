@@ -54,7 +54,11 @@ def score_metrics(metrics: Row, questions: Mapping[str, int], measure: str) -> d
 
 def data_set_scores(row: Row) -> dict[str, Score]:
     """The scores of a row by data set; empty if the step was not validated."""
-    names = [found[1] for key in row if (found := re.fullmatch("validation/(.+)/score", key))]
+    if SCORE not in row:
+        return {}
+    # No regular expression: guards look at every row at every step.
+    keys = (key for key in row if key.startswith("validation/") and key.endswith("/score") and key != SCORE)
+    names = [key.removeprefix("validation/").removesuffix("/score") for key in keys]
     return {
         name: Score(row[f"validation/{name}/score"], int(row[f"validation/{name}/questions"]))
         for name in names

@@ -85,11 +85,13 @@ class PracticeWorld:
         self.world: World = practice_world(seed)
         self.pages = [(entity, page) for entity in self.world.entities for page in range(PAGES)]
         self.contents = [self.world.contents(entity, page) for entity, page in self.pages]
-        self.vectors = encode(self.contents)
+        self.by_word = np.ascontiguousarray(encode(self.contents).T)
 
     def search(self, query: str, top_k: int) -> list[int]:
         """Places of the `top_k` best passages, best first."""
-        scores = self.vectors @ encode([query])[0]
+        vector = encode([query])[0]
+        words = vector.nonzero()[0]  # a handful of several hundred
+        scores = vector[words] @ self.by_word[words]
         return [int(place) for place in np.argsort(-scores, kind="stable")[:top_k]]
 
 

@@ -56,9 +56,14 @@ def _dimensions() -> dict[str, int]:
     return {word: place for place, word in enumerate(word_weights())}
 
 
+@cache
+def _weights() -> np.ndarray:
+    return np.fromiter(word_weights().values(), np.float32)
+
+
 def encode(texts: list[str]) -> np.ndarray:
     """float32 (texts, words), each row of length 1, or 0 if no word is known. Equal to the saved model's."""
-    dimensions, weights = _dimensions(), np.fromiter(word_weights().values(), np.float32)
+    dimensions, weights = _dimensions(), _weights()
     counts = np.zeros((len(texts), len(weights)), np.float32)
     for row, text in zip(counts, texts, strict=True):
         for word in split_words(text):

@@ -122,13 +122,13 @@ def test_a_search_needs_the_words_of_the_passage(world: MiniWorld) -> None:
     vectors = encode([row["contents"] for row in world.corpus])
     part = world.worlds["train"]
 
-    def found(query: str) -> int:
-        return int((vectors @ encode([query])[0]).argmax())
+    def found(queries: list[str]) -> list[int]:
+        return (encode(queries) @ vectors.T).argmax(axis=1).tolist()
 
     facts = [(e, relation) for e in part.entities for relation in part.facts[e]]
     gold = [ids[part.contents(e, relation.page)] for e, relation in facts]
-    asked = [found(f"the {relation.asked[0]} of {e.mention}") for e, relation in facts]
-    stated = [found(f"{part.stated[e][relation]} {e.mention}") for e, relation in facts]
+    asked = found([f"the {relation.asked[0]} of {e.mention}" for e, relation in facts])
+    stated = found([f"{part.stated[e][relation]} {e.mention}" for e, relation in facts])
     assert sum(a == b for a, b in zip(stated, gold, strict=True)) > 0.95 * len(gold)
     assert 0.3 * len(gold) < sum(a == b for a, b in zip(asked, gold, strict=True)) < 0.7 * len(gold)
 

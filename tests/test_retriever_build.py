@@ -193,7 +193,7 @@ def build_until(corpus: Path, target: Path, count: int, ending: signal.Signals) 
 
 
 def test_interrupted_and_killed_build_goes_on_and_encodes_nothing_twice(tmp_path: Path) -> None:
-    rows = [{"id": n, "contents": f"{n} " + "many words " * 20} for n in range(1600)]
+    rows = [{"id": n, "contents": f"{n} " + "many words " * 6} for n in range(1600)]
     corpus = write_rows(tmp_path / "corpus.jsonl", rows)
     first = build_until(corpus, tmp_path / "index", 512, signal.SIGINT)
     second = build_until(corpus, tmp_path / "index", 1024, signal.SIGKILL)

@@ -103,6 +103,16 @@ def test_several_nodes_join_the_cluster(tmp_path):
     assert single.trainer.nnodes == 1 and single.ray_kwargs.ray_init.address == "local"
 
 
+def test_the_environment_decides_whether_threads_spin(tmp_path, monkeypatch):
+    def spins():
+        return compose(tmp_path).ray_kwargs.ray_init.runtime_env.env_vars.GOMP_SPINCOUNT
+
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert spins() == "20000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "0")
+    assert spins() == "0"
+
+
 def test_epochs_that_are_asked_for_decide_unless_steps_are(tmp_path):
     def steps(*overrides, **values):
         return compose(tmp_path, "cpu", *overrides, **values).trainer.total_training_steps

@@ -236,10 +236,13 @@ def test_finished_run_is_exported_again(whole_run):
     assert (whole_run.run_dir / "policy" / "model.safetensors").exists()
 
 
-# The command line of the evaluation; its engine is also asked to stop at a string.
+# The command line of the evaluation; its engine is also asked to stop at a string, and to sample for more
+# long prompts at once than fit into one of its steps.
 EVALUATION = """
+import asyncio
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from research.evaluation import run
 from research.evaluation.__main__ import main
 from research.evaluation.engines import Stops
@@ -255,7 +258,11 @@ async def asked(config, sampling):
         free = await engine.generate(prompt, 30, Stops(()), 0)
         string = engine.tokenizer.decode(free[4:6])
         stopped = await engine.generate(prompt, 30, Stops((), (string,)), 0)
-        print("RESULT " + json.dumps({"free": free, "stopped": stopped}))
+        greedy, engine._sampling = engine._sampling, replace(engine._sampling, temperature=1.0)
+        long = [[number + 10, *prompt * 20][:700] for number in range(40)]
+        sampled = await asyncio.gather(*(engine.generate(ids, 3, Stops(()), 7) for ids in long))
+        engine._sampling = greedy
+        print("RESULT " + json.dumps({"free": free, "stopped": stopped, "sampled": sampled}))
         yield engine
 
 run.opened = asked
@@ -293,6 +300,11 @@ def test_vllm_loads_the_exported_policy_and_stops_token_exactly(evaluated):
     result = json.loads(evaluated[0].split("RESULT ")[1].splitlines()[0])
     free, stopped = result["free"], result["stopped"]
     assert stopped == free[: len(stopped)] and 0 < len(stopped) <= 6 < len(free)
+
+
+def test_sampling_for_more_long_prompts_than_fit_into_a_step_does_not_kill_the_engine(evaluated):
+    sampled = json.loads(evaluated[0].split("RESULT ")[1].splitlines()[0])["sampled"]
+    assert len(sampled) == 40 and all(1 <= len(ids) <= 3 for ids in sampled)
 
 
 def test_evaluation_gives_the_trajectories_of_validation(whole_run, evaluated):

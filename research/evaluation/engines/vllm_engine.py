@@ -12,8 +12,14 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 # On a CPU, as in training (recipes/config/hardware/cpu.yaml): one process, small cache blocks, and one core
-# left to what feeds the engine; docs/cpu.md has the measurements.
-CPU_ARGUMENTS = {"enforce_eager": True, "distributed_executor_backend": "uni", "block_size": 32}
+# left to what feeds the engine; docs/cpu.md has the measurements. To split prompts kills an engine that
+# samples.
+CPU_ARGUMENTS = {
+    "enforce_eager": True,
+    "distributed_executor_backend": "uni",
+    "block_size": 32,
+    "enable_chunked_prefill": False,
+}
 CPU_VARIABLES = {
     "VLLM_CPU_KVCACHE_SPACE": "2",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -18,6 +18,14 @@ DEADLINE_S = 900  # whatever else the machine does meanwhile
 SMALL = ("data.train_batch_size=4", "actor_rollout_ref.rollout.n=4", "data.max_response_length=384")
 
 
+def command_of(process: psutil.Process) -> str:
+    """Command line and name; empty for a process that has ended, which one that was just listed may have."""
+    try:
+        return " ".join([*process.cmdline(), process.name()])
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return ""
+
+
 class RecipeRun:
     """A started recipe, stopped at the end of its ``with`` block with all that belongs to it.
 
@@ -100,11 +108,10 @@ class RecipeRun:
             try:
                 if process.environ().get("RESEARCH_TEST_MARK") != self.mark:
                     continue
-                line = " ".join(process.cmdline()) + " " + process.name()
-                if process.status() != psutil.STATUS_ZOMBIE and all(word in line for word in words):
-                    found.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
+            if (line := command_of(process)) and all(word in line for word in words):
+                found.append(process)
         return found
 
     def assert_nothing_left(self, patience: float = 120) -> None:

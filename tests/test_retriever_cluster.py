@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.actor import ActorHandle
 from ray.cluster_utils import Cluster
+from stack import command_of
 
 from benchmarks.cluster import write_index
 from retriever_server.app import create_app
@@ -334,7 +335,7 @@ def test_server_on_ray_answers_as_the_plain_one_and_leaves_nothing(passages: Pat
 def test_signal_while_ray_starts_ends_all(passages: Path) -> None:
     with serving(passages) as (process, started):
         server = psutil.Process(process.pid)
-        wait_until(lambda: any(child.name() == "raylet" for child in server.children()))
+        wait_until(lambda: any(command_of(child).endswith(" raylet") for child in server.children()))
         started += server.children(recursive=True)
         process.terminate()
         assert process.wait(timeout=DEADLINE_S) == 0
@@ -343,7 +344,7 @@ def test_signal_while_ray_starts_ends_all(passages: Path) -> None:
 def shard_processes() -> list[psutil.Process]:
     """Those of the test cluster, whose nodes are this process's children."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if any("ShardActor" in word for word in child.cmdline())]
+    return [child for child in children if "ShardActor" in command_of(child)]
 
 
 @pytest.mark.launch

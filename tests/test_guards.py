@@ -136,6 +136,10 @@ def test_a_fallen_validation_is_named_by_data_set_with_its_interval():
     message = found["validation_drop"]
     assert "four fell from 0.89 [0.81, 0.94] at step 50 to 0.14 [0.09, 0.22]" in message
     assert "two" not in message and "step 50 was the best" in message
+    assert (
+        "the start was the best"
+        in check([validated(0, two=0.9), validated(1, two=0.1)], CONFIG)["validation_drop"]
+    )
 
 
 def test_a_fallen_validation_warns_until_it_has_risen_again_and_knows_the_start():

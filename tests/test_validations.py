@@ -1,6 +1,10 @@
 """Which checkpoint is handed over, from validations to files."""
 
+from collections import Counter
+from types import SimpleNamespace
+
 import pytest
+from omegaconf import OmegaConf
 from run_folder import episode, make_run, step_row, write_episodes, write_rows
 
 from research.training.report import write_report
@@ -8,6 +12,7 @@ from research.training.table import table_rows
 from research.training.validations import (
     Score,
     best_checkpoint,
+    best_of_all,
     best_step,
     data_set_scores,
     handed_over,
@@ -48,9 +53,60 @@ def test_scores_come_from_verls_metrics_by_data_set():
 
 def test_the_best_step_is_a_trained_one_and_of_equal_ones_the_later():
     rows = [validated(0, 0.9), validated(10, 0.5), step_row(11), validated(20, 0.5), validated(30, 0.4)]
-    assert best_step(rows) == 20
-    assert validations_without_gain(rows) == 1
-    assert best_step(rows[:1]) is None and validations_without_gain(rows[:1]) == 0
+    assert best_step(rows) == 20 and best_step(rows[:1]) is None
+    assert best_of_all(rows) == 0 and best_of_all(rows[1:]) == 20
+
+
+def test_validations_without_gain_are_counted_from_the_best_of_all():
+    rows = [validated(0, 0.9), validated(10, 0.5), step_row(11), validated(20, 0.5), validated(30, 0.4)]
+    assert validations_without_gain(rows) == 3, "the start was better than all that came"
+    assert validations_without_gain(rows[1:]) == 1, "of equal ones the later counts"
+    assert validations_without_gain(rows[:1]) == validations_without_gain([]) == 0
+
+
+def test_a_training_that_only_harms_is_told_so():
+    rows = [validated(0, 0.9), validated(2, 0.1, **{"validation/evaluated_step": 2.0})]
+    assert provenance(rows, "EM").endswith(
+        "step 2, mean validation EM 0.100, less than before the training (0.900)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keep", "save_freq", "saved"), [("last", 5, [2]), ("best", 5, [1, 2]), ("last", -1, [])]
+)
+def test_an_early_end_leaves_the_checkpoint_of_its_step(tmp_path, monkeypatch, keep, save_freq, saved):
+    """veRL's part, asking questions and writing checkpoints, is scripted; what follows from it is not."""
+    from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+    from research.training.trainer import SearchTrainer
+
+    scores, written = {0: 0.5, 1: 0.6, 2: 0.4}, []
+    run_dir = make_run(tmp_path / "run")
+    trainer = object.__new__(SearchTrainer)
+    trainer.config = OmegaConf.create(
+        {
+            "trainer": {
+                "val_only": False,
+                "save_freq": save_freq,
+                "default_local_dir": str(run_dir / "checkpoints"),
+            }
+        }
+    )
+    trainer.research = SimpleNamespace(run_dir=run_dir, keep=keep, early_stop=1)
+    trainer.questions, trainer.total_training_steps = Counter(validation=10), 9
+    trainer.start_val_dataloader = trainer.small_val_dataloader = trainer.test_val_dataloader = [None]
+    monkeypatch.setattr(
+        PPOTrainerSync, "_validate", lambda self: {"val-core/validation/em/mean@1": scores[self.global_steps]}
+    )
+    monkeypatch.setattr(
+        PPOTrainerSync,
+        "_save_checkpoint",
+        lambda self: written.append(self.global_steps) or save(run_dir, self.global_steps),
+    )
+    monkeypatch.setattr(SearchTrainer, "_judge", lambda self: {})
+    for trainer.global_steps in scores:
+        write_rows(run_dir, {"step": trainer.global_steps, **trainer._validate()})
+    assert trainer.total_training_steps == 2 and written == saved
 
 
 def test_the_best_checkpoint_outlives_the_one_it_came_from(tmp_path):

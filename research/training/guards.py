@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from research.training.validations import Score, best_step, data_set_scores
+from research.training.validations import Score, best_of_all, data_set_scores
 
 Row = Mapping[str, float]
 Rows = Sequence[Row]
@@ -285,10 +285,11 @@ def validation_drop(rows: Rows, config: GuardConfig) -> str | None:
             drops.append(f"{name} fell from {_with_interval(best)} at step {step} to {_with_interval(now)}")
     if not drops:
         return None
+    best = best_of_all(rows)
     return (
-        f"validation: {', '.join(drops)}: the training takes away what was learned; step {best_step(rows)} "
-        "was the best on the whole (see research.keep); lower the learning rate, let it decay "
-        "(lr_scheduler_type=cosine), or use the KL loss"
+        f"validation: {', '.join(drops)}: the training takes away what was learned; "
+        f"{f'step {best}' if best else 'the start'} was the best on the whole (see research.keep); lower the "
+        "learning rate, let it decay (lr_scheduler_type=cosine), or use the KL loss"
     )
 
 

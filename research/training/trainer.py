@@ -116,6 +116,7 @@ class SearchTrainer(PPOTrainerSync):
         if self._ends_early(rows):
             metrics[STOPPED_EARLY] = 1.0
             self.total_training_steps = self.global_steps
+            self._save_this_step()  # veRL has decided already that this is not the last step
         if not at_start and self.global_steps >= self.total_training_steps:
             metrics |= self._judge()
         return metrics
@@ -126,11 +127,16 @@ class SearchTrainer(PPOTrainerSync):
         return metrics
 
     def _keep_as_best(self) -> None:
-        if self.research.keep == LAST or self.config.trainer.save_freq <= 0:  # 0: no checkpoints are wanted
-            return
+        if self.research.keep != LAST and self._save_this_step():
+            keep_as_best(self.research.run_dir, self.global_steps)
+
+    def _save_this_step(self) -> bool:
+        """Write its checkpoint if it is not there; False where no checkpoints are wanted."""
+        if self.config.trainer.save_freq <= 0:
+            return False
         if latest_checkpoint(self.research.run_dir) != self.global_steps:
             self._save_checkpoint()
-        keep_as_best(self.research.run_dir, self.global_steps)
+        return True
 
     def _save_checkpoint(self) -> None:
         """veRL's, never through the hard links of a step that was saved before."""

@@ -72,13 +72,21 @@ def validated_scores(rows: Sequence[Row]) -> dict[int, float]:
 
 def best_step(rows: Sequence[Row]) -> int | None:
     """The trained step with the highest score, of equal ones the later; None if none was validated."""
-    scores = {step: score for step, score in validated_scores(rows).items() if step > 0}
+    return _best({step: score for step, score in validated_scores(rows).items() if step > 0})
+
+
+def best_of_all(rows: Sequence[Row]) -> int | None:
+    """The same with the start, step 0, which has no checkpoint."""
+    return _best(validated_scores(rows))
+
+
+def _best(scores: Mapping[int, float]) -> int | None:
     return max(scores, key=lambda step: (scores[step], step), default=None)
 
 
 def validations_without_gain(rows: Sequence[Row]) -> int:
-    """How many validations there were since the best one."""
-    best = best_step(rows)
+    """How many validations there were since the best one, which may be that of the start."""
+    best = best_of_all(rows)
     return sum(step > best for step in validated_scores(rows)) if best is not None else 0
 
 
@@ -125,7 +133,9 @@ def provenance(rows: Sequence[Row], measure: str) -> str:
         return ""
     step, last = judged[-1], max(scores)
     line = f"after: the policy of step {step}, mean validation {measure} {scores[step]:.3f}"
-    if step == best_step(rows):
+    if scores.get(0, 0.0) > scores[step]:
+        line += f", less than before the training ({scores[0]:.3f})"
+    elif step == best_step(rows):
         line += ", the best of all validations"
     return line + (f" (step {last}, the last: {scores[last]:.3f})" if step < last else "")
 

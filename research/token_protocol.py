@@ -6,6 +6,7 @@ text is encoded, once, after protocol tags and special tokens have been taken ou
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,14 @@ from research.trajectory import Passage, well_formed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+# Longer runs without a blank are no words.
+LONGEST_WORD = 40
+# Scripts that write words without blanks between them: Thai to Khmer, Chinese and Japanese.
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
+)
 
 
 @dataclass(frozen=True)
@@ -185,13 +194,12 @@ class TokenProtocol:
         return token_ids[:low], tag
 
     def truncate(self, text: str, tokens: int) -> str:
-        """The longest prefix of at most ``tokens`` tokens that ends between words."""
+        """A prefix of at most ``tokens`` tokens that ends between words, or anywhere in what has no words."""
         token_ids = self.encode(text)
         if len(token_ids) <= tokens:
             return text
         prefix = self.decode(token_ids[: max(tokens, 0)]).rstrip("\ufffd")
-        head, blank, _ = prefix.rpartition(" ")
-        return (head if blank else prefix).rstrip()
+        return prefix[: len(prefix) - _begun_word(prefix)].rstrip() or prefix
 
     def clean(self, text: str) -> str:
         """Text from outside without tags and special tokens, see :func:`research.protocol.neutralise`."""
@@ -249,3 +257,9 @@ class TokenProtocol:
             text = self.truncate(text, keep) if keep > 0 else ""
             block = self._block([text], shown if text else 0)
         return block if len(block.token_ids) <= room else None
+
+
+def _begun_word(text: str) -> int:
+    """How many characters at the end belong to a word; 0 where there are no words to end between."""
+    end = re.split(r"\s", text[-LONGEST_WORD - 1 :])[-1]
+    return 0 if len(end) > LONGEST_WORD or UNSPACED.search(end) else len(end)

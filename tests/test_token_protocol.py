@@ -335,3 +335,26 @@ def test_no_tag_comes_about_where_two_passages_meet(tag_tokens: TokenProtocol) -
 def test_a_huge_passage_is_looked_at_as_far_as_it_is_shown(tokens: TokenProtocol) -> None:
     words = episode(tokens, "<search>q</search>", "<answer>", "", found=("T\n" + "<é " * 2_000_000,))
     assert words.segments[1].text.startswith(" <result>\nT\n<é <é")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Kyoto city\n" + "京都は日本の都市である。" * 200,
+        "ประเทศไทย " + "กรุงเทพมหานครเป็นเมืองหลวง" * 200,
+        "Sequence\n" + "ACGT" * 900,
+        "A table\n" + "word\tword\n" * 900,
+    ],
+)
+@pytest.mark.parametrize("room", [60, 300])
+def test_what_is_cut_keeps_most_of_its_room_with_blanks_or_without(
+    tokens: TokenProtocol, text: str, room: int
+) -> None:
+    [shown] = tokens.passage_texts([Passage("1", text)], room)
+    assert 0.7 * room < len(tokens.encode(shown)) <= room
+
+
+def test_what_is_cut_ends_between_words(tokens: TokenProtocol) -> None:
+    for room in range(20, 60):
+        [shown] = tokens.passage_texts([Passage("1", "The Title\nnumbers, orders\tand letters " * 30)], room)
+        assert set(shown.split()) <= {"The", "Title", "numbers,", "orders", "and", "letters"}

@@ -300,7 +300,7 @@ def test_nothing_to_resume(tmp_path):
 
 def test_resume_takes_the_saved_options_and_refuses_others(tmp_path):
     saved = options(tmp_path, seed=7, steps=10, overrides=("data.train_batch_size=8",))
-    (saved.run_dir / "checkpoints").mkdir(parents=True)
+    (saved.run_dir / "checkpoints" / "global_step_10").mkdir(parents=True)
     (saved.run_dir / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("10")
     saved.save(saved.run_dir / "recipe.json")
     values = {**vars(options(tmp_path)), "steps": 20}

@@ -31,6 +31,22 @@ URL = "http://127.0.0.1:1"
 def test_a_port_that_is_no_http_is_no_healthy_retriever():
     with speaking(b"SSH-2.0-OpenSSH_9.6\r\n") as address:
         assert not is_healthy(f"http://{address}")
+    assert not is_healthy("http://a..b:80"), "nor is a host that can be no name"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://a..b:80"])
+def test_a_retriever_that_does_not_answer_is_told_before_the_start(tmp_path, url):
+    result = run_main("--run-dir", tmp_path / "run", "--retriever-url", url)
+    assert result.exit_code == 1 and "cannot start:" in result.output
+    assert f"--retriever-url: no healthy retriever at {url}" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_retriever_that_answers_may_be_used(tmp_path):
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    with speaking(answer) as address:
+        plan = make_plan(options(tmp_path, retriever_url=f"http://{address}"))
+        assert not any("--retriever-url" in line for line in problems(plan))
 
 
 def test_folders_of_models_are_those_of_the_users_folder(tmp_path, monkeypatch):
@@ -241,6 +257,14 @@ def test_a_recipe_of_another_version_is_one_line(tmp_path, change, why):
 def test_model_folder_without_a_model(tmp_path):
     result = run_main("--run-dir", tmp_path / "run", "--model", tmp_path)
     assert result.exit_code == 1 and "config.json" in result.output
+
+
+def test_a_model_folder_that_is_not_whole_is_told_before_the_start(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    lines = problems(make_plan(options(tmp_path, model=str(tmp_path / "model"))))
+    for what in ("weights", "tokenizer"):
+        assert any(line.startswith("--model: ") and f"its {what}" in line for line in lines)
 
 
 def test_port_in_use(tmp_path):

@@ -349,3 +349,9 @@ def test_malformed_rows_are_named_by_file_and_line(tmp_path):
         cwd=ROOT,
     )
     assert result.returncode == 1 and "mine.jsonl:2" in result.stderr and "golden_answers" in result.stderr
+
+
+def test_the_help_says_which_checkpoint_is_exported_and_which_questions_are_read():
+    text = " ".join(run_main("--help").output.split())
+    assert "Only write the checkpoint that research.keep names" in text
+    assert all(name in text for name in ("FlashRAG", "MuSiQue", "HotpotQA", "2Wiki", "Search-R1"))

@@ -31,6 +31,22 @@ URL = "http://127.0.0.1:1"
 def test_a_port_that_is_no_http_is_no_healthy_retriever():
     with speaking(b"SSH-2.0-OpenSSH_9.6\r\n") as address:
         assert not is_healthy(f"http://{address}")
+    assert not is_healthy("http://a..b:80"), "nor is a host that can be no name"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://a..b:80"])
+def test_a_retriever_that_does_not_answer_is_told_before_the_start(tmp_path, url):
+    result = run_main("--run-dir", tmp_path / "run", "--retriever-url", url)
+    assert result.exit_code == 1 and "cannot start:" in result.output
+    assert f"--retriever-url: no healthy retriever at {url}" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_retriever_that_answers_may_be_used(tmp_path):
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    with speaking(answer) as address:
+        plan = make_plan(options(tmp_path, retriever_url=f"http://{address}"))
+        assert not any("--retriever-url" in line for line in problems(plan))
 
 
 def test_folders_of_models_are_those_of_the_users_folder(tmp_path, monkeypatch):
@@ -243,6 +259,14 @@ def test_model_folder_without_a_model(tmp_path):
     assert result.exit_code == 1 and "config.json" in result.output
 
 
+def test_a_model_folder_that_is_not_whole_is_told_before_the_start(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    lines = problems(make_plan(options(tmp_path, model=str(tmp_path / "model"))))
+    for what in ("weights", "tokenizer"):
+        assert any(line.startswith("--model: ") and f"its {what}" in line for line in lines)
+
+
 def test_port_in_use(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -300,7 +324,7 @@ def test_nothing_to_resume(tmp_path):
 
 def test_resume_takes_the_saved_options_and_refuses_others(tmp_path):
     saved = options(tmp_path, seed=7, steps=10, overrides=("data.train_batch_size=8",))
-    (saved.run_dir / "checkpoints").mkdir(parents=True)
+    (saved.run_dir / "checkpoints" / "global_step_10").mkdir(parents=True)
     (saved.run_dir / "checkpoints" / "latest_checkpointed_iteration.txt").write_text("10")
     saved.save(saved.run_dir / "recipe.json")
     values = {**vars(options(tmp_path)), "steps": 20}
@@ -325,3 +349,9 @@ def test_malformed_rows_are_named_by_file_and_line(tmp_path):
         cwd=ROOT,
     )
     assert result.returncode == 1 and "mine.jsonl:2" in result.stderr and "golden_answers" in result.stderr
+
+
+def test_the_help_says_which_checkpoint_is_exported_and_which_questions_are_read():
+    text = " ".join(run_main("--help").output.split())
+    assert "Only write the checkpoint that research.keep names" in text
+    assert all(name in text for name in ("FlashRAG", "MuSiQue", "HotpotQA", "2Wiki", "Search-R1"))

@@ -15,7 +15,7 @@ from research.training.options import FILES, ROOT, Options, OptionsError
 from research.training.plan import ConfigurationError, make_plan
 from research.training.retriever_keeper import RetrieverFailed
 from research.training.run import RunFailed, execute, export, show
-from research.training.run_files import latest_checkpoint
+from research.training.run_files import DamagedFile, latest_checkpoint
 from research.training.values import is_url
 from retriever_server.indexes import KINDS
 
@@ -79,7 +79,7 @@ def run_options(recipe: str, steps: str) -> Callable[[Function], Function]:
             "--export",
             "only_export",
             is_flag=True,
-            help="Only write the newest checkpoint as RUN_DIR/policy.",
+            help="Only write the checkpoint that research.keep names as RUN_DIR/policy.",
         ),
         click.option(
             "--seed",
@@ -170,7 +170,7 @@ def run_recipe(
             export(options.run_dir)
         else:
             execute(make_plan(options))
-    except (ConfigurationError, OptionsError, RunFailed, RetrieverFailed, OSError) as error:
+    except (ConfigurationError, OptionsError, DamagedFile, RunFailed, RetrieverFailed, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         context.exit(130)

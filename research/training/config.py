@@ -72,8 +72,6 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
     load_prompt(config.prompt)
     if config.keep not in KEEP:
         raise ValueError(f"research.keep: {config.keep!r}; it is one of: {', '.join(KEEP)}")
-    if config.early_stop is not None and (not isinstance(config.early_stop, int) or config.early_stop < 1):
-        raise ValueError(f"research.early_stop: {config.early_stop!r} is no number of validations; or null")
     unknown = set(config.controls) - set(CONTROLS)
     if unknown:
         raise ValueError(f"research.controls: {', '.join(unknown)}; there are: {', '.join(CONTROLS)}")

@@ -26,7 +26,7 @@ class GuardConfig:
     """Thresholds, the keys of ``research.guards``; see recipes/config/common.yaml for each.
 
     Raises:
-        ValueError: a value is no number, negative, or too few steps for a slope.
+        ValueError: a value is no number, negative, too few steps for a slope, or a part of a step.
     """
 
     recent_steps: int = 5
@@ -47,8 +47,9 @@ class GuardConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             least = {"recent_steps": 1, "reward_zero_steps": 1, "reward_steps": 3}.get(field.name, 0)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-                raise ValueError(f"research.guards.{field.name} must be a number >= {least}, not {value!r}")
+            kinds, words = ((int,), "an integer") if field.type is int else ((int, float), "a number")
+            if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+                raise ValueError(f"research.guards.{field.name} must be {words} >= {least}, not {value!r}")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from research.overrides import quoted
@@ -26,10 +26,19 @@ from research.training.values import check_training
 CONFIG_DIR = ROOT / "recipes" / "config"
 # Keys that follow an option of the command line, which decides more than the key.
 OPTIONS = {
-    "research.run_dir": "--run-dir",
-    "research.retriever.url": "--retriever-url",
-    "actor_rollout_ref.model.path": "--model",
-    "trainer.nnodes": "--nodes",
+    "research.run_dir": "give --run-dir",
+    "research.retriever.url": "give --retriever-url",
+    "research.rewriting.encoder": "give --encoder",
+    "data.train_files": "give {questions}",
+    "data.val_files": "give --validation and --test",
+    "data.seed": "give --seed",
+    "actor_rollout_ref.rollout.seed": "give --seed",
+    "actor_rollout_ref.actor.fsdp_config.seed": "give --seed",
+    "actor_rollout_ref.model.path": "give --model",
+    "actor_rollout_ref.rollout.agent.agent_loop_config_path": "the recipe's episodes are its own",
+    "trainer.nnodes": "give --nodes",
+    "trainer.n_gpus_per_node": "give --gpus",
+    "trainer.default_local_dir": "give --run-dir",
 }
 INDEX_FORMAT = 2  # of the retrieval server's manifests; older indexes in the cache are built again
 
@@ -146,7 +155,7 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
         check_training(config)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    _refuse_keys_of_options(config, values, plan.options.hardware)
+    _refuse_keys_of_options(config, values, plan.options)
     rollout, data = config.actor_rollout_ref.rollout, config.data
     # Shorter, it would fail the episodes that use the room they have.
     longest = data.max_prompt_length + data.max_response_length
@@ -154,13 +163,21 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
     return config
 
 
-def _refuse_keys_of_options(config: DictConfig, values: dict[str, Any], hardware: str) -> None:
+def _refuse_keys_of_options(config: DictConfig, values: dict[str, Any], options: Options) -> None:
     """What the recipe does follows its options: another value in the configuration alone would part them."""
-    if OmegaConf.select(config, "trainer.device") != {"cpu": "cpu", "gpu": "cuda"}[hardware]:
+    if OmegaConf.select(config, "trainer.device") != {"cpu": "cpu", "gpu": "cuda"}[options.hardware]:
         raise ConfigurationError("hardware is not set by itself: give --hardware")
-    for key, option in OPTIONS.items():
-        if str(OmegaConf.select(config, key)) != str(values[key]):
-            raise ConfigurationError(f"{key} is not set by itself: give {option}")
+    questions = RECIPES[options.recipe].questions_option
+    for key in OPTIONS:
+        if key in values and _words(OmegaConf.select(config, key)) != _words(values[key]):
+            raise ConfigurationError(
+                f"{key} is not set by itself: {OPTIONS[key].format(questions=questions)}"
+            )
+
+
+def _words(value: Any) -> list[str]:
+    """The same for a path and its text, and for one that is a list of one."""
+    return [str(each) for each in (value if isinstance(value, list | ListConfig) else [value])]
 
 
 def _verl_configs() -> str:
@@ -186,6 +203,7 @@ def _values(plan: Plan, retriever_url: str) -> dict[str, Any]:
         "actor_rollout_ref.actor.fsdp_config.seed": options.seed,
         "actor_rollout_ref.model.path": plan.source.model,
         "actor_rollout_ref.rollout.agent.agent_loop_config_path": ROOT / "research/training/agent_loop.yaml",
+        "trainer.default_local_dir": options.run_dir / "checkpoints",
         "trainer.nnodes": options.nodes,
         "trainer.experiment_name": options.run_dir.name,
     }

@@ -23,8 +23,10 @@ from data.wiki18 import required_files, space_needed
 from research.controls import CLOSED_BOOK, SHUFFLED
 from research.training.config import ResearchConfig, read_research_config
 from research.training.hardware import gpu_memory
-from research.training.options import CACHE
+from research.training.model_folder import folder_faults
+from research.training.options import CACHE, TOKEN
 from research.training.plan import Plan
+from research.training.retriever_keeper import is_healthy
 from research.training.rows import read_run_tasks, require_batch, require_controls
 from research.training.sources import PREPARED, RECIPES
 from retriever_server.__main__ import build, serve
@@ -46,6 +48,7 @@ def problems(plan: Plan) -> list[str]:
         _models(plan),
         _port(plan),
         _reachable(plan),
+        _retriever(plan),
         _retriever_words(plan),
         _supervised(plan),
     ]
@@ -154,8 +157,9 @@ def _models(plan: Plan) -> Iterator[str]:
     for option, name in {"--model": model, "--encoder": encoder}.items():
         if name is not None and not Path(name).exists() and not HUB_NAME.fullmatch(name):
             yield f"{option}: there is no folder {name}, and it is no name on the hub (NAME or OWNER/NAME)"
-    if model is not None and Path(model).exists() and not (Path(model) / "config.json").is_file():
-        yield f"--model: {model} is not a folder with a Hugging Face model (config.json is missing)"
+    if model is not None and Path(model).exists():
+        for fault in folder_faults(Path(model)):
+            yield f"--model: {model} is not a folder with a Hugging Face model ({fault})"
 
 
 def _supervised(plan: Plan) -> Iterator[str]:
@@ -189,6 +193,12 @@ def _reachable(plan: Plan) -> Iterator[str]:
             f"nodes search there, too, and {host} is each of them itself; give the address by which they "
             f"reach {'the retriever' if url else 'this machine'}"
         )
+
+
+def _retriever(plan: Plan) -> Iterator[str]:
+    url = plan.options.retriever_url
+    if url and not is_healthy(url):
+        yield f"--retriever-url: no healthy retriever at {url}; start it, and check host, port and {TOKEN}"
 
 
 def _means_each_machine_itself(host: str) -> bool:

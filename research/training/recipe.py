@@ -32,7 +32,10 @@ from research.training.command_line import (
     help="Policy to train: any HF causal LM. [Qwen2.5-7B-Instruct | tiny]",
 )
 @click.option(
-    "--questions", type=FILE, help="Training questions (FlashRAG's form or MuSiQue's). [MuSiQue | mini world]"
+    "--questions",
+    type=FILE,
+    help="Training questions: FlashRAG's form, the official files of MuSiQue, HotpotQA and 2Wiki, or "
+    "Search-R1's parquet. [MuSiQue | mini world]",
 )
 @click.option("--validation", type=FILE, help="Questions that draw the curve; without, some of --questions.")
 @click.option(

@@ -100,5 +100,6 @@ def is_healthy(url: str) -> bool:
     except urllib.error.HTTPError as error:
         # Search-R1's server has no /health: that it answers at all will do.
         return error.code == 404
-    except (OSError, http.client.HTTPException):  # nobody is there, or a port that is no HTTP
+    # Nobody is there, a port that is no HTTP, or a host that can be no name.
+    except (OSError, http.client.HTTPException, UnicodeError):
         return False

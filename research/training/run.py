@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 from omegaconf import DictConfig, OmegaConf
 
+from data.hub import free_space, size_text
 from research.processes import (
     adopt_orphans,
     alone_in,
@@ -36,9 +37,11 @@ from research.training.preflight import file_problems, free_port, problems
 from research.training.progress import StepPrinter
 from research.training.retriever_keeper import retriever_url, served_retriever
 from research.training.rows import settle, total_steps
-from research.training.run_files import forget_steps_after, latest_checkpoint, read_metrics
+from research.training.run_files import forget_steps_after, latest_checkpoint, mend_tracker, read_metrics
 from research.training.table import NO_TEST, as_text, failures_warning, held_out_split, table_rows
 from research.training.validations import LAST, handed_over, provenance, stopped_early
+
+FULL_DISK = 10**7  # bytes: no checkpoint fits any more, and who fails to write may leave some free
 
 
 class RunFailed(RuntimeError):
@@ -123,6 +126,8 @@ def _refuse(faults: list[str]) -> None:
 def _prepare_and_train(plan: Plan, config: DictConfig, port: int) -> None:
     """What is left of it: nothing for a run that is finished."""
     run_dir = plan.options.run_dir
+    if warning := mend_tracker(run_dir):
+        click.echo(warning, err=True)
     total, checkpoint = total_steps(config, run_dir), latest_checkpoint(run_dir)
     if checkpoint is None:  # nothing was trained on the rows that may be there
         shutil.rmtree(run_dir / "data", ignore_errors=True)
@@ -247,7 +252,10 @@ def _echo_all(printer: StepPrinter) -> None:
 
 
 def _cause(run_dir: Path) -> str:
-    return tail(run_dir / "logs" / "error.txt", 1) or "its process ended without a word"
+    """What the process left of it. On a full disk often nothing, and what it did leave is not the cause."""
+    said, free = tail(run_dir / "logs" / "error.txt", 1), free_space(run_dir)
+    full = f"the disk of {run_dir} is full ({size_text(free)} are free)" if free < FULL_DISK else ""
+    return "; ".join(filter(None, (full, said))) or "its process ended without a word"
 
 
 # ------------------------------------------------------------------------------------------ export, summary

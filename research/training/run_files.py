@@ -7,11 +7,16 @@ import numbers
 import os
 import re
 import socket
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from research.trajectory import Trajectory
+
+
+class DamagedFile(ValueError):
+    """A file of the run is not as it was written; the message, for the user, names it and what to do."""
 
 
 class MetricsFile:
@@ -78,24 +83,55 @@ def read_step(run_dir: Path, step: int, split: str) -> Iterator[Trajectory]:
 
 
 def read_trajectories(path: Path) -> Iterator[Trajectory]:
-    """The trajectories of a file, in order; a last line that is still being written is left out."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
+    """The trajectories of a file, in order; a last line that is still being written is left out.
+
+    Raises:
+        DamagedFile: a line is no trajectory; names file and line.
+    """
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
             if line.endswith("\n"):
-                yield Trajectory.from_json(line)
+                try:
+                    trajectory = Trajectory.from_json(line)
+                except ValueError as error:
+                    raise _damaged_line(path, number, f"no trajectory ({error})") from error
+                yield trajectory
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:
-    """All rows of ``metrics.jsonl``; an unfinished last line (a killed run) is left out."""
+    """All rows of ``metrics.jsonl``; an unfinished last line (a killed run) is left out.
+
+    Raises:
+        DamagedFile: a line is no row of a step; names file and line.
+    """
     path = run_dir / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return [_read_row(line, path, number) for number, line in enumerate(lines, start=1)]
+
+
+def _read_row(line: str, path: Path, number: int) -> dict[str, float]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _damaged_line(path, number, f"no JSON ({error})") from error
+    if not isinstance(row, dict) or "step" not in row or not all(map(_is_number, row.values())):
+        raise _damaged_line(path, number, "not the numbers of a step")
+    return row
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _damaged_line(path: Path, number: int, what: str) -> DamagedFile:
+    return DamagedFile(f"{path}, line {number}: {what}; take that line out and run again")
 
 
 def forget_steps_after(run_dir: Path, step: int) -> None:
     """Drop what a killed run wrote after the checkpoint of ``step``: those steps are about to be run
-    again.
+    again. Of what is kept, the line that it did not finish: the next would be appended to it.
     """
     rows = [row for row in read_metrics(run_dir) if row["step"] <= step]
     if (run_dir / "metrics.jsonl").exists():
@@ -106,9 +142,67 @@ def forget_steps_after(run_dir: Path, step: int) -> None:
         found = TRAJECTORY_FILE.fullmatch(path.name)
         if found and int(found[2]) > step:
             path.unlink()
+        elif found:
+            _drop_unfinished_line(path)
+
+
+def _drop_unfinished_line(path: Path) -> None:
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        if file.read() in (b"", b"\n"):
+            return
+        file.seek(0)
+        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
 
 
 def latest_checkpoint(run_dir: Path) -> int | None:
-    """The step of the newest whole checkpoint, or None. veRL writes the tracker file last."""
-    tracker = run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
-    return int(tracker.read_text().strip()) if tracker.exists() else None
+    """The step of the newest whole checkpoint, or None. veRL writes the tracker file last; where a crash
+    left it without a checkpoint's number, the folders tell.
+    """
+    tracker = _tracker(run_dir)
+    if not tracker.exists():
+        return None
+    named = _named_step(tracker)
+    return max(_whole_checkpoints(tracker.parent), default=None) if named is None else named
+
+
+def mend_tracker(run_dir: Path) -> str | None:
+    """Let veRL's tracker file name the newest whole checkpoint again, as veRL itself reads it, too; one line
+    on it if that was needed.
+
+    Raises:
+        DamagedFile: there is no whole checkpoint to name.
+    """
+    tracker = _tracker(run_dir)
+    if not tracker.exists() or _named_step(tracker) is not None:
+        return None
+    step = latest_checkpoint(run_dir)
+    if step is None:
+        raise DamagedFile(
+            f"{tracker} names no checkpoint, and none beside it is whole; remove it to start the run anew"
+        )
+    temporary = tracker.with_suffix(".tmp")
+    temporary.write_text(str(step), encoding="utf-8")
+    temporary.replace(tracker)
+    return f"WARNING: {tracker} named no checkpoint; it now names the newest whole one, of step {step}"
+
+
+def _tracker(run_dir: Path) -> Path:
+    return run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
+
+
+def _named_step(tracker: Path) -> int | None:
+    """None if it is no number, or that of no folder, where veRL would start anew."""
+    text = tracker.read_text(encoding="utf-8", errors="replace").strip()
+    named = text.isascii() and text.isdigit() and (tracker.parent / f"global_step_{int(text)}").is_dir()
+    return int(text) if named else None
+
+
+def _whole_checkpoints(folder: Path) -> Iterator[int]:
+    """The steps whose files were all written to their ends. veRL writes data.pt last, each as a zip file."""
+    for path in folder.glob("global_step_*"):
+        _, _, step = path.name.rpartition("_")
+        files = [path / "data.pt", *path.glob("actor/*.pt")]
+        if step.isdecimal() and len(files) > 1 and all(map(zipfile.is_zipfile, files)):
+            yield int(step)

@@ -46,20 +46,30 @@ def check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any], free
         old, new = _read(path), OmegaConf.to_container(config)
         if key := _first_difference(_tied(old, free), _tied(new, free)):
             raise EvaluationError(f"{run_dir} holds an evaluation with another {key}: choose another --out")
-    if identity_path.exists() and _read(identity_path) != identity:
-        raise EvaluationError(
-            f"{run_dir} was begun with another retriever or other questions: {identity_path}"
-        )
+    if identity_path.exists():
+        _check_identity(identity_path, identity)
     for target, text in ((identity_path, json.dumps(identity, indent=1)), (path, OmegaConf.to_yaml(config))):
         with atomic_path(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def _check_identity(path: Path, identity: dict[str, Any]) -> None:
+    old, new = _tied(_read(path), Free()), _tied(identity, Free())
+    key = _first_difference(old, new)
+    if key is None:
+        return
+    # A folder of before the key was noted: its figures may be of something else, so it does not go on.
+    message = f"{path} does not say {key}, so it may be of another: choose another --out"
+    if key in old:
+        message = f"{path.parent} was begun with another {key}, see {path}: choose another --out"
+    raise EvaluationError(message)
 
 
 def _read(path: Path) -> Any:
     """The object that a YAML or JSON file of ours holds. Raises EvaluationError."""
     try:
         if path.name == IDENTITY:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return dict(json.loads(path.read_text(encoding="utf-8")))
         return dict(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
     except (ValueError, TypeError, OSError, YAMLError, OmegaConfBaseException) as error:
         raise EvaluationError(f"{path} cannot be read: choose another --out") from error

@@ -1,4 +1,6 @@
-"""Values of the evaluations' keys: each has a meaning or is refused by name, before anything is asked."""
+"""Values of the evaluations' keys, and their folder: each has a meaning and can be written, or is refused by
+name, before anything is asked.
+"""
 
 import re
 from pathlib import Path
@@ -14,6 +16,7 @@ from research.evaluation import config
 from research.evaluation.bright import __main__ as bright
 from research.evaluation.bright import config as bright_config
 from research.evaluation.config import EvaluationError
+from research.evaluation.folder import own_folder
 from research.evaluation.values import BRIGHT, MULTIHOP, OPTIONAL
 from research.values import flattened
 
@@ -125,3 +128,21 @@ def test_nothing_of_bright_is_asked_or_written_with_such_a_value(tmp_path: Path,
     result = CliRunner().invoke(bright.main, command)
     assert result.exit_code == 1 and not (tmp_path / "out").exists()
     assert re.fullmatch(rf"Error: {re.escape(word.partition('=')[0])} must be an? .*\n", result.stderr)
+
+
+@pytest.mark.parametrize("main", [multihop.main, bright.main])
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_asked(tmp_path: Path, main: Any) -> None:
+    (tmp_path / "file").write_text("")
+    rest = ["--retriever", "http://127.0.0.1:1"] if main is multihop.main else []
+    for out in ("/proc/x", "/proc/x/y", tmp_path / "file" / "x"):
+        result = CliRunner().invoke(main, ["run", "--model", "http://127.0.0.1:1", "--out", str(out), *rest])
+        assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith(f"Error: {out} cannot be written (")
+        assert "choose another --out" in result.stderr
+
+
+def test_that_a_folder_can_be_written_is_seen_without_a_trace(tmp_path: Path) -> None:
+    own_folder(tmp_path / "new" / "out")
+    (tmp_path / "there").mkdir()
+    own_folder(tmp_path / "there")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]

@@ -1,7 +1,9 @@
 """The folder of one evaluation: one configuration for good."""
 
 import json
+import tempfile
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,29 @@ class Free:
 
 
 def own_folder(run_dir: Path) -> None:
-    """Raise EvaluationError for a folder that holds anything but an evaluation."""
+    """Raise EvaluationError for a folder that holds anything but an evaluation, or cannot be written."""
     if run_dir.exists() and not run_dir.is_dir():
         raise EvaluationError(f"{run_dir} is no folder: choose another --out")
     found = sorted({path.name for path in run_dir.iterdir()} - {LOCK}) if run_dir.exists() else []
     if found and IDENTITY not in found:
         raise EvaluationError(f"{run_dir} is no evaluation, but holds {found[0]}: choose another --out")
+    _check_writable(run_dir)
+
+
+def _check_writable(folder: Path) -> None:
+    """By trying, for permissions alone do not tell (/proc, a read-only disk); nothing of it stays."""
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise EvaluationError(f"{folder} cannot be written ({reason}): choose another --out") from error
+    finally:
+        for each in made:
+            with suppress(OSError):
+                each.rmdir()
 
 
 def check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any], free: Free) -> None:

@@ -17,7 +17,7 @@ from data import DataError
 
 BATCH = 256
 BLANK = re.compile(r"\s*")
-KINDS = "read are JSON lines, a JSON array, both also as .gz, and .parquet"
+KINDS = "each line must be one JSON object, or the file one JSON array, both also as .gz, or .parquet"
 
 
 def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, Any]]:

@@ -12,17 +12,20 @@ Of official rows the titles of the gold passages are kept; the paragraphs, nine 
 
 import json
 import re
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from data import DataError
+from data.json_rows import KINDS
 
 Row = dict[str, Any]
 FORMS = (
     'read are rows {"id", "question", "golden_answers"} (FlashRAG), {"id" or "_id", "question", "answer"} '
     '(MuSiQue, HotpotQA, 2Wiki), and with "reward_model" and "prompt" (Search-R1, veRL)'
 )
+FIELDS = {"id", "_id", "question", "prompt", "golden_answers", "answer", "reward_model", "extra_info"}
 KEPT = ("hops", "type", "level", "question_decomposition")  # of an official row, as metadata
 
 
@@ -66,6 +69,8 @@ def question_of(row: Row, where: str, number: int) -> Question | None:
     veRL's rows need no id: `number`, the row's in its file, stands for it. Raises DataError.
     """
     row = {name: value for name, value in row.items() if value is not None}
+    if not FIELDS & row.keys():
+        raise DataError(f"{where}: an object with {named_fields(row)} is no question: {KINDS}; {FORMS}")
     metadata = row.get("metadata") or {}
     if not isinstance(metadata, dict):
         raise DataError(f'{where}: "metadata" must be an object')
@@ -106,24 +111,30 @@ def _of_prompt(prompt: Any) -> str | None:
 
 def _answers(row: Row, where: str) -> tuple[str, ...]:
     if "golden_answers" in row:
-        return _texts(row["golden_answers"], where, '"golden_answers" must be a non-empty list of strings')
+        wanted = "must be a non-empty list of strings"
+        return _texts(row["golden_answers"], where, "golden_answers", wanted)
     if "answer" in row:
         aliases = row.get("answer_aliases", [])
         if not isinstance(aliases, list) or not all(isinstance(each, str) for each in aliases):
             raise DataError(f'{where}: "answer_aliases" must be a list of strings')
-        answers = _texts(_listed(row["answer"]), where, '"answer" must be a non-empty string')
+        answers = _texts(_listed(row["answer"]), where, "answer", "must be a non-empty string")
         return tuple(_once([*answers, *filter(str.strip, aliases)]))
     if "reward_model" not in row:
         raise DataError(f'{where}: "golden_answers" must be a non-empty list of strings; {FORMS}')
     truth = row["reward_model"].get("ground_truth") if isinstance(row["reward_model"], dict) else None
     target = _listed(truth.get("target") if isinstance(truth, dict) else truth)
-    return _texts(target, where, '"reward_model" must be {"ground_truth": {"target": [answer, ...]}}')
+    return _texts(target, where, "reward_model", 'must be {"ground_truth": {"target": [answer, ...]}}')
 
 
-def _texts(value: Any, where: str, wanted: str) -> tuple[str, ...]:
-    if isinstance(value, list) and value and all(isinstance(each, str) and each.strip() for each in value):
-        return tuple(value)
-    raise DataError(f"{where}: {wanted}")
+def _texts(value: Any, where: str, name: str, wanted: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise DataError(f'{where}: "{name}" {wanted}')
+    for each in value:
+        if not isinstance(each, str):
+            raise DataError(f'{where}: "{name}" holds {reprlib.repr(each)}, which is not a string')
+        if not each.strip():
+            raise DataError(f'{where}: "{name}" holds an empty answer')
+    return tuple(value)
 
 
 def _kept(row: Row, name: str, where: str) -> dict[str, Any]:
@@ -201,6 +212,11 @@ def _items(value: Any) -> list[Any]:
 
 def _once(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
+
+
+def named_fields(row: Row) -> str:
+    """Some names of fields for people, in one line whatever they hold."""
+    return ", ".join(json.dumps(name[:40]) for name in list(row)[:5]) or "no fields"
 
 
 def _unless(value: Any) -> str:

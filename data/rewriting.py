@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data import DataError
-from data.json_rows import check_storable, read_rows
+from data.json_rows import KINDS, check_storable, read_rows
+from data.question_forms import named_fields
 from data.questions import AGENT_NAME, TEXTS, TRAINING_SCHEMA, Row, atomic_path
 
 SCHEMA = pa.schema(
@@ -104,6 +105,10 @@ def task_rows(tasks: Iterable[RewritingTask], split: str) -> list[Row]:
 def _task(row: Any, where: str) -> RewritingTask:
     if not isinstance(row, dict):
         raise DataError(f"{where}: a task must be a JSON object")
+    if not {"id", "question"} & row.keys():
+        raise DataError(
+            f'{where}: an object with {named_fields(row)} is no task, {{"id", "question", ...}}: {KINDS}'
+        )
     for name in ("id", "question"):
         value = str(row.get(name)) if name == "id" and type(row.get(name)) is int else row.get(name)
         if not isinstance(value, str) or not value.strip():

@@ -130,12 +130,18 @@ FAULTS = [
     (changed(golden_answers=ABSENT), ANSWERS),
     (changed(golden_answers=[]), ANSWERS),
     (changed(golden_answers="He"), ANSWERS),
-    (changed(golden_answers=["He", 1]), ANSWERS),
-    (changed(golden_answers=["He", ""]), ANSWERS),
+    (changed(golden_answers=["He", 1990]), '"golden_answers" holds 1990, which is not a string'),
+    (changed(golden_answers=[["He"]]), "\"golden_answers\" holds ['He'], which is not a string"),
+    (changed(golden_answers=["He", " "]), '"golden_answers" holds an empty answer'),
     (changed(golden_answers=["\ud800"]), '"golden_answers" holds half a surrogate pair'),
     (changed(metadata=1), '"metadata" must be an object'),
     (changed(metadata={"\ud800": 1}), '"metadata" holds half a surrogate pair'),
-    (changed(golden_answers=ABSENT, answer=""), '"answer" must be a non-empty string'),
+    (changed(golden_answers=ABSENT, answer=""), '"answer" holds an empty answer'),
+    (changed(golden_answers=ABSENT, answer=1990), '"answer" must be a non-empty string'),
+    (changed(golden_answers=ABSENT, answer=[1990]), '"answer" holds 1990, which is not a string'),
+    (b'{"data": []}', 'an object with "data" is no question: each line must be one JSON object, or the file'),
+    (b'{"\\ud800\\n": 1}', 'an object with "\\ud800\\n" is no question'),
+    (b"{}", "an object with no fields is no question"),
     (
         changed(golden_answers=ABSENT, answer="x", answer_aliases="y"),
         '"answer_aliases" must be a list of strings',
@@ -164,6 +170,17 @@ def test_any_bytes_give_questions_or_one_line(folder: Path, content: bytes, pref
     for name in ("any.jsonl", "any.jsonl.gz"):
         (folder / name).write_bytes(prefix + content)
         fault(folder / name)
+
+
+@pytest.mark.parametrize("wrapped", [ROW, {"data": [ROW]}])
+def test_pretty_printed_objects_and_wrapped_lists_are_told_the_forms_that_are_read(
+    tmp_path: Path, wrapped: Any
+) -> None:
+    path = tmp_path / "q.jsonl"
+    for indent in (None, 2):
+        path.write_text(json.dumps(wrapped, indent=indent))
+        if wrapped is not ROW or indent:
+            assert "each line must be one JSON object, or the file one JSON array" in fault(path)
 
 
 @pytest.mark.parametrize("ending", ["", "]]", "] x", ",]", ", , {}]", "{}]"])

@@ -6,6 +6,7 @@ import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -184,6 +185,7 @@ def test_a_damaged_file_of_the_folder_is_named(
         for name, content in (
             ("predictions.jsonl", '{"a": 1}\n'),
             ("identity.json", "{"),
+            ("identity.json", "5"),
             ("config.yaml", "["),
         ):
             whole = (out / name).read_text()
@@ -192,6 +194,49 @@ def test_a_damaged_file_of_the_folder_is_named(
             assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
             assert str(out / name) in result.stderr
             (out / name).write_text(whole)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"question": "What is the river called?"},
+        {"golden_answers": ["Danube"]},
+        {"golden_answers": ["Paris", "Lutetia"]},
+        {"metadata": {"supporting_titles": ["Paris"]}},
+        {"metadata": {"supporting_ids": ["capital"]}},
+    ],
+)
+def test_figures_of_other_questions_with_the_same_ids_are_not_shown(
+    tmp_path: Path, tag_tokens: TokenProtocol, tokenizer: Path, questions: Path, change: dict[str, Any]
+) -> None:
+    with ModelServer(tag_tokens).running() as url:
+        words = (tmp_path, tokenizer, questions, url, "http://127.0.0.1:1", "methods=[direct]")
+        assert run(*words).exit_code == 0
+        first, *others = questions.read_text().splitlines(keepends=True)
+        questions.write_text("".join([json.dumps(json.loads(first) | change) + "\n", *others]))
+        refused = run(*words)
+        questions.write_text("".join([first, *others]))
+        assert run(*words).exit_code == 0
+    assert refused.exit_code == 1 and "| direct" not in refused.stdout
+    assert refused.stderr.startswith(
+        f"Error: {tmp_path / 'out'} was begun with another questions_sha256.land"
+    )
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_folder_that_does_not_say_its_questions_is_refused_in_one_line(
+    tmp_path: Path, tag_tokens: TokenProtocol, tokenizer: Path, questions: Path
+) -> None:
+    path = tmp_path / "out" / "identity.json"
+    with ModelServer(tag_tokens).running() as url:
+        words = (tmp_path, tokenizer, questions, url, "http://127.0.0.1:1", "methods=[direct]")
+        assert run(*words).exit_code == 0
+        counts = json.loads(path.read_text())
+        del counts["questions_sha256"]
+        path.write_text(json.dumps(counts))
+        result = run(*words)
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
+    assert f"{path} does not say questions_sha256.land" in result.stderr
 
 
 class Interrupting(ModelServer):

@@ -158,7 +158,7 @@ def test_no_parquet_is_one_line(tmp_path: Path) -> None:
         path.write_bytes(broken)
         assert fault(path).startswith(f"{path}: cannot be read as parquet")
     path.with_suffix(".jsonl").write_bytes(whole)
-    assert "a JSON array, both also as .gz, and .parquet" in fault(path.with_suffix(".jsonl"))
+    assert "one JSON array, both also as .gz, or .parquet" in fault(path.with_suffix(".jsonl"))
     dated = ROW | {"metadata": {"day": datetime.date(2024, 1, 1)}}
     assert '"metadata" holds what JSON cannot' in fault(write_as(path, [dated]))
 

@@ -16,7 +16,8 @@ from research.training.config import read_research_config
 from research.training.model_sizes import GIB, fit_to_model, model_sizes, set_sizes
 from research.training.plan import ConfigurationError, make_plan
 from research.training.preflight import problems
-from research.training.values import RESEARCH, SERVER_MAXIMUM, check_research, check_training
+from research.training.values import RESEARCH, check_research, check_training
+from research.values import SERVER_MAXIMUM
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def test_what_a_row_repeats_is_there_once(tmp_path: Path):
 @pytest.mark.parametrize(
     "row, fault",
     [
+        ('{"data": []}', 'an object with "data" is no task.* each line must be one JSON object'),
         ('{"id": "a"}', '"question" must be'),
         ('{"question": "q"}', '"id" must be'),
         ('{"id": "a", "question": "q", "positives": "text"}', '"positives" must be a list'),

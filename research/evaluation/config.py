@@ -2,6 +2,8 @@
 documented there.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from research.evaluation.methods import method_names
+from research.evaluation.values import check_multihop
 from research.prompts import load_prompt
 from research.protocol import Protocol
 from research.retriever_client import RetrieverConfig
 from research.search_loop import Limits
+from research.values import check_protocol
 
 ROOT = Path(__file__).parents[2]
 CONFIG_DIR = ROOT / "recipes" / "config"
@@ -177,17 +181,27 @@ def read_config(config: DictConfig) -> EvaluationConfig:
         EvaluationError: a key is unknown or missing, or a value has no meaning; the message names it.
     """
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    with saying_faults():
+        check_multihop(values)
     for key, section in SECTIONS.items():
         values[key] = build(section, values.get(key), key)
     values["datasets"], values["methods"] = tuple(values["datasets"]), tuple(values["methods"])
     read: EvaluationConfig = build(EvaluationConfig, values, "configuration")
     if unknown := sorted(set(read.methods) - set(method_names())):
         raise EvaluationError(f"no method is called {', '.join(unknown)}; there are: {_list(method_names())}")
-    try:
+    with saying_faults():
+        check_protocol(read.protocol)
         load_prompt(read.prompt)
+    return read
+
+
+@contextmanager
+def saying_faults() -> Iterator[None]:
+    """A ValueError, whose message is one line, as EvaluationError."""
+    try:
+        yield
     except ValueError as error:
         raise EvaluationError(str(error)) from error
-    return read
 
 
 def _list(names: list[str]) -> str:

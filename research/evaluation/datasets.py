@@ -1,5 +1,7 @@
 """Which questions are asked: data sets by name or by file, as tasks in a fixed order."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,6 +33,15 @@ def tasks(datasets: dict[str, list[Question]], config: EvaluationConfig) -> Iter
     for dataset, questions in datasets.items():
         for method in config.methods:
             yield from (Task(dataset, method, question) for question in questions)
+
+
+def digest(questions: Sequence[Question]) -> str:
+    """A mark that changes with whatever of the questions is asked or scored, and with their order."""
+    parts = [
+        (each.id, each.question, each.golden_answers, each.hops, each.supporting_ids, each.supporting_titles)
+        for each in questions
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _read(name: str) -> list[Question]:

@@ -70,12 +70,10 @@ def judge_metrics(
 async def judge_all(config: JudgeConfig, run_dir: Path) -> None:
     """Judge what is not judged yet. No answer and a failed question are wrong without being asked about.
 
-    Raises EvaluationError when the configuration lacks the judge's model.
+    Raises EvaluationError when the judge cannot be asked.
     """
     if config.url is None:
         return
-    if config.model is None:
-        raise EvaluationError("judge.model: which model is the judge?")
     cut_half_line(run_dir / JUDGEMENTS)
     known = read_verdicts(run_dir)
     todo = {content_key(config, each.metadata): each.metadata for each in read_predictions(run_dir)}

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from data.questions import Question
 from research.evaluation.config import EvaluationConfig, EvaluationError, read_config
-from research.evaluation.datasets import read_datasets, tasks
+from research.evaluation.datasets import digest, read_datasets, tasks
 from research.evaluation.engines import opened
 from research.evaluation.folder import Free, check_same
 from research.evaluation.judge import judge_all, judge_metrics, read_verdicts
@@ -166,12 +167,13 @@ class _Progress:
         self._bar.update()
 
 
-def _identity(config: EvaluationConfig, datasets: dict[str, list[Any]]) -> dict[str, Any]:
+def _identity(config: EvaluationConfig, datasets: dict[str, list[Question]]) -> dict[str, Any]:
     """What the figures hang on, besides the configuration: stands in metrics.json."""
     return {
         "model": config.engine.model,
         "retriever": _retriever_identity(config) if set(config.methods) - {"direct"} else None,
         "questions": {label: len(questions) for label, questions in datasets.items()},
+        "questions_sha256": {label: digest(questions) for label, questions in datasets.items()},
     }
 
 

@@ -16,7 +16,7 @@ from research.training.plan import ConfigurationError, make_plan
 from research.training.retriever_keeper import RetrieverFailed
 from research.training.run import RunFailed, execute, export, show
 from research.training.run_files import DamagedFile, latest_checkpoint
-from research.training.values import is_url
+from research.values import is_url
 from retriever_server.indexes import KINDS
 
 RUNS = ROOT / "runs"

@@ -19,7 +19,8 @@ from research.rewards.rewriting import RewritingConfig, reward_weights
 from research.search_loop import Limits
 from research.training.guards import GuardConfig
 from research.training.validations import KEEP
-from research.training.values import check_protocol, check_research
+from research.training.values import check_research
+from research.values import check_protocol
 
 Section = TypeVar("Section")
 
@@ -68,7 +69,7 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
         values[name] = tuple(values[name])
     config: ResearchConfig = _build(ResearchConfig, values, "research")
     _check_reward(config)
-    check_protocol(config.protocol)
+    check_protocol(config.protocol, "research.")
     load_prompt(config.prompt)
     if config.keep not in KEEP:
         raise ValueError(f"research.keep: {config.keep!r}; it is one of: {', '.join(KEEP)}")

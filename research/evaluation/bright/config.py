@@ -11,16 +11,18 @@ from omegaconf import DictConfig, OmegaConf
 from research.evaluation.bright.fusion import FUSIONS
 from research.evaluation.config import (
     EngineConfig,
-    EvaluationError,
     Sampling,
     build,
     compose_file,
+    saying_faults,
     training_of,
     values_of,
 )
 from research.evaluation.service import Service
+from research.evaluation.values import check_bright
 from research.prompts import load_prompt
 from research.protocol import Protocol
+from research.values import check_protocol
 
 MODES = ("replace", "concatenate", "fuse")
 LEXICAL = ("bm25", "bm25_query_weighted")
@@ -45,8 +47,6 @@ class RetrieverSettings:
     def __post_init__(self) -> None:
         if self.name not in (*LEXICAL, "dense", "hybrid") or (self.name == "dense" and not self.encoder):
             raise ValueError(f"kind is {self.kind!r}; there are: {', '.join(LEXICAL)}, dense:ENCODER, hybrid")
-        if min(self.top_k, self.batch, self.in_flight) < 1:
-            raise ValueError("top_k, batch and in_flight must be at least 1")
 
     @property
     def name(self) -> str:
@@ -113,11 +113,9 @@ class BrightConfig:
             raise ValueError("give either --queries or --model")
         if self.queries == ORIGINAL and self.mode != "replace":
             raise ValueError(f"mode={self.mode} wants other texts beside the questions: a file or a model")
-        if type(self.weight) is not int or self.weight < 1:
-            raise ValueError("weight must be a whole number, at least 1")
         if self.mode == "concatenate" and self.weight > 1 and self.retriever.name not in LEXICAL:
             raise ValueError("weight repeats words, which says nothing to an encoder: take mode=fuse")
-        if len(set(self.tasks)) < len(self.tasks) or not self.tasks:
+        if len(set(self.tasks)) < len(self.tasks):
             raise ValueError("tasks must be named, each once")
 
 
@@ -142,15 +140,16 @@ def compose_config(words: list[str], model: str | None) -> DictConfig:
 def read_config(config: DictConfig) -> BrightConfig:
     """The configuration as objects. Raises EvaluationError naming what is unknown, missing or meaningless."""
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    with saying_faults():
+        check_bright(values)
     values["retriever"]["options"] = tuple(values["retriever"]["options"])
     for key, section in SECTIONS.items():
         values[key] = build(section, values.get(key), key)
     values["tasks"] = tuple(values["tasks"])
     read: BrightConfig = build(BrightConfig, values, "configuration")
-    try:
+    with saying_faults():
+        check_protocol(read.protocol)
         load_prompt(read.rewriting.prompt)
-    except ValueError as error:
-        raise EvaluationError(str(error)) from error
     return read
 
 

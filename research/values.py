@@ -1,0 +1,149 @@
+"""What the values of a configuration may be: rules, and those of the sections that trainings and evaluations
+share. The keys themselves are documented in recipes/config.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from research.protocol import Protocol, render_passage
+from research.trajectory import Passage
+
+SERVER_MAXIMUM = 1000  # passages of a search, at the retrieval server
+NAMES = ("think", "search", "result", "answer")
+
+
+class Rule(NamedTuple):
+    """Whether a value has a meaning, and in words which do."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def is_integer(value: Any, least: float, most: float = math.inf) -> bool:
+    """Whether it is a whole number within bounds; true and false are none."""
+    return type(value) is int and least <= value <= most
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number; true and false are none."""
+    finite = isinstance(value, int | float) and abs(value) <= sys.float_info.max  # not nan
+    return finite and not isinstance(value, bool)
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a text that says something."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+def is_url(value: Any) -> bool:
+    """Whether it is an http(s) address, with a port that can be one."""
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except (ValueError, TypeError, AttributeError):  # a port that is no number; no text at all
+        return False
+
+
+def integer(least: int, most: float = math.inf) -> Rule:
+    """Whole numbers within bounds."""
+    words = f"an integer of at least {least}" if most == math.inf else f"an integer from {least} to {most}"
+    return Rule(lambda value: is_integer(value, least, most), words)
+
+
+def either(also: Any, word: str, rule: Rule) -> Rule:
+    """One value more than the rule has, called `word`."""
+    return Rule(lambda value: value == also or rule.holds(value), f"{rule.words}, or {word}")
+
+
+def or_null(rule: Rule) -> Rule:
+    """What the rule has, or nothing."""
+    return either(None, "null", rule)
+
+
+def list_of(holds: Callable[[Any], bool], words: str) -> Rule:
+    """Lists, also empty ones, of what `holds`."""
+    return Rule(lambda value: isinstance(value, list) and all(map(holds, value)), words)
+
+
+def one_of(names: Sequence[str]) -> Rule:
+    """Some names."""
+    return Rule(lambda value: isinstance(value, str) and value in names, f"one of {', '.join(names)}")
+
+
+ABOVE_0 = Rule(lambda value: is_number(value) and value > 0, "a number above 0")
+AT_LEAST_0 = Rule(lambda value: is_number(value) and value >= 0, "a number of at least 0")
+FROM_0_TO_1 = Rule(lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
+SHARE = Rule(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, at most 1")
+SWITCH = Rule(lambda value: isinstance(value, bool), "true or false")
+ANY_TEXT = Rule(lambda value: isinstance(value, str), "a text")
+TEXT = Rule(is_text, "a text")
+TAG = Rule(lambda value: isinstance(value, str) and value.isidentifier(), "the name of a tag")
+URL = Rule(is_url, "an address like http://127.0.0.1:8000")
+SECTION = Rule(lambda value: isinstance(value, Mapping), "a section with keys of its own")
+
+PROTOCOL = {
+    **{f"protocol.{name}": TAG for name in NAMES},
+    "protocol.boxed": SWITCH,
+    "protocol.result_template": TEXT,
+    "protocol.passage_template": ANY_TEXT,
+    "protocol.passage_separator": ANY_TEXT,
+}
+LIMITS = {
+    "limits.searches": integer(0),
+    "limits.turn_tokens": integer(1),
+    "limits.response_tokens": integer(1),
+    "limits.passage_tokens": integer(0),
+}
+RETRIEVER = {
+    "retriever.url": URL,
+    "retriever.wire": TEXT,
+    "retriever.top_k": integer(1, SERVER_MAXIMUM),
+    "retriever.timeout": ABOVE_0,
+    "retriever.deadline": ABOVE_0,
+    "retriever.connections": integer(1),
+    "retriever.cache_size": integer(0),
+    "retriever.contents": SWITCH,
+}
+
+
+def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys and, as ``section.key``, those of their sections."""
+    inner = {f"{name}.{key}": value for name in values for key, value in _items(values[name])}
+    return {**inner, **values}
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    return list(value.items()) if isinstance(value, Mapping) else []
+
+
+def check(values: Mapping[str, Any], rules: Mapping[str, Rule], prefix: str = "") -> None:
+    """The values that have a rule; a key that is missing is left to who needs it.
+
+    Raises:
+        ValueError: a value has no meaning; names key, reason and value.
+    """
+    for key, rule in rules.items():
+        if key in values and not rule.holds(values[key]):
+            raise ValueError(f"{prefix}{key} must be {rule.words}, not {values[key]!r}")
+
+
+def check_limits(flat: Mapping[str, Any], prefix: str = "") -> None:
+    """Raises ValueError where searches are made, and none of their passages may be shown."""
+    if flat.get("limits.searches") and flat.get("limits.passage_tokens") == 0:
+        raise ValueError(f"{prefix}limits.passage_tokens must be at least 1 where searches are made")
+
+
+def check_protocol(protocol: Protocol, prefix: str = "") -> None:
+    """Raises ValueError where two tags have one name, or a passage cannot be put into its template."""
+    if len(set(protocol.names)) < len(NAMES):
+        raise ValueError(f"{prefix}protocol: {', '.join(NAMES)} must have different names")
+    try:
+        render_passage(Passage("1", "title\ntext", 1.0), 1, protocol)
+    except (KeyError, ValueError, IndexError, AttributeError) as error:
+        raise ValueError(
+            f"{prefix}protocol.passage_template may hold {{rank}}, {{title}}, {{text}} and {{contents}}, "
+            f"not {protocol.passage_template!r}"
+        ) from error

@@ -76,7 +76,7 @@ def one_of(names: Sequence[str]) -> Rule:
 ABOVE_0 = Rule(lambda value: is_number(value) and value > 0, "a number above 0")
 AT_LEAST_0 = Rule(lambda value: is_number(value) and value >= 0, "a number of at least 0")
 FROM_0_TO_1 = Rule(lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
-SHARE = Rule(lambda value: is_number(value) and 0 < value <= 1, "a number above 0, at most 1")
+SHARE = Rule(lambda value: is_number(value) and 0 < value <= 1, "a number above 0 and at most 1")
 SWITCH = Rule(lambda value: isinstance(value, bool), "true or false")
 ANY_TEXT = Rule(lambda value: isinstance(value, str), "a text")
 TEXT = Rule(is_text, "a text")

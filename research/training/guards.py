@@ -286,11 +286,11 @@ def validation_drop(rows: Rows, config: GuardConfig) -> str | None:
             drops.append(f"{name} fell from {_with_interval(best)} at step {step} to {_with_interval(now)}")
     if not drops:
         return None
-    best = best_of_all(rows)
+    summit = best_of_all(rows)
     return (
         f"validation: {', '.join(drops)}: the training takes away what was learned; "
-        f"{f'step {best}' if best else 'the start'} was the best on the whole (see research.keep); lower the "
-        "learning rate, let it decay (lr_scheduler_type=cosine), or use the KL loss"
+        f"{f'step {summit}' if summit else 'the start'} was the best on the whole (see research.keep); lower "
+        "the learning rate, let it decay (lr_scheduler_type=cosine), or use the KL loss"
     )
 
 

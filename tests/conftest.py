@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import retriever_process
 from small_rows import write_small_rows
@@ -31,6 +32,12 @@ os.environ["VERL_PLATFORM"] = "cpu"
 
 # A shell that starts us in the background has SIGINT ignored, and what we start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# On a busy machine any example may take long, once.
+hypothesis.settings.register_profile(
+    "any_machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any_machine")
 
 LONGEST = ("test_recipe.py", "test_recipe_rqr.py")
 

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders that appear whole or not at all, and files that lose the line which a kill cut off."""
 
 import os
 import tempfile
@@ -29,3 +29,16 @@ def filling(folder: Path) -> Iterator[Path]:
                 scratch.rename(folder)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
+
+
+def cut_half_line(path: Path) -> None:
+    """Take off a last line that was not written to its end: the next would be appended to it."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        if file.read() in (b"", b"\n"):
+            return
+        file.seek(0)
+        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))

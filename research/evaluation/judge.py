@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
+from data.folders import cut_half_line
 from research.evaluation.config import EvaluationError, JudgeConfig
-from research.evaluation.predictions import cut_half_line, read_predictions
+from research.evaluation.predictions import read_predictions
 from research.model_server import ModelServer, ServerError
 from research.prompts import fill, load_prompt
 from research.trajectory import Trajectory, well_formed

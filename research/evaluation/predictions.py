@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.folders import cut_half_line
 from research.evaluation.config import EvaluationError
 from research.trajectory import Search, Trajectory
 
@@ -137,12 +138,3 @@ def _whole_lines(path: Path) -> Iterator[str]:
 def _append(path: Path, line: str) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
-
-
-def cut_half_line(path: Path) -> None:
-    """Take off a last line that was not written to its end."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)

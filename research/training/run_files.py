@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data.folders import cut_half_line
 from research.trajectory import Trajectory
 
 
@@ -143,17 +144,7 @@ def forget_steps_after(run_dir: Path, step: int) -> None:
         if found and int(found[2]) > step:
             path.unlink()
         elif found:
-            _drop_unfinished_line(path)
-
-
-def _drop_unfinished_line(path: Path) -> None:
-    with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(0, end - 1))
-        if file.read() in (b"", b"\n"):
-            return
-        file.seek(0)
-        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
+            cut_half_line(path)
 
 
 def latest_checkpoint(run_dir: Path) -> int | None:

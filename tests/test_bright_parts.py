@@ -49,7 +49,7 @@ def test_reciprocal_ranks_by_hand() -> None:
 SCORES = st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.floats(0.5, 100), max_size=12)
 
 
-@examples(max_examples=50, deadline=None)
+@examples(max_examples=50)
 @given(st.lists(SCORES, min_size=1, max_size=4))
 def test_the_sum_of_whole_lists_is_exact_and_ordered(lists: list[dict[str, float]]) -> None:
     fused = fuse(lists, [1.0] * len(lists), "sum", 1000)
@@ -59,7 +59,7 @@ def test_the_sum_of_whole_lists_is_exact_and_ordered(lists: list[dict[str, float
     assert list(fused.values()) == sorted(fused.values(), reverse=True)
 
 
-@examples(max_examples=50, deadline=None)
+@examples(max_examples=50)
 @given(SCORES, st.integers(1, 12))
 def test_one_list_stays_as_it_is(scores: dict[str, float], length: int) -> None:
     for fusion in ("sum", "rrf"):
@@ -181,7 +181,7 @@ def test_the_proxy_task_has_one_gold_answer_a_question(tmp_path: Path, shared_ro
 # ---------------------------------------------------------------------------------------- requests
 
 
-@examples(max_examples=50, deadline=None)
+@examples(max_examples=50)
 @given(st.lists(st.tuples(st.text(max_size=3), st.lists(st.text(max_size=3)).map(tuple))), st.integers(1, 4))
 def test_requests_hold_all_texts_in_order(pairs: list[tuple], most: int) -> None:
     jobs = [Job(*pair) for pair in pairs]

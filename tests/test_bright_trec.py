@@ -28,7 +28,7 @@ RUNS = st.dictionaries(
 )
 
 
-@examples(max_examples=50, deadline=None)
+@examples(max_examples=50)
 @given(RUNS)
 def test_a_run_reads_back_with_every_digit(tmp_path_factory: pytest.TempPathFactory, run: dict) -> None:
     path = tmp_path_factory.mktemp("run") / "x.trec"

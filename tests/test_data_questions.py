@@ -31,7 +31,7 @@ from data.questions import (
 from data.questions import write_rows as write_parquet
 
 ROW = {"id": "a", "question": "Who?", "golden_answers": ["He"]}
-quick = settings(deadline=None, max_examples=40)
+quick = settings(max_examples=40)
 MUSIQUE = {
     "id": "3hop1__1_2_3",
     "question": "Where?",

@@ -129,7 +129,7 @@ def test_a_bootstrap_interval_holds_the_truth_nineteen_times_of_twenty() -> None
     assert 270 <= held <= 297
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=80))
 def test_an_interval_lies_around_its_mean_and_is_repeatable(values: list[float]) -> None:
     interval = bootstrap(np.array(values))

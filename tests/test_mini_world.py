@@ -61,7 +61,7 @@ def test_splits_share_no_name_not_even_in_text(world: MiniWorld) -> None:
         assert not [name for name in others if name in text]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers())
 def test_practice_worlds_use_reserved_names_only(seed: int) -> None:
     assert {pool_of(each.name) for each in practice_world(seed).entities} == {"practice"}

@@ -27,7 +27,7 @@ def test_questions_of_bright_are_found_again_after_edits_and_others_are_not(shar
     assert matches and max(match.overlap for match in matches) < 0.3
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_measures_are_bounded_and_a_text_is_most_like_itself(text, other):
     assert 0 <= jaccard(text, other) == jaccard(other, text) <= 1
@@ -55,7 +55,7 @@ def test_minhash_finds_the_pairs_that_counting_finds():
     assert {(place, earlier) for place, earlier, _ in similar_pairs(texts, 0.5)} == counted
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
 def test_groups_are_named_by_their_first(pairs):
     groups, sets = Groups(10), [{place} for place in range(10)]

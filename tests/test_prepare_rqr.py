@@ -167,7 +167,7 @@ def test_rows_of_bright_never_come_through(tmp_path, shared_rows):
 # The split and the files
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=2), min_size=1, max_size=12), st.integers(0, 6)
 )

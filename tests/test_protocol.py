@@ -151,7 +151,7 @@ hostile = st.lists(
 MARKS = [" ", "\n", "/", "\u200b", "\u00ad", "\ufeff", "\u3000", "-", "x", ">", "<"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from([*RESEARCH.names, "RESULT", "Thin\u212a", "ſearch", "results", "answer2"]),
     st.lists(st.sampled_from(MARKS), max_size=3).map("".join),
@@ -207,7 +207,7 @@ def test_a_megabyte_of_anything_is_read_at_once(unit):
     check_time([unit * (1_000_000 // len(unit)), "x"])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.sampled_from([*UNITS, "x", ">"]), st.integers(1, 20_000)), min_size=1, max_size=4)
 )
@@ -232,7 +232,7 @@ def check_time(parts):
         assert time.process_time() - began < 2
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.sampled_from([*UNITS, *(f"<{sign}{name}>" for name in RESEARCH.names for sign in ("", "/"))])
@@ -251,7 +251,7 @@ def test_any_turn_can_be_read(text):
         assert not format_fault([f"<think>{clean}</think><answer>\\boxed{{x}}</answer>"], protocol)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(hostile)
 def test_neutralised_text_holds_no_tag_and_no_special_token(text):
     clean = neutralise(text, RESEARCH, SPECIAL)

@@ -245,7 +245,7 @@ def changed_rows(draw: st.DrawFn) -> Any:
     return row
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(row=changed_rows(), name=st.sampled_from(["q.json", "q.jsonl", "q.jsonl.gz", "q.parquet"]))
 def test_any_change_of_a_published_row_is_read_or_told_in_one_line(folder: Path, row: Any, name: str) -> None:
     path = folder / name

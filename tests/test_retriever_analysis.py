@@ -15,7 +15,7 @@ CHARACTERS = "aAbYyé.:,;'’_ 19\n-İΣß\u0301\u00ad\u200d漢かカทक한א
 TRICKY = st.text(st.sampled_from(list(CHARACTERS)), max_size=40)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(ANY_TEXT | TRICKY)
 def test_any_string_has_terms_in_lower_case_and_no_stop_words(text: str) -> None:
     assert lower(lower(text)) == lower(text)
@@ -26,7 +26,7 @@ def test_any_string_has_terms_in_lower_case_and_no_stop_words(text: str) -> None
     assert ANALYZER.terms(f"{text}\n{text}") == terms * 2
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.characters(max_codepoint=127), max_size=60))
 def test_plain_text_has_the_same_words_beside_other_scripts(text: str) -> None:
     assert words(f"{text} é") == [*words(text), "é"]

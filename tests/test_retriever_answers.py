@@ -203,7 +203,7 @@ def mutant():
 
 
 @pytest.mark.parametrize("wire", ["research", "search_r1"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_mutated_answer_gives_passages_or_a_search_error(wire, mutant, data):
     url, body = mutant

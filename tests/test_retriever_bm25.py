@@ -107,7 +107,7 @@ WORDS = st.sampled_from(["rome", "rivers", "the", "tiber's", "x1", "é", "goethe
 TEXTS = st.lists(WORDS, min_size=1, max_size=12).map(" ".join)
 
 
-@examples(max_examples=50, deadline=None)
+@examples(max_examples=50)
 @given(
     st.lists(TEXTS, min_size=1, max_size=25),
     TEXTS,

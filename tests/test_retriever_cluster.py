@@ -52,7 +52,7 @@ def random_vectors(random: np.random.Generator, count: int, values: int) -> np.n
     return (random.integers(-values, values + 1, (count, DIMENSION)) / values).astype("f4")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 120), st.integers(1, 150), st.integers(1, 9), st.booleans())
 def test_slices_together_give_what_the_whole_gives(
     seed: int, count: int, top_k: int, shards: int, ties: bool

@@ -42,7 +42,7 @@ def by_hand(lists: list[list[int]]) -> list[tuple[float, int]]:
     return sorted(((score, row) for row, score in scores.items()), key=lambda found: (-found[0], found[1]))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.tuples(st.permutations(range(12)), st.integers(0, 12)).map(lambda pair: pair[0][: pair[1]]),

@@ -28,7 +28,7 @@ def brute_force(vectors: np.ndarray, query: np.ndarray, top_k: int) -> tuple[lis
     return [scores[row] for row in rows], rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 200),

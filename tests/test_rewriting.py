@@ -58,7 +58,7 @@ def test_a_search_ends_the_rewriting_and_is_never_made(tokens):
     assert trajectory.text.strip().endswith("</search>")
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters(codec="ascii", categories=("L", "Nd", "Zs")), min_size=1))
 def test_any_plain_text_comes_through(tag_tokens, text):
     assert rewrite(tag_tokens, text)[0] == text.strip()

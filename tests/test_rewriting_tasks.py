@@ -16,7 +16,7 @@ TASK = st.builds(
 ).filter(lambda task: not {*task.gold_ids} & {*task.excluded_ids})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(tasks=st.lists(TASK, min_size=1, max_size=4, unique_by=lambda task: task.id))
 @pytest.mark.parametrize("name", ["tasks.jsonl", "tasks.parquet"])
 def test_tasks_come_back_as_written(tmp_path_factory, name, tasks):

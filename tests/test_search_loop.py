@@ -191,7 +191,7 @@ piece = st.sampled_from(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     turns=st.lists(st.lists(piece, min_size=1, max_size=14).map("".join), min_size=6, max_size=6),
     passages=st.lists(st.text(max_size=80) | st.just(HOSTILE), max_size=4),

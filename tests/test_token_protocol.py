@@ -31,7 +31,7 @@ from research.trajectory import Passage, Trajectory
 ENDS = ["<end_of_turn>", "<|eot_id|>", "<|end|>", "<|im_end|>", "</s>", "[/INST]", "<eos>"]
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}"
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)  # half surrogates too
-quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def make_tokenizer(

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,6 +238,19 @@ def test_a_folder_that_does_not_say_its_questions_is_refused_in_one_line(
         result = run(*words)
     assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
     assert f"{path} does not say questions_sha256.land" in result.stderr
+
+
+def test_a_model_folder_with_other_files_begins_another_evaluation(
+    tmp_path: Path, tag_tokens: TokenProtocol, tokenizer: Path, questions: Path
+) -> None:
+    mine = shutil.copytree(tokenizer, tmp_path / "mine")
+    with ModelServer(tag_tokens).running() as url:
+        words = (tmp_path, mine, questions, url, "http://127.0.0.1:1", "methods=[direct]")
+        assert run(*words).exit_code == 0 and run(*words).exit_code == 0
+        (mine / "chat_template.jinja").write_text("{{ messages[0].content }}")
+        result = run(*words)
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
+    assert f"{tmp_path / 'out'} was begun with another tokenizer_sha256" in result.stderr
 
 
 class Interrupting(ModelServer):

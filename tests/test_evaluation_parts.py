@@ -22,6 +22,7 @@ from research.evaluation.config import (
     read_config,
     trained_with,
 )
+from research.evaluation.engines.identity import model_identity
 from research.evaluation.engines.vllm_engine import _is_float32
 from research.evaluation.judge import content_key, judge_metrics
 from research.evaluation.methods.ircot import first_sentence
@@ -215,3 +216,17 @@ def test_a_trained_policy_brings_its_prompt_protocol_and_limits(tmp_path: Path) 
     assert (read.limits.searches, read.retriever.top_k, read.engine.max_model_len) == (9, 2, 512)
     read = read_config(compose_config([*words, "preset=research_base"]))
     assert read.prompt == "research_base" and read.protocol.boxed
+
+
+def test_a_model_is_told_by_what_its_folder_holds(tmp_path: Path) -> None:
+    for name in ("first", "copy", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        weights = bytes(3 * 2**20) + (b"x" if name == "other" else b"y")
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    first, copy, other = (
+        model_identity(config(f"engine.model={tmp_path / name}").engine)["model_sha256"]
+        for name in ("first", "copy", "other")
+    )
+    assert first == copy != other
+    assert model_identity(config("engine.model=org/name").engine) == {"model": "org/name"}

@@ -17,6 +17,7 @@ from data.questions import Question
 from research.evaluation.config import EvaluationConfig, EvaluationError, read_config
 from research.evaluation.datasets import digest, read_datasets, tasks
 from research.evaluation.engines import opened
+from research.evaluation.engines.identity import model_identity
 from research.evaluation.folder import Free, check_same
 from research.evaluation.judge import judge_all, judge_metrics, read_verdicts
 from research.evaluation.predictions import Predictions, failures, key_of, read_predictions
@@ -170,7 +171,7 @@ class _Progress:
 def _identity(config: EvaluationConfig, datasets: dict[str, list[Question]]) -> dict[str, Any]:
     """What the figures hang on, besides the configuration: stands in metrics.json."""
     return {
-        "model": config.engine.model,
+        **model_identity(config.engine),
         "retriever": _retriever_identity(config) if set(config.methods) - {"direct"} else None,
         "questions": {label: len(questions) for label, questions in datasets.items()},
         "questions_sha256": {label: digest(questions) for label, questions in datasets.items()},

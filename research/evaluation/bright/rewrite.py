@@ -187,14 +187,5 @@ class _Rewriter:
         self._bar.update()
 
 
-def model_identity(model: str) -> dict[str, Any]:
-    """Its name or address, and of a local folder a mark that changes with its files."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return {"model": model}
-    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file()]
-    return {"model": model, "files": _key([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])}
-
-
 def _key(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -19,10 +19,11 @@ from research.evaluation.bright.config import ORIGINAL, BrightConfig, read_confi
 from research.evaluation.bright.published import comparison
 from research.evaluation.bright.queries import Query, TextFile, missing, named, query_of
 from research.evaluation.bright.retrieve import retrieve
-from research.evaluation.bright.rewrite import Rewrites, model_identity, rewrite_all, wanted
+from research.evaluation.bright.rewrite import Rewrites, rewrite_all, wanted
 from research.evaluation.bright.summary import figures, mean_figures, table
 from research.evaluation.bright.trec import evaluate, read_run, write_run
 from research.evaluation.config import ROOT, EvaluationError
+from research.evaluation.engines.identity import model_identity
 from research.evaluation.folder import Free, check_same
 from research.evaluation.service import serving
 from research.processes import alone_in
@@ -80,7 +81,7 @@ def _identity(tasks: list[BrightTask], config: BrightConfig) -> dict[str, Any]:
     """What the figures hang on, besides the configuration: what its files held."""
     source: dict[str, Any] = {"source": config.queries}
     if config.queries is None:
-        source = model_identity(str(config.engine.model))
+        source = model_identity(config.engine)
     elif config.queries != ORIGINAL:
         source["sha256"] = _file_hash(Path(config.queries))
     return {
@@ -122,7 +123,7 @@ def _written(
 ) -> dict[str, dict[str, tuple[str, ...]]]:
     """The texts of the model. A failed one is left out; a question without any counts as 0."""
     rewrites = Rewrites(run_dir)
-    asked = wanted(tasks, config, model_identity(str(config.engine.model)))
+    asked = wanted(tasks, config, model_identity(config.engine))
     rewrite_all(asked, rewrites, config)
     texts: dict[str, dict[str, tuple[str, ...]]] = {task.name: {} for task in tasks}
     made = [rewrites.done[each.key] for each in asked]

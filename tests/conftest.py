@@ -4,6 +4,7 @@ present.
 
 import asyncio
 import fcntl
+import functools
 import os
 import signal
 import subprocess
@@ -24,6 +25,8 @@ from research.protocol import Protocol
 from research.search_loop import Generation, Limits
 from research.token_protocol import TokenProtocol
 from research.trajectory import Passage
+from retriever_server import build, store
+from retriever_server.encoder import MINILM, Encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,6 +53,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes do not name a test: a gzip file holds its time, and the workers must agree on the names."""
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_minilm() -> Iterator[None]:
+    """To load and compile minilm takes two seconds, so what builds and opens indexes in this process shares
+    the encoders of equal options.
+    """
+
+    def encoder(name: str, **options: Any) -> Encoder:
+        return shared(**options) if name == MINILM else Encoder(name, **options)
+
+    shared = functools.cache(functools.partial(Encoder, MINILM))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "Encoder", encoder)
+        patch.setattr(store, "Encoder", encoder)
+        yield
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -1,12 +1,12 @@
 """How sure a mean over questions is: bootstrap intervals, and the paired test of two runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 RESAMPLES = 10_000
-_CHUNK = 5_000_000  # numbers at once
+_CHUNK = 5_000_000  # numbers at a time
 
 
 class Interval(NamedTuple):
@@ -55,23 +55,25 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Difference
     """
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     interval = bootstrap(differences, seed)
-    nonzero = differences[differences != 0]
-    if not len(nonzero):
+    sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    if not len(sizes):
         return Difference(*interval, 1.0)
-    generator = np.random.default_rng(seed)
-    observed, as_far, total = abs(nonzero.sum()), 0, 0
-    while total < RESAMPLES:
-        count = min(RESAMPLES - total, max(1, _CHUNK // len(nonzero)))
-        signs = generator.integers(0, 2, size=(count, len(nonzero)), dtype=np.int8) * 2 - 1
-        as_far += int((np.abs(signs @ nonzero) >= observed - 1e-9).sum())
-        total += count
-    return Difference(*interval, (as_far + 1) / (total + 1))  # the observed one counts: never a p of 0
+    generator, observed, as_far = np.random.default_rng(seed), abs(differences.sum()), 0
+    for rows in _chunks(len(sizes)):
+        positive = generator.binomial(counts, 0.5, size=(rows, len(sizes)))
+        as_far += int((np.abs((2 * positive - counts) @ sizes) >= observed - 1e-9).sum())
+    return Difference(*interval, (as_far + 1) / (RESAMPLES + 1))  # the observed one counts: never a p of 0
 
 
 def _resampled_means(values: np.ndarray, seed: int) -> np.ndarray:
-    generator = np.random.default_rng(seed)
-    means: list[np.ndarray] = []
-    while sum(map(len, means)) < RESAMPLES:
-        count = min(RESAMPLES - sum(map(len, means)), max(1, _CHUNK // len(values)))
-        means.append(values[generator.integers(len(values), size=(count, len(values)))].mean(axis=1))
-    return np.concatenate(means)
+    """Drawn by how often each distinct value comes: the same distribution, and scores have few of them."""
+    distinct, counts = np.unique(values, return_counts=True)
+    generator, total = np.random.default_rng(seed), len(values)
+    sums = [generator.multinomial(total, counts / total, rows) @ distinct for rows in _chunks(len(distinct))]
+    return np.concatenate(sums) / total
+
+
+def _chunks(width: int) -> Iterator[int]:
+    """Numbers of rows, RESAMPLES in all, so that no array of `width` columns is too large."""
+    most = max(1, _CHUNK // width)
+    yield from (min(most, RESAMPLES - start) for start in range(0, RESAMPLES, most))

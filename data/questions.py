@@ -47,6 +47,7 @@ TRAINING_SCHEMA = pa.schema(
                 "supporting_ids": TEXTS,
                 "control": pa.string(),
                 "decoys": TEXTS,
+                "metadata": pa.string(),  # JSON: each file has keys of its own
             }
         ),
         "agent_name": pa.string(),
@@ -142,6 +143,7 @@ def training_rows(
             "supporting_ids": each.supporting_ids,
             "control": "",
             "decoys": [],
+            "metadata": json.dumps(each.metadata, default=str),
         }
         row = {
             "data_source": source,

@@ -1,5 +1,6 @@
 """Values as words of a hydra configuration, key=value, for the command lines of trainings and evaluations."""
 
+import re
 from typing import Any
 
 
@@ -10,3 +11,15 @@ def quoted(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(quoted, value))}]"
     return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "\\'") + "'"
+
+
+def with_escaped_keys(word: str) -> str:
+    """A word ``key={"name:x": value}`` as hydra's grammar takes it, which knows no quoted keys."""
+    key, equals, value = word.partition("=")
+    if not value.startswith("{"):
+        return word
+    return key + equals + re.sub(r"""(["'])([^"']*)\1(?=\s*:)""", lambda found: _escaped(found[2]), value)
+
+
+def _escaped(key: str) -> str:
+    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key)

@@ -74,7 +74,8 @@ def runs(policy, made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
     words = ["--model", policy, "--seed", "7", "--passages", "600", "--test-questions", "6", *made]
     words += ["--steps", "4", "trainer.save_freq=2", "trainer.test_freq=2"]
-    words += ["research.reward=f1_format", "actor_rollout_ref.actor.use_kl_loss=true"]
+    mine = '"examples.your_reward.few_searches:score": {weight: 0.01, most: 6}'
+    words += [f"research.reward={{f1_format: 1.0, {mine}}}", "actor_rollout_ref.actor.use_kl_loss=true"]
     with RecipeRun(folder, *words) as failed:
         failed.wait_for(lambda: latest_checkpoint(folder) == 2 and 2 in failed.step_rows())
         (engine,) = failed.processes("EngineCore")
@@ -123,7 +124,7 @@ def test_every_step_trains_and_rollout_and_actor_agree(whole_run):
         assert row["training/rollout_probs_diff_valid"] == 1
         assert row["actor/grad_norm"] >= 0 and row["search/response_tokens"] > 0
         assert 0 <= row["search/equal_groups"] <= 1 and row["guard/not_finite"] == 0
-        assert "actor/kl_loss" in row
+        assert "actor/kl_loss" in row and "search/reward/searches_saved" in row
     assert any(row["search/searches"] > 0 for row in rows.values())
     assert any(row["actor/grad_norm"] > 0 for row in rows.values())
 
@@ -163,8 +164,11 @@ def test_run_folder_holds_what_the_architecture_says(whole_run):
     trajectories = list(read_trajectories(trajectory_path(whole_run.run_dir, 1, "train")))
     assert len(trajectories) == 16
     for trajectory in trajectories:
-        assert trajectory.reward == 0 or 0.1 <= trajectory.reward <= 1  # f1_format
-        assert trajectory.reward_reason
+        assert (
+            trajectory.reward == 0 or 0.1 <= trajectory.reward <= 1.01
+        )  # f1_format, and a little of our own
+        assert "few_searches:score +" in trajectory.reward_reason
+        assert 0 <= trajectory.metrics["reward/searches_saved"] <= 6
         assert len(trajectory.response_ids) == len(trajectory.response_mask) <= 384
     groups = {t.metadata["id"] for t in trajectories}
     assert len(groups) == 4

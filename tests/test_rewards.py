@@ -2,8 +2,10 @@
 scores.
 """
 
+import asyncio
 import json
 import string
+import sys
 import unicodedata
 from collections import Counter
 
@@ -14,10 +16,15 @@ from hypothesis import strategies as st
 
 from research import metrics
 from research.protocol import Protocol
-from research.rewards import Reward, get_reward, reward_names
+from research.rewards import DOOR, AnswerReward, Reference, Reward
 from research.trajectory import Segment, Trajectory
 
 PROTOCOL = Protocol()
+
+
+def scored(reward, trajectory, golden_answers, **metadata):
+    reference = Reference("Who?", tuple(golden_answers), PROTOCOL, metadata)
+    return asyncio.run(AnswerReward(reward)(trajectory, reference))
 
 
 def trajectory(*turns, finish_reason="answer"):
@@ -58,34 +65,130 @@ GOLDEN = ["Alan Turing", "Turing"]
     ],
 )
 def test_scores(name, trajectory, score):
-    reward = get_reward(name)(trajectory, GOLDEN, PROTOCOL)
+    reward = scored(name, trajectory, GOLDEN)
     assert reward.score == pytest.approx(score) and reward.reason
 
 
-@pytest.mark.parametrize("name", reward_names())
+@pytest.mark.parametrize("name", DOOR.names())
 @pytest.mark.parametrize("golden", ["Turing", "A", "The The", "*"])
 def test_an_empty_answer_earns_nothing(name, golden):
     empty = trajectory("<think>t</think><answer>\\boxed{ }</answer>")
-    assert get_reward(name)(empty, [golden], PROTOCOL) == Reward(0.0, "no answer")
-    assert get_reward(name)(answered(golden), [golden], PROTOCOL).score == 1.0
+    assert scored(name, empty, [golden]) == Reward(0.0, "no answer")
+    assert scored(name, answered(golden), [golden]).score == 1.0
 
 
 def test_a_self_written_result_is_a_format_fault():
     cheat = trajectory("<think>t</think><result>Turing</result><answer>\\boxed{Turing}</answer>")
-    assert get_reward("f1_format")(cheat, GOLDEN, PROTOCOL).score == 0.0
+    assert scored("f1_format", cheat, GOLDEN).score == 0.0
 
 
 def test_f1_reward_never_falls_as_the_answer_gets_better():
     long_golden = [" ".join(f"w{i}" for i in range(60))]
     answers = ["nothing", *(" ".join(f"w{i}" for i in range(n)) for n in (1, 2, 5, 20, 60))]
-    scores = [get_reward("f1_format")(answered(answer), long_golden, PROTOCOL).score for answer in answers]
+    scores = [scored("f1_format", answered(answer), long_golden).score for answer in answers]
     assert scores == sorted(scores) and scores[0] == pytest.approx(0.1)
 
 
-def test_unknown_name_lists_those_there_are():
-    assert reward_names() == ["em_format", "exact_match", "f1_format"]
-    with pytest.raises(ValueError, match="exact_match"):
-        get_reward("exactmatch")
+def test_the_built_in_ones_are_there_by_name():
+    assert {"em_format", "exact_match", "f1_format"} <= set(DOOR.names())
+
+
+MINE = """
+from research.rewards import Reward
+
+limit = 3
+
+async def brief(trajectory, reference, most=10):
+    left = max(0, most - sum(map(len, trajectory.model_turns)))
+    return Reward(left / most, "brevity", {"left": left})
+
+def half(trajectory, reference):
+    return 0.5
+
+def hops(trajectory, reference):
+    return reference.metadata["hops"]
+
+def nothing(trajectory, reference):
+    return None
+
+def not_finite(trajectory, reference):
+    return float("nan")
+
+def fickle(trajectory, reference):
+    return Reward(0, "", {trajectory.finish_reason: 1})
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A module of a user's own, on the path, and an installed package that names one of its functions."""
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "broken.py").write_text("def score(trajectory, reference)\n")
+    package = tmp_path / "mine-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[research.rewards]\nhalf_of_it = mine:half\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("mine", None)
+
+
+def test_a_reward_of_ones_own_comes_by_path_or_by_entry_point(mine):
+    assert (
+        scored("mine:half", answered("x"), GOLDEN)
+        == scored("half_of_it", answered("x"), GOLDEN)
+        == Reward(0.5)
+    )
+    assert scored("mine:hops", answered("x"), GOLDEN, hops=3).score == 3
+    brief = scored({"mine:brief": {"most": 1000}}, trajectory("a" * 900), GOLDEN)
+    assert brief == Reward(0.1, "brevity", {"left": 100})
+
+
+def test_rewards_are_added_up_by_weight_with_their_reasons_and_metrics(mine):
+    mixture = {"exact_match": 1.0, "mine:brief": {"weight": -0.5, "most": 1000}, "mine:half": 0}
+    reward = scored(mixture, answered("Turing"), GOLDEN)
+    brief = scored({"mine:brief": {"most": 1000}}, answered("Turing"), GOLDEN)
+    assert 0 < brief.score < 1 and reward.score == pytest.approx(1 - 0.5 * brief.score)
+    assert "exact_match +1.000 (right answer); mine:brief" in reward.reason
+    assert reward.metrics == brief.metrics
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("exactmatch", "no reward is called 'exactmatch'; there are: em_format, exact_match"),
+        (
+            "nowhere:score",
+            "'nowhere:score' cannot be imported: ModuleNotFoundError: No module named 'nowhere'",
+        ),
+        ("mine:absent", "'mine:absent' cannot be imported: AttributeError"),
+        ("mine:limit", "'mine:limit' is 3, which cannot be called"),
+        ("broken:score", "'broken:score' cannot be imported: SyntaxError"),
+        (":score", "':score' cannot be imported: ValueError"),
+        ({"mine:brief": {"weight": 1, "longest": 3}}, "mine:brief.*unexpected keyword argument 'longest'"),
+        ({"mine:brief": {"weight": "much"}}, "the weight of mine:brief must be a number, not 'much'"),
+        ({"exact_match": float("inf")}, "must be a number, not inf"),
+        ({"exact_match": 0}, "names no reward with a weight"),
+        ({}, "names no reward with a weight"),
+    ],
+)
+def test_what_names_no_reward_is_refused_in_one_line(mine, reward, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        AnswerReward(reward)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["nothing", "not_finite"])
+def test_what_is_no_score_is_an_error_that_names_the_reward(mine, name):
+    with pytest.raises(ValueError, match=f"the reward mine:{name} gave"):
+        scored(f"mine:{name}", answered("x"), GOLDEN)
+
+
+def test_metrics_that_come_and_go_are_an_error(mine):
+    reward, reference = AnswerReward("mine:fickle"), Reference("Who?", ("x",), PROTOCOL)
+    asyncio.run(reward(trajectory("t"), reference))
+    with pytest.raises(ValueError, match=r"\['eos'\], and \['answer'\] before"):
+        asyncio.run(reward(trajectory("t", finish_reason="eos"), reference))
 
 
 @pytest.mark.parametrize(

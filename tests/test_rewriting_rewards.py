@@ -22,7 +22,6 @@ from research.rewards.rewriting import (
     make_text_reward,
     once,
     reward_weights,
-    text_reward_names,
 )
 from research.rewards.rewriting.score import TextScorer
 from research.search_loop import SearchError
@@ -222,7 +221,6 @@ def test_a_question_that_could_not_be_searched_is_tried_again():
 
 
 def test_names_and_weights_are_checked():
-    assert text_reward_names() == ["embedding_gain", "retrieval_gain"]
     assert reward_weights("embedding_gain") == {"embedding_gain": 1.0}
     assert reward_weights({"embedding_gain": 2, "retrieval_gain": 0}) == {"embedding_gain": 2.0}
     for wrong in ("exact_match", {"retrieval": 1.0}, {"retrieval_gain": "much"}, {"retrieval_gain": 0}, {}):

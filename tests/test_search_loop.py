@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from research.protocol import extract_answer, format_fault
-from research.rewards import get_reward, reward_names
+from research.rewards import DOOR, Reference
 from research.search_loop import (
     NOTICE_FAILED,
     NOTICE_NO_QUERY,
@@ -95,11 +95,11 @@ def test_hostile_passage_changes_neither_masks_nor_format_nor_reward(tokens):
     block = hostile.segments[1]
     assert block.text.count("<result>") == block.text.count("</result>") == 1
     assert "<answer>" not in block.text and "<|im_end|>" not in block.text
-    for name in reward_names():
-        for golden in (["right"], ["wrong"]):
-            rewards = [get_reward(name)(t, golden, tokens.protocol) for t in (harmless, hostile)]
-            assert rewards[0] == rewards[1]
-    assert get_reward("exact_match")(hostile, ["wrong"], tokens.protocol).score == 0.0
+    right, wrong = (Reference("q", (golden,), tokens.protocol) for golden in ("right", "wrong"))
+    for name in DOOR.names():
+        for reference in (right, wrong):
+            assert DOOR.load(name)(harmless, reference) == DOOR.load(name)(hostile, reference)
+    assert DOOR.load("exact_match")(hostile, wrong).score == 0.0
 
 
 def test_failed_search_costs_one_turn(tokens):

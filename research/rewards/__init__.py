@@ -1,44 +1,118 @@
-"""Rewards of answers, one file each, found by name: a function (trajectory, golden answers, protocol) ->
-Reward. Those of rewritten queries stand in research/rewards/rewriting.
+"""Rewards of answers, named in ``research.reward``: built in, one file each, or a function of your own.
 
-A reward reads what the model wrote (``Trajectory.model_turns``) and nothing else: no passage and no prompt
-can change it. To add one, put ``research/rewards/<name>.py`` with a function ``score`` here.
+A reward is a function ``score(trajectory, reference, **parameters)``, plain or async, that returns a number or
+a Reward. It reads what the model wrote (``Trajectory.model_turns``): a built-in one reads nothing else, so no
+passage and no prompt can change it. Rewards of rewritten queries are in research/rewards/rewriting.
 """
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import inspect
+import math
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
 
+from research.doors import Door
 from research.protocol import Protocol
 from research.trajectory import Trajectory
+
+DOOR = Door("reward", "research.rewards", "score")
 
 
 @dataclass(frozen=True)
 class Reward:
-    """A score and, in plain words, why."""
+    """A score, in plain words why, and figures to be logged beside it by name."""
 
     score: float
-    reason: str
+    reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-RewardFunction = Callable[[Trajectory, Sequence[str], Protocol], Reward]
+@dataclass(frozen=True)
+class Reference:
+    """What a reward compares with; `metadata` is the question row's own."""
+
+    question: str
+    golden_answers: tuple[str, ...]
+    protocol: Protocol
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def reward_names() -> list[str]:
-    """The names that :func:`get_reward` knows, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+class Part(NamedTuple):
+    """One reward of ``research.reward``: its name or import path, its weight, and its parameters."""
+
+    name: str
+    weight: float
+    parameters: Mapping[str, Any]
 
 
-def get_reward(name: str) -> RewardFunction:
-    """The reward of that name.
+def read_parts(reward: str | Mapping[str, Any]) -> list[Part]:
+    """The rewards with a weight: of ``name``, ``{name: weight}``, or ``{name: {weight, parameter: value}}``.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        ValueError: a weight is no number, or no reward has one.
     """
-    if name not in reward_names():
-        raise ValueError(f"no reward is called {name!r}; there are: {', '.join(reward_names())}")
-    return importlib.import_module(f"{__name__}.{name}").score
+    given = {reward: 1.0} if isinstance(reward, str) else reward
+    parts = []
+    for name, value in given.items():
+        parameters = dict(value) if isinstance(value, Mapping) else {"weight": value}
+        weight = parameters.pop("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise ValueError(f"research.reward: the weight of {name} must be a number, not {weight!r}")
+        parts.append(Part(str(name), float(weight), parameters))
+    if not any(part.weight for part in parts):
+        raise ValueError("research.reward names no reward with a weight")
+    return [part for part in parts if part.weight]
+
+
+class AnswerReward:
+    """The rewards of ``research.reward``, added up by weight. Serves any number of episodes at once."""
+
+    def __init__(self, reward: str | Mapping[str, Any]) -> None:
+        """Raises ValueError for a name, a weight or a parameter that has no meaning."""
+        self._parts = [(part, _bound(part)) for part in read_parts(reward)]
+        self._metrics: Set[str] | None = None
+
+    async def __call__(self, trajectory: Trajectory, reference: Reference) -> Reward:
+        """Raises what a reward raises, and ValueError for what is no reward or reports other metrics than
+        before.
+        """
+        parts = [
+            (part, await _score(part.name, function, trajectory, reference)) for part, function in self._parts
+        ]
+        metrics = {name: value for _, reward in parts for name, value in reward.metrics.items()}
+        self._metrics = metrics.keys() if self._metrics is None else self._metrics
+        if metrics.keys() != self._metrics:
+            # veRL takes the mean of each over a batch.
+            raise ValueError(
+                f"the rewards reported the metrics {sorted(metrics)}, and {sorted(self._metrics)} before: "
+                "report the same for every trajectory"
+            )
+        if len(parts) == 1 and parts[0][0].weight == 1:
+            return parts[0][1]
+        reasons = [f"{part.name} {reward.score:+.3f} ({reward.reason})" for part, reward in parts]
+        return Reward(sum(part.weight * reward.score for part, reward in parts), "; ".join(reasons), metrics)
+
+
+def _bound(part: Part) -> Callable[..., Any]:
+    function: Callable[..., Any] = DOOR.load(part.name)
+    try:
+        inspect.signature(function).bind("trajectory", "reference", **part.parameters)
+    except TypeError as error:
+        raise ValueError(f"research.reward: {part.name}(trajectory, reference, ...): {error}") from error
+    return partial(function, **part.parameters)
+
+
+async def _score(
+    name: str, function: Callable[..., Any], trajectory: Trajectory, reference: Reference
+) -> Reward:
+    given = function(trajectory, reference)
+    given = await given if inspect.isawaitable(given) else given
+    reward = given if isinstance(given, Reward) else Reward(given)
+    for value in (reward.score, *reward.metrics.values()):
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"the reward {name} gave {given!r}: no Reward of finite numbers, and no number")
+    return reward
 
 
 def ended(trajectory: Trajectory) -> bool:

@@ -5,21 +5,19 @@ Right: 1.0 in a valid format, 0.8 otherwise. Wrong: 0.2 in a valid format, 0.1 o
 answer, of which empty answer tags are none.
 """
 
-from collections.abc import Sequence
-
 from research import metrics
-from research.protocol import Protocol, extract_answer, format_fault
-from research.rewards import Reward, ended
+from research.protocol import extract_answer, format_fault
+from research.rewards import Reference, Reward, ended
 from research.trajectory import Trajectory
 
 
-def score(trajectory: Trajectory, golden_answers: Sequence[str], protocol: Protocol) -> Reward:
+def score(trajectory: Trajectory, reference: Reference) -> Reward:
     """One of 1.0, 0.8, 0.2, 0.1, 0.0."""
-    answer = extract_answer(trajectory.model_turns, protocol)
+    answer = extract_answer(trajectory.model_turns, reference.protocol)
     if not answer:
         return Reward(0.0, "no answer")
-    fault = format_fault(trajectory.model_turns, protocol) if ended(trajectory) else "not finished"
-    if metrics.exact_match(answer, golden_answers):
+    fault = format_fault(trajectory.model_turns, reference.protocol) if ended(trajectory) else "not finished"
+    if metrics.exact_match(answer, reference.golden_answers):
         return (
             Reward(0.8, f"right answer, format: {fault}")
             if fault

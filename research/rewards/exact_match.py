@@ -1,19 +1,17 @@
 """The default reward: 1 if the answer equals a golden one after SQuAD normalisation, else 0. No shaping."""
 
-from collections.abc import Sequence
-
 from research import metrics
-from research.protocol import Protocol, extract_answer
-from research.rewards import Reward, ended
+from research.protocol import extract_answer
+from research.rewards import Reference, Reward, ended
 from research.trajectory import Trajectory
 
 
-def score(trajectory: Trajectory, golden_answers: Sequence[str], protocol: Protocol) -> Reward:
+def score(trajectory: Trajectory, reference: Reference) -> Reward:
     """Exact match of the extracted answer, 0.0 or 1.0."""
-    answer = extract_answer(trajectory.model_turns, protocol)
+    answer = extract_answer(trajectory.model_turns, reference.protocol)
     if not answer:
         return Reward(
             0.0, "no answer" if ended(trajectory) else f"no answer: ended by {trajectory.finish_reason}"
         )
-    right = metrics.exact_match(answer, golden_answers)
+    right = metrics.exact_match(answer, reference.golden_answers)
     return Reward(right, "right answer" if right else "wrong answer")

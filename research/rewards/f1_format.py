@@ -5,25 +5,23 @@ The reference gives an F1 of 0.05 less than a wrong answer's 0.1; here the floor
 answer never earns less. And it gives an empty answer the floor; here no answer earns nothing.
 """
 
-from collections.abc import Sequence
-
 from research import metrics
-from research.protocol import Protocol, extract_answer, format_fault
-from research.rewards import Reward, ended
+from research.protocol import extract_answer, format_fault
+from research.rewards import Reference, Reward, ended
 from research.trajectory import Trajectory
 
 VALID_FORMAT = 0.1
 
 
-def score(trajectory: Trajectory, golden_answers: Sequence[str], protocol: Protocol) -> Reward:
+def score(trajectory: Trajectory, reference: Reference) -> Reward:
     """0.0 for an invalid or unfinished response and without an answer; otherwise max(F1, 0.1)."""
     if not ended(trajectory):
         return Reward(0.0, f"not finished: ended by {trajectory.finish_reason}")
-    fault = format_fault(trajectory.model_turns, protocol)
+    fault = format_fault(trajectory.model_turns, reference.protocol)
     if fault:
         return Reward(0.0, f"format: {fault}")
-    answer = extract_answer(trajectory.model_turns, protocol)
+    answer = extract_answer(trajectory.model_turns, reference.protocol)
     if not answer:
         return Reward(0.0, "no answer")
-    f1 = metrics.token_f1(answer, golden_answers)
+    f1 = metrics.token_f1(answer, reference.golden_answers)
     return Reward(max(f1, VALID_FORMAT), f"valid format, F1 {f1:.2f}")

@@ -14,7 +14,7 @@ from research.controls import CONTROLS
 from research.prompts import load_prompt
 from research.protocol import Protocol
 from research.retriever_client import RetrieverConfig
-from research.rewards import get_reward
+from research.rewards import AnswerReward
 from research.rewards.rewriting import RewritingConfig, reward_weights
 from research.search_loop import Limits
 from research.training.guards import GuardConfig
@@ -29,13 +29,12 @@ Section = TypeVar("Section")
 class ResearchConfig:
     """What an episode needs to know; see recipes/config for each key, common.yaml first.
 
-    ``rewriting`` is there in a training of query reasoners alone; ``reward`` may then have several names,
-    with their weights.
+    ``rewriting`` is there in a training of query reasoners alone.
     """
 
     run_dir: Path
     prompt: str
-    reward: str | dict[str, float]
+    reward: str | dict[str, Any]
     protocol: Protocol
     limits: Limits
     retriever: RetrieverConfig
@@ -82,10 +81,8 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
 def _check_reward(config: ResearchConfig) -> None:
     if config.rewriting is not None:
         reward_weights(config.reward)
-    elif isinstance(config.reward, str):
-        get_reward(config.reward)
     else:
-        raise ValueError("research.reward: only rewards of rewriting can be mixed; name one")
+        AnswerReward(config.reward)
 
 
 def load_config(path: Path) -> DictConfig:

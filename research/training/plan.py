@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from research.overrides import quoted
+from research.overrides import quoted, with_escaped_keys
 from research.training.config import read_research_config
 from research.training.hardware import gpu_memory
 from research.training.options import CACHE, ROOT, Command, Options, key_of, module_command
@@ -129,12 +129,11 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
     """
     values = _values(plan, retriever_url)
     words = [f"{key}={quoted(value)}" for key, value in values.items()]
+    words += map(with_escaped_keys, plan.options.overrides)
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            config = compose(
-                f"train_{plan.options.recipe}", overrides=[_verl_configs(), *words, *plan.options.overrides]
-            )
+            config = compose(f"train_{plan.options.recipe}", overrides=[_verl_configs(), *words])
         _set_cluster(config, plan.options)
         _set_environment(config, plan.options)
         OmegaConf.resolve(config)

@@ -1,15 +1,13 @@
 """Rewards of a rewritten query, one file each, found by name: a class that is made once and then asked,
 ``await reward(task, text) -> Reward``, how much better the text is to search with than the question.
 
-To add one, put ``research/rewards/rewriting/<name>.py`` with a class ``TextReward(tools)`` here. It may
+One of your own is named by its import path, ``my_package.my_module:TextReward``. It may
 search and encode (:class:`Tools`), and raises ScoringError where it cannot tell: that is no bad text. What
 goes around them, weights, length and empty texts, stands in score.py.
 """
 
 import asyncio
-import importlib
-import pkgutil
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -17,9 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from data.rewriting import RewritingTask
+from research.doors import Door
 from research.encoder import BatchingEncoder, EncoderError, TextEncoder
 from research.ranking import MEASURES
-from research.rewards import Reward
+from research.rewards import Reward, read_parts
 from research.search_loop import SearchError
 from research.trajectory import Passage
 
@@ -28,7 +27,7 @@ Search = Callable[[str, int, frozenset[str]], Awaitable[list[Passage]]]
 TextRewardFunction = Callable[[RewritingTask, str], Awaitable[Reward]]
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
-NO_REWARDS = {"score"}  # modules here that are none
+DOOR = Door("reward of rewriting", "research.rewards.rewriting", "TextReward", frozenset({"score"}))
 
 
 class ScoringError(Exception):
@@ -124,30 +123,21 @@ async def once(
     return await asyncio.shield(known[key])
 
 
-def text_reward_names() -> list[str]:
-    """The names that :func:`make_text_reward` knows, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in NO_REWARDS)
-
-
 def make_text_reward(name: str, tools: Tools) -> TextRewardFunction:
-    """The reward of that name; `reward_weights` has checked it."""
-    reward: TextRewardFunction = importlib.import_module(f"{__name__}.{name}").TextReward(tools)
+    """The reward of that name or import path. Raises ValueError."""
+    reward: TextRewardFunction = DOOR.load(name)(tools)
     return reward
 
 
-def reward_weights(reward: str | dict[str, float]) -> dict[str, float]:
+def reward_weights(reward: str | Mapping[str, Any]) -> dict[str, float]:
     """Weights by name of ``research.reward``: one name, or several with their weights.
 
     Raises:
         ValueError: a name is unknown or a weight is no number.
     """
-    weights = {reward: 1.0} if isinstance(reward, str) else dict(reward)
-    known = text_reward_names()
-    for name, weight in weights.items():
-        if name not in known:
-            raise ValueError(f"no reward of rewriting is called {name!r}; there are: {', '.join(known)}")
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise ValueError(f"research.reward: the weight of {name} must be a number, not {weight!r}")
-    if not any(weights.values()):
-        raise ValueError("research.reward names no reward with a weight")
-    return {name: float(weight) for name, weight in weights.items() if weight}
+    parts = read_parts(reward)
+    for part in parts:
+        DOOR.load(part.name)
+        if part.parameters:
+            raise ValueError(f"research.reward: {part.name} takes a weight and no parameters")
+    return {part.name: part.weight for part in parts}

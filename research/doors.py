@@ -1,0 +1,67 @@
+"""Doors for what users bring: a thing by its built-in name, by an entry point of an installed package, or by
+the import path of the user's own, ``my_package.my_module:name``.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where things of one kind come from.
+
+    Attributes:
+        kind: what messages call it, such as "reward".
+        package: each of its modules is a built-in one; also the group of the entry points.
+        attribute: what to take from a built-in module.
+        helpers: modules of the package that are none.
+    """
+
+    kind: str
+    package: str
+    attribute: str
+    helpers: frozenset[str] = frozenset()
+
+    def names(self) -> list[str]:
+        """The names of those that are built in or installed, sorted."""
+        return sorted({*self._built_in(), *entry_points(group=self.package).names})
+
+    def load(self, name: str) -> Any:
+        """The thing of that name or import path, something that can be called.
+
+        Raises:
+            ValueError: there is none, or it cannot be imported; the message says what there is, or why.
+        """
+        if name in self._built_in():
+            return getattr(importlib.import_module(f"{self.package}.{name}"), self.attribute)
+        if ":" in name:
+            return self._checked(name, _import(name, f"the {self.kind} {name!r}"))
+        if name not in self.names():
+            raise ValueError(
+                f"no {self.kind} is called {name!r}; there are: {', '.join(self.names())}; "
+                f"one of your own is my_package.my_module:{self.attribute}"
+            )
+        (point,) = entry_points(group=self.package, name=name)
+        return self._checked(name, _import(point.value, f"the {self.kind} {name!r} ({point.value})"))
+
+    def _built_in(self) -> list[str]:
+        path = importlib.import_module(self.package).__path__
+        names = (module.name for module in pkgutil.iter_modules(path) if not module.ispkg)
+        return [name for name in names if name not in self.helpers]
+
+    def _checked(self, name: str, thing: Any) -> Any:
+        if not callable(thing):
+            raise ValueError(f"the {self.kind} {name!r} is {thing!r}, which cannot be called")
+        return thing
+
+
+def _import(path: str, what: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a user's module may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{what} cannot be imported: {reason}") from error

@@ -1,8 +1,8 @@
 """Rewards of answers, named in ``research.reward``: built in, one file each, or a function of your own.
 
 A reward is a function ``score(trajectory, reference, **parameters)``, plain or async, that returns a number
-or a Reward. It reads what the model wrote (``Trajectory.model_turns``): a built-in one reads nothing else, so no
-passage and no prompt can change it. Rewards of rewritten queries are in research/rewards/rewriting.
+or a Reward. It reads what the model wrote (``Trajectory.model_turns``): a built-in one reads nothing else, so
+no passage and no prompt can change it. Rewards of rewritten queries are in research/rewards/rewriting.
 """
 
 import inspect

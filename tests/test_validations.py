@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from run_folder import episode, make_run, step_row, write_episodes, write_rows
 
 from research.training.report import write_report
+from research.training.run import export
 from research.training.table import table_rows
 from research.training.validations import (
     Score,
@@ -135,6 +136,16 @@ def test_what_a_kill_left_half_linked_is_made_anew(tmp_path):
     keep_as_best(tmp_path, 10)
     assert best_checkpoint(tmp_path) == 10
     assert (handed_over(tmp_path, "best")[1] / "actor" / "model.pt").read_text() == "weights 10"
+
+
+def test_a_policy_that_is_written_already_is_named(tmp_path, capsys):
+    save(tmp_path, 10)
+    (tmp_path / "config.yaml").write_text("research: {keep: last}\n")
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "step.txt").write_text("global_step_10\n")
+    export(tmp_path)
+    assert f"the policy of step 10 is in {tmp_path / 'policy'}" in capsys.readouterr().out
+    assert not (tmp_path / "logs").exists()
 
 
 def test_table_and_report_are_of_the_policy_that_is_handed_over_and_name_its_step(tmp_path):

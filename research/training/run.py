@@ -282,6 +282,7 @@ def export(run_dir: Path) -> None:
     target, temporary = run_dir / "policy", run_dir / FOLDER
     stamp = f"global_step_{step}\n"
     if (target / "step.txt").exists() and (target / "step.txt").read_text() == stamp:
+        click.echo(f"- the policy of step {step} is in {target}")
         return
     click.echo(f"- write the policy of step {step} to {target}")
     log = run_dir / "logs" / "export.log"

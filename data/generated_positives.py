@@ -39,7 +39,7 @@ class Asking:
 
     def body(self, question: str) -> dict[str, Any]:
         """The request, of which an answer's key is made too."""
-        system, user = load_prompt(PROMPT)
+        system, user, _ = load_prompt(PROMPT)
         messages = [
             {"role": "system", "content": system},
             {"role": "user", "content": fill(user, {"question": question})},

@@ -124,8 +124,9 @@ class TokenProtocol:
         """Tokens of text that we wrote; never adds BOS or EOS."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def chat(self, system: str, user: str) -> list[int]:
-        """Tokens of a prompt by the model's chat template; without one, of both texts as they stand.
+    def chat(self, system: str | None, user: str) -> list[int]:
+        """Tokens of a prompt by the model's chat template; without one, of both texts as they stand. A system
+        message of None is not said, an empty one is.
 
         Where the template has no place for a system message its text goes in front of the user's.
 
@@ -133,9 +134,9 @@ class TokenProtocol:
             ValueError: the template fails, or leaves out what the user says.
         """
         if not self.tokenizer.chat_template:
-            return self.plain(f"{system}\n\n{user}".lstrip())
-        if not self._takes_system_message and system:
-            system, user = "", f"{system}\n\n{user}"
+            return self.plain(f"{system or ''}\n\n{user}".lstrip())
+        if system is not None and not self._takes_system_message:
+            system, user = None, f"{system}\n\n{user}" if system else user
         return self.encode(self._rendered(system, user))
 
     def plain(self, text: str) -> list[int]:
@@ -152,12 +153,12 @@ class TokenProtocol:
                 return True
         except ValueError:
             pass  # said below, unless the template works without one
-        if user not in self._rendered("", user):
+        if user not in self._rendered(None, user):
             raise ValueError("the model's chat template leaves out what the user says")
         return False
 
-    def _rendered(self, system: str, user: str) -> str:
-        messages = [{"role": "system", "content": system}] if system else []
+    def _rendered(self, system: str | None, user: str) -> str:
+        messages = [] if system is None else [{"role": "system", "content": system}]
         messages.append({"role": "user", "content": user})
         try:
             return str(

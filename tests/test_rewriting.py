@@ -27,7 +27,7 @@ def test_all_that_is_written_is_the_query_without_the_end_of_sequence(tokens):
 
 def as_asked(prompt: str, text: str) -> str:
     """A response in the form that the prompt itself describes, whose answer is the text."""
-    asked = "".join(part or "" for part in load_prompt(prompt))
+    asked = (load_prompt(prompt).system or "") + load_prompt(prompt).user
     pairs = [name for name in re.findall(r"<(\w+)> and </\1>", asked) if name in ("think", "answer")]
     inside = dict.fromkeys(pairs, "why so") | {"answer": text}
     if example := re.search(r"<answer> ([^<]*\\boxed\{)[^}]*(\}[^<]*)</answer>", asked):

@@ -220,7 +220,7 @@ def prompted(template: str | None, name: str, question: str, front: str = "", ba
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
 def test_the_model_reads_system_text_and_question_once(template: str) -> None:
-    system, _ = load_prompt("rqr_think")
+    system = load_prompt("rqr_think").system
     assert system
     text = prompted(template, "rqr_think", "Who is it?", front="<bos>")
     assert text.count(system) == text.count("Who is it?") == 1
@@ -229,7 +229,7 @@ def test_the_model_reads_system_text_and_question_once(template: str) -> None:
 
 
 def test_a_template_that_takes_a_system_message_gets_one() -> None:
-    system, _ = load_prompt("rqr")
+    system = load_prompt("rqr").system
     assert prompted(TURNS, "rqr", "Who?") == f"<|im_end|>[system]{system}<|im_end|>[user]Who?"
     assert prompted(FIRST + TURNS, "rqr", "Who?") == f"<|im_end|>[user]{system}\n\nWho?"
 
@@ -284,7 +284,7 @@ def test_any_template_shows_the_whole_prompt_or_says_why_not(
     text = prompted(BOS * bos + check + turns, name, f"q{question}q", front="<bos>" * adds_bos)
     asked = TokenProtocol(make_tokenizer(), Protocol()).clean(f"q{question}q")
     assert asked in text and text.count("<bos>") == bos
-    assert (load_prompt(name)[0] or "") in text
+    assert (load_prompt(name).system or "") in text
 
 
 # ------------------------------------------------------------------------------- any text from outside

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from research.evaluation.methods import method_names
 from research.evaluation.values import check_multihop
-from research.prompts import load_prompt
+from research.prompts import load_prompt, with_text
 from research.protocol import Protocol
 from research.retriever_client import RetrieverConfig
 from research.search_loop import Limits
@@ -124,6 +124,7 @@ def compose_config(words: list[str], model: str | None = None) -> DictConfig:
     if missing := sorted(OmegaConf.missing_keys(config)):
         advice = " (--retriever URL or --corpus FILE)" if "retriever.url" in missing else ""
         raise EvaluationError(f"no value for {', '.join(missing)}{advice}")
+    keep_prompt(config)
     read_config(config)
     return config
 
@@ -193,6 +194,13 @@ def read_config(config: DictConfig) -> EvaluationConfig:
         check_protocol(read.protocol)
         load_prompt(read.prompt)
     return read
+
+
+def keep_prompt(section: DictConfig) -> None:
+    """Put the text of a prompt that is a file into the configuration. Raises EvaluationError."""
+    if isinstance(section.prompt, str):
+        with saying_faults():
+            section.prompt = with_text(section.prompt)
 
 
 @contextmanager

@@ -121,7 +121,7 @@ async def _judge(
 
 async def ask(server: ModelServer, model: str, data: dict[str, Any]) -> Verdict:
     """The verdict on one prediction. Raises ServerError, also for a reply that is no verdict."""
-    system, user = load_prompt(PROMPT)
+    system, user, _ = load_prompt(PROMPT)
     fields = {
         "question": data["question"],
         "golden": "; ".join(data["golden_answers"]),

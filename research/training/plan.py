@@ -16,10 +16,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from research.overrides import quoted, with_escaped_keys
+from research.prompts import is_path, with_text
 from research.training.config import read_research_config
 from research.training.hardware import gpu_memory
 from research.training.options import CACHE, ROOT, Command, Options, key_of, module_command
 from research.training.patches import WEIGHT_TIMEOUT_VARIABLE
+from research.training.run_files import latest_checkpoint
 from research.training.sources import RECIPES, Source, version_of
 from research.training.values import check_training
 
@@ -128,28 +130,14 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
         ConfigurationError: an unknown key, a bad value, or a missing one.
     """
     values = _values(plan, retriever_url)
-    words = [f"{key}={quoted(value)}" for key, value in values.items()]
-    words += map(with_escaped_keys, plan.options.overrides)
-    try:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            config = compose(f"train_{plan.options.recipe}", overrides=[_verl_configs(), *words])
-        _set_cluster(config, plan.options)
-        _set_environment(config, plan.options)
-        OmegaConf.resolve(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(" ".join(str(error).split())) from error
-    except (ValueError, AttributeError, TypeError) as error:  # of hydra and omegaconf for a word like "=1"
-        given = " ".join(plan.options.overrides)
-        raise ConfigurationError(
-            f"no configuration comes of {given!r}: {error}; a word is key=value"
-        ) from error
+    config = _composed(plan.options, values)
     # veRL itself leaves keys of parts that are switched off without a value.
     ours = ("research.", "data.", "actor_rollout_ref.")
     missing = [key for key in OmegaConf.missing_keys(config) if key.startswith(ours)]
     if missing:
         raise ConfigurationError(f"no value for {', '.join(sorted(missing))}")
     try:
+        _keep_prompt(config.research)
         read_research_config(config.research)
         check_training(config)
     except ValueError as error:
@@ -160,6 +148,38 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
     longest = data.max_prompt_length + data.max_response_length
     rollout.max_model_len = max(rollout.max_model_len, longest)
     return config
+
+
+def _composed(options: Options, values: dict[str, Any]) -> DictConfig:
+    words = [f"{key}={quoted(value)}" for key, value in values.items()]
+    words += map(with_escaped_keys, options.overrides)
+    try:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+            config = compose(f"train_{options.recipe}", overrides=[_verl_configs(), *words])
+        _set_cluster(config, options)
+        _set_environment(config, options)
+        OmegaConf.resolve(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(" ".join(str(error).split())) from error
+    except (ValueError, AttributeError, TypeError) as error:  # of hydra and omegaconf for a word like "=1"
+        given = " ".join(options.overrides)
+        raise ConfigurationError(
+            f"no configuration comes of {given!r}: {error}; a word is key=value"
+        ) from error
+    return config
+
+
+def _keep_prompt(research: DictConfig) -> None:
+    """Put the text of a prompt that is a file into the configuration: after the first checkpoint the one that
+    the run has been trained with, whatever the file holds by then.
+    """
+    if not isinstance(research.prompt, str):
+        return  # refused with the other values
+    run_dir = Path(research.run_dir)
+    if is_path(research.prompt) and latest_checkpoint(run_dir) is not None:
+        research.prompt = OmegaConf.load(run_dir / "config.yaml").research.prompt
+    research.prompt = with_text(research.prompt)
 
 
 def _refuse_keys_of_options(config: DictConfig, values: dict[str, Any], options: Options) -> None:

@@ -14,6 +14,7 @@ from research.evaluation.config import (
     Sampling,
     build,
     compose_file,
+    keep_prompt,
     saying_faults,
     training_of,
     values_of,
@@ -133,6 +134,7 @@ def compose_config(words: list[str], model: str | None) -> DictConfig:
     by the prompt and protocol that it was trained with. Raises EvaluationError.
     """
     config = compose_file("eval_bright", words, _of_training(model))
+    keep_prompt(config.rewriting)
     read_config(config)
     return config
 

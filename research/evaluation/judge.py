@@ -42,7 +42,8 @@ RESPONSE_FORMAT = {
 
 def content_key(config: JudgeConfig, data: dict[str, Any]) -> str:
     """What a verdict depends on: judge, prompt, question, accepted answers, prediction."""
-    parts = [config.model, load_prompt(PROMPT), data["question"], data["golden_answers"], data["prediction"]]
+    asked = load_prompt(PROMPT)[:2]
+    parts = [config.model, asked, data["question"], data["golden_answers"], data["prediction"]]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -89,7 +89,7 @@ def wanted(tasks: Iterable[BrightTask], config: BrightConfig, model: dict[str, A
     rewriting = config.rewriting
     made_by = [
         model,
-        load_prompt(rewriting.prompt),
+        load_prompt(rewriting.prompt)[:2],
         asdict(config.protocol),
         asdict(rewriting) | {"samples": None, "think": rewriting.thinks},
         asdict(config.sampling),

@@ -53,6 +53,14 @@ def test_a_run_that_is_resumed_keeps_the_text_that_it_was_trained_with(mine: Pat
     assert training(run_dir, mine) == before
 
 
+def test_files_of_other_editors_are_read_alike(mine: Path, tmp_path: Path) -> None:
+    kept = training(tmp_path / "run", mine)
+    mine.write_bytes(b"\xef\xbb\xbf" + MINE.replace("\n", "\r\n").encode())
+    assert training(tmp_path / "run", mine) == kept
+    mine.write_text("One\x0ctwo\u2028three {question}")
+    assert load_prompt(training(tmp_path / "run", mine)).user == "One\x0ctwo\u2028three {question}"
+
+
 def test_a_text_needs_no_file() -> None:
     assert load_prompt("Who? {question}") == Prompt(None, "Who? {question}", chat=False)
     assert load_prompt('""\n---\n{question}') == Prompt("", "{question}", chat=True)

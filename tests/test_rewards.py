@@ -94,6 +94,7 @@ def test_the_built_in_ones_are_there_by_name():
 
 
 MINE = """
+import numpy
 from research.rewards import Reward
 
 limit = 3
@@ -114,6 +115,9 @@ def nothing(trajectory, reference):
 def not_finite(trajectory, reference):
     return float("nan")
 
+def of_numpy(trajectory, reference):
+    return Reward(numpy.float32(0.5), "", {"count": numpy.int64(3)})
+
 def fickle(trajectory, reference):
     return Reward(0, "", {trajectory.finish_reason: 1})
 """
@@ -124,6 +128,7 @@ def mine(tmp_path, monkeypatch):
     """A module of a user's own, on the path, and an installed package that names one of its functions."""
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "broken.py").write_text("def score(trajectory, reference)\n")
+    (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
     package = tmp_path / "mine-1.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
@@ -142,6 +147,8 @@ def test_a_reward_of_ones_own_comes_by_path_or_by_entry_point(mine):
     assert scored("mine:hops", answered("x"), GOLDEN, hops=3).score == 3
     brief = scored({"mine:brief": {"most": 1000}}, trajectory("a" * 900), GOLDEN)
     assert brief == Reward(0.1, "brevity", {"left": 100})
+    reward = scored("mine:of_numpy", answered("x"), GOLDEN)
+    assert json.dumps([reward.score, reward.metrics]) == '[0.5, {"count": 3.0}]'
 
 
 def test_rewards_are_added_up_by_weight_with_their_reasons_and_metrics(mine):
@@ -164,6 +171,7 @@ def test_rewards_are_added_up_by_weight_with_their_reasons_and_metrics(mine):
         ("mine:absent", "'mine:absent' cannot be imported: AttributeError"),
         ("mine:limit", "'mine:limit' is 3, which cannot be called"),
         ("broken:score", "'broken:score' cannot be imported: SyntaxError"),
+        ("leaving:score", "'leaving:score' cannot be imported: SystemExit: 3"),
         (":score", "':score' cannot be imported: ValueError"),
         ({"mine:brief": {"weight": 1, "longest": 3}}, "mine:brief.*unexpected keyword argument 'longest'"),
         ({"mine:brief": {"weight": "much"}}, "the weight of mine:brief must be a number, not 'much'"),

@@ -58,7 +58,7 @@ def _is_text(prompt: str) -> bool:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8") + "\n"
+        return Path(path).expanduser().read_text(encoding="utf-8-sig") + "\n"
     except (OSError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError)
         why = "and there is no such file" if missing else f"and as a file: {error}"
@@ -73,9 +73,9 @@ def load_prompt(prompt: str) -> Prompt:
         ValueError: no prompt has that name, or its text lacks ``{question}``.
     """
     if prompt in prompt_names():
-        lines = (DIRECTORY / f"{prompt}.txt").read_text(encoding="utf-8").splitlines()
+        lines = (DIRECTORY / f"{prompt}.txt").read_text(encoding="utf-8").split("\n")
     elif _is_text(prompt):
-        lines = prompt.splitlines()
+        lines = prompt.split("\n")
     else:
         raise ValueError(f"no prompt is called {prompt!r}; there are: {', '.join(prompt_names())}")
     while lines and lines[0].startswith("#"):
@@ -83,7 +83,7 @@ def load_prompt(prompt: str) -> Prompt:
     system, divider, user = "\n".join(["", *lines]).partition("\n---\n")
     template = user if divider else system
     if "{question}" not in template:
-        raise ValueError(f"the prompt {prompt!r} lacks {{question}}")
+        raise ValueError(f"the prompt {prompt[:60]!r} lacks {{question}}")
     said = {"": None, '""': ""}.get(system.strip(), system.strip())
     return Prompt(said if divider else None, template.strip("\n"), bool(divider))
 

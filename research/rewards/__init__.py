@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple
 
 from research.doors import Door
@@ -109,10 +110,11 @@ async def _score(
     given = function(trajectory, reference)
     given = await given if inspect.isawaitable(given) else given
     reward = given if isinstance(given, Reward) else Reward(given)
-    for value in (reward.score, *reward.metrics.values()):
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"the reward {name} gave {given!r}: no Reward of finite numbers, and no number")
-    return reward
+    values = {"": reward.score, **reward.metrics}
+    if not all(isinstance(value, Real) and math.isfinite(value) for value in values.values()):
+        raise ValueError(f"the reward {name} gave {given!r}: no Reward of finite numbers, and no number")
+    metrics = {name: float(value) for name, value in reward.metrics.items()}
+    return Reward(float(reward.score), reward.reason, metrics)  # NumPy's numbers are no JSON
 
 
 def ended(trajectory: Trajectory) -> bool:

@@ -33,7 +33,7 @@ class Answering:
         reward = await self.reward(trajectory, reference)
         trajectory.reward, trajectory.reward_reason = reward.score, reward.reason
         trajectory.metrics = _metrics(trajectory, reference)
-        trajectory.metrics |= {f"reward/{name}": float(value) for name, value in reward.metrics.items()}
+        trajectory.metrics |= {f"reward/{name}": value for name, value in reward.metrics.items()}
         trajectory.metadata = {
             "golden_answers": list(reference.golden_answers),
             "supporting_ids": [str(each) for each in info["supporting_ids"]],

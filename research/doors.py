@@ -3,6 +3,7 @@ the import path of the user's own, ``my_package.my_module:name``.
 """
 
 import importlib
+import operator
 import pkgutil
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -44,7 +45,9 @@ class Door:
                 f"no {self.kind} is called {name!r}; there are: {', '.join(self.names())}; "
                 f"one of your own is my_package.my_module:{self.attribute}"
             )
-        (point,) = entry_points(group=self.package, name=name)
+        point, *others = entry_points(group=self.package, name=name)
+        if others:
+            raise ValueError(f"several installed packages name a {self.kind} {name!r}: give its import path")
         return self._checked(name, _import(point.value, f"the {self.kind} {name!r} ({point.value})"))
 
     def _built_in(self) -> list[str]:
@@ -61,7 +64,7 @@ class Door:
 def _import(path: str, what: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return operator.attrgetter(attribute)(importlib.import_module(module))
     except (Exception, SystemExit) as error:  # a user's module may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{what} cannot be imported: {reason}") from error

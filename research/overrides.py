@@ -3,6 +3,9 @@
 import re
 from typing import Any
 
+# Strings whole, one after the other, so that what looks like a key inside one is none.
+_QUOTED = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')(?=(\s*:)?)""")
+
 
 def quoted(value: Any) -> str:
     """A value, or a list of them, as hydra's grammar takes it, whatever characters it holds."""
@@ -18,8 +21,8 @@ def with_escaped_keys(word: str) -> str:
     key, equals, value = word.partition("=")
     if not value.startswith("{"):
         return word
-    return key + equals + re.sub(r"""(["'])([^"']*)\1(?=\s*:)""", lambda found: _escaped(found[2]), value)
+    return key + equals + _QUOTED.sub(lambda found: _escaped(found[1]) if found[2] else found[0], value)
 
 
 def _escaped(key: str) -> str:
-    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key)
+    return re.sub(r"([\\()\[\]{}:=, \t])", r"\\\1", key[1:-1])

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,28 +184,34 @@ def build_until(corpus: Path, target: Path, count: int, ending: signal.Signals) 
     arguments = [sys.executable, "-m", "retriever_server", "build", corpus, target]
     process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    while f"{count}/" not in process.stderr.readline().replace("\r", "\n"):
+    vectors = target.parent / ".index.building" / "vectors.faiss"
+    while not vectors.exists() or encoded_in(vectors) < count:
         assert process.poll() is None
+        time.sleep(0.005)
     process.send_signal(ending)
     assert process.wait(timeout=120) != 0
     assert "Traceback" not in process.stderr.read()
     assert not target.exists()
-    return (target.parent / ".index.building" / "vectors.faiss").stat().st_size // (384 * 4)
+    return encoded_in(vectors)
+
+
+def encoded_in(vectors: Path) -> int:
+    return vectors.stat().st_size // (384 * 4)
 
 
 def test_interrupted_and_killed_build_goes_on_and_encodes_nothing_twice(tmp_path: Path) -> None:
-    rows = [{"id": n, "contents": f"{n} " + "many words " * 6} for n in range(1600)]
+    rows = [{"id": n, "contents": f"{n} " + "many words " * 6} for n in range(2600)]
     corpus = write_rows(tmp_path / "corpus.jsonl", rows)
     first = build_until(corpus, tmp_path / "index", 512, signal.SIGINT)
-    second = build_until(corpus, tmp_path / "index", 1024, signal.SIGKILL)
-    assert 512 <= first < second < 1600
+    second = build_until(corpus, tmp_path / "index", first + 1, signal.SIGKILL)
+    assert 512 <= first < second < 2600
 
     encoded: list[int] = []
     original = Encoder.encode_passages
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Encoder, "encode_passages", lambda s, t: encoded.append(len(t)) or original(s, t))
         assert command("build", corpus, tmp_path / "index").exit_code == 0
-    assert sum(encoded) == 1600 - second + 32  # and the sample that is checked
+    assert sum(encoded) == 2600 - second + 32  # and the sample that is checked
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "index"]
 
 

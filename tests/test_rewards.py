@@ -11,10 +11,12 @@ from collections import Counter
 
 import pytest
 from conftest import SHARED
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
 from research import metrics
+from research.overrides import with_escaped_keys
 from research.protocol import Protocol
 from research.rewards import DOOR, AnswerReward, Reference, Reward
 from research.trajectory import Segment, Trajectory
@@ -103,6 +105,9 @@ async def brief(trajectory, reference, most=10):
     left = max(0, most - sum(map(len, trajectory.model_turns)))
     return Reward(left / most, "brevity", {"left": left})
 
+class Rewards:
+    brief = brief
+
 def half(trajectory, reference):
     return 0.5
 
@@ -114,6 +119,16 @@ def nothing(trajectory, reference):
 
 def not_finite(trajectory, reference):
     return float("nan")
+
+def meddling(trajectory, reference):
+    trajectory.segments.clear()
+    return 10**400 if reference.metadata.get("huge") else 1
+
+def no_reason(trajectory, reference):
+    return Reward(1.0, None)
+
+def no_metrics(trajectory, reference):
+    return Reward(1.0, "", None)
 
 def of_numpy(trajectory, reference):
     return Reward(numpy.float32(0.5), "", {"count": numpy.int64(3)})
@@ -186,10 +201,42 @@ def test_what_names_no_reward_is_refused_in_one_line(mine, reward, message):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["nothing", "not_finite"])
+@pytest.mark.parametrize("name", ["nothing", "not_finite", "no_reason", "no_metrics"])
 def test_what_is_no_score_is_an_error_that_names_the_reward(mine, name):
     with pytest.raises(ValueError, match=f"the reward mine:{name} gave"):
         scored(f"mine:{name}", answered("x"), GOLDEN)
+
+
+def test_a_reward_cannot_change_what_is_trained_on(mine):
+    episode = answered("x")
+    assert scored("mine:meddling", episode, GOLDEN).score == 1.0
+    assert episode == answered("x")
+    with pytest.raises(ValueError, match="the reward mine:meddling gave 1000"):
+        scored("mine:meddling", episode, GOLDEN, huge=True)
+
+
+def test_a_sum_beyond_all_numbers_and_a_metric_of_two_rewards_are_errors(mine):
+    with pytest.raises(ValueError, match="add up to inf"):
+        scored({"mine:half": 1.7e308, "half_of_it": 1.7e308, "mine:meddling": 1.7e308}, answered("x"), GOLDEN)
+    with pytest.raises(ValueError, match="a metric of the same name: .*left"):
+        scored({"mine:brief": 1, "mine:Rewards.brief": 1}, answered("x"), GOLDEN)
+
+
+@pytest.mark.parametrize(
+    ("word", "parsed"),
+    [
+        ('x={a: 1, "m:f": {w: 0.1, n: [1, 2]}}', {"a": 1, "m:f": {"w": 0.1, "n": [1, 2]}}),
+        ("x={'m:f' : 1}", {"m:f": 1}),
+        ('x={"m:f": {words: ["a", ":b"]}}', {"m:f": {"words": ["a", ":b"]}}),
+        ('x={"m:f": {words: "say \\"x\\": y"}}', {"m:f": {"words": 'say "x": y'}}),
+        ("x={d: \"'x': y\"}", {"d": "'x': y"}),
+        ("x=plain", "plain"),
+    ],
+)
+def test_keys_may_be_quoted_and_values_stay_as_they_are(word, parsed):
+    override = OverridesParser.create().parse_override(with_escaped_keys(word))
+    value = override.value()
+    assert json.loads(json.dumps(value, default=str)) == parsed
 
 
 def test_metrics_that_come_and_go_are_an_error(mine):

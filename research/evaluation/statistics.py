@@ -61,7 +61,7 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Difference
     generator, observed, as_far = np.random.default_rng(seed), abs(differences.sum()), 0
     for rows in _chunks(len(sizes)):
         positive = generator.binomial(counts, 0.5, size=(rows, len(sizes)))
-        as_far += int((np.abs((2 * positive - counts) @ sizes) >= observed - 1e-9).sum())
+        as_far += int((np.abs((2 * positive - counts) @ sizes) >= observed * (1 - 1e-9)).sum())
     return Difference(*interval, (as_far + 1) / (RESAMPLES + 1))  # the observed one counts: never a p of 0
 
 

@@ -5,6 +5,7 @@ or a Reward. It reads what the model wrote (``Trajectory.model_turns``): a built
 no passage and no prompt can change it. Rewards of rewritten queries are in research/rewards/rewriting.
 """
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping, Set
@@ -82,6 +83,8 @@ class AnswerReward:
             (part, await _score(part.name, function, trajectory, reference)) for part, function in self._parts
         ]
         metrics = {name: value for _, reward in parts for name, value in reward.metrics.items()}
+        if len(metrics) < sum(len(reward.metrics) for _, reward in parts):
+            raise ValueError(f"two rewards report a metric of the same name: {sorted(metrics)}")
         self._metrics = metrics.keys() if self._metrics is None else self._metrics
         if metrics.keys() != self._metrics:
             # veRL takes the mean of each over a batch.
@@ -92,7 +95,10 @@ class AnswerReward:
         if len(parts) == 1 and parts[0][0].weight == 1:
             return parts[0][1]
         reasons = [f"{part.name} {reward.score:+.3f} ({reward.reason})" for part, reward in parts]
-        return Reward(sum(part.weight * reward.score for part, reward in parts), "; ".join(reasons), metrics)
+        total = sum(part.weight * reward.score for part, reward in parts)
+        if not math.isfinite(total):
+            raise ValueError(f"the rewards add up to {total}: {'; '.join(reasons)}")
+        return Reward(total, "; ".join(reasons), metrics)
 
 
 def _bound(part: Part) -> Callable[..., Any]:
@@ -107,14 +113,30 @@ def _bound(part: Part) -> Callable[..., Any]:
 async def _score(
     name: str, function: Callable[..., Any], trajectory: Trajectory, reference: Reference
 ) -> Reward:
-    given = function(trajectory, reference)
+    # A copy: what a reward does to it must not change what is trained on.
+    given = function(copy.deepcopy(trajectory) if ":" in name else trajectory, reference)
     given = await given if inspect.isawaitable(given) else given
     reward = given if isinstance(given, Reward) else Reward(given)
-    values = {"": reward.score, **reward.metrics}
-    if not all(isinstance(value, Real) and math.isfinite(value) for value in values.values()):
-        raise ValueError(f"the reward {name} gave {given!r}: no Reward of finite numbers, and no number")
+    if not (_is_finite(reward.score) and isinstance(reward.reason, str) and _are_metrics(reward.metrics)):
+        raise ValueError(
+            f"the reward {name} gave {given!r}: neither a finite number nor a Reward of one, with a text as "
+            "its reason and finite numbers by name as its metrics"
+        )
     metrics = {name: float(value) for name, value in reward.metrics.items()}
     return Reward(float(reward.score), reward.reason, metrics)  # NumPy's numbers are no JSON
+
+
+def _are_metrics(metrics: object) -> bool:
+    if not isinstance(metrics, Mapping):
+        return False
+    return all(isinstance(name, str) and name and _is_finite(value) for name, value in metrics.items())
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def ended(trajectory: Trajectory) -> bool:

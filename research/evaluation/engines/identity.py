@@ -6,9 +6,8 @@ from typing import Any
 
 from research.evaluation.config import EngineConfig, EvaluationError
 
-EDGE = (
-    2**20
-)  # bytes that are read at either end of a file: new weights differ everywhere, and 15 GB take a while
+# Others, such as README.md, change nothing of what the model says.
+READ = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
 
 
 def model_identity(config: EngineConfig) -> dict[str, Any]:
@@ -24,16 +23,13 @@ def model_identity(config: EngineConfig) -> dict[str, Any]:
 
 
 def _checksum(folder: Path) -> str:
-    """Of the names, sizes and edges of the files; the same for a copy elsewhere."""
+    """Of the names and contents of the files that are read; the same for a copy elsewhere."""
     checksum = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        size = path.stat().st_size
-        checksum.update(f"{path.name}\0{size}\0".encode())
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in READ and path.is_file()):
         try:
             with path.open("rb") as file:
-                checksum.update(file.read(EDGE))
-                file.seek(max(EDGE, size - EDGE))
-                checksum.update(file.read(EDGE))
+                content = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise EvaluationError(f"{path} cannot be read ({error.strerror})") from error
+        checksum.update(f"{path.relative_to(folder)}\0{content}\0".encode())
     return checksum.hexdigest()[:16]

@@ -114,7 +114,7 @@ async def _score(
     name: str, function: Callable[..., Any], trajectory: Trajectory, reference: Reference
 ) -> Reward:
     # A copy: what a reward does to it must not change what is trained on.
-    given = function(copy.deepcopy(trajectory) if ":" in name else trajectory, reference)
+    given = function(copy.deepcopy(trajectory), reference)
     given = await given if inspect.isawaitable(given) else given
     reward = given if isinstance(given, Reward) else Reward(given)
     if not (_is_finite(reward.score) and isinstance(reward.reason, str) and _are_metrics(reward.metrics)):

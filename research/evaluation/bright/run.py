@@ -56,7 +56,7 @@ def run(config: DictConfig, run_dir: Path) -> str:
     identity = _identity(tasks, read)
     with alone_in(run_dir, EvaluationError):
         check_same(run_dir, config, identity, FREE)
-        texts = _texts(tasks, read, run_dir)
+        texts = _texts(tasks, read, run_dir, identity["queries"])
         results, scores = [], {}
         for task in tasks:
             queries = [query_of(each, texts[task.name].get(each.id, ()), read) for each in task.questions]
@@ -98,13 +98,13 @@ def _identity(tasks: list[BrightTask], config: BrightConfig) -> dict[str, Any]:
 
 
 def _texts(
-    tasks: list[BrightTask], config: BrightConfig, run_dir: Path
+    tasks: list[BrightTask], config: BrightConfig, run_dir: Path, model: dict[str, Any]
 ) -> dict[str, dict[str, tuple[str, ...]]]:
     """task -> question -> its texts; what has none is told."""
     if config.queries == ORIGINAL:
         return {task.name: {each.id: (each.question,) for each in task.questions} for task in tasks}
     if config.queries is None:
-        return _written(tasks, config, run_dir)
+        return _written(tasks, config, run_dir, model)
     file = TextFile(Path(config.queries), config.field)
     texts = {task.name: file.of(task, alone=len(tasks) == 1) for task in tasks}
     for task in tasks:
@@ -119,11 +119,11 @@ def _texts(
 
 
 def _written(
-    tasks: list[BrightTask], config: BrightConfig, run_dir: Path
+    tasks: list[BrightTask], config: BrightConfig, run_dir: Path, model: dict[str, Any]
 ) -> dict[str, dict[str, tuple[str, ...]]]:
     """The texts of the model. A failed one is left out; a question without any counts as 0."""
     rewrites = Rewrites(run_dir)
-    asked = wanted(tasks, config, model_identity(config.engine))
+    asked = wanted(tasks, config, model)
     rewrite_all(asked, rewrites, config)
     texts: dict[str, dict[str, tuple[str, ...]]] = {task.name: {} for task in tasks}
     made = [rewrites.done[each.key] for each in asked]

@@ -27,4 +27,6 @@ fi
 
 # Without Python's bytecode cache each process of the run compiles vLLM and veRL again.
 unset PYTHONDONTWRITEBYTECODE
+# Modules in the folder that this is called in (a data/, say) are not ours; research/doors.py looks there last.
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
 exec "$root/.venv/bin/python" -m "$module" --hardware "$hardware" "$@"

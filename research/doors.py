@@ -4,7 +4,9 @@ the import path of the user's own, ``my_package.my_module:name``.
 
 import importlib
 import operator
+import os
 import pkgutil
+import sys
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -37,6 +39,7 @@ class Door:
             ValueError: there is none, or it cannot be imported; the message says what there is, or why.
         """
         if name in self._built_in():
+            self._refuse_second(name)
             return getattr(importlib.import_module(f"{self.package}.{name}"), self.attribute)
         if ":" in name:
             return self._checked(name, _import(name, f"the {self.kind} {name!r}"))
@@ -49,6 +52,13 @@ class Door:
         if others:
             raise ValueError(f"several installed packages name a {self.kind} {name!r}: give its import path")
         return self._checked(name, _import(point.value, f"the {self.kind} {name!r} ({point.value})"))
+
+    def _refuse_second(self, name: str) -> None:
+        for point in entry_points(group=self.package, name=name):
+            raise ValueError(
+                f"the {self.kind} {name!r} is built in, and an installed package names another: give the "
+                f"import path, {self.package}.{name}:{self.attribute} or {point.value}"
+            )
 
     def _built_in(self) -> list[str]:
         path = importlib.import_module(self.package).__path__
@@ -63,6 +73,8 @@ class Door:
 
 def _import(path: str, what: str) -> Any:
     module, _, attribute = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: a folder of the user's named like a package hides nothing
     try:
         return operator.attrgetter(attribute)(importlib.import_module(module))
     except (Exception, SystemExit) as error:  # a user's module may raise anything

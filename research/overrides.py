@@ -13,15 +13,29 @@ def quoted(value: Any) -> str:
         return "null"
     if isinstance(value, list):
         return f"[{','.join(map(quoted, value))}]"
-    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "\\'") + "'"
+    return str(value) if isinstance(value, int) else _quoted_text(str(value))
 
 
-def with_escaped_keys(word: str) -> str:
-    """A word ``key={"name:x": value}`` as hydra's grammar takes it, which knows no quoted keys."""
+def _quoted_text(text: str) -> str:
+    # Backslashes stand for themselves, but not before a quote.
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
+
+
+def as_hydra_word(word: str) -> str:
+    """A user's word as hydra's grammar takes it, which knows neither quoted keys, ``key={"name:x": value}``,
+    nor a bare text with colons, blanks or braces, as prompts and paths to them have.
+    """
     key, equals, value = word.partition("=")
+    if key.split(".")[-1] == "prompt" and value not in ("", "null") and not _is_quoted(value):
+        return key + equals + _quoted_text(value)
     if not value.startswith("{"):
         return word
     return key + equals + _QUOTED.sub(lambda found: _escaped(found[1]) if found[2] else found[0], value)
+
+
+def _is_quoted(value: str) -> bool:
+    return len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
 
 
 def _escaped(key: str) -> str:

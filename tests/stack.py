@@ -2,9 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -29,15 +29,16 @@ def command_of(process: psutil.Process) -> str:
 class RecipeRun:
     """A started recipe, stopped at the end of its ``with`` block with all that belongs to it.
 
-    ``args`` are those of the recipe, recipes/train_musique.sh unless another module is named; a new run gets
-    SMALL sizes, one that goes on has them saved.
+    ``args`` are those of recipes/train_`recipe`.sh; a new run gets SMALL sizes, one that goes on has them
+    saved. It is started from a folder of the user's, with a ``data`` of theirs and a copy of the example reward.
     """
 
-    def __init__(self, run_dir: Path, *args: str, module: str = "research.training.recipe") -> None:
+    def __init__(self, run_dir: Path, *args: str, recipe: str = "musique") -> None:
         self.run_dir = run_dir
         self.mark = uuid.uuid4().hex
         environment = {**os.environ, "RESEARCH_TEST_MARK": self.mark}
-        command = [sys.executable, "-m", module, "--run-dir", str(run_dir), *args]
+        script = ROOT / "recipes" / f"train_{recipe}.sh"
+        command = ["bash", str(script), "--hardware", "cpu", "--run-dir", str(run_dir), *args]
         command += () if (run_dir / "recipe.json").exists() else SMALL
         self.output = run_dir.with_name(run_dir.name + f"-{self.mark[:6]}.out")
         with self.output.open("wb") as output:
@@ -47,8 +48,14 @@ class RecipeRun:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
-                cwd=ROOT,
+                cwd=self._folder(),
             )
+
+    def _folder(self) -> Path:
+        folder = self.run_dir.with_name("of_the_user")
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "examples/your_reward/few_searches.py", folder)
+        return folder
 
     def __enter__(self) -> "RecipeRun":
         return self

@@ -139,6 +139,12 @@ def test_an_interval_lies_around_its_mean_and_is_repeatable(values: list[float])
     assert min(values) <= interval.low and interval.high <= max(values)
 
 
+@pytest.mark.parametrize(("a", "b"), [([], []), ([1.0], [1.0, 2.0]), ([np.nan], [1.0])])
+def test_paired_difference_of_what_is_no_pair(a: list[float], b: list[float]) -> None:
+    with pytest.raises(ValueError, match="the same questions"):
+        paired_difference(np.array(a), np.array(b))
+
+
 def test_paired_difference_finds_what_is_there_and_nothing_else() -> None:
     random = np.random.default_rng(1)
     a = (random.random(500) < 0.4).astype(float)

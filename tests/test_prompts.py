@@ -13,7 +13,7 @@ from research.token_protocol import TokenProtocol
 from research.training.options import Options
 from research.training.plan import ConfigurationError, compose_config, make_plan
 
-MINE = "# my own\nSearch, then answer.\n---\nQuestion: {question}\n"
+MINE = "# Task\nSearch, then: answer.\n--- \nQuestion: {question}\n"
 
 
 @pytest.fixture
@@ -24,18 +24,18 @@ def mine(tmp_path: Path) -> Path:
 
 
 def training(run_dir: Path, prompt: object) -> str:
-    plan = make_plan(Options("cpu", run_dir, overrides=(f"research.prompt='{prompt}'",)))
+    plan = make_plan(Options("cpu", run_dir, overrides=(f"research.prompt={prompt}",)))
     return str(compose_config(plan, "http://127.0.0.1:1").research.prompt)
 
 
 def evaluation(prompt: object) -> str:
-    words = ["engine.model=none", "retriever.url=http://127.0.0.1:1", "datasets=[x]", f"prompt='{prompt}'"]
+    words = ["engine.model=none", "retriever.url=http://127.0.0.1:1", "datasets=[x]", f"prompt={prompt}"]
     return str(compose_evaluation(words).prompt)
 
 
 def test_a_prompt_of_ones_own_is_kept_by_its_text(mine: Path, tmp_path: Path) -> None:
     kept = training(tmp_path / "run", mine)
-    assert load_prompt(kept) == Prompt("Search, then answer.", "Question: {question}", chat=True)
+    assert load_prompt(kept) == Prompt("# Task\nSearch, then: answer.", "Question: {question}", chat=True)
     assert evaluation(mine) == evaluation(kept) == training(tmp_path / "run", kept) == kept
     assert training(tmp_path / "run", "research_base") == "research_base"
 

@@ -74,7 +74,7 @@ def runs(policy, made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
     words = ["--model", policy, "--seed", "7", "--passages", "600", "--test-questions", "6", *made]
     words += ["--steps", "4", "trainer.save_freq=2", "trainer.test_freq=2"]
-    mine = '"examples.your_reward.few_searches:score": {weight: 0.01, most: 6}'
+    mine = '"few_searches:score": {weight: 0.01, most: 6}'
     words += [f"research.reward={{f1_format: 1.0, {mine}}}", "actor_rollout_ref.actor.use_kl_loss=true"]
     with RecipeRun(folder, *words) as failed:
         failed.wait_for(lambda: latest_checkpoint(folder) == 2 and 2 in failed.step_rows())

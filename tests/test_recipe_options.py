@@ -205,6 +205,16 @@ def test_the_index_and_its_server_take_more_words(tmp_path):
     assert not any("encoder" in command.what for command in bm25.prepare)
 
 
+@pytest.mark.parametrize("path", ["research/__init__.py", "data/__init__.py", "torch.py", "queue.py"])
+def test_a_module_in_the_folder_that_would_hide_one_of_the_workers(tmp_path, monkeypatch, path):
+    for each in (path, "tests/__init__.py", "few_searches.py", "retriever_server/notes.txt"):
+        (tmp_path / each).parent.mkdir(exist_ok=True)
+        (tmp_path / each).touch()
+    monkeypatch.chdir(tmp_path)
+    (found,) = [line for line in problems(make_plan(options(tmp_path))) if "would hide" in line]
+    assert str(tmp_path / path).removesuffix("/__init__.py") in found and "another folder" in found
+
+
 def test_other_kinds_are_built_from_the_vectors_of_the_index_that_is_downloaded(tmp_path):
     argv = make_plan(options(tmp_path, "gpu", index="hnsw")).build[-1].argv
     assert argv[argv.index("--vectors") + 1].endswith("e5_Flat.index") and "--faiss-index" not in argv

@@ -36,12 +36,11 @@ def test_a_query_reasoner_is_trained_killed_judged_and_exported(policy, tmp_path
     words = [word for name, file in files.items() for word in (name, str(tmp_path / file))]
     sizes = ("actor_rollout_ref.rollout.max_model_len=512", "research.rewriting.free_tokens=16", MIX)
     sizes += ("trainer.total_epochs=1",)  # one step, with seven tasks: the two of --steps decide
-    module = "research.training.recipe_rqr"
     folder = tmp_path / "run"
-    with RecipeRun(folder, "--model", policy, "--steps", "2", *words, *sizes, module=module) as killed:
+    with RecipeRun(folder, "--model", policy, "--steps", "2", *words, *sizes, recipe="rqr") as killed:
         killed.wait_for(lambda: 2 in killed.step_rows() and latest_checkpoint(folder) == 2)
         assert killed.end_by(signal.SIGKILL) == -signal.SIGKILL
-    with RecipeRun(folder, module=module) as run:
+    with RecipeRun(folder, recipe="rqr") as run:
         assert run.wait() == 0, run.text()
         run.assert_nothing_left()
     assert "is finished: step 2 of 2" in run.output.read_text()

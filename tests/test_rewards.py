@@ -9,14 +9,16 @@ import sys
 import unicodedata
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
 from conftest import SHARED
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from research import metrics
-from research.overrides import with_escaped_keys
+from research.overrides import as_hydra_word
 from research.protocol import Protocol
 from research.rewards import DOOR, AnswerReward, Reference, Reward
 from research.trajectory import Segment, Trajectory
@@ -117,6 +119,12 @@ def hops(trajectory, reference):
 def nothing(trajectory, reference):
     return None
 
+def given(trajectory, reference):
+    return reference.metadata["score"]
+
+def heavy(trajectory, reference, weight=1):
+    return weight
+
 def not_finite(trajectory, reference):
     return float("nan")
 
@@ -147,7 +155,9 @@ def mine(tmp_path, monkeypatch):
     package = tmp_path / "mine-1.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
-    (package / "entry_points.txt").write_text("[research.rewards]\nhalf_of_it = mine:half\n")
+    (package / "entry_points.txt").write_text(
+        "[research.rewards]\nhalf_of_it = mine:half\nem_format = mine:half\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     yield
     sys.modules.pop("mine", None)
@@ -191,6 +201,8 @@ def test_rewards_are_added_up_by_weight_with_their_reasons_and_metrics(mine):
         ({"mine:brief": {"weight": 1, "longest": 3}}, "mine:brief.*unexpected keyword argument 'longest'"),
         ({"mine:brief": {"weight": "much"}}, "the weight of mine:brief must be a number, not 'much'"),
         ({"exact_match": float("inf")}, "must be a number, not inf"),
+        ("em_format", "is built in, and an installed package names another: .* or mine:half"),
+        ("mine:heavy", "mine:heavy.*: it has a parameter 'weight'"),
         ({"exact_match": 0}, "names no reward with a weight"),
         ({}, "names no reward with a weight"),
     ],
@@ -234,7 +246,7 @@ def test_a_sum_beyond_all_numbers_and_a_metric_of_two_rewards_are_errors(mine):
     ],
 )
 def test_keys_may_be_quoted_and_values_stay_as_they_are(word, parsed):
-    override = OverridesParser.create().parse_override(with_escaped_keys(word))
+    override = OverridesParser.create().parse_override(as_hydra_word(word))
     value = override.value()
     assert json.loads(json.dumps(value, default=str)) == parsed
 
@@ -314,3 +326,30 @@ def test_metrics_equal_the_official_scripts(shared_rows):
         for name in official:
             ours = functions[name.split("_")[1]](row["pred"], row["golden_answers"])
             assert ours == pytest.approx(row["scores"][name], abs=1e-9), (row["id"], name)
+
+
+TEXTS = st.text(st.sampled_from("ab {}[]()'\"\\:,=#~$\n<>é"), min_size=1)
+
+
+@given(TEXTS)
+@example("Question: {question}\nIt's \\'odd\\\\")
+def test_the_text_of_a_prompt_needs_no_quotes_of_hydra(text):
+    assume(text.strip() == text and text != "null" and not (text[0] == text[-1] and text[0] in "'\""))
+    override = OverridesParser.create().parse_override(as_hydra_word(f"research.prompt={text}"))
+    assert override.value() == text
+
+
+def test_a_prompt_in_hydras_own_quotes_stays():
+    override = OverridesParser.create().parse_override(as_hydra_word("prompt='a: {question}'"))
+    assert override.value() == "a: {question}"
+
+
+@pytest.mark.parametrize("score", [np.bool_(True), np.float32(1), torch.tensor(1.0), torch.tensor([1])])
+def test_scalars_of_numpy_and_torch_are_numbers(mine, score):
+    assert scored("mine:given", answered("x"), GOLDEN, score=score).score == 1.0
+
+
+@pytest.mark.parametrize("score", [torch.tensor([1, 2]), np.array([]), "1", np.nan])
+def test_what_is_no_scalar_is_no_reward(mine, score):
+    with pytest.raises(ValueError, match="neither a finite number nor a Reward"):
+        scored("mine:given", answered("x"), GOLDEN, score=score)

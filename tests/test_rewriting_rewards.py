@@ -223,7 +223,14 @@ def test_a_question_that_could_not_be_searched_is_tried_again():
 def test_names_and_weights_are_checked():
     assert reward_weights("embedding_gain") == {"embedding_gain": 1.0}
     assert reward_weights({"embedding_gain": 2, "retrieval_gain": 0}) == {"embedding_gain": 2.0}
-    for wrong in ("exact_match", {"retrieval": 1.0}, {"retrieval_gain": "much"}, {"retrieval_gain": 0}, {}):
+    for wrong in (
+        "exact_match",
+        "research.rewards.exact_match:score",
+        {"retrieval": 1.0},
+        {"retrieval_gain": "much"},
+        {"retrieval_gain": 0},
+        {},
+    ):
         with pytest.raises(ValueError, match="reward"):
             reward_weights(wrong)
 

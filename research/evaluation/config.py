@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from research.evaluation.methods import method_names
 from research.evaluation.values import check_multihop
+from research.overrides import as_hydra_word
 from research.prompts import load_prompt, with_text
 from research.protocol import Protocol
 from research.retriever_client import RetrieverConfig
@@ -137,7 +138,7 @@ def compose_file(name: str, words: list[str], values: dict[str, Any]) -> DictCon
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            config = compose(name, overrides=words)
+            config = compose(name, overrides=[*map(as_hydra_word, words)])
         given = {word.partition("=")[0].lstrip("+~") for word in words}
         for key, value in values.items():
             if key not in given:

@@ -52,7 +52,12 @@ def paired_difference(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Difference
     """Bootstrap interval of mean(b - a), and a sign-flip permutation test: were it chance which run a
     difference belongs to, how often would its mean be as far from 0? `a` and `b` float [n] of the same
     questions.
+
+    Raises:
+        ValueError: they are empty, of different lengths, or hold what is no number.
     """
+    if len(a) != len(b) or not len(a) or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError(f"two runs of the same questions are compared, not {len(a)} and {len(b)} values")
     differences = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     interval = bootstrap(differences, seed)
     sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)

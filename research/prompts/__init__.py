@@ -4,7 +4,7 @@ a file of your own by its path, or the text itself.
 With a line ``---`` the part above it is the system message and the part below it the user message, both put
 through the model's own chat template. An empty part above says nothing, and templates such as Qwen2.5's then
 put in a system message of their own; ``""`` says an empty one. Without such a line the text goes in as it
-stands, for base models. Lines that start with ``#`` at the top are comments.
+stands, for base models. In built-in ones, lines that start with ``#`` at the top are comments.
 """
 
 import re
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DIRECTORY = Path(__file__).parent
 _PLACE = re.compile(r"\{([a-z]+)\}")
+_DIVIDER = re.compile(r"^---[ \t\r]*\n", re.MULTILINE)
+_COMMENTS = re.compile(r"\A(#.*\n)+")
 
 
 def prompt_names() -> list[str]:
@@ -59,7 +61,7 @@ def _is_text(prompt: str) -> bool:
 def _read(path: str) -> str:
     try:
         return Path(path).expanduser().read_text(encoding="utf-8-sig") + "\n"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a ~ of nobody
         missing = isinstance(error, FileNotFoundError)
         why = "and there is no such file" if missing else f"and as a file: {error}"
         raise ValueError(f"no prompt is called {path!r} ({', '.join(prompt_names())}), {why}") from error
@@ -73,19 +75,17 @@ def load_prompt(prompt: str) -> Prompt:
         ValueError: no prompt has that name, or its text lacks ``{question}``.
     """
     if prompt in prompt_names():
-        lines = (DIRECTORY / f"{prompt}.txt").read_text(encoding="utf-8").split("\n")
+        text = _COMMENTS.sub("", (DIRECTORY / f"{prompt}.txt").read_text(encoding="utf-8"))
     elif _is_text(prompt):
-        lines = prompt.split("\n")
+        text = prompt
     else:
         raise ValueError(f"no prompt is called {prompt!r}; there are: {', '.join(prompt_names())}")
-    while lines and lines[0].startswith("#"):
-        lines.pop(0)
-    system, divider, user = "\n".join(["", *lines]).partition("\n---\n")
-    template = user if divider else system
+    system, *divided = _DIVIDER.split(text, maxsplit=1)
+    template = divided[0] if divided else system
     if "{question}" not in template:
         raise ValueError(f"the prompt {prompt[:60]!r} lacks {{question}}")
     said = {"": None, '""': ""}.get(system.strip(), system.strip())
-    return Prompt(said if divider else None, template.strip("\n"), bool(divider))
+    return Prompt(said if divided else None, template.strip("\n"), bool(divided))
 
 
 def asks_for_boxed(prompt: str) -> bool:

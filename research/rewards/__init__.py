@@ -104,6 +104,8 @@ class AnswerReward:
 def _bound(part: Part) -> Callable[..., Any]:
     function: Callable[..., Any] = DOOR.load(part.name)
     try:
+        if "weight" in inspect.signature(function).parameters:
+            raise TypeError("it has a parameter 'weight', which is a mixture's own word: call it otherwise")
         inspect.signature(function).bind("trajectory", "reference", **part.parameters)
     except TypeError as error:
         raise ValueError(f"research.reward: {part.name}(trajectory, reference, ...): {error}") from error
@@ -132,10 +134,11 @@ def _are_metrics(metrics: object) -> bool:
     return all(isinstance(name, str) and name and _is_finite(value) for name, value in metrics.items())
 
 
-def _is_finite(value: object) -> bool:
+def _is_finite(value: Any) -> bool:
     try:
+        value = value.item() if hasattr(value, "item") else value  # a scalar of NumPy or torch
         return isinstance(value, Real) and math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
+    except (OverflowError, ValueError, RuntimeError):  # an integer beyond all floats, several values
         return False
 
 

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from research.overrides import quoted, with_escaped_keys
+from research.overrides import as_hydra_word, quoted
 from research.prompts import is_path, with_text
 from research.training.config import read_research_config
 from research.training.hardware import gpu_memory
@@ -152,7 +152,7 @@ def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
 
 def _composed(options: Options, values: dict[str, Any]) -> DictConfig:
     words = [f"{key}={quoted(value)}" for key, value in values.items()]
-    words += map(with_escaped_keys, options.overrides)
+    words += map(as_hydra_word, options.overrides)
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):

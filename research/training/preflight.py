@@ -3,6 +3,7 @@ missing.
 """
 
 import errno
+import importlib.util
 import ipaddress
 import re
 import shlex
@@ -35,6 +36,8 @@ from retriever_server.indexes import KINDS
 from retriever_server.indexes.options import parse_options
 
 GB = 10**9
+# Modules that exist somewhere on most machines, and that no worker imports.
+NOT_IMPORTED = {"__init__", "test", "tests", "scripts"}
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 # A 7B model's training state is spread over the GPUs in float32 (weights, gradients; the optimiser sits in
 # main memory), beside activations of one longest sequence.
@@ -44,6 +47,7 @@ GPU_BYTES_A_PARAMETER, GPU_BYTES_OF_ACTIVATIONS = 8, 10 * GB
 def problems(plan: Plan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
     checks = [
+        _hiding(Path.cwd()),
         _files(plan),
         _models(plan),
         _port(plan),
@@ -54,6 +58,16 @@ def problems(plan: Plan) -> list[str]:
     ]
     checks += [_gpu(plan), _wikipedia(plan)] if plan.options.hardware == "gpu" else [_cpu_disk(plan)]
     return [line for check in checks for line in check]
+
+
+def _hiding(folder: Path) -> Iterator[str]:
+    """Ray's workers look for modules first in the folder that the training is started from."""
+    for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
+        name = path.parent.name if path.name == "__init__.py" else path.stem
+        spec = importlib.util.find_spec(name) if name.isidentifier() and name not in NOT_IMPORTED else None
+        if spec and spec.has_location and not Path(str(spec.origin)).is_relative_to(folder):
+            own = path.parent if path.name == "__init__.py" else path
+            yield f"{own} would hide the module {spec.origin}: start from another folder, or rename it"
 
 
 def _files(plan: Plan) -> Iterator[str]:

@@ -58,7 +58,7 @@ from research.training.command_line import (
     metavar="NAME|DIR",
     help="sentence-transformers model. [intfloat/e5-base-v2 | minilm]",
 )
-@run_options("musique", steps="2 epochs | 60")
+@run_options("musique", steps="2 epochs | 40")
 @click.option(
     "--passages", type=click.IntRange(600), default=20000, show_default=True, help="Of the mini world."
 )

@@ -7,6 +7,7 @@ goes around them, weights, length and empty texts, stands in score.py.
 """
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,7 +138,17 @@ def reward_weights(reward: str | Mapping[str, Any]) -> dict[str, float]:
     """
     parts = read_parts(reward)
     for part in parts:
-        DOOR.load(part.name)
+        _require_tools(part.name, DOOR.load(part.name))
         if part.parameters:
             raise ValueError(f"research.reward: {part.name} takes a weight and no parameters")
     return {part.name: part.weight for part in parts}
+
+
+def _require_tools(name: str, made: Any) -> None:
+    try:
+        inspect.signature(made).bind("tools")
+    except TypeError as error:
+        raise ValueError(
+            f"research.reward: {name}: {error}; a reward of rewriting is made with the tools alone, "
+            "TextReward(tools), and then called with a task and a text"
+        ) from error

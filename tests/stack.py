@@ -30,7 +30,7 @@ class RecipeRun:
     """A started recipe, stopped at the end of its ``with`` block with all that belongs to it.
 
     ``args`` are those of recipes/train_`recipe`.sh; a new run gets SMALL sizes, one that goes on has them
-    saved. It is started from a folder of the user's, with a ``data`` of theirs and a copy of the example reward.
+    saved. It is started from a folder of the user's, with a ``data`` of theirs and the example's reward.
     """
 
     def __init__(self, run_dir: Path, *args: str, recipe: str = "musique") -> None:

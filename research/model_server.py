@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import aiohttp
 
-from research.trajectory import well_formed
+from research.episode.trajectory import well_formed
 
 RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 FIRST_PAUSE_S, MOST_PAUSE_S, MOST_RETRY_AFTER_S = 0.2, 5.0, 10.0

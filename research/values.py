@@ -1,5 +1,5 @@
 """What the values of a configuration may be: rules, and those of the sections that trainings and evaluations
-share. The keys themselves are documented in recipes/config.
+share. The keys themselves are documented in research/config.
 """
 
 import math
@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from research.protocol import Protocol, render_passage
-from research.trajectory import Passage
+from research.episode.protocol import Protocol, render_passage
+from research.episode.trajectory import Passage
 
 SERVER_MAXIMUM = 1000  # passages of a search, at the retrieval server
 NAMES = ("think", "search", "result", "answer")

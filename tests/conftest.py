@@ -20,11 +20,11 @@ from small_rows import write_small_rows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from data.mini_tokenizer import train_tokenizer
-from research.protocol import Protocol
-from research.search_loop import Generation, Limits
-from research.token_protocol import TokenProtocol
-from research.trajectory import Passage
+from research.datasets.mini.tokenizer import train_tokenizer
+from research.episode.loop import Generation, Limits
+from research.episode.protocol import Protocol
+from research.episode.tokens import TokenProtocol
+from research.episode.trajectory import Passage
 from retriever_server import build, store
 from retriever_server.encoder import MINILM, Encoder
 
@@ -87,7 +87,15 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny policy after a short cold start: enough to search and to answer in the right form."""
 
     def make(target: Path) -> None:
-        command = [sys.executable, "-m", "data.mini_policy", "--out", str(target), "--steps", "150"]
+        command = [
+            sys.executable,
+            "-m",
+            "research.datasets.mini.policy",
+            "--out",
+            str(target),
+            "--steps",
+            "150",
+        ]
         # One thread, for the other core is the other worker's.
         subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
 

@@ -12,9 +12,9 @@ from typing import Any
 from aiohttp import web
 from click.testing import CliRunner, Result
 
+from research.episode.tokens import TokenProtocol
 from research.evaluation.__main__ import main
 from research.evaluation.engines import Stops
-from research.token_protocol import TokenProtocol
 
 WORDS = {"capital": "Paris", "river": "Rhine", "king": "Arthur"}
 

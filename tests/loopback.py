@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from flask import Flask, Response, jsonify, request
 from werkzeug.serving import make_server
 
-from research.retriever_client import RetrieverClient, RetrieverConfig
+from research.tools.search import RetrieverClient, RetrieverConfig
 
 
 @contextmanager

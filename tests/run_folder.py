@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from research.episode.trajectory import Search, Segment, Trajectory
 from research.training.run_files import append_line, write_trajectory
-from research.trajectory import Search, Segment, Trajectory
 
 
 def step_row(step, **changes):

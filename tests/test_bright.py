@@ -16,11 +16,11 @@ from flask import Flask
 from loopback import serving as serving_app
 from retriever_process import serving
 
+from research.episode.tokens import TokenProtocol
 from research.evaluation import service
 from research.evaluation.bright import run as bright_run
 from research.evaluation.bright.__main__ import main
 from research.evaluation.bright.trec import read_run
-from research.token_protocol import TokenProtocol
 from retriever_server.build import BuildOptions, build
 
 DOCUMENTS = {

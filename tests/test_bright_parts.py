@@ -12,9 +12,10 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from test_data_standin import hub_stand_in
 
-from data import DataError
-from data.bright import REPO, SIZES, hub_task, local_task
-from data.rewriting import RewritingTask
+from research.datasets.bright import REPO, SIZES, hub_task, local_task
+from research.datasets.rewriting_tasks import RewritingTask
+from research.episode.trajectory import Passage
+from research.errors import DataError
 from research.evaluation.bright import published
 from research.evaluation.bright.config import compose_config, read_config
 from research.evaluation.bright.fusion import best, fuse, reciprocal_ranks, summed
@@ -23,8 +24,7 @@ from research.evaluation.bright.retrieve import Job, _batches, retrieve, scores_
 from research.evaluation.bright.summary import figures, mean_figures, table
 from research.evaluation.bright.trec import METRICS
 from research.evaluation.config import EvaluationError
-from research.evaluation.statistics import bootstrap, bootstrap_mean_of
-from research.trajectory import Passage
+from research.metrics.statistics import bootstrap, bootstrap_mean_of
 
 # ------------------------------------------------------------------------------------------ fusion
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from data.bright import question_file
+from research.datasets.bright import question_file
 from research.evaluation.bright.score import score
 from research.evaluation.bright.trec import evaluate, read_qrels, read_run, write_run
 from research.evaluation.config import EvaluationError

@@ -1,11 +1,11 @@
-"""research/controls.py: searches that cannot help."""
+"""research/environments/controls.py: searches that cannot help."""
 
 import asyncio
 
 import pytest
 
-from research.controls import CONTROLS, controlled
-from research.trajectory import Passage
+from research.environments.controls import CONTROLS, controlled
+from research.episode.trajectory import Passage
 
 
 async def echo(query: str) -> list[Passage]:

@@ -15,8 +15,8 @@ from verl.utils.metric import reduce_metrics
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.utils.padding import no_padding_2_padding
 
-from research.training.cpu import agreement
-from research.training.cpu.engine import CPUFSDPEngine
+from research.training.verl.cpu import agreement
+from research.training.verl.cpu.engine import CPUFSDPEngine
 
 VOCABULARY = 50
 # Prompt length and response mask of each sequence: of different lengths, with injected tokens, none sampled.

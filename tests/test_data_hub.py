@@ -1,4 +1,4 @@
-"""data/hub.py against a stand-in of the hub: downloads, interruptions, one plain line for each error."""
+"""datasets/hub.py against a stand-in of the hub: downloads, interruptions, one plain line for each error."""
 
 import hashlib
 import random
@@ -14,8 +14,8 @@ import pytest
 from huggingface_hub import constants
 from test_data_standin import COMMIT, HubStandIn, hub_stand_in
 
-from data import DataError
-from data.hub import download, exclusive, free_space, locate, remote_size, size_text
+from research.datasets.hub import download, exclusive, free_space, locate, remote_size, size_text
+from research.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 REPO = "someone/things"
@@ -98,7 +98,7 @@ def test_a_killed_download_goes_on_in_the_next_process(hub: HubStandIn, tmp_path
     hub.add(REPO, "large.bin", content)
     hub.faults.append(("stall", 22 * 2**20))
     target = tmp_path / "large.bin"
-    code = f"from data.hub import *; download('{REPO}', ['large.bin'], Path('{target}'))"
+    code = f"from research.datasets.hub import *; download('{REPO}', ['large.bin'], Path('{target}'))"
     command = [sys.executable, "-c", code]
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT)
     wait_until(lambda: any(path.stat().st_size >= 20 * 2**20 for path in partials(tmp_path)))

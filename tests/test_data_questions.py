@@ -1,4 +1,4 @@
-"""data/questions.py: every form is read, every malformed row is named by file and line, rows fit veRL."""
+"""datasets/questions.py: every form is read, every malformed row is named by file and line, rows fit veRL."""
 
 import gzip
 import json
@@ -18,8 +18,7 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import DataError
-from data.questions import (
+from research.datasets.questions import (
     Question,
     main,
     read_question_file,
@@ -28,7 +27,8 @@ from data.questions import (
     training_rows,
     write_questions,
 )
-from data.questions import write_rows as write_parquet
+from research.datasets.questions import write_rows as write_parquet
+from research.errors import DataError
 
 ROW = {"id": "a", "question": "Who?", "golden_answers": ["He"]}
 quick = settings(max_examples=40)
@@ -349,11 +349,18 @@ def test_the_command_joins_files_under_one_count(tmp_path: Path) -> None:
 
 def test_the_command_tells_faults_in_one_line(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "train.jsonl", [ROW, ROW | {"id": "b", "golden_answers": []}])
-    command = [sys.executable, "-m", "data.questions", str(path), "--out", str(tmp_path / "x.parquet")]
+    command = [
+        sys.executable,
+        "-m",
+        "research.datasets.questions",
+        str(path),
+        "--out",
+        str(tmp_path / "x.parquet"),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert result.returncode == 1
     assert result.stderr == f'Error: {path}:2: "golden_answers" must be a non-empty list of strings\n'
-    assert "Example: python -m data.questions" in CliRunner().invoke(main, ["--help"]).output
+    assert "Example: python -m research.datasets.questions" in CliRunner().invoke(main, ["--help"]).output
 
 
 REAL = {"musique": 100, "hotpotqa": 197, "2wiki": 82, "bamboogle": 63}

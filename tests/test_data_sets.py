@@ -1,4 +1,4 @@
-"""data/musique.py and data/wiki18.py against a stand-in of the hub, and their command lines."""
+"""datasets/musique.py and datasets/wiki18.py against a stand-in of the hub, and their command lines."""
 
 import gzip
 import io
@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from test_data_standin import HubStandIn, hub_stand_in
 
-from data import DataError, musique, wiki18
-from data.questions import read_questions
+from research.datasets import musique, wiki18
+from research.datasets.questions import read_questions
+from research.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 PASSAGES, DIMENSION = 40, 8
@@ -86,7 +87,7 @@ def fetch_wiki(out: Path, *arguments: str) -> Result:
 
 
 def test_musique_from_the_hub_draws_and_warns(hub: HubStandIn, tmp_path: Path) -> None:
-    done = command("data.musique", "--out", tmp_path, "--validation", "5")
+    done = command("research.datasets.musique", "--out", tmp_path, "--validation", "5")
     assert done.returncode == 0, done.stderr
     assert "train.jsonl holds 30 questions; the full MuSiQue file holds 19,938" in done.stderr
     assert "dev.jsonl holds 12 questions; the full MuSiQue file holds 2,417" in done.stderr
@@ -96,7 +97,7 @@ def test_musique_from_the_hub_draws_and_warns(hub: HubStandIn, tmp_path: Path) -
     assert len({question.id for question in (*validation, *test)}) == 12 == len(validation) + len(test)
     assert len(train) == 30 and {question.hops for question in train} == {2, 3, 4}
     assert len(validation) == 5 and all(question.id.startswith("dev_") for question in validation)
-    again = command("data.musique", "--out", tmp_path, "--validation", "5")
+    again = command("research.datasets.musique", "--out", tmp_path, "--validation", "5")
     assert again.returncode == 0
     assert read_questions(tmp_path / "validation.questions.jsonl") == validation
     assert len(hub.ranges) == 2, "the second run must not download again"
@@ -116,9 +117,11 @@ def test_musique_from_local_files_needs_no_hub(tmp_path: Path) -> None:
     train.write_bytes(musique_lines("train", 3))
     dev.write_bytes(musique_lines("dev", 3))
     local = ["--train", str(train), "--dev", str(dev)]
-    done = command("data.musique", "--out", tmp_path, *local, "--validation", "2", HF_HUB_OFFLINE="1")
+    done = command(
+        "research.datasets.musique", "--out", tmp_path, *local, "--validation", "2", HF_HUB_OFFLINE="1"
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    done = command("data.musique", "--out", tmp_path, *local, HF_HUB_OFFLINE="1")
+    done = command("research.datasets.musique", "--out", tmp_path, *local, HF_HUB_OFFLINE="1")
     assert (done.returncode, done.stderr) == (1, "Error: 100 validation questions cannot be drawn from 3\n")
 
 
@@ -126,7 +129,7 @@ def test_musique_without_network_is_one_line(tmp_path: Path) -> None:
     runner = CliRunner()
     assert "--train and --dev go together" in runner.invoke(musique.main, ["--out", "x", "--dev", "y"]).output
     environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": ""}
-    done = command("data.musique", "--out", tmp_path, **environment)
+    done = command("research.datasets.musique", "--out", tmp_path, **environment)
     assert done.returncode == 1
     assert done.stderr.startswith(
         "Error: RUC-NLPIR/FlashRAG_datasets/musique/train.jsonl: no connection to http"
@@ -230,7 +233,7 @@ def test_wiki18_plans_without_a_network(tmp_path: Path) -> None:
     assert files[1].size == wiki18.INDEX_HEADER.size + vectors
     assert wiki18.space_needed(tmp_path) == sum(file.size for file in files)
     assert wiki18.space_needed(tmp_path, (wiki18.CORPUS,)) == 14_393_573_105 + 5_123_307_260
-    done = command("data.wiki18", "--out", tmp_path / "none", "--dry-run", HF_HUB_OFFLINE="1")
+    done = command("research.datasets.wiki18", "--out", tmp_path / "none", "--dry-run", HF_HUB_OFFLINE="1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "e5_Flat.index    64.6 GB  missing, 0 bytes of 64.6 GB downloaded\n" in done.stdout
     assert "disk: 79.0 GB more needed, " in done.stdout

@@ -16,10 +16,10 @@ from conftest import SHARED
 from evaluation_stack import WORDS, ModelServer
 from retriever_process import build_index, serving
 
+from research.episode.tokens import TokenProtocol
 from research.evaluation.__main__ import main
-from research.evaluation.predictions import Predictions, read_predictions
-from research.metrics import score_answer
-from research.token_protocol import TokenProtocol
+from research.evaluation.outputs.predictions import Predictions, read_predictions
+from research.metrics.answers import score_answer
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("engine.timeout=60", "engine.deadline=300", "limits.response_tokens=600", "limits.passage_tokens=40")

@@ -19,11 +19,11 @@ from loopback import answering, serving, speaking
 from retriever_process import build_index
 from retriever_process import serving as serving_index
 
+from research.episode.tokens import TokenProtocol
 from research.evaluation import service
 from research.evaluation.__main__ import main
-from research.evaluation.predictions import read_predictions
+from research.evaluation.outputs.predictions import read_predictions
 from research.processes import alone_in
-from research.token_protocol import TokenProtocol
 
 ROOT = Path(__file__).parents[1]
 SEARCHING = ["research", "naive_rag", "ircot", "iter_retgen"]

@@ -14,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config
 
-from data.questions import Question
+from research.datasets.questions import Question
+from research.episode.loop import SearchError
+from research.episode.tokens import TokenProtocol
+from research.episode.trajectory import Passage, Trajectory
 from research.evaluation.config import (
     EvaluationConfig,
     EvaluationError,
@@ -24,16 +27,13 @@ from research.evaluation.config import (
 )
 from research.evaluation.engines.identity import model_identity
 from research.evaluation.engines.vllm_engine import _is_float32
-from research.evaluation.judge import content_key, judge_metrics
 from research.evaluation.methods.ircot import first_sentence
-from research.evaluation.predictions import Key
+from research.evaluation.outputs.judge import content_key, judge_metrics
+from research.evaluation.outputs.predictions import Key
+from research.evaluation.outputs.summary import markdown, summarise
 from research.evaluation.runner import Runner, Task
-from research.evaluation.statistics import bootstrap, paired_difference
-from research.evaluation.summary import markdown, summarise
-from research.metrics import support_recall
-from research.search_loop import SearchError
-from research.token_protocol import TokenProtocol
-from research.trajectory import Passage, Trajectory
+from research.metrics.answers import support_recall
+from research.metrics.statistics import bootstrap, paired_difference
 
 
 def config(*words: str) -> EvaluationConfig:

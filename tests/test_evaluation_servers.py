@@ -16,9 +16,9 @@ from retriever_process import build_index
 from retriever_process import serving as serving_index
 
 from research import model_server
-from research.evaluation.predictions import Predictions, read_predictions
+from research.episode.tokens import TokenProtocol
+from research.evaluation.outputs.predictions import Predictions, read_predictions
 from research.evaluation.runner import Runner
-from research.token_protocol import TokenProtocol
 
 
 @pytest.fixture(scope="module")

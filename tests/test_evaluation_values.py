@@ -16,7 +16,7 @@ from research.evaluation import config
 from research.evaluation.bright import __main__ as bright
 from research.evaluation.bright import config as bright_config
 from research.evaluation.config import EvaluationError
-from research.evaluation.folder import own_folder
+from research.evaluation.outputs.folder import own_folder
 from research.evaluation.values import BRIGHT, MULTIHOP, OPTIONAL
 from research.values import flattened
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from research.training.guards import GUARDS, GuardConfig, GuardWatch, alarms, check, equal_group_share
+from research.training.watch.guards import GUARDS, GuardConfig, GuardWatch, alarms, check, equal_group_share
 
 CONFIG = GuardConfig()
 STEPS = 120
@@ -113,7 +113,7 @@ def test_equal_groups_are_counted_by_question():
 
 
 def test_documented_thresholds_are_the_defaults_and_others_are_refused():
-    recipe = OmegaConf.load(Path(__file__).parents[1] / "recipes" / "config" / "common.yaml")
+    recipe = OmegaConf.load(Path(__file__).parents[1] / "research" / "config" / "common.yaml")
     assert dict(recipe.research.guards) == asdict(GuardConfig())
     for wrong in ({"reward_steps": 2}, {"cut_share": -0.1}, {"cut_share": "much"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Tokenizer
 
-from data import mini_demonstrations, mini_tokenizer
-from data.mini_demonstrations import CLEAN, FAULTS, Demonstration, demonstrations
-from data.mini_language import first_names, name_words
-from data.mini_policy import (
+from research.datasets.mini import demonstrations as mini_demonstrations
+from research.datasets.mini import tokenizer as mini_tokenizer
+from research.datasets.mini.demonstrations import CLEAN, FAULTS, Demonstration, demonstrations
+from research.datasets.mini.language import first_names, name_words
+from research.datasets.mini.policy import (
     SIZES,
     TOKENS_PER_STEP,
     Budget,
@@ -27,9 +28,9 @@ from data.mini_policy import (
     lessons_of,
     main,
 )
-from data.mini_tokenizer import BOX, END, PAD, START, TAGS, train_tokenizer
-from data.mini_world import pool_of
-from research.protocol import Protocol, extract_answer, format_fault
+from research.datasets.mini.tokenizer import BOX, END, PAD, START, TAGS, train_tokenizer
+from research.datasets.mini.world import pool_of
+from research.episode.protocol import Protocol, extract_answer, format_fault
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,21 @@ import pytest
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Tokenizer
 
-from data import mini_rewriting_demonstrations, mini_rewriting_encoder, mini_rewriting_policy
-from data.mini_policy import encode
-from data.mini_rewriting_demonstrations import CLEAN, FAULTS, demonstrations
-from data.mini_rewriting_language import CONCEPTS_PER_FIELD, FIELDS, SCHOOLS, concepts, concepts_of
-from data.mini_rewriting_policy import train_tokenizer
-from data.mini_rewriting_world import SOURCES, MiniRewritingWorld, Topic, build, main, pool_of
-from data.rewriting import RewritingTask, read_tasks
+from research.datasets.mini.policy import encode
+from research.datasets.mini_rewriting import demonstrations as mini_rewriting_demonstrations
+from research.datasets.mini_rewriting import encoder as mini_rewriting_encoder
+from research.datasets.mini_rewriting import policy as mini_rewriting_policy
+from research.datasets.mini_rewriting.demonstrations import CLEAN, FAULTS, demonstrations
+from research.datasets.mini_rewriting.language import (
+    CONCEPTS_PER_FIELD,
+    FIELDS,
+    SCHOOLS,
+    concepts,
+    concepts_of,
+)
+from research.datasets.mini_rewriting.policy import train_tokenizer
+from research.datasets.mini_rewriting.world import SOURCES, MiniRewritingWorld, Topic, build, main, pool_of
+from research.datasets.rewriting_tasks import RewritingTask, read_tasks
 from retriever_server.analysis import Analyzer
 from retriever_server.corpus import Corpus, scan_corpus, write_corpus
 from retriever_server.indexes import Queries, Settings, Sources

@@ -1,4 +1,4 @@
-"""data/mini_world.py: the same bytes from the same seed, no name in two splits, every question answerable."""
+"""mini/world.py: the same bytes from the same seed, no name in two splits, every question answerable."""
 
 import json
 import random
@@ -9,12 +9,10 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import DataError
-from data.folders import filling
-from data.mini_encoder import build_encoder, encode
-from data.mini_encoder import main as encoder_main
-from data.mini_language import KIND_SHARES, PAGES, RELATIONS, first_names, last_names, name_words
-from data.mini_world import (
+from research.datasets.mini.encoder import build_encoder, encode
+from research.datasets.mini.encoder import main as encoder_main
+from research.datasets.mini.language import KIND_SHARES, PAGES, RELATIONS, first_names, last_names, name_words
+from research.datasets.mini.world import (
     HOPS,
     SPLIT_SHARES,
     Entity,
@@ -26,7 +24,9 @@ from data.mini_world import (
     pool_of,
     practice_world,
 )
-from data.questions import read_questions
+from research.datasets.questions import read_questions
+from research.errors import DataError
+from research.files import filling
 
 FILES = {"corpus.jsonl", *(f"{split}.questions.jsonl" for split in SPLIT_SHARES)}
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stack_rows import prose
 
-from data.near_duplicates import Groups, KnownTexts, jaccard, similar_pairs, words
+from research.datasets.stack_exchange.near_duplicates import Groups, KnownTexts, jaccard, similar_pairs, words
 
 
 def test_questions_of_bright_are_found_again_after_edits_and_others_are_not(shared_rows):

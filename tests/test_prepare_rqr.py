@@ -1,4 +1,4 @@
-"""data/prepare_rqr.py: from StackExchange rows to training tasks, dev tasks, corpus and report."""
+"""stack_exchange/prepare.py: from StackExchange rows to training tasks, dev tasks, corpus and report."""
 
 import json
 import os
@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from stack_rows import jsonl, prose, row
 from werkzeug.serving import make_server
 
-from data.generated_positives import _text as text_of
-from data.prepare_rqr import main
-from data.rewriting import RewritingTask, read_tasks
-from data.rqr_selection import Draw, Tally, split_tasks
-from data.stack_exchange import Post
+from research.datasets.rewriting_tasks import RewritingTask, read_tasks
+from research.datasets.stack_exchange.dump import Post
+from research.datasets.stack_exchange.generated_positives import _text as text_of
+from research.datasets.stack_exchange.prepare import main
+from research.datasets.stack_exchange.selection import Draw, Tally, split_tasks
 from research.model_server import ServerError
 from retriever_server.corpus import read_documents
 
@@ -239,7 +239,7 @@ def test_an_interrupted_run_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
         (folder / "train.parquet").write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("data.prepare_rqr.write", interrupted)
+    monkeypatch.setattr("research.datasets.stack_exchange.prepare.write", interrupted)
     source = jsonl(tmp_path / "rows.jsonl", [row(number) for number in range(9)])
     result = prepare(source, "--out", tmp_path / "out", "--dev", "1")
     assert result.exit_code == 1 and "Aborted" in result.output

@@ -13,14 +13,14 @@ import ray
 from omegaconf import OmegaConf
 
 from research.processes import stop_descendants
-from research.training import launch
-from research.training.options import TOKEN, Command, Options
-from research.training.retriever_keeper import (
+from research.training.run.options import TOKEN, Command, Options
+from research.training.run.retriever_keeper import (
     RETRIEVER_RESTARTS,
     RetrieverFailed,
     RetrieverKeeper,
     is_healthy,
 )
+from research.training.verl import launch
 
 
 class Stuck(psutil.Process):

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_folder import episode, step_row, write_episodes, write_rows
 
-from research.metrics import wilson_interval
-from research.training.episodes import choose_pairs
-from research.training.guards import GuardConfig
-from research.training.headline import ANSWERS, REWRITINGS
-from research.training.progress import StepPrinter
+from research.metrics.answers import wilson_interval
 from research.training.run_files import forget_steps_after, write_trajectory
-from research.training.table import as_text, failures_warning, header_of, held_out_steps, table_rows
+from research.training.watch.episodes import choose_pairs
+from research.training.watch.guards import GuardConfig
+from research.training.watch.headline import ANSWERS, REWRITINGS
+from research.training.watch.progress import StepPrinter
+from research.training.watch.table import as_text, failures_warning, header_of, held_out_steps, table_rows
 from research.viewer.files import Source
 
 GUARDS = GuardConfig()

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from research.episode.prompts import Prompt, load_prompt, prompt_names, with_text
+from research.episode.protocol import Protocol
+from research.episode.tokens import TokenProtocol
 from research.evaluation.config import EvaluationError
 from research.evaluation.config import compose_config as compose_evaluation
-from research.prompts import Prompt, load_prompt, prompt_names, with_text
-from research.protocol import Protocol
-from research.token_protocol import TokenProtocol
-from research.training.options import Options
-from research.training.plan import ConfigurationError, compose_config, make_plan
+from research.training.run.options import Options
+from research.training.run.plan import ConfigurationError, compose_config, make_plan
 
 MINE = "# Task\nSearch, then: answer.\n--- \nQuestion: {question}\n"
 

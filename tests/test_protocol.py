@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research.pieces import segment_pieces
-from research.protocol import (
+from research.episode.pieces import segment_pieces
+from research.episode.protocol import (
     Protocol,
     extract_answer,
     format_fault,
@@ -16,7 +16,7 @@ from research.protocol import (
     render_passage,
     render_result,
 )
-from research.trajectory import Passage, Segment
+from research.episode.trajectory import Passage, Segment
 
 RESEARCH = Protocol()
 SEARCH_R1 = Protocol(

@@ -1,4 +1,4 @@
-"""data/question_forms.py: the forms in which question sets are published, from every kind of file, whole and
+"""question_forms.py: the forms in which question sets are published, from every kind of file, whole and
 damaged.
 """
 
@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data_questions import MUSIQUE, ROW, fault, write_rows
 
-from data import DataError
-from data.questions import Question, read_questions, training_rows, write_questions
-from data.questions import write_rows as write_parquet
-from research.metrics import score_answer
+from research.datasets.questions import Question, read_questions, training_rows, write_questions
+from research.datasets.questions import write_rows as write_parquet
+from research.errors import DataError
+from research.metrics.answers import score_answer
 
 HOTPOT = {
     "_id": "5a8b",

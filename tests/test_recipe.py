@@ -15,8 +15,8 @@ import torch
 from retriever_process import serving
 from stack import ROOT, RecipeRun
 
-from research.evaluation.predictions import read_predictions
-from research.training.plan import Options, make_plan
+from research.evaluation.outputs.predictions import read_predictions
+from research.training.run.plan import Options, make_plan
 from research.training.run_files import latest_checkpoint, read_trajectories, trajectory_path
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(3600)]

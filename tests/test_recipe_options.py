@@ -16,13 +16,13 @@ import pytest
 from click.testing import CliRunner
 from loopback import speaking
 
-from research.training.command_line import resolve_options
 from research.training.config import read_research_config
-from research.training.plan import Options, compose_config, make_plan
-from research.training.preflight import file_problems, free_port, problems
 from research.training.recipe import main
-from research.training.retriever_keeper import is_healthy
-from research.training.run import RunFailed
+from research.training.run.command_line import resolve_options
+from research.training.run.execute import RunFailed
+from research.training.run.plan import Options, compose_config, make_plan
+from research.training.run.preflight import file_problems, free_port, problems
+from research.training.run.retriever_keeper import is_healthy
 
 ROOT = Path(__file__).resolve().parents[1]
 URL = "http://127.0.0.1:1"
@@ -80,7 +80,12 @@ def test_gpu_profile_passes_verls_own_validation_without_a_gpu(tmp_path):
     done = dry_run("--hardware", "gpu", "--gpus", 8, "--run-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "path: Qwen/Qwen2.5-7B-Instruct" in done.stdout
-    for command in ("data.musique", "data.wiki18", "retriever_server build", "research.training.launch"):
+    for command in (
+        "research.datasets.musique",
+        "research.datasets.wiki18",
+        "retriever_server build",
+        "research.training.verl.launch",
+    ):
         assert command in done.stdout
     assert "would not start: GPU" in done.stdout
     assert not (tmp_path / "run").exists()
@@ -107,7 +112,7 @@ def test_gpu_profile_has_the_hyper_parameters_of_the_paper(tmp_path):
 def test_cpu_dry_run_prints_configuration_and_commands(tmp_path):
     done = dry_run("--run-dir", tmp_path / "run", "--steps", 3)
     assert done.returncode == 0, done.stderr
-    assert "total_training_steps: 3" in done.stdout and "data.mini_world" in done.stdout
+    assert "total_training_steps: 3" in done.stdout and "research.datasets.mini.world" in done.stdout
     assert not (tmp_path / "run").exists()
 
 
@@ -353,7 +358,7 @@ def test_malformed_rows_are_named_by_file_and_line(tmp_path):
     questions = tmp_path / "mine.jsonl"
     questions.write_text('{"id": 1, "question": "q", "golden_answers": ["a"]}\n{"id": 2, "question": "q"}\n')
     result = subprocess.run(
-        [sys.executable, "-m", "data.questions", questions, "--out", tmp_path / "x.parquet"],
+        [sys.executable, "-m", "research.datasets.questions", questions, "--out", tmp_path / "x.parquet"],
         capture_output=True,
         text=True,
         cwd=ROOT,

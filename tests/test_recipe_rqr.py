@@ -9,7 +9,7 @@ import signal
 import pytest
 from stack import RecipeRun
 
-from data.rewriting import RewritingTask, write_tasks
+from research.datasets.rewriting_tasks import RewritingTask, write_tasks
 from research.training.run_files import latest_checkpoint, read_trajectories, trajectory_path
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(3600)]

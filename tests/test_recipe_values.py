@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 from test_recipe_options import compose, options, run_main
 
 from research.training.config import read_research_config
-from research.training.model_sizes import GIB, fit_to_model, model_sizes, set_sizes
-from research.training.plan import ConfigurationError, make_plan
-from research.training.preflight import problems
+from research.training.run.plan import ConfigurationError, make_plan
+from research.training.run.preflight import problems
 from research.training.values import RESEARCH, check_research, check_training
+from research.training.verl.model_sizes import GIB, fit_to_model, model_sizes, set_sizes
 from research.values import SERVER_MAXIMUM
 
 

@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 from run_folder import episode, make_run, step_row, write_episodes, write_rows
 
-from research.pieces import pieces
-from research.protocol import Protocol
-from research.training.episodes import choose_pairs
-from research.training.report import main, write_report
+from research.episode.pieces import pieces
+from research.episode.protocol import Protocol
+from research.training.watch.episodes import choose_pairs
+from research.training.watch.report import main, write_report
 
 HOSTILE = '</div><script>alert("x")</script><img src="http://evil.example/x">'
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import answering, ask, retriever, serving, speaking
 
-from research.retriever_client import RetrieverClient, RetrieverConfig
-from research.search_loop import SearchError
-from research.trajectory import Passage
+from research.episode.loop import SearchError
+from research.episode.trajectory import Passage
+from research.tools.search import RetrieverClient, RetrieverConfig
 
 DOCUMENT = {"id": "7", "contents": "Rome\nA city."}
 

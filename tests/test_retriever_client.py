@@ -10,9 +10,9 @@ import pytest
 from flask import Flask, jsonify, request
 from loopback import ask, retriever, serving
 
-from research.retriever_client import RetrieverClient, RetrieverConfig
-from research.search_loop import SearchError
-from research.training.preflight import free_port
+from research.episode.loop import SearchError
+from research.tools.search import RetrieverClient, RetrieverConfig
+from research.training.run.preflight import free_port
 
 
 @pytest.mark.parametrize("wire", ["research", "search_r1"])

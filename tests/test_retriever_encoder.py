@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from tokenizers import Tokenizer, models
 from transformers import Qwen2Config, Qwen2Model
 
-from data.mini_tokenizer import train_tokenizer
+from research.datasets.mini.tokenizer import train_tokenizer
 from retriever_server import compiled
 from retriever_server.encoder import Encoder
 from retriever_server.errors import RetrieverError

@@ -17,11 +17,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from research import metrics
+from research.episode.protocol import Protocol
+from research.episode.trajectory import Segment, Trajectory
+from research.metrics import answers as metrics
 from research.overrides import as_hydra_word
-from research.protocol import Protocol
 from research.rewards import DOOR, AnswerReward, Reference, Reward
-from research.trajectory import Segment, Trajectory
 
 PROTOCOL = Protocol()
 

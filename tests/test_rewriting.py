@@ -8,8 +8,8 @@ from conftest import LIMITS, ScriptedEngine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from research.prompts import asks_for_boxed, load_prompt
-from research.rewriting import rewritten_query, run_rewriting
+from research.episode.prompts import asks_for_boxed, load_prompt
+from research.episode.rewriting import rewritten_query, run_rewriting
 
 
 def rewrite(tokens, said, think=False, boxed=False):

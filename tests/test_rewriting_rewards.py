@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from retriever_process import ROWS, serving
 
-from data.rewriting import RewritingTask
-from research.encoder import MINILM, BatchingEncoder, EncoderError, TextEncoder
-from research.ranking import ndcg, recall
-from research.retriever_client import RetrieverClient, RetrieverConfig
+from research.datasets.rewriting_tasks import RewritingTask
+from research.episode.loop import SearchError
+from research.episode.trajectory import Passage
+from research.metrics.ranking import ndcg, recall
 from research.rewards.rewriting import (
     RewritingConfig,
     ScoringError,
@@ -23,9 +23,9 @@ from research.rewards.rewriting import (
     once,
     reward_weights,
 )
+from research.rewards.rewriting.encoder import MINILM, BatchingEncoder, EncoderError, TextEncoder
 from research.rewards.rewriting.score import TextScorer
-from research.search_loop import SearchError
-from research.trajectory import Passage
+from research.tools.search import RetrieverClient, RetrieverConfig
 from retriever_server.build import BuildOptions, build
 
 SETTINGS = {

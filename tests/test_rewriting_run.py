@@ -14,24 +14,24 @@ from conftest import ScriptedEngine
 from omegaconf import OmegaConf
 from run_folder import make_run, step_row, write_episodes, write_rows
 
-from data import DataError
-from data.positives import passage_id, write_positives
-from data.rewriting import RewritingTask, read_tasks, write_tasks
-from research.protocol import Protocol
-from research.training.command_line import resolve_options
+from research.datasets.rewriting_tasks import RewritingTask, read_tasks, write_tasks
+from research.datasets.stack_exchange.positives import passage_id, write_positives
+from research.episode.protocol import Protocol
+from research.episode.trajectory import Segment, Trajectory
+from research.errors import DataError
 from research.training.config import read_research_config
-from research.training.guards import GuardConfig, all_failed, check
-from research.training.headline import REWRITINGS, headline_of
-from research.training.options import Options
-from research.training.plan import ConfigurationError, compose_config, make_plan
-from research.training.progress import StepPrinter
 from research.training.recipe_rqr import main
-from research.training.report import write_report
 from research.training.rewriting import Rewriting, task_of
 from research.training.rows import write_run_rows
-from research.training.run import RunFailed
-from research.training.table import as_text, failures_warning, table_rows
-from research.trajectory import Segment, Trajectory
+from research.training.run.command_line import resolve_options
+from research.training.run.execute import RunFailed
+from research.training.run.options import Options
+from research.training.run.plan import ConfigurationError, compose_config, make_plan
+from research.training.watch.guards import GuardConfig, all_failed, check
+from research.training.watch.headline import REWRITINGS, headline_of
+from research.training.watch.progress import StepPrinter
+from research.training.watch.report import write_report
+from research.training.watch.table import as_text, failures_warning, table_rows
 from research.viewer.rows import make_row
 from research.viewer.view import trajectory_view
 
@@ -89,7 +89,11 @@ def test_gpu_dry_run_passes_verls_own_validation(tmp_path):
     tasks = tmp_path / "mine.tasks.jsonl"
     done = dry_run("--hardware", "gpu", "--gpus", 8, "--run-dir", tmp_path / "run", "--tasks", tasks)
     assert done.returncode == 0, done.stderr
-    for command in ("data.positives", "--index bm25", "research.training.launch"):
+    for command in (
+        "research.datasets.stack_exchange.positives",
+        "--index bm25",
+        "research.training.verl.launch",
+    ):
         assert command in done.stdout
     assert f"--tasks: there is no file {tasks}" in done.stdout and not (tmp_path / "run").exists()
 
@@ -98,7 +102,7 @@ def test_cpu_dry_run_prints_configuration_and_commands(tmp_path):
     done = dry_run("--run-dir", tmp_path / "run", "--steps", 3)
     assert done.returncode == 0, done.stderr
     assert "total_training_steps: 3" in done.stdout and "reward: retrieval_gain" in done.stdout
-    for module in ("data.mini_rewriting_world", "data.mini_rewriting_policy"):
+    for module in ("research.datasets.mini_rewriting.world", "research.datasets.mini_rewriting.policy"):
         assert module in done.stdout
 
 

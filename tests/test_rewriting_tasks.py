@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import DataError
-from data.rewriting import RewritingTask, read_tasks, write_tasks
+from research.datasets.rewriting_tasks import RewritingTask, read_tasks, write_tasks
+from research.errors import DataError
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
 TEXTS = st.lists(TEXT, max_size=3).map(tuple)

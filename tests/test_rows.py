@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
-from data import DataError
-from data.mini_tokenizer import train_tokenizer
-from data.mini_world import build
-from data.questions import Question, write_questions
-from research.training.plan import CONFIG_DIR
+from research.datasets.mini.tokenizer import train_tokenizer
+from research.datasets.mini.world import build
+from research.datasets.questions import Question, write_questions
+from research.errors import DataError
 from research.training.rows import settle, total_steps, write_run_rows
+from research.training.run.plan import CONFIG_DIR
 
 SPLITS = ("train", "validation", "test")
 

@@ -8,8 +8,7 @@ from click.testing import CliRunner
 from run_folder import episode, make_run, step_row, write_episodes, write_rows
 from test_recipe_options import options, run_main
 
-from research.training.report import main as report
-from research.training.run import _cause
+from research.training.run.execute import _cause
 from research.training.run_files import (
     DamagedFile,
     forget_steps_after,
@@ -19,6 +18,7 @@ from research.training.run_files import (
     read_step,
     trajectory_path,
 )
+from research.training.watch.report import main as report
 
 
 def save(run_dir, step, cut=None):
@@ -76,9 +76,9 @@ def test_a_damaged_row_of_metrics_is_named_by_file_and_line(tmp_path, line):
 
 
 def test_going_on_with_damaged_metrics_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("research.training.run.adopt_orphans", lambda: None)
-    monkeypatch.setattr("research.training.run.raise_on_terminate", lambda: None)
-    monkeypatch.setattr("research.training.run.problems", lambda plan: [])
+    monkeypatch.setattr("research.training.run.execute.adopt_orphans", lambda: None)
+    monkeypatch.setattr("research.training.run.execute.raise_on_terminate", lambda: None)
+    monkeypatch.setattr("research.training.run.execute.problems", lambda plan: [])
     run = options(tmp_path).run_dir
     save(run, 10).write_text("")
     options(tmp_path).save(run / "recipe.json")

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("research", "retriever_server", "data")
+PACKAGES = ("research", "retriever_server")
 
 
 def imported() -> dict[str, str]:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stack_rows import jsonl, row
 
-from data import DataError
-from data.html_text import is_html, plain_text, plain_title
-from data.stack_exchange import IMAGE, Post, Reading, read_posts
+from research.datasets.stack_exchange.dump import IMAGE, Post, Reading, read_posts
+from research.datasets.stack_exchange.html_text import is_html, plain_text, plain_title
+from research.errors import DataError
 
 
 def one_post(tmp_path: Path, row: dict[str, Any], **reading: Any) -> Post:

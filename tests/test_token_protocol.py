@@ -15,17 +15,17 @@ from test_evaluation_parts import config
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from data.questions import Question
+from research.datasets.questions import Question
+from research.episode.loop import run_episode
+from research.episode.prompts import build_prompt, load_prompt
+from research.episode.protocol import Protocol, neutralise
+from research.episode.rewriting import rewritten_query, run_rewriting
+from research.episode.tokens import TokenProtocol
+from research.episode.trajectory import Passage, Trajectory
 from research.evaluation.config import EngineConfig, EvaluationError, Sampling
 from research.evaluation.engines import Stops, tokens_of
 from research.evaluation.engines.openai_server import OpenAIServer
 from research.evaluation.runner import Runner, Task
-from research.prompts import build_prompt, load_prompt
-from research.protocol import Protocol, neutralise
-from research.rewriting import rewritten_query, run_rewriting
-from research.search_loop import run_episode
-from research.token_protocol import TokenProtocol
-from research.trajectory import Passage, Trajectory
 
 # What models call their ends, and all that a tokenizer here knows besides single bytes.
 ENDS = ["<end_of_turn>", "<|eot_id|>", "<|end|>", "<|im_end|>", "</s>", "[/INST]", "<eos>"]

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from test_recipe_options import compose
 
 from research.training.config import read_research_config
-from research.training.guards import GuardConfig
-from research.training.plan import ConfigurationError
+from research.training.run.plan import ConfigurationError
 from research.training.values import ESTIMATORS, LOGGERS, TRAINING, check_training
+from research.training.watch.guards import GuardConfig
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 

@@ -7,10 +7,10 @@ import pytest
 from omegaconf import OmegaConf
 from run_folder import episode, make_run, step_row, write_episodes, write_rows
 
-from research.training.report import write_report
-from research.training.run import export
-from research.training.table import table_rows
-from research.training.validations import (
+from research.training.run.execute import export
+from research.training.watch.report import write_report
+from research.training.watch.table import table_rows
+from research.training.watch.validations import (
     Score,
     best_checkpoint,
     best_of_all,
@@ -79,7 +79,7 @@ def test_an_early_end_leaves_the_checkpoint_of_its_step(tmp_path, monkeypatch, k
     """veRL's part, asking questions and writing checkpoints, is scripted; what follows from it is not."""
     from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-    from research.training.trainer import SearchTrainer
+    from research.training.verl.trainer import SearchTrainer
 
     scores, written = {0: 0.5, 1: 0.6, 2: 0.4}, []
     run_dir = make_run(tmp_path / "run")

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_folder import episode, make_run, write_episodes
 
-from research.protocol import Protocol
+from research.episode.protocol import Protocol
+from research.episode.trajectory import Passage, Search
 from research.training.run_files import append_line, trajectory_path
-from research.trajectory import Passage, Search
 from research.viewer import catalogue as catalogue_module
 from research.viewer.__main__ import main
 from research.viewer.app import create_app

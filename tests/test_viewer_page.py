@@ -9,8 +9,8 @@ from playwright.sync_api import expect
 from run_folder import episode, make_run, write_episodes
 from viewer_process import viewing
 
+from research.episode.trajectory import Passage, Search
 from research.training.run_files import append_line, trajectory_path
-from research.trajectory import Passage, Search
 
 pytestmark = needs_chromium
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script></think> & <b>bold</b>'

@@ -5,10 +5,10 @@ bash ../../recipes/train_musique.sh \\
     'research.reward={exact_match: 1.0, "few_searches:score": {weight: 0.2, most: 6}}'
 """
 
-from research.metrics import exact_match
-from research.protocol import extract_answer
+from research.episode.protocol import extract_answer
+from research.episode.trajectory import Trajectory
+from research.metrics.answers import exact_match
 from research.rewards import Reference, Reward
-from research.trajectory import Trajectory
 
 
 def score(trajectory: Trajectory, reference: Reference, most: int = 8) -> Reward:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from research.evaluation.command_line import ending_well
-from research.evaluation.config import ROOT, EvaluationError, compose_config
-from research.evaluation.folder import own_folder
+from research.evaluation.config import EvaluationError, compose_config
+from research.evaluation.outputs.folder import own_folder
 from research.overrides import quoted
+from research.places import RUNS
 
 if TYPE_CHECKING:
     from research.evaluation.run import Outcome
@@ -62,7 +63,7 @@ def main() -> None:
 @click.option("--encoder", default="minilm", show_default=True, help="Of --corpus: hub name or folder.")
 @click.option("--index", default="flat", show_default=True, help="Of --corpus: kind of index.")
 @click.option(
-    "--preset", help="Protocol and prompt: a file of recipes/config/preset.  [default: the model's run's]"
+    "--preset", help="Protocol and prompt: a file of research/config/preset.  [default: the model's run's]"
 )
 @click.option("--tokenizer", help="Where it is, if neither with the model nor where the server says.")
 @click.option("--judge", metavar="URL", help="OpenAI-compatible server of an LLM that judges the answers.")
@@ -79,7 +80,7 @@ def run(
 ) -> None:
     """Ask all questions, and write predictions.jsonl, metrics.json and report.html into a folder.
 
-    OVERRIDES are key=value words of recipes/config/eval_multihop.yaml, for example sampling.temperature=0.7.
+    OVERRIDES are key=value words of research/config/eval_multihop.yaml, for example sampling.temperature=0.7.
     The policy of a training run is evaluated by the prompt, protocol and limits it was trained with, if
     --preset says nothing else.
     """
@@ -87,7 +88,7 @@ def run(
 
     if retriever and corpus:
         raise click.UsageError("--retriever and --corpus: one of them")
-    run_dir = out or ROOT / "runs" / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
+    run_dir = out or RUNS / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
     with ending_well(run_dir):
         words = [*_words(options), *overrides]
         trained = options["model"] if options["preset"] is None else None
@@ -104,7 +105,7 @@ def run(
 @click.argument("run_b", type=FOLDER)
 def compare(run_a: Path, run_b: Path) -> None:
     """Question by question: what changed from RUN_A to RUN_B, with intervals and p-values."""
-    from research.evaluation.compare import compare as comparison
+    from research.evaluation.outputs.compare import compare as comparison
 
     try:
         click.echo(comparison(run_a, run_b))
@@ -116,7 +117,7 @@ def compare(run_a: Path, run_b: Path) -> None:
 @click.argument("run_dir", type=FOLDER)
 def report(run_dir: Path) -> None:
     """Write RUN_DIR/report.html again."""
-    from research.evaluation.report import write_report
+    from research.evaluation.outputs.report import write_report
 
     try:
         click.echo(write_report(run_dir))

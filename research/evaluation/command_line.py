@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from data import DataError
+from research.errors import DataError
 from research.evaluation.config import EvaluationError
 from research.processes import Terminated, raise_on_terminate
 

@@ -1,4 +1,4 @@
-"""The configuration of an evaluation: recipes/config/eval_multihop.yaml as typed objects. The keys are
+"""The configuration of an evaluation: research/config/eval_multihop.yaml as typed objects. The keys are
 documented there.
 """
 
@@ -14,17 +14,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from research.episode.loop import Limits
+from research.episode.prompts import load_prompt, with_text
+from research.episode.protocol import Protocol
 from research.evaluation.methods import method_names
 from research.evaluation.values import check_multihop
 from research.overrides import as_hydra_word
-from research.prompts import load_prompt, with_text
-from research.protocol import Protocol
-from research.retriever_client import RetrieverConfig
-from research.search_loop import Limits
+from research.places import CONFIG_DIR
+from research.tools.search import RetrieverConfig
 from research.values import check_protocol
-
-ROOT = Path(__file__).parents[2]
-CONFIG_DIR = ROOT / "recipes" / "config"
 
 
 class EvaluationError(Exception):
@@ -86,7 +84,7 @@ class JudgeConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """One evaluation; see recipes/config/eval_multihop.yaml for each key."""
+    """One evaluation; see research/config/eval_multihop.yaml for each key."""
 
     datasets: tuple[str, ...]
     methods: tuple[str, ...]
@@ -131,7 +129,7 @@ def compose_config(words: list[str], model: str | None = None) -> DictConfig:
 
 
 def compose_file(name: str, words: list[str], values: dict[str, Any]) -> DictConfig:
-    """recipes/config/NAME.yaml, resolved, with `values` for keys that no word sets.
+    """research/config/NAME.yaml, resolved, with `values` for keys that no word sets.
 
     Raises EvaluationError.
     """

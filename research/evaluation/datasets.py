@@ -5,13 +5,14 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data import DataError
-from data.flashrag import SETS, prepare
-from data.questions import Question, read_questions
-from research.evaluation.config import ROOT, EvaluationConfig, EvaluationError
+from research.datasets.flashrag import SETS, prepare
+from research.datasets.questions import Question, read_questions
+from research.errors import DataError
+from research.evaluation.config import EvaluationConfig, EvaluationError
 from research.evaluation.runner import Task
+from research.places import CACHE
 
-FOLDER = ROOT / "cache" / "flashrag"
+FOLDER = CACHE / "flashrag"
 
 
 def read_datasets(names: Sequence[str], limit: int | None) -> dict[str, list[Question]]:

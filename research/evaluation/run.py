@@ -13,22 +13,22 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from data.questions import Question
+from research.datasets.questions import Question
+from research.episode.loop import SearchError, SearchFunction
+from research.episode.trajectory import Passage, Trajectory
 from research.evaluation.config import EvaluationConfig, EvaluationError, read_config
 from research.evaluation.datasets import digest, read_datasets, tasks
 from research.evaluation.engines import opened
 from research.evaluation.engines.identity import model_identity
-from research.evaluation.folder import Free, check_same
-from research.evaluation.judge import judge_all, judge_metrics, read_verdicts
-from research.evaluation.predictions import Predictions, failures, key_of, read_predictions
-from research.evaluation.report import write_report
+from research.evaluation.outputs.folder import Free, check_same
+from research.evaluation.outputs.judge import judge_all, judge_metrics, read_verdicts
+from research.evaluation.outputs.predictions import Predictions, failures, key_of, read_predictions
+from research.evaluation.outputs.report import write_report
+from research.evaluation.outputs.summary import markdown, summarise, write_summary
 from research.evaluation.runner import Runner, Task
-from research.evaluation.summary import markdown, summarise, write_summary
 from research.model_server import JsonServer, ServerError
 from research.processes import alone_in
-from research.retriever_client import RetrieverClient
-from research.search_loop import SearchError, SearchFunction
-from research.trajectory import Passage, Trajectory
+from research.tools.search import RetrieverClient
 
 NAMED = 5  # failures in a warning
 HOPELESS = 32  # questions in a row from the start that all failed: something is wrong with all of them

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from data.questions import Question
+from research.datasets.questions import Question
+from research.episode.loop import SearchFunction
+from research.episode.tokens import TokenProtocol
+from research.episode.trajectory import Trajectory, well_formed
 from research.evaluation.config import EvaluationConfig, EvaluationError
 from research.evaluation.engines import Engine, Stops, tokens_of
 from research.evaluation.methods import Tools, get_method
-from research.evaluation.predictions import Key
-from research.evaluation.scoring import score
-from research.search_loop import SearchFunction
-from research.token_protocol import TokenProtocol
-from research.trajectory import Trajectory, well_formed
+from research.evaluation.outputs.predictions import Key
+from research.evaluation.outputs.scoring import score
 
 
 @dataclass(frozen=True)

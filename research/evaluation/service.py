@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from research.evaluation.config import ROOT, EvaluationError
+from research.evaluation.config import EvaluationError
+from research.places import CACHE
 from research.processes import stop
 
-INDEXES = ROOT / "cache" / "indexes"
+INDEXES = CACHE / "indexes"
 PATIENCE_S = 10.0
 
 

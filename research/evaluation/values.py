@@ -1,5 +1,5 @@
 """What the values of an evaluation's configuration may be: a rule for each key. The keys themselves are
-documented in recipes/config/eval_multihop.yaml and eval_bright.yaml.
+documented in research/config/eval_multihop.yaml and eval_bright.yaml.
 """
 
 from collections.abc import Mapping

@@ -15,8 +15,8 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 from research.doors import Door
-from research.protocol import Protocol
-from research.trajectory import Trajectory
+from research.episode.protocol import Protocol
+from research.episode.trajectory import Trajectory
 
 DOOR = Door("reward", "research.rewards", "score")
 

@@ -5,10 +5,10 @@ Right: 1.0 in a valid format, 0.8 otherwise. Wrong: 0.2 in a valid format, 0.1 o
 answer, of which empty answer tags are none.
 """
 
-from research import metrics
-from research.protocol import extract_answer, format_fault
+from research.episode.protocol import extract_answer, format_fault
+from research.episode.trajectory import Trajectory
+from research.metrics import answers as metrics
 from research.rewards import Reference, Reward, ended
-from research.trajectory import Trajectory
 
 
 def score(trajectory: Trajectory, reference: Reference) -> Reward:

@@ -1,9 +1,9 @@
 """The default reward: 1 if the answer equals a golden one after SQuAD normalisation, else 0. No shaping."""
 
-from research import metrics
-from research.protocol import extract_answer
+from research.episode.protocol import extract_answer
+from research.episode.trajectory import Trajectory
+from research.metrics import answers as metrics
 from research.rewards import Reference, Reward, ended
-from research.trajectory import Trajectory
 
 
 def score(trajectory: Trajectory, reference: Reference) -> Reward:

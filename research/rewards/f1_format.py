@@ -5,10 +5,10 @@ The reference gives an F1 of 0.05 less than a wrong answer's 0.1; here the floor
 answer never earns less. And it gives an empty answer the floor; here no answer earns nothing.
 """
 
-from research import metrics
-from research.protocol import extract_answer, format_fault
+from research.episode.protocol import extract_answer, format_fault
+from research.episode.trajectory import Trajectory
+from research.metrics import answers as metrics
 from research.rewards import Reference, Reward, ended
-from research.trajectory import Trajectory
 
 VALID_FORMAT = 0.1
 

@@ -3,20 +3,20 @@
 import json
 from typing import Any
 
-from research import metrics
-from research.controls import controlled
-from research.prompts import build_prompt
-from research.protocol import Protocol, extract_answer, format_fault
-from research.retriever_client import RetrieverClient
+from research.environments.controls import controlled
+from research.episode.loop import Generate, run_episode
+from research.episode.prompts import build_prompt
+from research.episode.protocol import Protocol, extract_answer, format_fault
+from research.episode.tokens import TokenProtocol
+from research.episode.trajectory import Trajectory
+from research.metrics import answers as metrics
 from research.rewards import AnswerReward, Reference, ended
-from research.search_loop import Generate, run_episode
-from research.token_protocol import TokenProtocol
+from research.tools.search import RetrieverClient
 from research.training.config import ResearchConfig
-from research.trajectory import Trajectory
 
 
 class Answering:
-    """Plays the rows that data/questions.py writes. One object serves all episodes of a process."""
+    """Plays the rows that datasets/questions.py writes. One object serves all episodes of a process."""
 
     def __init__(self, config: ResearchConfig, tokens: TokenProtocol) -> None:
         self.config, self.tokens = config, tokens

@@ -1,5 +1,5 @@
 """The ``research`` section of the configuration as typed objects. The keys are documented in
-recipes/config.
+research/config.
 """
 
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from research.controls import CONTROLS
-from research.prompts import load_prompt
-from research.protocol import Protocol
-from research.retriever_client import RetrieverConfig
+from research.environments.controls import CONTROLS
+from research.episode.loop import Limits
+from research.episode.prompts import load_prompt
+from research.episode.protocol import Protocol
 from research.rewards import AnswerReward
 from research.rewards.rewriting import RewritingConfig, reward_weights
-from research.search_loop import Limits
-from research.training.guards import GuardConfig
-from research.training.validations import KEEP
+from research.tools.search import RetrieverConfig
 from research.training.values import check_research
+from research.training.watch.guards import GuardConfig
+from research.training.watch.validations import KEEP
 from research.values import check_protocol
 
 Section = TypeVar("Section")
@@ -27,7 +27,7 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True)
 class ResearchConfig:
-    """What an episode needs to know; see recipes/config for each key, common.yaml first.
+    """What an episode needs to know; see research/config for each key, common.yaml first.
 
     ``rewriting`` is there in a training of query reasoners alone.
     """

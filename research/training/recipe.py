@@ -4,7 +4,7 @@ export.
     bash recipes/train_musique.sh --steps 2
     bash recipes/train_musique.sh --hardware gpu --dry-run
 
-Every piece of work is a command of its own (research/training/plan.py), run in order; nothing that was
+Every piece of work is a command of its own (research/training/run/plan.py), run in order; nothing that was
 started outlives it.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from research.training.command_line import (
+from research.training.run.command_line import (
     CONTEXT,
     FILE,
     NAME,
@@ -80,7 +80,7 @@ def main(context: click.Context, resume: bool, only_export: bool, dry_run: bool,
     """Train a search agent with GRPO on veRL: prepare data, build and serve the index, train, evaluate,
     export.
 
-    OVERRIDES are key=value words of the configuration in recipes/config, for example
+    OVERRIDES are key=value words of the configuration in research/config, for example
     research.reward=f1_format or actor_rollout_ref.rollout.n=8. Unknown keys are errors.
 
     \b

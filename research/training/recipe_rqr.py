@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from research.training.command_line import (
+from research.training.run.command_line import (
     CONTEXT,
     FILE,
     NAME,
@@ -31,7 +31,7 @@ from research.training.command_line import (
     "--tasks",
     "questions",
     type=FILE,
-    help="Rewriting tasks to train on (data/rewriting.py). [cache/rqr/train.parquet | mini world]",
+    help="Rewriting tasks to train on (datasets/rewriting_tasks.py). [cache/rqr/train.parquet | mini world]",
 )
 @click.option("--validation", type=FILE, help="Tasks that draw the curve; without, some of --tasks.")
 @click.option(
@@ -59,7 +59,7 @@ def main(context: click.Context, resume: bool, only_export: bool, dry_run: bool,
     """Train a query reasoner (TongSearch-QR) with GRPO on veRL: a policy that rewrites a hard question into a
     text that retrieves well, rewarded by what the text brings.
 
-    OVERRIDES are key=value words of the configuration in recipes/config, for example
+    OVERRIDES are key=value words of the configuration in research/config, for example
     research.reward=embedding_gain or research.rewriting.length_penalty=0.001. Unknown keys are errors.
 
     \b

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from data.rewriting import RewritingTask
-from research.prompts import asks_for_boxed, build_prompt
-from research.retriever_client import RetrieverClient
+from research.datasets.rewriting_tasks import RewritingTask
+from research.episode.loop import Generate
+from research.episode.prompts import asks_for_boxed, build_prompt
+from research.episode.rewriting import rewritten_query, run_rewriting
+from research.episode.tokens import TokenProtocol
+from research.episode.trajectory import Trajectory
 from research.rewards.rewriting import RewritingConfig, Tools, reward_weights
 from research.rewards.rewriting.score import TextScorer
-from research.rewriting import rewritten_query, run_rewriting
-from research.search_loop import Generate
-from research.token_protocol import TokenProtocol
+from research.tools.search import RetrieverClient
 from research.training.config import ResearchConfig
-from research.trajectory import Trajectory
 
 
 class Rewriting:

@@ -16,8 +16,7 @@ import click
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
-from data import DataError
-from data.questions import (
+from research.datasets.questions import (
     TRAINING_SCHEMA,
     Question,
     Row,
@@ -26,11 +25,12 @@ from data.questions import (
     training_rows,
     write_rows,
 )
-from data.rewriting import TASK_SCHEMA, RewritingTask, read_tasks, task_rows
-from research.controls import CLOSED_BOOK, SHUFFLED
-from research.prompts import build_prompt
+from research.datasets.rewriting_tasks import TASK_SCHEMA, RewritingTask, read_tasks, task_rows
+from research.environments.controls import CLOSED_BOOK, SHUFFLED
+from research.episode.prompts import build_prompt
+from research.episode.tokens import TokenProtocol
+from research.errors import DataError
 from research.rewards.rewriting import reward_weights
-from research.token_protocol import TokenProtocol
 from research.training.config import ResearchConfig, read_research_config
 
 HELD_OUT_SHARE, HELD_OUT_MAXIMUM = 0.1, 100

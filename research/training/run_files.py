@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.folders import cut_half_line
-from research.trajectory import Trajectory
+from research.episode.trajectory import Trajectory
+from research.files import cut_half_line
 
 
 class DamagedFile(ValueError):

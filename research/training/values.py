@@ -1,5 +1,5 @@
 """What the values of a training's configuration may be: a rule for each key of ``research``, and for those of
-veRL's that GRPO and the recipe give a meaning to. The keys themselves are documented in recipes/config.
+veRL's that GRPO and the recipe give a meaning to. The keys themselves are documented in research/config.
 """
 
 from collections.abc import Mapping

@@ -12,10 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter
 from yaml import YAMLError
 
-from research.protocol import Protocol
+from research.episode.protocol import Protocol
+from research.episode.trajectory import Trajectory
 from research.training.config import read_section
 from research.training.run_files import TRAJECTORY_FILE
-from research.trajectory import Trajectory
 from research.validation import checked
 from research.viewer.rows import Row, make_row
 

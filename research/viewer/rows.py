@@ -5,8 +5,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from research.protocol import Protocol, extract_answer
-from research.trajectory import Trajectory
+from research.episode.protocol import Protocol, extract_answer
+from research.episode.trajectory import Trajectory
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterable
 
-from research.trajectory import Trajectory
+from research.episode.trajectory import Trajectory
 from research.viewer.files import Source
 from research.viewer.rows import Row, metadata_texts
 

@@ -4,10 +4,10 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from research.metrics import normalize_answer
-from research.pieces import segment_pieces
-from research.protocol import Protocol
-from research.trajectory import Passage, Search, Segment, Trajectory
+from research.episode.pieces import segment_pieces
+from research.episode.protocol import Protocol
+from research.episode.trajectory import Passage, Search, Segment, Trajectory
+from research.metrics.answers import normalize_answer
 from research.viewer.query import Entry
 from research.viewer.rows import Row, metadata_texts
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from data import DataError
+from research.errors import DataError
 from research.evaluation.bright.config import MODES, compose_config
 from research.evaluation.bright.fusion import FUSIONS
 from research.evaluation.command_line import ending_well
-from research.evaluation.config import ROOT, EvaluationError
-from research.evaluation.folder import own_folder
+from research.evaluation.config import EvaluationError
+from research.evaluation.outputs.folder import own_folder
 from research.overrides import quoted
+from research.places import RUNS
 
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -73,11 +74,11 @@ def main() -> None:
 def run(out: Path | None, tasks: str | None, overrides: tuple[str, ...], **options: Any) -> None:
     """Search, and write rewrites.jsonl, runs/TASK.trec, scores.jsonl and metrics.json into a folder.
 
-    OVERRIDES are key=value words of recipes/config/eval_bright.yaml, for example sampling.temperature=0.
+    OVERRIDES are key=value words of research/config/eval_bright.yaml, for example sampling.temperature=0.
     """
     from research.evaluation.bright.run import run as evaluate
 
-    run_dir = out or ROOT / "runs" / f"bright-{datetime.now():%Y%m%d-%H%M%S}"
+    run_dir = out or RUNS / f"bright-{datetime.now():%Y%m%d-%H%M%S}"
     with ending_well(run_dir):
         own_folder(run_dir)
         words = [f"{key}={quoted(options[name])}" for name, key in KEYS.items() if options[name] is not None]

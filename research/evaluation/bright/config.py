@@ -1,4 +1,4 @@
-"""The configuration of a BRIGHT evaluation: recipes/config/eval_bright.yaml as typed objects. The keys are
+"""The configuration of a BRIGHT evaluation: research/config/eval_bright.yaml as typed objects. The keys are
 documented there.
 """
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from research.episode.prompts import load_prompt
+from research.episode.protocol import Protocol
 from research.evaluation.bright.fusion import FUSIONS
 from research.evaluation.config import (
     EngineConfig,
@@ -21,8 +23,6 @@ from research.evaluation.config import (
 )
 from research.evaluation.service import Service
 from research.evaluation.values import check_bright
-from research.prompts import load_prompt
-from research.protocol import Protocol
 from research.values import check_protocol
 
 MODES = ("replace", "concatenate", "fuse")
@@ -85,7 +85,7 @@ class Rewriting:
 
 @dataclass(frozen=True)
 class BrightConfig:
-    """One evaluation; see recipes/config/eval_bright.yaml for each key."""
+    """One evaluation; see research/config/eval_bright.yaml for each key."""
 
     tasks: tuple[str, ...]
     data: str | None

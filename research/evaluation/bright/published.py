@@ -9,7 +9,7 @@ ReasonIR-8B's vectors with RQR-7B's texts only the mean is known.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data.bright import SIZES
+from research.datasets.bright import SIZES
 from research.evaluation.bright.config import RetrieverSettings
 
 BM25 = {
@@ -20,7 +20,7 @@ BM25 = {
     "RQR-7B": (57.9, 50.9, 21.9, 37.0, 21.3, 27.0, 25.6, 23.6, 14.4, 7.0, 26.1, 22.0),
     "ReDI-8B": (49.0, 53.5, 28.7, 43.4, 27.5, 36.3, 29.4, 25.3, 9.3, 6.0, 31.5, 30.0),
 }
-"""what is searched with -> nDCG@10 in percent, in the order of data.bright.SIZES"""
+"""what is searched with -> nDCG@10 in percent, in the order of research.datasets.bright.SIZES"""
 DENSE_MEAN = {"RQR-7B": 31.9}
 """the same for ReasonIR-8B, the mean of the 12 tasks"""
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data import DataError
-from data.bright import BrightTask
-from data.json_rows import read_rows
-from data.rewriting import RewritingTask
+from research.datasets.bright import BrightTask
+from research.datasets.json_rows import read_rows
+from research.datasets.rewriting_tasks import RewritingTask
+from research.episode.trajectory import well_formed
+from research.errors import DataError
 from research.evaluation.bright.config import BrightConfig
 from research.evaluation.config import EvaluationError
-from research.trajectory import well_formed
 
 FIELDS = ("queries", "rewrite", "query")
 NAMED = 10

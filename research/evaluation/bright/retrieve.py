@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from research.episode.trajectory import Passage
 from research.evaluation.bright.config import RetrieverSettings
 from research.evaluation.bright.fusion import fuse
 from research.evaluation.bright.queries import Query
 from research.evaluation.config import EvaluationError
 from research.model_server import JsonServer, ServerError
-from research.retriever_client import TOKEN_VARIABLE, research_passages
-from research.trajectory import Passage
+from research.tools.search import TOKEN_VARIABLE, research_passages
 
 BODY_BYTES = 4_000_000  # of a request: the service takes 8 MiB, and questions of aops exclude 9,206 ids
 PASSAGES = 65_536  # of an answer, as the service has it

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from data.bright import BrightTask
+from research.datasets.bright import BrightTask
+from research.episode.loop import Generation, Limits
+from research.episode.prompts import asks_for_boxed, build_prompt, load_prompt
+from research.episode.rewriting import rewritten_query, run_rewriting
+from research.episode.tokens import TokenProtocol
+from research.episode.trajectory import well_formed
 from research.evaluation.bright.config import BrightConfig
 from research.evaluation.config import EvaluationError
 from research.evaluation.engines import Engine, Stops, opened, tokens_of
-from research.prompts import asks_for_boxed, build_prompt, load_prompt
-from research.rewriting import rewritten_query, run_rewriting
-from research.search_loop import Generation, Limits
-from research.token_protocol import TokenProtocol
-from research.trajectory import well_formed
 
 REWRITES = "rewrites.jsonl"
 HOPELESS = 32  # texts in a row from the start that all failed: something is wrong with all of them

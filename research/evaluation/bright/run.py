@@ -11,10 +11,10 @@ import click
 import requests
 from omegaconf import DictConfig
 
-from data import DataError
-from data.bright import BrightTask, hub_task, local_task
-from data.questions import atomic_path
-from data.rewriting import RewritingTask
+from research.datasets.bright import BrightTask, hub_task, local_task
+from research.datasets.questions import atomic_path
+from research.datasets.rewriting_tasks import RewritingTask
+from research.errors import DataError
 from research.evaluation.bright.config import ORIGINAL, BrightConfig, read_config
 from research.evaluation.bright.published import comparison
 from research.evaluation.bright.queries import Query, TextFile, missing, named, query_of
@@ -22,13 +22,14 @@ from research.evaluation.bright.retrieve import retrieve
 from research.evaluation.bright.rewrite import Rewrites, rewrite_all, wanted
 from research.evaluation.bright.summary import figures, mean_figures, table
 from research.evaluation.bright.trec import evaluate, read_run, write_run
-from research.evaluation.config import ROOT, EvaluationError
+from research.evaluation.config import EvaluationError
 from research.evaluation.engines.identity import model_identity
-from research.evaluation.folder import Free, check_same
+from research.evaluation.outputs.folder import Free, check_same
 from research.evaluation.service import serving
+from research.places import CACHE
 from research.processes import alone_in
 
-CACHE = ROOT / "cache" / "bright"
+CACHE = CACHE / "bright"
 METRICS_FILE, SCORES_FILE = "metrics.json", "scores.jsonl"
 MEAN = "mean"
 FREE = Free(

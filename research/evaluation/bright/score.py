@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data.bright import question_file
+from research.datasets.bright import question_file
 from research.evaluation.bright.queries import named
 from research.evaluation.bright.summary import figures, table
 from research.evaluation.bright.trec import evaluate, plain_id, read_qrels, read_run
@@ -10,7 +10,7 @@ from research.evaluation.bright.trec import evaluate, plain_id, read_qrels, read
 
 def score(run_file: Path, qrels_file: Path, task: str | None = None, long: bool = False) -> str:
     """The figures as text. Judgements are a file in TREC's form, or questions with gold ids, of which `task`
-    says which to take (data.bright.question_file).
+    says which to take (research.datasets.bright.question_file).
 
     Raises EvaluationError or DataError.
     """

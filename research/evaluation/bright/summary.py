@@ -10,7 +10,7 @@ import numpy as np
 
 from research.evaluation.bright.published import padded
 from research.evaluation.bright.trec import METRICS
-from research.evaluation.statistics import bootstrap, bootstrap_mean_of
+from research.metrics.statistics import bootstrap, bootstrap_mean_of
 
 Scores = Mapping[str, Mapping[str, float]]
 """question id -> metric -> value"""

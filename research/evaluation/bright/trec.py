@@ -18,7 +18,7 @@ from urllib.parse import quote
 import numpy as np
 import pytrec_eval
 
-from data.questions import atomic_path
+from research.datasets.questions import atomic_path
 from research.evaluation.config import EvaluationError
 
 Run = Mapping[str, Mapping[str, float]]

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from research.episode.prompts import build_prompt
+from research.episode.protocol import Protocol as AgentProtocol
+from research.episode.tokens import TokenProtocol
 from research.evaluation.config import EngineConfig, EvaluationError, Sampling
-from research.prompts import build_prompt
-from research.protocol import Protocol as AgentProtocol
-from research.token_protocol import TokenProtocol
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

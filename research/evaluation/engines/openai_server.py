@@ -8,12 +8,12 @@ import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from research.episode.tokens import beginning, end_token_ids
+from research.episode.trajectory import well_formed
 from research.evaluation.config import EngineConfig, EvaluationError, Sampling
 from research.evaluation.engines import EngineError, Stops, room_for
 from research.evaluation.engines.chat import WAYS, chat_body, chat_choice, mark_messages, unmarked
 from research.model_server import ModelServer, ServerError
-from research.token_protocol import beginning, end_token_ids
-from research.trajectory import well_formed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

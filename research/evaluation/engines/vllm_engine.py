@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
     from vllm.v1.engine.async_llm import AsyncLLM
 
-# On a CPU, as in training (recipes/config/hardware/cpu.yaml): one process, small cache blocks, and one core
+# On a CPU, as in training (research/config/hardware/cpu.yaml): one process, small cache blocks, and one core
 # left to what feeds the engine; docs/cpu.md has the measurements. To split prompts kills an engine that
 # samples.
 CPU_ARGUMENTS = {

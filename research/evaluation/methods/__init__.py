@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from research.search_loop import SearchFunction
-from research.token_protocol import TokenProtocol
-from research.trajectory import Trajectory
+from research.episode.loop import SearchFunction
+from research.episode.tokens import TokenProtocol
+from research.episode.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from research.evaluation.config import EvaluationConfig

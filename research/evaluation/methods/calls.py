@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from research.episode.loop import SearchError
+from research.episode.prompts import build_prompt
+from research.episode.trajectory import Passage, Search, Segment, Trajectory
 from research.evaluation.engines import Stops
 from research.evaluation.methods import Tools
-from research.prompts import build_prompt
-from research.search_loop import SearchError
-from research.trajectory import Passage, Search, Segment, Trajectory
 
 
 class Calls:

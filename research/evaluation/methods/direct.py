@@ -1,8 +1,8 @@
 """Direct generation: the question alone, no passages."""
 
+from research.episode.trajectory import Trajectory
 from research.evaluation.methods import Tools
 from research.evaluation.methods.calls import Calls
-from research.trajectory import Trajectory
 
 
 async def answer(question: str, tools: Tools) -> Trajectory:

@@ -4,9 +4,9 @@ answers.
 
 import re
 
+from research.episode.trajectory import Passage, Trajectory
 from research.evaluation.methods import Tools
 from research.evaluation.methods.calls import Calls
-from research.trajectory import Passage, Trajectory
 
 CONCLUSION = "So the answer is:"
 _CONCLUDES = re.compile(r"\banswer is\b:?(.*)", re.IGNORECASE | re.DOTALL)

@@ -2,9 +2,9 @@
 question and the last answer.
 """
 
+from research.episode.trajectory import Trajectory
 from research.evaluation.methods import Tools
 from research.evaluation.methods.calls import Calls
-from research.trajectory import Trajectory
 
 
 async def answer(question: str, tools: Tools) -> Trajectory:

@@ -1,11 +1,11 @@
 """The search loop itself (ReSearch, Search-R1, ...): the very code that training runs."""
 
+from research.episode.loop import Generation, run_episode
+from research.episode.prompts import build_prompt
+from research.episode.protocol import extract_answer
+from research.episode.trajectory import Trajectory
 from research.evaluation.engines import Stops
 from research.evaluation.methods import Tools
-from research.prompts import build_prompt
-from research.protocol import extract_answer
-from research.search_loop import Generation, run_episode
-from research.trajectory import Trajectory
 
 
 async def answer(question: str, tools: Tools) -> Trajectory:

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from data.rewriting import RewritingTask
+from research.datasets.rewriting_tasks import RewritingTask
 from research.doors import Door
-from research.encoder import BatchingEncoder, EncoderError, TextEncoder
-from research.ranking import MEASURES
+from research.episode.loop import SearchError
+from research.episode.trajectory import Passage
+from research.metrics.ranking import MEASURES
 from research.rewards import Reward, read_parts
-from research.search_loop import SearchError
-from research.trajectory import Passage
+from research.rewards.rewriting.encoder import BatchingEncoder, EncoderError, TextEncoder
 
 Search = Callable[[str, int, frozenset[str]], Awaitable[list[Passage]]]
 """(query, how many, ids that are not wanted) -> passages, best first. Raises SearchError."""
@@ -37,7 +37,7 @@ class ScoringError(Exception):
 
 @dataclass(frozen=True)
 class RewritingConfig:
-    """The keys of ``research.rewriting``; see recipes/config/train_rqr.yaml for each.
+    """The keys of ``research.rewriting``; see research/config/train_rqr.yaml for each.
 
     Raises:
         ValueError: a value has no meaning; names the key.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.rewriting import RewritingTask
+from research.datasets.rewriting_tasks import RewritingTask
 from research.rewards import Reward
 from research.rewards.rewriting import Tools, once
 

@@ -3,8 +3,8 @@
 From -1 to 1. Metric and k are configuration; passages that the task excludes are not in the ranking.
 """
 
-from data.rewriting import RewritingTask
-from research.ranking import MEASURES
+from research.datasets.rewriting_tasks import RewritingTask
+from research.metrics.ranking import MEASURES
 from research.rewards import Reward
 from research.rewards.rewriting import Tools
 

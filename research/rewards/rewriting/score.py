@@ -5,8 +5,8 @@ measured beside them.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from data.rewriting import RewritingTask
-from research.ranking import ndcg, recall
+from research.datasets.rewriting_tasks import RewritingTask
+from research.metrics.ranking import ndcg, recall
 from research.rewards import Reward
 from research.rewards.rewriting import ScoringError, Tools, make_text_reward
 

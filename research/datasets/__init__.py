@@ -1,0 +1,1 @@
+"""Questions, passages and rewriting tasks: read and checked, fetched by name, or generated."""

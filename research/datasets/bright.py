@@ -1,0 +1,256 @@
+"""BRIGHT: questions whose passages take reasoning to find, with what is relevant and what does not count.
+
+    python -m research.datasets.bright --out cache/bright --tasks biology,pony
+
+Writes for each task DIR/TASK.questions.jsonl (rewriting_tasks.py) and the passages beside it, from the hub's
+xlangai/BRIGHT (arXiv 2407.12883). Evaluation reads the same from local folders, see `local_task`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from research.datasets.hub import download
+from research.datasets.json_rows import read_rows
+from research.datasets.questions import atomic_path
+from research.datasets.rewriting_tasks import RewritingTask, read_tasks, write_tasks
+from research.errors import DataError
+
+REPO = "xlangai/BRIGHT"
+# The published sizes: questions and passages (the short form).
+SIZES = {
+    "biology": (103, 57_359),
+    "earth_science": (116, 121_249),
+    "economics": (103, 50_220),
+    "psychology": (101, 52_835),
+    "robotics": (101, 61_961),
+    "stackoverflow": (117, 107_081),
+    "sustainable_living": (108, 60_792),
+    "leetcode": (142, 413_932),
+    "pony": (112, 7_894),
+    "aops": (111, 188_002),
+    "theoremqa_questions": (194, 188_002),
+    "theoremqa_theorems": (76, 23_839),
+}
+PROXY = "bright_answers"
+NONE = "N/A"
+KINDS = (".parquet", ".jsonl", ".jsonl.gz")
+
+
+@dataclass(frozen=True)
+class BrightTask:
+    """One task: its questions with gold and excluded ids, and its passages, {"id", "contents"} a line."""
+
+    name: str
+    questions: tuple[RewritingTask, ...]
+    corpus: Path
+
+
+def hub_task(name: str, folder: Path, long: bool = False, revision: str | None = None) -> BrightTask:
+    """A task of the hub, fetched into `folder` if it is not there. Raises DataError."""
+    if name not in SIZES:
+        raise DataError(f"BRIGHT has no task {name}; there are: {', '.join(SIZES)}")
+    files = folder / revision.replace("/", "_") if revision else folder
+    examples = _fetched("examples", name, files, revision)
+    documents = _fetched("long_documents" if long else "documents", name, files, revision)
+    questions = _questions(examples, name, long)
+    expected = SIZES[name][0]
+    if len(questions) != expected:
+        _warn(f"{name}: {len(questions)} questions; the published set has {expected}")
+    return BrightTask(name, questions, _corpus(documents, folder))
+
+
+def local_task(name: str, source: Path, folder: Path, long: bool = False) -> BrightTask:
+    """A task of the folder `source`; what has to be written goes to `folder`. Raises DataError.
+
+    Read are, as .parquet, .jsonl or .jsonl.gz: NAME.examples and NAME.documents or NAME.long_documents in
+    BRIGHT's form, or examples/NAME-* and documents/NAME-* as the hub has them; NAME.questions.jsonl
+    (rewriting tasks) with NAME.corpus.jsonl; and the proxy task bright_answers, from bright.questions.jsonl
+    and bright_answers.corpus.jsonl.
+    """
+    if name == PROXY:
+        questions = _proxy_questions(source / "bright.questions.jsonl")
+        return BrightTask(name, questions, _present(source / f"{PROXY}.corpus.jsonl"))
+    if (source / f"{name}.questions.jsonl").exists():
+        tasks = tuple(read_tasks(source / f"{name}.questions.jsonl"))
+        _check(tasks, str(source / f"{name}.questions.jsonl"))
+        return BrightTask(name, tasks, _present(source / f"{name}.corpus.jsonl"))
+    examples = _found(source, "examples", name)
+    documents = _found(source, "long_documents" if long else "documents", name)
+    return BrightTask(name, _questions(examples, name, long), _corpus(documents, folder))
+
+
+def question_file(path: Path, task: str | None = None, long: bool = False) -> tuple[RewritingTask, ...]:
+    """The questions with their gold ids of one file: BRIGHT's examples, rewriting tasks, or questions with a
+    task and gold ids in their metadata, of which `task` takes those of one. Raises DataError.
+    """
+    if task == PROXY:
+        return _proxy_questions(path)
+    rows = [(where, {**row, **(row.get("metadata") or {})}) for where, row in _rows([path])]
+    names = {str(row["task"]) for _, row in rows if "task" in row}
+    if names and task not in names and (task or len(names) > 1):
+        raise DataError(f"{path}: holds several tasks, say which: {', '.join(sorted(names))}")
+    questions = []
+    for where, row in rows:
+        if task is None or row.get("task", task) == task:
+            filled = {
+                "query": row.get("question"),
+                "excluded_ids": [],
+                **row,
+                "id": row.get("bright_id", row.get("id")),
+            }
+            questions.append(_question(filled, where, task or path.name, long))
+    _check(questions, str(path))
+    return tuple(questions)
+
+
+def _fetched(part: str, name: str, folder: Path, revision: str | None) -> list[Path]:
+    target = folder / part / f"{name}.parquet"
+    return [download(REPO, [f"{part}/{name}-00000-of-00001.parquet"], target, revision)]
+
+
+def _found(source: Path, part: str, name: str) -> list[Path]:
+    """The file of one part of a task, or its pieces in their order."""
+    for kind in KINDS:
+        if (path := source / f"{name}.{part}{kind}").exists():
+            return [path]
+    if pieces := sorted((source / part).glob(f"{name}-*.parquet")):
+        return pieces
+    raise DataError(f"{source}: has neither {name}.{part}.jsonl or .parquet nor {part}/{name}-*.parquet")
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    return path
+
+
+def _questions(paths: list[Path], name: str, long: bool) -> tuple[RewritingTask, ...]:
+    rows = [_question(row, where, name, long) for where, row in _rows(paths)]
+    _check(rows, str(paths[0]))
+    return tuple(rows)
+
+
+def _question(row: dict[str, Any], where: str, name: str, long: bool) -> RewritingTask:
+    gold = _ids(row, "gold_ids_long" if long else "gold_ids", where)
+    if not gold:
+        what = f"{name} has no long form" if long else '"gold_ids" is empty'
+        raise DataError(f"{where}: {what}")
+    text = row.get("query")
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f'{where}: "query" must be a non-empty string')
+    return RewritingTask(_id(row, where), text, (), gold, _ids(row, "excluded_ids", where), name)
+
+
+def _ids(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    value = row.get(key)
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise DataError(f'{where}: "{key}" must be a list of strings')
+    return tuple(dict.fromkeys(each for each in value if each != NONE))
+
+
+def _id(row: dict[str, Any], where: str) -> str:
+    value = row.get("id")
+    if type(value) is int or (isinstance(value, str) and value):
+        return str(value)
+    raise DataError(f'{where}: "id" must be a non-empty string or an integer')
+
+
+def _proxy_questions(path: Path) -> tuple[RewritingTask, ...]:
+    """The questions whose accepted answer is known: it alone is relevant."""
+    rows = []
+    for line, row in read_rows(path):
+        where = f"{path}:{line}"
+        if not isinstance(row, dict) or not isinstance(row.get("question"), str):
+            raise DataError(f'{where}: "question" must be a string')
+        answer = (row.get("metadata") or {}).get("answer_doc_id")
+        if answer:
+            rows.append(RewritingTask(_id(row, where), row["question"], (), (str(answer),), (), PROXY))
+    _check(rows, str(path))
+    return tuple(rows)
+
+
+def _check(questions: Iterable[RewritingTask], where: str) -> None:
+    """Each id once, and no gold passage that is excluded."""
+    seen = set()
+    for each in questions:
+        if each.id in seen:
+            raise DataError(f'{where}: "id" {each.id!r} is given twice')
+        seen.add(each.id)
+        if both := sorted({*each.gold_ids} & {*each.excluded_ids}):
+            raise DataError(f"{where}: question {each.id!r} has gold ids that it excludes: {both[0]!r}")
+    if not seen:
+        raise DataError(f"{where}: holds no questions")
+
+
+def _corpus(paths: list[Path], folder: Path) -> Path:
+    """The documents as a corpus of the retrieval service, written once for the same files."""
+    marks = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    key = hashlib.sha256(repr(marks).encode()).hexdigest()[:12]
+    name = paths[0].name.split(".")[0].split("-0")[0]
+    target = folder / "corpora" / f"{name}-{key}.jsonl"
+    if target.exists():
+        return target
+    last = {_id(row, where): place for place, (where, row) in enumerate(_rows(paths, ["id"]))}
+    kept, seen = 0, 0
+    with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for place, (where, row) in enumerate(_rows(paths)):
+            seen += 1
+            contents = _contents(row, where)
+            # As in BRIGHT's own evaluation the last of equal ids stands. Blank ones cannot be found at all.
+            if contents.strip() and last[_id(row, where)] == place:
+                file.write(
+                    json.dumps({"id": _id(row, where), "contents": contents}, ensure_ascii=False) + "\n"
+                )
+                kept += 1
+    if kept < seen:
+        _warn(f"{paths[0]}: {seen - kept} of {seen:,} documents are blank or repeat an id, and are left out")
+    return target
+
+
+def _contents(row: dict[str, Any], where: str) -> str:
+    value = row.get("content", row.get("contents"))
+    if not isinstance(value, str):
+        raise DataError(f'{where}: "content" must be a string')
+    return value
+
+
+def _rows(paths: list[Path], columns: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file and row, the row) of each; `columns` bounds what is read of parquet files."""
+    for path in paths:
+        for number, row in read_rows(path, columns):
+            if not isinstance(row, dict):
+                raise DataError(f"{path}:{number}: a row must be a JSON object")
+            yield f"{path}:{number}", row
+
+
+def _warn(message: str) -> None:
+    click.secho(f"WARNING: {message}.", fg="red", bold=True, err=True)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the files.")
+@click.option("--tasks", default=",".join(SIZES), help="Names, with commas between.  [default: all 12]")
+@click.option("--long", is_flag=True, help="Whole pages in place of passages.")
+@click.option("--revision", help="Branch, tag or commit of the hub's dataset.  [default: main]")
+def main(out: Path, tasks: str, long: bool, revision: str | None) -> None:
+    """Fetch tasks of BRIGHT.
+
+    Example: python -m research.datasets.bright --out cache/bright --tasks biology,pony
+    """
+    try:
+        for name in tasks.split(","):
+            task = hub_task(name, out, long, revision)
+            write_tasks(out / f"{name}{'.long' * long}.questions.jsonl", task.questions)
+            click.echo(f"{name}: {len(task.questions)} questions; passages: {task.corpus}")
+    except DataError as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

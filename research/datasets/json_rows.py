@@ -1,0 +1,134 @@
+"""Rows of files, each with its line: .jsonl, .jsonl.gz, JSON arrays; and of parquet files."""
+
+import codecs
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from research.errors import DataError
+
+BATCH = 256
+BLANK = re.compile(r"\s*")
+KINDS = "each line must be one JSON object, or the file one JSON array, both also as .gz, or .parquet"
+
+
+def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, Any]]:
+    """(line, row) as `read_json_rows`, and of .parquet, of which `columns` bounds what is read, with rows
+    counted from 1; in little memory.
+    """
+    if path.suffix != ".parquet":
+        yield from read_json_rows(path)
+        return
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be read as parquet behind row {number} ({reason})") from error
+
+
+def read_json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, parsed JSON) of each row; the line of an array's row is where the row starts.
+
+    Raises DataError naming file and line for what is not JSON, UTF-8 or whole, or cannot be read.
+    """
+    with _opened(path) as file:
+        seen_any = False
+        for line, raw in enumerate(file, 1):
+            content = raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw
+            if not content.strip():
+                continue
+            if not seen_any and content.lstrip().startswith(b"["):
+                yield from _array_rows(content + file.read(), path, line)
+                return
+            seen_any = True
+            text = _decoded(content, path, line)
+            with _json_faults(f"{path}:{line}"):
+                row = json.loads(text)
+            yield line, row
+
+
+def _array_rows(content: bytes, path: Path, line: int) -> Iterator[tuple[int, Any]]:
+    """(line, row) of a JSON array that starts on `line`; parsed row by row, so that a fault can be placed."""
+    text = _decoded(content, path, line)
+    decode = json.JSONDecoder().raw_decode
+    counted, at = 0, _next(text, text.index("[") + 1)
+    if text[at : at + 1] == "]":
+        return
+    mark = ","
+    while mark == ",":
+        line += text.count("\n", counted, at)
+        counted, where = at, f"{path}:{line}"
+        with _json_faults(where):
+            row, at = decode(text, at)
+        yield line, row
+        at = _next(text, at)
+        mark, at = text[at : at + 1], _next(text, at + 1)
+    if mark != "]" or at < len(text):
+        raise DataError(f"{where}: not valid JSON after this row")
+
+
+def _next(text: str, at: int) -> int:
+    """The place of the first character from `at` on that is not blank."""
+    match = BLANK.match(text, at)
+    return match.end() if match else len(text)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    if path.is_dir():
+        raise DataError(f"{path}: is a directory, not a file")
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rb") as file:
+            yield cast(BinaryIO, file)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not a whole gzip file ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+@contextmanager
+def _json_faults(where: str) -> Iterator[None]:
+    """Places JSON that is malformed, nested too deeply, or holds a number of thousands of digits."""
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({getattr(error, 'msg', error)}); {KINDS}") from error
+
+
+def _decoded(content: bytes, path: Path, line: int) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line += content.count(b"\n", 0, error.start)
+        raise DataError(f"{path}:{line}: not UTF-8; {KINDS}") from error
+
+
+def check_storable(values: Mapping[str, Any], where: str) -> None:
+    """Raises DataError for what JSON and parquet files cannot hold: JSON can spell half a surrogate pair,
+    parquet can have dates and bytes.
+    """
+    for name, value in values.items():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f'{where}: "{name}" holds half a surrogate pair') from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError(f'{where}: "{name}" holds what JSON cannot ({error})') from error

@@ -1,0 +1,1 @@
+"""A generated world for CPUs: multi-hop questions, passages, an encoder, and a policy's cold start."""

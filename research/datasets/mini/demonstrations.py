@@ -1,0 +1,222 @@
+"""Imperfect demonstrations of the search protocol over throw-away worlds, for the mini policy's cold start.
+
+They teach the form of an episode and the single skills, and leave reinforcement learning something to find:
+the demonstrator often stops one hop early, searches in the question's words, asks about the wrong entity or
+gives up (rates in `FAULTS`). Print a few with:
+
+    python -m research.datasets.mini.demonstrations --count 5 --seed 0
+
+Results are what the mini world's encoder really finds. Names come from the practice pool alone
+(research/datasets/mini/world.py), so no demonstration tells a fact about a name of a split.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import click
+import numpy as np
+
+from research.datasets.mini.encoder import encode
+from research.datasets.mini.language import PAGES, Relation
+from research.datasets.mini.world import (
+    STATED_OTHERWISE,
+    Chain,
+    Entity,
+    HopCounts,
+    World,
+    ask,
+    practice_world,
+)
+from research.episode.protocol import Protocol, closing, opening, render_result
+
+PASSAGES = 1
+QUESTIONS_PER_WORLD = 300
+NO_IDEA = "no idea"
+TEMPTING = ("person", "city")
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How often the demonstrator fails, each a probability in [0, 1].
+
+    Attributes:
+        early: of an episode with several hops: it stops one hop early if that is at a person or a city, which
+            look like answers to it; a third as often at anything else.
+        guess: of an episode: it gives up before any search.
+        naive: of a hop's first search: it uses the question's words, not those that a passage would use.
+        astray: of a hop's first search: it asks about another entity than the one that matters.
+        resign: of a search that missed the fact: it gives up instead of searching in other words.
+    """
+
+    early: float = 0.0
+    guess: float = 0.0
+    naive: float = 0.0
+    astray: float = 0.0
+    resign: float = 0.0
+
+
+CLEAN = Faults()
+# For practice of single hops: it often begins with the wrong words and always finds better ones.
+PATIENT = Faults(naive=0.5)
+# Chosen so that the greedy cold-start policy answers about a third of two-hop questions.
+FAULTS = Faults(early=0.75, guess=0.03, naive=0.5, astray=0.08, resign=0.4)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One episode. `segments` alternate: (text, True) is the policy's turn, (text, False) a result."""
+
+    question: str
+    segments: tuple[tuple[str, bool], ...]
+    answer: str
+    golden_answers: tuple[str, ...]
+    faults: frozenset[str]
+
+    @property
+    def right(self) -> bool:
+        return self.answer in self.golden_answers
+
+
+def turn(thought: str, tag: str, content: str) -> str:
+    """What the policy writes in one go: a thought and a query or an answer; blanks save tokens for names."""
+    protocol = Protocol()
+    content = f"\\boxed{{ {content}}}" if tag == protocol.answer else f" {content}"
+    parts = ((protocol.think, f" {thought}"), (tag, content))
+    return "".join(f"{opening(name)}{text}{closing(name)}" for name, text in parts)
+
+
+class PracticeWorld:
+    """A throw-away world with its own small index."""
+
+    def __init__(self, seed: int) -> None:
+        self.world: World = practice_world(seed)
+        self.pages = [(entity, page) for entity in self.world.entities for page in range(PAGES)]
+        self.contents = [self.world.contents(entity, page) for entity, page in self.pages]
+        self.by_word = np.ascontiguousarray(encode(self.contents).T)
+
+    def search(self, query: str, top_k: int) -> list[int]:
+        """Places of the `top_k` best passages, best first."""
+        vector = encode([query])[0]
+        words = vector.nonzero()[0]  # a handful of several hundred
+        scores = vector[words] @ self.by_word[words]
+        return [int(place) for place in np.argsort(-scores, kind="stable")[:top_k]]
+
+
+@dataclass
+class _Episode:
+    """An episode in the making."""
+
+    rng: random.Random
+    practice: PracticeWorld
+    chain: Chain
+    rates: Faults
+    passages: int
+    segments: list[tuple[str, bool]] = field(default_factory=list)
+    faults: set[str] = field(default_factory=set)
+
+    def fails(self, fault: str, share: float = 1.0) -> bool:
+        """Draw whether this fault happens here, at a `share` of its rate; remembers it."""
+        happens = self.rng.random() < share * getattr(self.rates, fault)
+        self.faults |= {fault} if happens else set()
+        return happens
+
+    def search(self, thought: str, query: str, subject: Entity, relation: Relation) -> bool:
+        """Search; True if the passage that states `relation` of `subject` was found."""
+        self.segments.append((turn(thought, Protocol().search, query), True))
+        found = self.practice.search(query, self.passages)
+        passages = [self.practice.contents[place] for place in found]
+        self.segments.append((render_result(passages, Protocol()), False))
+        return (subject, relation.page) in [self.practice.pages[place] for place in found]
+
+    def answer(self, thought: str, answer: str) -> str:
+        """End the episode; returns the answer."""
+        self.segments.append((turn(thought, Protocol().answer, answer), True))
+        return answer
+
+
+def demonstrate(
+    rng: random.Random, practice: PracticeWorld, chain: Chain, rates: Faults, passages: int
+) -> Demonstration:
+    """One demonstration with `passages` passages in every result block."""
+    episode = _Episode(rng, practice, chain, rates, passages)
+    answer = episode.answer(NO_IDEA, NO_IDEA) if episode.fails("guess") else _follow(episode)
+    golden, faults = chain.entities[-1].golden_answers, frozenset(episode.faults)
+    return Demonstration(chain.text, tuple(episode.segments), answer, golden, faults)
+
+
+def _follow(episode: _Episode) -> str:
+    """Search hop by hop; returns the answer given.
+
+    Every thought lists all that is still to be found: by copying the policy then knows what to do next and
+    when to stop. Where a thought named the next relation alone, it learnt to make the same number of
+    searches, always.
+    """
+    chain = episode.chain
+    hops = len(chain.path)
+    if hops > 1:
+        tempting = chain.entities[-2].kind in TEMPTING
+        hops -= episode.fails("early", 1.0 if tempting else 1 / 3)
+    known = ""
+    for hop in range(hops):
+        plan = ", then ".join(f"the {phrase}" for phrase in chain.asked[hop:])
+        if not _find(episode, hop, known, plan):
+            return episode.answer("not there", NO_IDEA)
+        known = f"the {chain.asked[hop]} is {chain.entities[hop].mention}"
+    return episode.answer(known, chain.entities[hops - 1].mention)
+
+
+def _find(episode: _Episode, hop: int, known: str, plan: str) -> bool:
+    """Search for the passage that takes this hop, in other words after each miss; False if it gives up."""
+    relation, subject = episode.chain.path[hop], episode.chain.subjects[hop]
+    ways = list(relation.stated)
+    if episode.rng.random() < STATED_OTHERWISE:
+        ways.reverse()
+    queries = [(way, subject) for way in ways]
+    if episode.fails("naive"):
+        queries.insert(0, (f"the {episode.chain.asked[hop]} of", subject))
+    if episode.fails("astray"):
+        queries.insert(0, (queries[0][0], episode.rng.choice(episode.practice.world.entities)))
+    thought = f"{known}, then {plan}" if known else plan
+    for words, asked_about in queries:
+        if episode.search(thought, f"{words} {asked_about.mention}", subject, relation):
+            return True
+        if episode.fails("resign"):
+            return False
+        # To name what was tried makes trying it again less likely.
+        thought = f"not by {words.removesuffix(' of')}, then {plan}"
+    return False
+
+
+def demonstrations(
+    seed: int, hops: Sequence[int], rates: Faults = FAULTS, passages: int = PASSAGES
+) -> Iterator[Demonstration]:
+    """Endless demonstrations, each hop count equally often; the same arguments give the same sequence."""
+    rng = random.Random(f"demonstrations {seed} {hops} {passages}")
+    while True:
+        practice = PracticeWorld(rng.getrandbits(64))
+        chains = [
+            chain for h in hops for chain in ask(rng, practice.world, h, QUESTIONS_PER_WORLD // len(hops))
+        ]
+        rng.shuffle(chains)
+        for chain in chains:
+            yield demonstrate(rng, practice, chain, rates, passages)
+
+
+@click.command()
+@click.option("--count", default=5, show_default=True, type=click.IntRange(1), help="How many to print.")
+@click.option("--seed", default=0, show_default=True, help="Same seed, same demonstrations.")
+@click.option("--hops", type=HopCounts(least=1), default="2", show_default=True, help="Hop counts.")
+def main(count: int, seed: int, hops: tuple[int, ...]) -> None:
+    """Print demonstrations of the search protocol, each with its faults.
+
+    Example: python -m research.datasets.mini.demonstrations --count 5 --hops 2,3
+    """
+    for _, each in zip(range(count), demonstrations(seed, hops), strict=False):
+        right = "right" if each.right else f"wrong: {each.golden_answers[0]}"
+        click.echo(f"# {', '.join(sorted(each.faults)) or 'no fault'}; {right}\n{each.question}")
+        click.echo("".join(text for text, _ in each.segments) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The mini policy's tokenizer: byte-level BPE in Qwen2's form, trained on text of the generated world.
+
+The protocol's tags are single tokens and deliberately not special, so that decoding keeps them. The world's
+fixed phrases (" was founded by", " the founder of") are single tokens too, which makes passages a third
+shorter; a name is two tokens, one a word. Inspect it with:
+
+    python -m research.datasets.mini.tokenizer "Who is the founder of Nalnia Wuskcorp?"
+
+It is a Qwen2Tokenizer because transformers 5 loads every Qwen2 folder with that class, whatever the folder
+says: any other pre-tokenisation would be lost. Like all of its class it normalises text to Unicode's NFC.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import click
+from tokenizers import AddedToken
+from transformers import Qwen2Tokenizer
+
+from research.datasets.mini.demonstrations import NO_IDEA, demonstrations
+from research.datasets.mini.language import (
+    EPITHETS,
+    MENTIONS,
+    OPENINGS,
+    RELATIONS,
+    REMARKS,
+    first_names,
+    name_words,
+)
+from research.episode.protocol import Protocol, closing, opening
+
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+TAGS = tuple(tag for name in Protocol().names for tag in (opening(name), closing(name)))
+BOX = "\\boxed{"
+VOCABULARY = 400  # before tags, phrases and names
+LONGEST = 2048  # tokens: the policy's number of positions
+
+_TEMPLATE = (
+    "{% for message in messages %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def phrases() -> list[str]:
+    """Fixed word groups of passages, questions and thoughts, with their leading blank, longest first."""
+    groups = ["not there", NO_IDEA, "Who is", "What is"]
+    for relation in RELATIONS:
+        # One token for a relation in question and thought, one for each way to state it: then following a
+        # plan is copying, and putting it into a passage's words is looking up.
+        groups += [f"the {phrase}" for phrase in relation.asked] + list(relation.stated)
+    texts = (*(text for two in OPENINGS.values() for text in two), *MENTIONS)
+    groups += [part.strip() for text in texts for part in re.split(r"\{\w+\}|\.", text)]
+    groups += [remark.rstrip(".") for remarks in REMARKS.values() for remark in remarks]
+    found = {f" {group}" for group in groups if " " in group}
+    # At the beginning of a text there is no blank.
+    found |= {text.partition(" {s}")[0] for two in OPENINGS.values() for text in two if text[0] != "{"}
+    for epithet in (epithet for epithets in EPITHETS.values() for epithet in epithets):
+        found |= {f" the {epithet}", f" ({epithet})", f" {epithet}"}
+    return sorted({", then", *found}, key=lambda group: (-len(group), group))
+
+
+def _names() -> list[str]:
+    """Words of names with their leading blank; those that begin a title also without."""
+    return [f" {word}" for word in name_words()] + list(first_names())
+
+
+def train_tokenizer() -> Qwen2Tokenizer:
+    """The tokenizer, the same at every call: no user's seed enters, so token ids are stable between runs."""
+    return tokenizer_of(_texts(), [*TAGS, BOX, *phrases(), *_names()])
+
+
+def tokenizer_of(texts: Iterable[str], added: Sequence[str]) -> Qwen2Tokenizer:
+    """A tokenizer with BPE learnt from `texts`, each of `added` as one token, and the chat template."""
+    blank = Qwen2Tokenizer(unk_token=PAD, pad_token=PAD, eos_token=END, additional_special_tokens=[START])
+    tokenizer = blank.train_new_from_iterator(texts, VOCABULARY, show_progress=False)
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
+    tokenizer.chat_template = _TEMPLATE
+    tokenizer.model_max_length = LONGEST
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def _texts() -> Iterator[str]:
+    """What BPE has to learn: whatever of the demonstrations is neither tag, nor phrase, nor name."""
+    settled = re.compile("|".join(re.escape(text) for text in (*TAGS, BOX, *phrases(), *_names())))
+    for demonstration in islice(demonstrations(seed=0, hops=(1, 2, 3, 4)), 1000):
+        for text in (
+            f"user\n{demonstration.question}",
+            "assistant\n",
+            *(s for s, _ in demonstration.segments),
+        ):
+            yield from settled.split(text)
+
+
+@click.command()
+@click.argument("text")
+def main(text: str) -> None:
+    """Show the tokens of TEXT.
+
+    Example: python -m research.datasets.mini.tokenizer "Who is the founder of Nalnia Wuskcorp?"
+    """
+    tokenizer = train_tokenizer()
+    tokens = [tokenizer.decode([token]) for token in tokenizer.encode(text, add_special_tokens=False)]
+    click.echo(f"{len(tokens)} tokens of {len(tokenizer)}: {tokens}")
+
+
+if __name__ == "__main__":
+    main()

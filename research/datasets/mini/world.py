@@ -1,0 +1,387 @@
+"""A generated world for learning to search: passages about invented entities, questions of 2 to 4 hops.
+
+Everything follows from the seed; nothing is downloaded. Writes corpus.jsonl and SPLIT.questions.jsonl for the
+splits train, validation and test:
+
+    python -m research.datasets.mini.world --out DIR --seed 0 --passages 20000
+
+What makes searching hard: a question asks for a relation in other words than the passage states it; an entity
+has two passages, and those about others mention it, too; every seventh entity shares its name with another
+and is told from it by an epithet. Names are dealt into four pools by a hash (`pool_of`): train, validation,
+test and practice. No seed can move a name to another pool, so a world made for the cold start
+(`practice_world`) meets no name of a split.
+"""
+
+import hashlib
+import json
+import random
+import zlib
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+
+from research.datasets.mini.language import (
+    EPITHETS,
+    KIND_SHARES,
+    MENTIONS,
+    OPENINGS,
+    PAGES,
+    PRONOUNS,
+    RELATIONS,
+    REMARKS,
+    Relation,
+    first_names,
+    last_names,
+)
+from research.datasets.questions import Question, hop_counts, write_questions
+from research.errors import DataError
+from research.files import filling
+
+SPLIT_SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
+# Eight hash buckets; practice gets half of them, because the cold start uses up names fastest.
+POOL_OF_BUCKET = ("validation", "test", "train", "train", "practice", "practice", "practice", "practice")
+SMALLEST_WORLD = 40  # entities
+# A practice world is small; made of few words, its names are as easily confused as those of a large one.
+PRACTICE_FIRST_NAMES, PRACTICE_LAST_NAMES = 60, 16
+NAMESAKES = 0.07  # of all entities share their name with another one of the same kind
+ASKED_OTHERWISE = 0.4  # of the relations in questions are asked for in the second way
+STATED_OTHERWISE = 0.3  # of the facts in passages are stated in the second way
+HOPS = (2, 3, 4)
+# Of the hop counts in training questions, about as in MuSiQue. Those of four hops are for validation and
+# test: a policy that searches as often as it must answers them, too.
+TRAIN_SHARES = {2: 0.6, 3: 0.4}
+ID_PREFIX = "mini_p"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Entity:
+    """Someone or something with passages of its own. Where `has_namesake`, only the epithet tells which
+    one.
+    """
+
+    name: str
+    kind: str
+    epithet: str
+    has_namesake: bool
+
+    @property
+    def mention(self) -> str:
+        """How texts and questions call it: "Flora Jarrow", or "Flora Jarrow the painter"."""
+        return f"{self.name} the {self.epithet}" if self.has_namesake else self.name
+
+    @property
+    def title(self) -> str:
+        """Of its passages: "Flora Jarrow", or "Flora Jarrow (painter)"."""
+        return f"{self.name} ({self.epithet})" if self.has_namesake else self.name
+
+    @property
+    def golden_answers(self) -> tuple[str, ...]:
+        """The name, and for a namesake also the name with its epithet on either side."""
+        named = (self.name, self.mention, f"{self.epithet} {self.name}")
+        return named if self.has_namesake else named[:1]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A question with its way to the answer: `path[i]` leads to `entities[i]`, and the last one is the
+    answer.
+
+    `asked[i]` is the phrase by which the question asks for `path[i]`.
+    """
+
+    text: str
+    start: Entity
+    path: tuple[Relation, ...]
+    asked: tuple[str, ...]
+    entities: tuple[Entity, ...]
+
+    @property
+    def subjects(self) -> tuple[Entity, ...]:
+        """The entity that each hop asks about."""
+        return (self.start, *self.entities[:-1])
+
+
+@dataclass
+class World:
+    """Entities, one object per (entity, relation), how passages state it, and PAGES texts per entity."""
+
+    entities: list[Entity]
+    facts: dict[Entity, dict[Relation, Entity]] = field(default_factory=dict)
+    stated: dict[Entity, dict[Relation, str]] = field(default_factory=dict)
+    texts: dict[Entity, tuple[str, ...]] = field(default_factory=dict)
+
+    def contents(self, entity: Entity, page: int) -> str:
+        """A passage as a retriever serves it: title, newline, text."""
+        return f"{entity.title}\n{self.texts[entity][page]}"
+
+
+@dataclass(frozen=True)
+class MiniWorld:
+    """What is written to disk, corpus rows and the questions of each split, and the worlds they came from."""
+
+    corpus: list[Row]
+    questions: dict[str, list[Question]]
+    worlds: dict[str, World]
+
+    def write(self, folder: Path) -> None:
+        """Write corpus.jsonl and a SPLIT.questions.jsonl per split. Raises DataError."""
+        with filling(folder) as scratch:
+            with (scratch / "corpus.jsonl").open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in self.corpus)
+            for split, questions in self.questions.items():
+                write_questions(scratch / f"{split}.questions.jsonl", questions)
+
+
+def pool_of(name: str) -> str:
+    """The pool that owns a name: "train", "validation", "test" or "practice"."""
+    return POOL_OF_BUCKET[zlib.crc32(name.encode()) % len(POOL_OF_BUCKET)]
+
+
+@cache
+def names_in_pool(pool: str, kind: str) -> tuple[str, ...]:
+    """All names of one pool for entities of one kind, in a fixed order."""
+    names = (f"{first} {last}" for first in first_names() for last in last_names(kind))
+    return tuple(name for name in names if pool_of(name) == pool)
+
+
+def make_world(rng: random.Random, pool: str, entities: int, words: Set[str] | None = None) -> World:
+    """A world of about `entities` entities, at least SMALLEST_WORLD: names, facts, then passages.
+
+    With `words`, names are made of these alone.
+    """
+    names = {kind: names_in_pool(pool, kind) for kind in KIND_SHARES}
+    if words is not None:
+        names = {
+            kind: tuple(n for n in of_kind if words.issuperset(n.split())) for kind, of_kind in names.items()
+        }
+    world = World([each for kind in KIND_SHARES for each in _members(rng, names[kind], kind, entities)])
+    of_kind = {kind: [each for each in world.entities if each.kind == kind] for kind in KIND_SHARES}
+    for each in world.entities:
+        relations = [relation for relation in RELATIONS if relation.subject == each.kind]
+        world.facts[each] = {
+            relation: _another(rng, of_kind[relation.object], each) for relation in relations
+        }
+        world.stated[each] = {
+            relation: _varied(rng, relation.stated, STATED_OTHERWISE) for relation in relations
+        }
+        world.texts[each] = tuple(_text(rng, world, each, page) for page in range(PAGES))
+    return world
+
+
+def practice_world(seed: int, entities: int = 400) -> World:
+    """A throw-away world for demonstrations, large enough that names are confused; it shares no name with any
+    train, validation or test world.
+    """
+    rng = random.Random(f"practice {seed}")
+    words = {word for kind in KIND_SHARES for word in rng.sample(last_names(kind), PRACTICE_LAST_NAMES)}
+    words |= set(rng.sample(first_names(), PRACTICE_FIRST_NAMES))
+    return make_world(rng, "practice", entities, words)
+
+
+def _members(rng: random.Random, names: Sequence[str], kind: str, entities: int) -> list[Entity]:
+    count = round(KIND_SHARES[kind] * entities)
+    pairs = round(NAMESAKES * count)
+    members = []
+    for place, name in enumerate(rng.sample(names, count - pairs)):
+        first, second = rng.sample(EPITHETS[kind], 2)
+        members.append(Entity(name, kind, first, has_namesake=place < pairs))
+        if place < pairs:
+            members.append(Entity(name, kind, second, has_namesake=True))
+    return members
+
+
+def _another(rng: random.Random, entities: Sequence[Entity], one: Entity) -> Entity:
+    while (other := rng.choice(entities)).name == one.name:
+        pass
+    return other
+
+
+def _varied(rng: random.Random, ways: tuple[str, str], otherwise: float) -> str:
+    return ways[rng.random() < otherwise]
+
+
+def _text(rng: random.Random, world: World, entity: Entity, page: int) -> str:
+    """An opening, then in any order: the facts of this page, and a remark or the mention of someone else."""
+    pronoun = PRONOUNS[entity.kind]
+    facts = [(relation, other) for relation, other in world.facts[entity].items() if relation.page == page]
+    sentences = [f"{pronoun} {world.stated[entity][relation]} {other.mention}." for relation, other in facts]
+    stranger = _another(rng, world.entities, entity)
+    mention = rng.choice(MENTIONS).format(pronoun=pronoun, o=stranger.mention)
+    sentences.append(rng.choice((mention, rng.choice(REMARKS[entity.kind]))))
+    rng.shuffle(sentences)
+    opening = OPENINGS[entity.kind][page].format(s=entity.mention, e=entity.epithet)
+    return " ".join([opening, *sentences])
+
+
+def ask(rng: random.Random, world: World, hops: int, count: int) -> list[Chain]:
+    """`count` different questions of `hops` hops; no name comes twice in a chain.
+
+    Raises DataError when the world does not hold that many (found by drawing).
+    """
+    found: dict[tuple[Entity, tuple[Relation, ...]], Chain] = {}
+    for _ in range(30 * count + 100):
+        if len(found) == count:
+            break
+        chain = _walk(rng, world, rng.choice(world.entities), hops)
+        if len({each.name for each in (chain.start, *chain.entities)}) == hops + 1:
+            found.setdefault((chain.start, chain.path), chain)
+    else:
+        entities = len(world.entities)
+        raise DataError(f"{entities} entities hold under {count} {hops}-hop questions: raise --passages")
+    return list(found.values())
+
+
+def _walk(rng: random.Random, world: World, start: Entity, hops: int) -> Chain:
+    path: list[Relation] = []
+    asked: list[str] = []
+    entities = [start]
+    for _ in range(hops):
+        relation = rng.choice(list(world.facts[entities[-1]]))
+        path.append(relation)
+        asked.append(_varied(rng, relation.asked, ASKED_OTHERWISE))
+        entities.append(world.facts[entities[-1]][relation])
+    what = " of ".join(f"the {phrase}" for phrase in reversed(asked))
+    word = "Who" if path[-1].object == "person" else "What"
+    return Chain(
+        f"{word} is {what} of {start.mention}?", start, tuple(path), tuple(asked), tuple(entities[1:])
+    )
+
+
+def build(
+    seed: int,
+    passages: int = 20000,
+    train: int | None = None,
+    validation: int = 100,
+    test: int = 500,
+    hops: Sequence[int] = HOPS,
+) -> MiniWorld:
+    """Three worlds with disjoint names over one corpus of about `passages` passages.
+
+    `train` questions in all (None: three for ten passages), of those `hops` that TRAIN_SHARES knows;
+    `validation` and `test` questions for each hop count. Raises DataError when the passages are too few, or
+    too many for the names there are.
+    """
+    worlds = {split: _split_world(seed, split, passages) for split in SPLIT_SHARES}
+    corpus, ids = _corpus(worlds)
+    counts = {
+        "train": _shared_out(3 * passages // 10 if train is None else train, hops),
+        "validation": dict.fromkeys(hops, validation),
+        "test": dict.fromkeys(hops, test),
+    }
+    questions = {}
+    for split, world in worlds.items():
+        rng = random.Random(f"{split} questions {seed}")
+        chains = [chain for h, count in counts[split].items() for chain in ask(rng, world, h, count)]
+        rng.shuffle(chains)
+        questions[split] = [_question(chain, ids) for chain in chains]
+    return MiniWorld(corpus, questions, worlds)
+
+
+def _shared_out(total: int, hops: Sequence[int]) -> dict[int, int]:
+    """Training questions for each hop count, `total` together, by TRAIN_SHARES; evenly if it has none."""
+    shares = {h: TRAIN_SHARES[h] for h in hops if h in TRAIN_SHARES} or dict.fromkeys(hops, 1.0)
+    counts = {h: int(total * share / sum(shares.values())) for h, share in shares.items()}
+    counts[min(counts)] += total - sum(counts.values())
+    return counts
+
+
+def _split_world(seed: int, split: str, passages: int) -> World:
+    share = SPLIT_SHARES[split]
+    entities = round(passages * share / PAGES)
+    largest = int(min(len(names_in_pool(split, kind)) / part for kind, part in KIND_SHARES.items()))
+    if not SMALLEST_WORLD <= entities <= largest:
+        fewest = max(SMALLEST_WORLD * PAGES / part for part in SPLIT_SHARES.values())
+        raise DataError(
+            f"the {split} world would have {entities} entities; it needs {SMALLEST_WORLD} to {largest} "
+            f"(ask for {round(fewest)} to {int(largest * PAGES / share)} passages)"
+        )
+    return make_world(random.Random(f"{split} world {seed}"), split, entities)
+
+
+def _corpus(worlds: dict[str, World]) -> tuple[list[Row], dict[tuple[Entity, int], str]]:
+    """All passages as rows, and the id of each (entity, page)."""
+    pages = [(each, page, w) for w in worlds.values() for each in w.entities for page in range(PAGES)]
+    # Hash order mixes the splits, so that neither position nor id tells which split a passage serves.
+    pages.sort(key=lambda page: hashlib.sha256(page[2].contents(*page[:2]).encode()).digest())
+    ids = {(entity, page): f"{ID_PREFIX}{i:05d}" for i, (entity, page, _) in enumerate(pages)}
+    rows = [
+        {"id": ids[e, page], "title": e.title, "text": w.texts[e][page], "contents": w.contents(e, page)}
+        for e, page, w in pages
+    ]
+    return rows, ids
+
+
+def _question(chain: Chain, ids: dict[tuple[Entity, int], str]) -> Question:
+    hops = len(chain.path)
+    support = [ids[e, relation.page] for e, relation in zip(chain.subjects, chain.path, strict=True)]
+    steps = [
+        {
+            "question": f"{chain.start.mention if hop == 0 else f'#{hop}'} >> {relation.name}",
+            "answer": chain.entities[hop].mention,
+            "support_title": chain.subjects[hop].title,
+            "support_id": support[hop],
+        }
+        for hop, relation in enumerate(chain.path)
+    ]
+    metadata = {
+        "source": "mini_world",
+        "hops": hops,
+        "type": f"{hops}hop",
+        "supporting_titles": [subject.title for subject in chain.subjects],
+        "supporting_ids": support,
+        "question_decomposition": steps,
+    }
+    # As in MuSiQue an id names the single facts that were chained: passage and relation numbers.
+    pairs = zip(support, chain.path, strict=True)
+    facts = [f"{int(page.removeprefix(ID_PREFIX))}{RELATIONS.index(each):02d}" for page, each in pairs]
+    return Question(f"{hops}hop__{'_'.join(facts)}", chain.text, chain.entities[-1].golden_answers, metadata)
+
+
+class HopCounts(click.ParamType):
+    """Comma-separated hop counts, such as "2,3"; each from `least` to 4."""
+
+    name = "hops"
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The counts as a tuple, ascending, without repeats; a wrong value ends the command with one line."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isdigit() and self.least <= int(part) <= max(HOPS) for part in parts):
+            self.fail(f"{value!r}: give numbers from {self.least} to {max(HOPS)}, with commas", param, ctx)
+        return tuple(sorted({int(part) for part in parts}))
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
+@click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
+@click.option("--passages", default=20000, show_default=True, help="Passages in the one corpus, about.")
+@click.option("--train", type=click.IntRange(1), help="Questions in all.  [default: three for ten passages]")
+@click.option("--validation", default=100, show_default=True, type=click.IntRange(1), help="Per hop count.")
+@click.option("--test", default=500, show_default=True, type=click.IntRange(1), help="Per hop count.")
+@click.option("--hops", type=HopCounts(least=2), default="2,3,4", show_default=True, help="Hop counts.")
+def main(
+    out: Path, seed: int, passages: int, train: int | None, validation: int, test: int, hops: tuple[int, ...]
+) -> None:
+    """Make a small world of invented entities: a corpus and multi-hop questions about it.
+
+    Example: python -m research.datasets.mini.world --out data/mini_world
+    """
+    world = build(seed, passages, train, validation, test, hops)
+    world.write(out)
+    click.echo(f"{out / 'corpus.jsonl'}: {len(world.corpus)} passages")
+    for split, questions in world.questions.items():
+        click.echo(f"{out / split}.questions.jsonl: {len(questions)} questions ({hop_counts(questions)})")
+
+
+if __name__ == "__main__":
+    main()

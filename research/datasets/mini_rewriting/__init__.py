@@ -1,0 +1,1 @@
+"""A generated world for query reasoners on CPUs."""

@@ -1,0 +1,125 @@
+"""Imperfect demonstrations of query rewriting, for the cold start of the tiny rewriting policy.
+
+They teach what concept a lay wording means and that experts call it by its root and an ending, and leave
+reinforcement learning something to find: the demonstrator has a wrong belief in four fields of six about the
+school that the field follows, uses any other school more often than not, leaves lay words as they are, and
+forgets concepts (rates in `FAULTS`). Print a few with:
+
+    python -m research.datasets.mini_rewriting.demonstrations --count 5 --seed 0
+
+Combinations come from the practice pool alone (datasets/mini_rewriting/world.py). Within one rewriting the
+school is the same.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import click
+
+from research.datasets.mini_rewriting.language import FIELDS, SCHOOLS, Concept, Field, concepts_of
+from research.datasets.mini_rewriting.world import Combination, ask, pool_of
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How the demonstrator fails, each a probability in [0, 1].
+
+    Attributes:
+        belief: of a rewriting: it uses the school that it believes the field to follow; otherwise each of the
+            other three equally often. None: always the school that the field does follow.
+        copied: of a concept: its lay wording stays as it is.
+        dropped: of a concept: it is left out, unless all of them would be.
+    """
+
+    belief: float | None = None
+    copied: float = 0.0
+    dropped: float = 0.0
+
+
+CLEAN = Faults()
+# For practice of single concepts, where roots are learnt.
+SINGLE = Faults(belief=0.4)
+# Chosen so that the greedy cold-start policy reaches a third of what the right terms reach.
+FAULTS = Faults(belief=0.4, copied=0.2, dropped=0.12)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A question and its rewriting. `shown[i]` is what became of concept i: "term", "copied", "dropped"."""
+
+    question: str
+    rewriting: str
+    concepts: Combination
+    school: str
+    shown: tuple[str, ...]
+
+    @property
+    def right(self) -> str:
+        """The rewriting without faults."""
+        return " ".join(each.right_term for each in self.concepts)
+
+    @property
+    def segments(self) -> tuple[tuple[str, bool], ...]:
+        """The episode: one turn of the policy's. A leading blank makes each word one token as elsewhere."""
+        return ((f" {self.rewriting}", True),)
+
+
+def demonstrate(rng: random.Random, combination: Combination, rates: Faults) -> Demonstration:
+    """One demonstration that names the concepts in this order."""
+    question, school = ask(rng, combination), _school(rng, combination[0].field, rates)
+    shown = [_fate(rng, rates) for _ in combination]
+    if set(shown) == {"dropped"}:
+        shown[rng.randrange(len(shown))] = "term"
+    words = [_words(each, fate, school, question) for each, fate in zip(combination, shown, strict=True)]
+    return Demonstration(question, " ".join(filter(None, words)), combination, school, tuple(shown))
+
+
+def _school(rng: random.Random, field: Field, rates: Faults) -> str:
+    if rates.belief is None:
+        return field.school
+    if rng.random() < rates.belief:
+        return field.believed
+    return rng.choice([school for school in SCHOOLS if school != field.believed])
+
+
+def _fate(rng: random.Random, rates: Faults) -> str:
+    drawn = rng.random()
+    if drawn < rates.copied:
+        return "copied"
+    return "dropped" if drawn < rates.copied + rates.dropped else "term"
+
+
+def _words(concept: Concept, fate: str, school: str, question: str) -> str:
+    if fate == "copied":
+        return next(wording for wording in concept.wordings if wording in question)
+    return concept.term(school) if fate == "term" else ""
+
+
+def demonstrations(
+    seed: int, rates: Faults = FAULTS, sizes: Sequence[int] = (2, 3)
+) -> Iterator[Demonstration]:
+    """Endless demonstrations, each number of concepts equally often; the same arguments give the same
+    sequence.
+    """
+    rng = random.Random(f"rewriting demonstrations {seed} {sizes}")
+    while True:
+        combination = tuple(rng.sample(concepts_of(rng.choice(FIELDS)), rng.choice(sizes)))
+        if len(combination) == 1 or pool_of(combination) == "practice":
+            yield demonstrate(rng, combination, rates)
+
+
+@click.command()
+@click.option("--count", default=5, show_default=True, type=click.IntRange(1), help="How many to print.")
+@click.option("--seed", default=0, show_default=True, help="Same seed, same demonstrations.")
+def main(count: int, seed: int) -> None:
+    """Print demonstrations of query rewriting, each with the right one.
+
+    Example: python -m research.datasets.mini_rewriting.demonstrations --count 5
+    """
+    for _, each in zip(range(count), demonstrations(seed), strict=False):
+        click.echo(f"{each.question}\n  {each.rewriting}\n  (right: {each.right})\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The words of the mini rewriting world: fields, concepts with their names, and sentences.
+
+A layman calls a concept by one of two wordings of everyday words ("the creaking lantern"), an expert by a
+term: the concept's root and the ending of a school ("gendon" + "lith"). Four schools have named every
+concept, and each field follows one of them: its literature writes that school's terms. Three schools have two
+fields each, the fourth is out of date everywhere. Which school a field follows is told by nothing but the
+corpus. The cold start's demonstrator believes in a school for each field, too, and in four fields of six it
+is the wrong one.
+
+This is the same whatever a world's seed: one tokenizer, one encoder and any cold start serve every world.
+"""
+
+import random
+from dataclasses import dataclass
+from functools import cache
+
+from research.datasets.mini.language import ONSETS, VOWELS, invented_words
+
+SCHOOLS = ("lith", "gen", "dyn", "phor")
+CONCEPTS_PER_FIELD = 32
+WORDINGS = 2
+RESERVED = 4  # one concept in RESERVED stands in no training question
+
+
+@dataclass(frozen=True)
+class Field:
+    """A branch of knowledge: how questions set their scene, the journal of its passages, the school it
+    follows, and the school that the demonstrator believes it follows.
+    """
+
+    name: str
+    scenes: tuple[str, ...]
+    school: str
+    believed: str
+
+
+# One line a field: name (in the title of passages), scenes of questions, school, school believed.
+_FIELD_TABLE = """
+garden | In the garden / Behind our greenhouse / Under the hedge | lith | lith
+studio | In the studio / During my painting class / On the easel | lith | gen
+kitchen | In the kitchen / On the stove at home / While baking | phor | phor
+clinic | In the clinic / Since my operation / According to my nurse | phor | dyn
+workshop | In the workshop / At the repair bench / Inside the toolshed | gen | phor
+harbour | In the harbour / Aboard the ferry / Down at the quay | gen | dyn
+"""
+
+
+def _field(line: str) -> Field:
+    name, scenes, school, believed = (part.strip() for part in line.split("|"))
+    return Field(name, tuple(scenes.split(" / ")), school, believed)
+
+
+FIELDS = tuple(_field(line) for line in _FIELD_TABLE.strip().splitlines())
+
+
+@dataclass(frozen=True)
+class Concept:
+    """What questions and passages are about. `reserved` ones stand in demonstrations and in test questions,
+    but in no training question.
+    """
+
+    field: Field
+    root: str
+    wordings: tuple[str, ...]
+    reserved: bool
+
+    def term(self, school: str) -> str:
+        """Its name in a school."""
+        return self.root + school
+
+    @property
+    def right_term(self) -> str:
+        """Its name in the literature of its field."""
+        return self.term(self.field.school)
+
+
+_ADJECTIVES = """
+amber bent blue brass creaking crooked curly damp dented dusty dull faded flat foggy folded frosty fuzzy
+glossy greasy grey hollow humming itchy knotted leaking loose muddy narrow oily pale patchy rattling rusty
+sagging shiny sour speckled sticky striped wobbly
+"""
+_NOUNS = """
+apron badge basket bell belt blanket bottle bowl brush bucket button candle carpet chain clock cloth coin
+comb cord cup curtain drum feather fence flag glove hammer hat hinge jar kettle key knob ladder lamp lantern
+leaf mirror needle pebble pillow pipe ribbon ring rope sack shelf spoon string thread tray wheel
+"""
+# What lay people ask about {a} and {b}, or {a}, {b} and {c}. Of one concept asks the cold start alone.
+QUESTIONS = {
+    1: (
+        "what is the {a}?",
+        "can anything be done about the {a}?",
+        "where does the {a} come from?",
+        "I noticed the {a}, what now?",
+    ),
+    2: (
+        "why does the {a} get worse next to the {b}?",
+        "can the {a} be cured with the {b}?",
+        "what happens to the {a} if the {b} is removed?",
+        "is the {a} a sign of the {b}?",
+        "the {a} came first and then the {b}, how come?",
+        "how do I keep the {a} away from the {b}?",
+        "does anybody know whether the {a} ruins the {b}?",
+        "my neighbour blames the {a} for the {b}, is she right?",
+    ),
+    3: (
+        "why do the {a} and the {b} turn into the {c}?",
+        "the {a} and the {b} appeared after the {c}, what is going on?",
+        "can I use the {a} with the {b} in spite of the {c}?",
+        "does the {a} protect the {b} from the {c}?",
+        "I noticed the {a}, later the {b} and today the {c}, what next?",
+        "which comes from the {a}: the {b} or the {c}?",
+    ),
+}
+# What experts write of one concept, and of nothing in particular.
+STATEMENTS = (
+    "Samples of {x} were collected in spring.",
+    "The effect of {x} is well documented.",
+    "An increase of {x} was observed twice.",
+    "Most authors attribute this to {x}.",
+    "Levels of {x} remained constant.",
+    "A model of {x} was proposed recently.",
+    "Traces of {x} were found in every trial.",
+    "The role of {x} is still debated.",
+    "Treatment with {x} lasted three weeks.",
+    "The data suggest a link to {x}.",
+    "Removal of {x} had lasting consequences.",
+    "Controls without {x} showed no change.",
+)
+ASIDES = (
+    "The authors thank the technical staff.",
+    "Further trials are planned.",
+    "The method follows earlier work.",
+    "Results vary between regions.",
+    "A second survey confirmed this.",
+    "The report was revised last year.",
+)
+GLOSS = "It is popularly known as the {x}."
+# Where lay words stand for the things themselves.
+STORIES = (
+    "He sold the {x} at a jumble sale.",
+    "Grandmother left us the {x} and a letter.",
+    "The {x} was painted by a child.",
+    "They lost the {x} on the train.",
+    "We wrapped the {x} in old newspapers.",
+    "A thief stole the {x} from the attic.",
+    "The museum shows the {x} on Sundays.",
+    "Her uncle carved the {x} himself.",
+)
+
+
+@cache
+def concepts() -> tuple[Concept, ...]:
+    """All concepts, field by field."""
+    count = len(FIELDS) * CONCEPTS_PER_FIELD
+    roots = invented_words("roots", count, ONSETS, VOWELS, "l r n m d rv lv nd sk lt", "a o i u", "l n r m")
+    pairs = [f"{adjective} {noun}" for adjective in _ADJECTIVES.split() for noun in _NOUNS.split()]
+    wordings = random.Random("wordings").sample(pairs, WORDINGS * count)
+    return tuple(
+        Concept(
+            FIELDS[place // CONCEPTS_PER_FIELD],
+            root.lower(),
+            tuple(wordings[WORDINGS * place : WORDINGS * (place + 1)]),
+            reserved=place % RESERVED == 0,
+        )
+        for place, root in enumerate(roots)
+    )
+
+
+@cache
+def concepts_of(field: Field) -> tuple[Concept, ...]:
+    """The concepts of one field."""
+    return tuple(each for each in concepts() if each.field == field)

@@ -1,0 +1,221 @@
+"""A generated world for learning to rewrite queries: questions in lay words, passages in experts' terms.
+
+Everything follows from the seed; nothing is downloaded. Writes corpus.jsonl and SPLIT.tasks.jsonl (the form
+of research/datasets/rewriting_tasks.py) for the splits train, validation and test:
+
+    python -m research.datasets.mini_rewriting.world --out DIR --seed 0 --passages 8000
+
+A question names two or three concepts of one field in lay words. Relevant are the passages that name all of
+these by the terms of the school that the field follows (datasets/mini_rewriting/language.py). What makes
+searching hard: for every relevant combination there is a passage with the terms of another school; others
+name one of its concepts; and in stories the lay words mean the things themselves. Expert passages sometimes
+mention a lay wording, so that the question's own words do find something now and then.
+
+What is held out: combinations of concepts. A hash deals them into train, validation, test and practice
+(`pool_of`), whatever the seed, so no question of a split has the combination of another one's or of a
+demonstration. The concepts themselves and the words for them are the same everywhere, but for the source
+"unseen_concepts" (in validation and test alone): these concepts occur in demonstrations and in no training
+question, so the reward never told anything about them.
+"""
+
+import hashlib
+import json
+import random
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from pathlib import Path
+
+import click
+
+from research.datasets.mini import world as mini_world
+from research.datasets.mini_rewriting.language import (
+    ASIDES,
+    FIELDS,
+    GLOSS,
+    QUESTIONS,
+    SCHOOLS,
+    STATEMENTS,
+    STORIES,
+    Concept,
+    concepts,
+    concepts_of,
+)
+from research.datasets.rewriting_tasks import RewritingTask, write_tasks
+from research.errors import DataError
+from research.files import filling
+
+SOURCES = {"two_concepts": 2, "three_concepts": 3, "unseen_concepts": 2}
+TRAIN_SHARES = {"two_concepts": 0.6, "three_concepts": 0.4}
+RELEVANT = (1, 2, 2, 3)  # passages about a combination, one of these numbers
+GLOSSED = 0.5  # of the concepts of expert passages: one of their lay wordings is mentioned, too
+STORIES_SHARE = 0.25  # of the passages that no question needs
+ID_PREFIX = "mini_r"
+
+Combination = tuple[Concept, ...]
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A combination of concepts that one question asks about."""
+
+    source: str
+    concepts: Combination
+    question: str
+
+    @property
+    def oracle(self) -> str:
+        """The right rewriting."""
+        return " ".join(each.right_term for each in self.concepts)
+
+
+@dataclass(frozen=True)
+class MiniRewritingWorld:
+    """What is written to disk, and the topics of each split in the order of its tasks."""
+
+    corpus: list[dict[str, str]]
+    tasks: dict[str, list[RewritingTask]]
+    topics: dict[str, list[Topic]]
+
+    def write(self, folder: Path) -> None:
+        """Write corpus.jsonl and a SPLIT.tasks.jsonl per split. Raises DataError."""
+        with filling(folder) as scratch:
+            with (scratch / "corpus.jsonl").open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in self.corpus)
+            for split, tasks in self.tasks.items():
+                write_tasks(scratch / f"{split}.tasks.jsonl", tasks)
+
+
+def pool_of(combination: Combination) -> str:
+    """The pool that owns a combination: "train", "validation", "test" or "practice"."""
+    name = " ".join(sorted(each.root for each in combination))
+    reserved = [each.reserved for each in combination]
+    if all(reserved):
+        return "validation" if zlib.crc32(name.encode()) % 4 == 0 else "test"
+    return "practice" if any(reserved) else mini_world.pool_of(name)
+
+
+def ask(rng: random.Random, combination: Sequence[Concept]) -> str:
+    """A question in lay words that names the concepts in this order."""
+    scene = rng.choice(combination[0].field.scenes)
+    words = dict(zip("abc", (rng.choice(each.wordings) for each in combination), strict=False))
+    return f"{scene}, {rng.choice(QUESTIONS[len(combination)]).format(**words)}"
+
+
+def draw_topics(rng: random.Random, split: str, source: str, count: int) -> list[Topic]:
+    """`count` topics of different combinations. Raises DataError when there are not that many."""
+    reserved = source == "unseen_concepts"
+    owned = [
+        combination
+        for field in FIELDS
+        for combination in combinations(concepts_of(field), SOURCES[source])
+        if {each.reserved for each in combination} == {reserved} and pool_of(combination) == split
+    ]
+    if count > len(owned):
+        raise DataError(f"{split} cannot have {count} questions of {source}: {len(owned)} at most")
+    shuffled = [rng.sample(combination, len(combination)) for combination in rng.sample(owned, count)]
+    return [Topic(source, tuple(each), ask(rng, each)) for each in shuffled]
+
+
+def build(
+    seed: int, passages: int = 8000, train: int = 600, validation: int = 40, test: int = 100
+) -> MiniRewritingWorld:
+    """One corpus of `passages` passages and the tasks of three splits.
+
+    `train` questions in all, shared out by TRAIN_SHARES; `validation` and `test` of each source. Raises
+    DataError when there are not that many combinations or too few passages for them.
+    """
+    counts = {
+        "train": {source: round(train * share) for source, share in TRAIN_SHARES.items()},
+        "validation": dict.fromkeys(SOURCES, validation),
+        "test": dict.fromkeys(SOURCES, test),
+    }
+    topics: dict[str, list[Topic]] = {}
+    for split, of_source in counts.items():
+        rng = random.Random(f"{split} topics {seed}")
+        topics[split] = [
+            topic for s, count in of_source.items() for topic in draw_topics(rng, split, s, count)
+        ]
+        rng.shuffle(topics[split])
+    everything = list(chain.from_iterable(topics.values()))
+    corpus = _corpus(random.Random(f"passages {seed}"), everything, passages)
+    return MiniRewritingWorld(corpus, _tasks(topics, corpus), topics)
+
+
+def _corpus(rng: random.Random, topics: Sequence[Topic], passages: int) -> list[dict[str, str]]:
+    """All passages as rows; those that no topic needs are about single concepts, or tell stories."""
+    texts: list[str] = []
+    for topic in topics:
+        right = topic.concepts[0].field.school
+        wrong = rng.choice([school for school in SCHOOLS if school != right])
+        schools = [right] * rng.choice(RELEVANT) + [wrong]
+        texts += [_expert(rng, topic.concepts, school) for school in schools]
+    if len(texts) > passages:
+        raise DataError(f"the questions need {len(texts)} passages, and --passages is {passages}")
+    everything = concepts()
+    while len(texts) < passages:
+        one = rng.choice(everything)
+        if rng.random() < STORIES_SHARE:
+            texts.append(_story(rng, rng.sample(everything, 2)))
+        else:
+            texts.append(_expert(rng, (one,), rng.choice((one.field.school, *SCHOOLS))))
+    # Hash order mixes the splits and the kinds, so that neither position nor id tells them.
+    texts = sorted(texts[:passages], key=lambda text: hashlib.sha256(text.encode()).digest())
+    return [{"id": f"{ID_PREFIX}{i:05d}", "contents": text} for i, text in enumerate(texts)]
+
+
+def _expert(rng: random.Random, combination: Combination, school: str) -> str:
+    """A passage that names all concepts by the terms of one school, now and then with a lay wording."""
+    sentences = rng.sample(STATEMENTS, len(combination))
+    sentences = [s.format(x=each.term(school)) for s, each in zip(sentences, combination, strict=True)]
+    for place, each in enumerate(combination):
+        if rng.random() < GLOSSED:
+            sentences[place] += " " + GLOSS.format(x=rng.choice(each.wordings))
+    sentences += rng.sample(ASIDES, rng.choice((1, 2)))
+    rng.shuffle(sentences)
+    return f"Notes from the {combination[0].field.name}\n{' '.join(sentences)}"
+
+
+def _story(rng: random.Random, combination: Sequence[Concept]) -> str:
+    sentences = zip(rng.sample(STORIES, len(combination)), combination, strict=True)
+    return "A story\n" + " ".join(s.format(x=rng.choice(each.wordings)) for s, each in sentences)
+
+
+def _tasks(topics: dict[str, list[Topic]], corpus: list[dict[str, str]]) -> dict[str, list[RewritingTask]]:
+    """The task of each topic: relevant is every passage with the right terms of all its concepts."""
+    texts = {row["id"]: row["contents"] for row in corpus}
+    naming: dict[str, set[str]] = {}
+    for name, text in texts.items():
+        for word in text.replace(".", " ").split():
+            naming.setdefault(word, set()).add(name)
+
+    def task(split: str, number: int, topic: Topic) -> RewritingTask:
+        gold = sorted(set.intersection(*(naming[each.right_term] for each in topic.concepts)))
+        positives = tuple(texts[name] for name in gold)
+        return RewritingTask(f"{split}_{number}", topic.question, positives, tuple(gold), source=topic.source)
+
+    return {split: [task(split, i, topic) for i, topic in enumerate(each)] for split, each in topics.items()}
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
+@click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
+@click.option("--passages", default=8000, show_default=True, help="Passages in the one corpus.")
+@click.option("--train", default=600, show_default=True, type=click.IntRange(1), help="Questions in all.")
+@click.option("--validation", default=40, show_default=True, type=click.IntRange(1), help="Per source.")
+@click.option("--test", default=100, show_default=True, type=click.IntRange(1), help="Per source.")
+def main(out: Path, seed: int, passages: int, train: int, validation: int, test: int) -> None:
+    """Make a small world of invented concepts: a corpus, and questions whose words miss its words.
+
+    Example: python -m research.datasets.mini_rewriting.world --out data/mini_rewriting_world
+    """
+    world = build(seed, passages, train, validation, test)
+    world.write(out)
+    click.echo(f"{out / 'corpus.jsonl'}: {len(world.corpus)} passages")
+    for split, tasks in world.tasks.items():
+        click.echo(f"{out / split}.tasks.jsonl: {len(tasks)} questions")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""One row of a question file, in any of the forms in which question sets are published, to a Question.
+
+  ours and FlashRAG's  {"id", "question", "golden_answers": [...], "metadata": {...}}, metadata may be absent
+  official MuSiQue     {"id", "question", "answer", "answer_aliases", "answerable", "question_decomposition",
+                       "paragraphs": [{"title", "is_supporting"}]}
+  HotpotQA and 2Wiki   {"_id", "question", "answer", "supporting_facts": [[title, sentence], ...]}
+  Search-R1 and veRL   {"question" or "prompt": [{"role", "content"}], "golden_answers" or "reward_model":
+                       {"ground_truth": {"target": [...]}}, "extra_info": {"index", "split"}}
+
+Of official rows the titles of the gold passages are kept; the paragraphs, nine tenths of a file, are not.
+"""
+
+import json
+import re
+import reprlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from research.datasets.json_rows import KINDS
+from research.errors import DataError
+
+Row = dict[str, Any]
+FORMS = (
+    'read are rows {"id", "question", "golden_answers"} (FlashRAG), {"id" or "_id", "question", "answer"} '
+    '(MuSiQue, HotpotQA, 2Wiki), and with "reward_model" and "prompt" (Search-R1, veRL)'
+)
+FIELDS = {"id", "_id", "question", "prompt", "golden_answers", "answer", "reward_model", "extra_info"}
+KEPT = ("hops", "type", "level", "question_decomposition")  # of an official row, as metadata
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and every string that counts as its answer; `metadata` is whatever the data set adds."""
+
+    id: str
+    question: str
+    golden_answers: tuple[str, ...]
+    metadata: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def hops(self) -> int | None:
+        """Passages to chain, from the metadata or a MuSiQue id (`3hop1__...`); None where nothing tells."""
+        hops = self.metadata.get("hops")
+        if type(hops) is int and 0 < hops < 100:
+            return hops
+        if named := re.match("([1-9])hop", self.id):
+            return int(named[1])
+        steps = self.metadata.get("question_decomposition")
+        return len(steps) if isinstance(steps, list) and steps else None
+
+    @property
+    def supporting_ids(self) -> list[str]:
+        """Ids of the gold passages in the data set's own corpus; empty where it has none."""
+        return _once(map(str, _items(self.metadata.get("supporting_ids"))))
+
+    @property
+    def supporting_titles(self) -> list[str]:
+        """Titles of the gold passages, also by FlashRAG's metadata; empty where those label none."""
+        try:
+            return _once(_items(self.metadata.get("supporting_titles"))) or _gold_titles(self.metadata)
+        except ValueError:  # metadata are free: what has another form means something else
+            return []
+
+
+def question_of(row: Row, where: str, number: int) -> Question | None:
+    """The question of a row, None for one that the data set marks as unanswerable; every field is checked.
+
+    veRL's rows need no id: `number`, the row's in its file, stands for it. Raises DataError.
+    """
+    row = {name: value for name, value in row.items() if value is not None}
+    if not FIELDS & row.keys():
+        raise DataError(f"{where}: an object with {named_fields(row)} is no question: {KINDS}; {FORMS}")
+    metadata = row.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise DataError(f'{where}: "metadata" must be an object')
+    if row.get("answerable") is False or metadata.get("answerable") is False:
+        return None
+    name = _id(row, where, number)
+    if "golden_answers" not in row or "metadata" not in row:
+        metadata = {**_kept(row, name, where), **metadata}
+    _check_gold(metadata, where)
+    return Question(name, _asked(row, where), _answers(row, where), metadata)
+
+
+def _id(row: Row, where: str, number: int) -> str:
+    extra, named = _extra(row), next((row[name] for name in ("id", "_id") if name in row), None)
+    value = extra.get("id") if named is None else named
+    if value is None and ("reward_model" in row or "prompt" in row):
+        value = f"{extra.get('split') or 'row'}_{extra.get('index', number)}"
+    if type(value) is int or (isinstance(value, str) and value.strip()):
+        return str(value)
+    raise DataError(f'{where}: "id" must be a non-empty string or an integer{_unless(value)}')
+
+
+def _asked(row: Row, where: str) -> str:
+    value = row.get("question", _extra(row).get("question"))
+    if value is None and "prompt" in row:
+        value = _of_prompt(row["prompt"])
+    if isinstance(value, str) and value.strip():
+        return value
+    raise DataError(f'{where}: "question" must be a non-empty string{_unless(value)}')
+
+
+def _of_prompt(prompt: Any) -> str | None:
+    """What the user says last; in Search-R1's prompts the question stands behind instructions."""
+    messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+    said = [each.get("content") for each in messages if isinstance(each, dict) and each.get("role") == "user"]
+    return said[-1].rpartition("Question:")[2].strip() if said and isinstance(said[-1], str) else None
+
+
+def _answers(row: Row, where: str) -> tuple[str, ...]:
+    if "golden_answers" in row:
+        wanted = "must be a non-empty list of strings"
+        return _texts(row["golden_answers"], where, "golden_answers", wanted)
+    if "answer" in row:
+        aliases = row.get("answer_aliases", [])
+        if not isinstance(aliases, list) or not all(isinstance(each, str) for each in aliases):
+            raise DataError(f'{where}: "answer_aliases" must be a list of strings')
+        answers = _texts(_listed(row["answer"]), where, "answer", "must be a non-empty string")
+        return tuple(_once([*answers, *filter(str.strip, aliases)]))
+    if "reward_model" not in row:
+        raise DataError(f'{where}: "golden_answers" must be a non-empty list of strings; {FORMS}')
+    truth = row["reward_model"].get("ground_truth") if isinstance(row["reward_model"], dict) else None
+    target = _listed(truth.get("target") if isinstance(truth, dict) else truth)
+    return _texts(target, where, "reward_model", 'must be {"ground_truth": {"target": [answer, ...]}}')
+
+
+def _texts(value: Any, where: str, name: str, wanted: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise DataError(f'{where}: "{name}" {wanted}')
+    for each in value:
+        if not isinstance(each, str):
+            raise DataError(f'{where}: "{name}" holds {reprlib.repr(each)}, which is not a string')
+        if not each.strip():
+            raise DataError(f'{where}: "{name}" holds an empty answer')
+    return tuple(value)
+
+
+def _kept(row: Row, name: str, where: str) -> dict[str, Any]:
+    """What is metadata of a row that has none of its own."""
+    extra = _extra(row)
+    kept = {key: row[key] for key in KEPT if key in row}
+    kept |= {key: extra[key] for key in ("hops", "supporting_ids") if extra.get(key)}
+    if "golden_answers" not in row and (hops := Question(name, "", (), kept).hops) is not None:
+        kept = {"hops": hops, **kept}
+    try:
+        titles = _gold_titles(row)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+    return kept | ({"supporting_titles": titles} if titles else {})
+
+
+def _gold_titles(fields: dict[str, Any]) -> list[str]:
+    """Titles by supporting facts (HotpotQA, 2Wiki), paragraphs (MuSiQue), or steps (FlashRAG's MuSiQue).
+
+    Raises ValueError for one of another form: the titles would be a part of what is gold.
+    """
+    titles: list[str] = []
+    for name, read in {"supporting_facts": _of_facts, "paragraphs": _of_paragraphs}.items():
+        try:
+            titles += read(fields.get(name) or [])
+            if not all(isinstance(title, str) and title.strip() for title in titles):
+                raise ValueError("a title is no text")
+        except (TypeError, KeyError, IndexError, ValueError, RecursionError) as error:
+            raise ValueError(f'"{name}" must have the form of HotpotQA, 2Wiki or MuSiQue') from error
+    steps = [each for each in _items(fields.get("question_decomposition")) if isinstance(each, dict)]
+    support = [each["support_paragraph"] for each in steps if isinstance(each.get("support_paragraph"), dict)]
+    return _once(titles) or _once(each["title"] for each in support if isinstance(each.get("title"), str))
+
+
+def _of_facts(facts: Any) -> list[Any]:
+    """Of [[title, sentence], ...]; on the hub {"title": [...], "sent_id": [...]}, or either as JSON text."""
+    facts = json.loads(facts) if isinstance(facts, str) else facts
+    pairs = [[title] for title in _only(list, facts["title"])] if isinstance(facts, dict) else facts
+    return [_only(list, pair)[0] for pair in _only(list, pairs)]
+
+
+def _of_paragraphs(paragraphs: Any) -> list[Any]:
+    found = [_only(dict, each) for each in _only(list, paragraphs)]
+    return [each["title"] for each in found if _only(bool, each.get("is_supporting", False))]
+
+
+def _only(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _check_gold(metadata: dict[str, Any], where: str) -> None:
+    for name, kinds in {"supporting_ids": (str, int), "supporting_titles": (str,)}.items():
+        value = metadata.get(name)
+        value = [] if value is None else value
+        if not isinstance(value, list) or not all(
+            type(each) in kinds and str(each).strip() for each in value
+        ):
+            raise DataError(f'{where}: "{name}" of "metadata" must be a list of strings, none of them empty')
+
+
+def _extra(row: Row) -> dict[str, Any]:
+    extra = row.get("extra_info")
+    return extra if isinstance(extra, dict) else {}
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _once(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+def named_fields(row: Row) -> str:
+    """Some names of fields for people, in one line whatever they hold."""
+    return ", ".join(json.dumps(name[:40]) for name in list(row)[:5]) or "no fields"
+
+
+def _unless(value: Any) -> str:
+    return f"; {FORMS}" if value is None else ""

@@ -1,0 +1,220 @@
+"""Question files: read them, check every row, write them as rows for training.
+
+    python -m research.datasets.questions musique.questions.jsonl --out train.parquet
+
+Read are .jsonl, JSON arrays, both also as .gz, and .parquet; question_forms.py has the forms of rows.
+"""
+
+import gzip
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from research.datasets.json_rows import check_storable, read_rows
+from research.datasets.question_forms import Question, Row, question_of
+from research.errors import DataError
+
+Item = TypeVar("Item")
+
+AGENT_NAME = "search_agent"
+TEXTS = pa.list_(pa.string())
+# Spelled out: types guessed from the rows differ between files (empty lists, missing hops), and veRL cannot
+# concatenate such files.
+TRAINING_SCHEMA = pa.schema(
+    {
+        "data_source": pa.string(),
+        "prompt": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+        "ability": pa.string(),
+        "reward_model": pa.struct({"style": pa.string(), "ground_truth": pa.struct({"target": TEXTS})}),
+        "extra_info": pa.struct(
+            {
+                "index": pa.int64(),
+                "id": pa.string(),
+                "question": pa.string(),
+                "golden_answers": TEXTS,
+                "split": pa.string(),
+                "hops": pa.int64(),
+                "supporting_ids": TEXTS,
+                "control": pa.string(),
+                "decoys": TEXTS,
+                "metadata": pa.string(),  # JSON: each file has keys of its own
+            }
+        ),
+        "agent_name": pa.string(),
+    }
+)
+
+
+class QuestionFile(NamedTuple):
+    """What a file held: its questions in order, and how many rows were passed over as unanswerable."""
+
+    questions: list[Question]
+    unanswerable: int
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """The answerable questions of a file, in its order. Raises DataError naming file, line and field."""
+    return read_question_file(path).questions
+
+
+def read_question_file(path: str | Path) -> QuestionFile:
+    """Like `read_questions`, with the count of rows that the data set itself marks as unanswerable.
+
+    Where a row of another `data_source` has its id, that of the row stands before it: Search-R1's files
+    number each of their data sets from 0.
+    """
+    found: dict[str, Question] = {}
+    given: dict[str, tuple[int, Any]] = {}
+    unanswerable = 0
+    for line, row in read_rows(Path(path)):
+        where = f"{path}:{line}"
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: a question must be a JSON object")
+        question = question_of(row, where, line)
+        if question is None:
+            unanswerable += 1
+            continue
+        source = row.get("data_source")
+        if isinstance(source, str) and given.get(question.id, (0, source))[1] != source:
+            question = replace(question, id=f"{source}_{question.id}")
+        if question.id in found:
+            raise DataError(
+                f'{where}: "id" {question.id!r} was given on line {given[question.id][0]} already'
+            )
+        check_storable(vars(question), where)
+        found[question.id], given[question.id] = question, (line, source)
+    if not found:
+        raise DataError(f"{path}: holds no {'answerable ' if unanswerable else ''}questions")
+    return QuestionFile(list(found.values()), unanswerable)
+
+
+def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
+    """Write JSONL rows `{"id", "question", "golden_answers", "metadata"}`, gzipped if named .gz."""
+    with atomic_path(Path(path)) as temporary:
+        opener = gzip.open if Path(path).suffix == ".gz" else open
+        with cast(BinaryIO, opener(temporary, "wb")) as file:
+            for each in questions:
+                row = {
+                    "id": each.id,
+                    "question": each.question,
+                    "golden_answers": list(each.golden_answers),
+                    "metadata": each.metadata,
+                }
+                file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
+def split_questions(questions: Sequence[Item], validation: int, seed: int) -> tuple[list[Item], list[Item]]:
+    """(the rest, `validation` questions or tasks drawn by the seed), both in the given order and disjoint."""
+    if not 0 <= validation <= len(questions):
+        raise DataError(f"{validation} validation questions cannot be drawn from {len(questions)}")
+    drawn = set(random.Random(seed).sample(range(len(questions)), validation))
+    rest = [each for place, each in enumerate(questions) if place not in drawn]
+    return rest, [questions[place] for place in sorted(drawn)]
+
+
+def training_rows(
+    questions: Iterable[Question], split: str, data_source: str, by_hops: bool = False, first_index: int = 0
+) -> list[Row]:
+    """Rows for veRL's RLHFDataset, see TRAINING_SCHEMA; `extra_info.index` counts up from `first_index`.
+
+    veRL reports each `data_source` apart; with `by_hops`, that of a two-hop question is `{data_source}_2hop`.
+    """
+    rows = []
+    for index, each in enumerate(questions, first_index):
+        answers = list(each.golden_answers)
+        source = f"{data_source}_{each.hops}hop" if by_hops and each.hops is not None else data_source
+        info = {
+            "index": index,
+            "id": each.id,
+            "question": each.question,
+            "golden_answers": answers,
+            "split": split,
+            "hops": each.hops,
+            "supporting_ids": each.supporting_ids,
+            "control": "",
+            "decoys": [],
+            "metadata": json.dumps(each.metadata, default=str),
+        }
+        row = {
+            "data_source": source,
+            "prompt": [{"role": "user", "content": each.question}],
+            "ability": "qa",
+            "reward_model": {"style": "rule", "ground_truth": {"target": answers}},
+            "extra_info": info,
+            "agent_name": AGENT_NAME,
+        }
+        rows.append(row)
+    return rows
+
+
+def write_rows(rows: Sequence[Row], path: str | Path, schema: pa.Schema = TRAINING_SCHEMA) -> int:
+    """Write what `training_rows` made, or rows of another schema, as a parquet file and return its length.
+    Raises DataError for none.
+    """
+    if not rows:
+        raise DataError(f"{path}: there are no questions to write")
+    with atomic_path(Path(path)) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+    return len(rows)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary neighbour to write: it becomes `path` when the block ends well, else it is removed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def hop_counts(questions: Iterable[Question]) -> str:
+    """For people: `2 hops: 52, 3 hops: 30, hops unknown: 18`."""
+    counts = Counter(each.hops for each in questions)
+    known = [f"{hops} hops: {counts[hops]}" for hops in sorted(hops for hops in counts if hops is not None)]
+    return ", ".join(known + [f"hops unknown: {counts[None]}"] * (None in counts))
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Parquet file to write.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Take only the first N questions.")
+@click.option("--split", default="train", show_default=True, help="Name stored with every row.")
+@click.option("--data-source", help="Name in veRL's metrics.  [default: the file's name up to a dot]")
+@click.option("--by-hops", is_flag=True, help="Add the hops to that name: NAME_2hop, NAME_3hop.")
+def main(
+    files: tuple[Path, ...], out: Path, limit: int | None, split: str, data_source: str | None, by_hops: bool
+) -> None:
+    """Convert question files into one parquet file that veRL trains or validates on.
+
+    Example: python -m research.datasets.questions musique.questions.jsonl --out train.parquet --limit 1000
+    """
+    rows: list[Row] = []
+    for file in files:
+        questions, unanswerable = read_question_file(file)
+        click.echo(f"{file}: {len(questions)} questions ({hop_counts(questions)})")
+        if unanswerable:
+            click.echo(f"{file}: {unanswerable} unanswerable rows left out")
+        source = data_source or file.name.split(".")[0]
+        # One count over all files: rows that shared an index would end up in one GRPO group.
+        rows += training_rows(questions, split, source, by_hops, first_index=len(rows))
+    click.echo(f"{out}: {write_rows(rows[:limit], out)} rows")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Tasks of query rewriting: a question that is hard to search for, and what a search for it should find.
+
+    {"id", "question", "positives": [text, ...], "gold_ids": [id, ...], "excluded_ids": [id, ...], "source"}
+
+a row of .jsonl, .jsonl.gz or .parquet; all but the first two may be left out. `positives` are relevant texts
+(for the reward embedding_gain), `gold_ids` the ids of relevant passages of a corpus (for retrieval_gain),
+`excluded_ids` those of passages that do not count, as in BRIGHT. What a list repeats counts once.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from research.datasets.json_rows import KINDS, check_storable, read_rows
+from research.datasets.question_forms import named_fields
+from research.datasets.questions import AGENT_NAME, TEXTS, TRAINING_SCHEMA, Row, atomic_path
+from research.errors import DataError
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "question": pa.string(),
+        "positives": TEXTS,
+        "gold_ids": TEXTS,
+        "excluded_ids": TEXTS,
+        "source": pa.string(),
+    }
+)
+LISTS = ("positives", "gold_ids", "excluded_ids")
+_INFO = {"index": pa.int64(), "split": pa.string(), "control": pa.string()}
+_INFO |= {name: SCHEMA.field(name).type for name in SCHEMA.names if name != "source"}
+# As that of questions, but for what an episode is told.
+TASK_SCHEMA = pa.schema(
+    [
+        *(field for field in TRAINING_SCHEMA if field.name not in ("reward_model", "extra_info")),
+        pa.field("extra_info", pa.struct(_INFO)),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class RewritingTask:
+    """See the module; `source` names where it is from, and figures are told by it."""
+
+    id: str
+    question: str
+    positives: tuple[str, ...] = ()
+    gold_ids: tuple[str, ...] = ()
+    excluded_ids: tuple[str, ...] = ()
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in LISTS:
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
+
+
+def read_tasks(path: str | Path) -> list[RewritingTask]:
+    """The tasks of a file, in its order. Raises DataError naming file, row and field."""
+    path = Path(path)
+    tasks: dict[str, RewritingTask] = {}
+    for number, row in read_rows(path):
+        where = f"{path}:{number}"
+        task = _task(row, where)
+        if task.id in tasks:
+            raise DataError(f'{where}: "id" {task.id!r} was given already')
+        check_storable(vars(task), where)
+        tasks[task.id] = task
+    if not tasks:
+        raise DataError(f"{path}: holds no tasks")
+    return list(tasks.values())
+
+
+def write_tasks(path: str | Path, tasks: Iterable[RewritingTask]) -> None:
+    """Write .parquet or else JSONL, whole or not at all. Raises DataError."""
+    rows = [asdict(task) for task in tasks]
+    with atomic_path(Path(path)) as temporary:
+        if Path(path).suffix == ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+        else:
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def task_rows(tasks: Iterable[RewritingTask], split: str) -> list[Row]:
+    """Rows for veRL's RLHFDataset, see TASK_SCHEMA; veRL reports each source apart, as `{split}_{source}`."""
+    rows = []
+    for index, task in enumerate(tasks):
+        info = {name: value for name, value in asdict(task).items() if name != "source"}
+        row = {
+            "data_source": f"{split}_{task.source}" if task.source else split,
+            "prompt": [{"role": "user", "content": task.question}],
+            "ability": "rewriting",
+            "extra_info": {"index": index, "split": split, "control": "", **info},
+            "agent_name": AGENT_NAME,
+        }
+        rows.append(row)
+    return rows
+
+
+def _task(row: Any, where: str) -> RewritingTask:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a task must be a JSON object")
+    if not {"id", "question"} & row.keys():
+        raise DataError(
+            f'{where}: an object with {named_fields(row)} is no task, {{"id", "question", ...}}: {KINDS}'
+        )
+    for name in ("id", "question"):
+        value = str(row.get(name)) if name == "id" and type(row.get(name)) is int else row.get(name)
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f'{where}: "{name}" must be a non-empty string')
+    texts = {name: _texts(row, name, where) for name in LISTS}
+    if both := sorted({*texts["gold_ids"]}.intersection(texts["excluded_ids"])):
+        raise DataError(f'{where}: {both[0]!r} is in "gold_ids" and in "excluded_ids": take it out of one')
+    source = row.get("source") or ""
+    if not isinstance(source, str):
+        raise DataError(f'{where}: "source" must be a string')
+    return RewritingTask(str(row["id"]), row["question"], **texts, source=source)
+
+
+def _texts(row: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
+    value = row.get(name)
+    value = [] if value is None else value
+    if not isinstance(value, list) or not all(type(each) is int or _is_text(each) for each in value):
+        raise DataError(f'{where}: "{name}" must be a list of strings, none of them empty')
+    return tuple(map(str, value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())

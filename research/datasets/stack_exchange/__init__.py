@@ -1,0 +1,1 @@
+"""Rewriting tasks made of Stack Exchange's public dumps."""

@@ -1,0 +1,162 @@
+"""Which posts become training tasks: filters, a draw for each source, no duplicates, a dev set apart."""
+
+import hashlib
+import heapq
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from research.datasets.rewriting_tasks import RewritingTask
+from research.datasets.stack_exchange.dump import Post
+from research.datasets.stack_exchange.near_duplicates import Groups, KnownTexts, jaccard, similar_pairs, words
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A post that says what another text says: `partner` is BRIGHT's id, or that of the post that stays."""
+
+    id: str
+    where: str
+    reason: str
+    partner: str
+    similarity: float
+
+
+@dataclass
+class Tally:
+    """What became of every row: each was dropped for one reason or is a task."""
+
+    read: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    removals: list[Removal] = field(default_factory=list)
+
+    def drop(self, reason: str) -> None:
+        """Count a row that does not become a task."""
+        self.dropped[reason] += 1
+
+    def remove(self, post: Post, reason: str, partner: str, similarity: float) -> None:
+        """Count and name a row that says what another text says."""
+        self.drop(reason)
+        self.removals.append(Removal(post.id, post.where, reason, partner, round(similarity, 4)))
+
+    def removed(self) -> list[dict[str, Any]]:
+        """The removals as rows."""
+        return [asdict(each) for each in self.removals]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a post must be like; see the options of prepare_rqr."""
+
+    most_chars: int
+    least_words: int
+    need_positives: bool
+    bright: KnownTexts | None
+    bright_overlap: float
+
+    def kept(self, posts: Iterable[Post], tally: Tally) -> Iterator[Post]:
+        """The posts that pass, without the answers that hardly say anything."""
+        for post in posts:
+            tally.read[post.source] += 1
+            answers = tuple(each for each in post.positives if len(words(each)) >= self.least_words)
+            post = replace(post, positives=answers)
+            if reason := self._fault(post):
+                tally.drop(reason)
+            elif not self._in_bright(post, tally):
+                yield post
+
+    def _fault(self, post: Post) -> str | None:
+        if post.has_image:
+            return "image"
+        if len(post.question) > self.most_chars:
+            return "too_long"
+        if len(words(post.question)) < self.least_words:
+            return "near_empty"
+        return "no_positives" if self.need_positives and not post.positives else None
+
+    def _in_bright(self, post: Post, tally: Tally) -> bool:
+        match = self.bright.most_like(post.question) if self.bright else None
+        if match is None or not (match.exact or match.overlap >= self.bright_overlap):
+            return False
+        tally.remove(post, "bright_exact" if match.exact else "bright_near", match.name, match.overlap)
+        return True
+
+
+class Draw:
+    """At most `most` posts of each source, drawn by the seed, whatever order they come in, in the memory
+    that these take. A question that comes again is found out on the way.
+
+    The rank of a question is a hash of seed and words: the lowest ranks of a source stay. One that was
+    pushed out cannot come in again, so copies of what stays are all the copies that matter.
+    """
+
+    def __init__(self, most: int | None, seed: int, tally: Tally) -> None:
+        self._most, self._seed, self._tally = most, seed, tally
+        self._posts: dict[tuple[str, int], tuple[int, Post]] = {}
+        self._highest: dict[str, list[int]] = {}
+        self._number = 0
+
+    def add(self, post: Post) -> None:
+        """Take the post, or count why not."""
+        self._number += 1
+        text = f"{self._seed}\n{' '.join(words(post.question))}"
+        rank = int.from_bytes(hashlib.sha256(text.encode()).digest()[:12], "big")
+        if same := self._posts.get((post.source, rank)):
+            self._tally.remove(post, "duplicate_exact", same[1].id, 1.0)
+            return
+        ranks = self._highest.setdefault(post.source, [])
+        heapq.heappush(ranks, -rank)
+        self._posts[post.source, rank] = (self._number, post)
+        if self._most is not None and len(ranks) > self._most:
+            del self._posts[post.source, -heapq.heappop(ranks)]
+            self._tally.drop("over_cap")
+
+    def drawn(self) -> list[Post]:
+        """The posts, in the order they came."""
+        return [post for _, post in sorted(self._posts.values(), key=lambda pair: pair[0])]
+
+
+def without_duplicates(posts: Sequence[Post], threshold: float, tally: Tally) -> list[Post]:
+    """One post, the first, of each group that pairs of a Jaccard index of `threshold` or more make.
+
+    The index that is told is that with the post that stays: lower than the threshold where one between them
+    made the group.
+    """
+    texts = [" ".join(words(post.question)) for post in posts]
+    groups = Groups(len(posts))
+    for place, earlier, _ in similar_pairs(texts, threshold):
+        groups.join(place, earlier)
+    kept = []
+    for place, post in enumerate(posts):
+        first = groups.first(place)
+        if first == place:
+            kept.append(post)
+        else:
+            reason = "duplicate_exact" if texts[place] == texts[first] else "duplicate_near"
+            tally.remove(post, reason, posts[first].id, jaccard(texts[place], texts[first]))
+    return kept
+
+
+def split_tasks(
+    tasks: Sequence[RewritingTask], dev: int, seed: int
+) -> tuple[list[RewritingTask], list[RewritingTask]]:
+    """(training, dev), both in the given order; tasks that share a gold passage stay on one side, so dev
+    holds `dev` tasks, or as many fewer as whole groups leave open.
+    """
+    groups, owner = Groups(len(tasks)), dict[str, int]()
+    for place, task in enumerate(tasks):
+        for name in task.gold_ids:
+            groups.join(place, owner.setdefault(name, place))
+    members: dict[int, list[int]] = {}
+    for place in range(len(tasks)):
+        members.setdefault(groups.first(place), []).append(place)
+    order = list(members.values())
+    random.Random(seed).shuffle(order)
+    drawn: set[int] = set()
+    for group in order:
+        if len(drawn) + len(group) <= dev:
+            drawn.update(group)
+    train = [task for place, task in enumerate(tasks) if place not in drawn]
+    return train, [tasks[place] for place in sorted(drawn)]

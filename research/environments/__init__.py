@@ -1,0 +1,1 @@
+"""What a policy does: each environment plays rows and measures them."""

@@ -1,0 +1,1 @@
+"""One episode: protocol, tokens, prompts, trajectory and the loop. Imports nothing else of ours."""

@@ -1,0 +1,253 @@
+"""The agent protocol: tags, the parsing of a turn, the injection of passages, the format check. Pure
+functions.
+
+A model thinks in ``<think>``, asks in ``<search>``, reads the ``<result>`` that the environment injects and
+ends with ``<answer>`` (ReSearch, arXiv 2503.19470). Other protocols are other values of the same fields:
+Search-R1 calls the result ``<information>`` and puts its answer straight into ``<answer>``
+(research/config/protocol/search_r1.yaml).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from os.path import commonprefix
+
+from research.episode.trajectory import Passage
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Tag names and templates of one protocol.
+
+    ``result_template`` must hold ``{passages}`` between the result tags, and ``passage_template`` may use
+    ``{rank}`` (from 1), ``{title}``, ``{text}`` and ``{contents}``. ``boxed``: the exact answer stands in
+    ``\\boxed{}``.
+
+    Raises:
+        ValueError: a template lacks its placeholder or its tags.
+    """
+
+    think: str = "think"
+    search: str = "search"
+    result: str = "result"
+    answer: str = "answer"
+    boxed: bool = True
+    result_template: str = " <result>\n{passages}\n</result>"
+    passage_template: str = "{contents}"
+    passage_separator: str = "\n\n"
+
+    def __post_init__(self) -> None:
+        before, found, after = self.result_template.partition("{passages}")
+        if not found or opening(self.result) not in before or closing(self.result) not in after:
+            tags = f"{opening(self.result)}, {{passages}} and {closing(self.result)}"
+            raise ValueError(f"protocol.result_template must hold {tags}")
+
+    @property
+    def names(self) -> tuple[str, str, str, str]:
+        return self.think, self.search, self.result, self.answer
+
+
+def opening(name: str) -> str:
+    """``think`` -> ``<think>``."""
+    return f"<{name}>"
+
+
+def closing(name: str) -> str:
+    """``think`` -> ``</think>``."""
+    return f"</{name}>"
+
+
+def parse_query(turn: str, protocol: Protocol) -> str | None:
+    """The query of a turn that ends its search: the stripped text between the last ``<search>`` and
+    ``</search>``.
+
+    None if the turn closes no search, or closes one that it never opened. An empty query is an empty string.
+    """
+    before, closed, _ = turn.partition(closing(protocol.search))
+    _, opened, query = before.rpartition(opening(protocol.search))
+    return query.strip() if closed and opened else None
+
+
+# ----------------------------------------------------------------------------------------------------
+# tags and injection
+
+# Nothing that a reader sees: white space, soft hyphens, zero-width characters. Possessive (*+), so that a
+# long row of them is looked through once.
+_BLANKS = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]*+"
+
+
+def _tag(names: Iterable[str]) -> str:
+    """What counts as a tag, whoever wrote it: any case, blanks anywhere but in the name, which is group 1."""
+    return rf"(?i:<{_BLANKS}/?{_BLANKS}({'|'.join(map(re.escape, names))}){_BLANKS}>)"
+
+
+@lru_cache(maxsize=32)
+def _tag_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(_tag(names))
+
+
+def _any_of(literals: Collection[str]) -> str:
+    """A pattern for any of the literals that shares their beginnings: thousands take hardly longer than
+    one.
+    """
+    prefix = commonprefix(list(literals))
+    rests: dict[str, set[str]] = {}
+    for literal in sorted(literals):
+        rest = literal[len(prefix) :]
+        rests.setdefault(rest[:1], set()).add(rest)
+    optional = "?" if rests.pop("", None) and rests else ""
+    branches = "|".join(map(_any_of, rests.values()))
+    return re.escape(prefix) + (f"(?:{branches}){optional}" if branches else "")
+
+
+@lru_cache(maxsize=32)
+def _control_pattern(names: tuple[str, ...], literals: tuple[str, ...]) -> tuple[re.Pattern[str], str]:
+    """Tags and literals, and a character that is in none of them, so that it parts each for good."""
+    pattern = re.compile("|".join([_tag(names), *([_any_of(literals)] if literals else [])]))
+    candidates = map(chr, (ord(" "), *range(ord("·"), 0x3000)))
+    return pattern, next(each for each in candidates if each not in "".join(literals))
+
+
+_BRACKETS = str.maketrans("<>[]", "()()")
+
+
+def _defuse(literal: str, separator: str) -> str:
+    """A readable text that no tokenizer takes for the literal: other brackets, or a blank after its first
+    character.
+    """
+    defused = literal.translate(_BRACKETS)
+    if defused != literal:
+        return defused
+    return literal[0] + separator + literal[1:] if len(literal) > 1 else separator
+
+
+def neutralise(text: str, protocol: Protocol, special_tokens: Iterable[str] = ()) -> str:
+    """Text from outside (a passage, a question) without protocol tags and without special tokens of the
+    tokenizer.
+
+    ``<answer>`` becomes ``(answer)`` and ``<|im_end|>`` becomes ``(|im_end|)``, so neither the tokenizer, nor
+    the format check, nor the policy can take them for control tokens. Repeats until nothing is left: defusing
+    one literal may make another. Blank special tokens stay, for every text has blanks.
+    """
+    literals = tuple(token for token in special_tokens if token.strip())
+    pattern, separator = _control_pattern(protocol.names, literals)
+    while True:
+        clean = pattern.sub(lambda match: _defuse(match.group(), separator), text)
+        if clean == text:
+            return clean
+        text = clean
+
+
+def render_passage(passage: Passage, rank: int, protocol: Protocol) -> str:
+    """One passage by the protocol's template. ``rank`` counts from 1."""
+    title, _, text = passage.contents.partition("\n")
+    return protocol.passage_template.format(
+        rank=rank, title=title.strip().strip('"'), text=text.strip(), contents=passage.contents.strip()
+    )
+
+
+def render_result(passages: Sequence[str], protocol: Protocol) -> str:
+    """The injected block around rendered, neutralised passages (or around one notice)."""
+    return protocol.result_template.replace("{passages}", protocol.passage_separator.join(passages))
+
+
+# ------------------------------------------------------------------------------------------- answer and
+# format
+
+
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is none
+
+
+def _boxed_content(text: str) -> str | None:
+    """What stands in the last ``\\boxed{...}``, None if its braces do not balance; of ``\\boxed 5`` what
+    follows up to a ``$``, as in the reference.
+    """
+    _, command, after = text.rpartition("\\boxed")
+    content = after.lstrip()
+    if not command or not content:
+        return None
+    if content[0] != "{":
+        return None if after[0].isalpha() else content.partition("$")[0]
+    depth = 0
+    for found in _BRACE.finditer(content):
+        depth += {"{": 1, "}": -1}.get(found.group(), 0)
+        if depth == 0:
+            return content[1 : found.start()]
+    return None
+
+
+def unboxed(text: str) -> str:
+    """What stands in a ``\\boxed{}`` that is the whole text; other texts as they are."""
+    content = _boxed_content(text)
+    return content.strip() if content is not None and text == f"\\boxed{{{content}}}" else text
+
+
+_LATEX_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|up|md|sc|sl|normal)?|math(?:bf|it|rm|sf|tt)|mbox|emph)\s*+\{"
+    r"|\\(?:[{}&%$#_ ]|\\)|[{}]"
+)
+
+
+def _without_text_commands(latex: str) -> str:
+    """``\\text{New York}, \\textbf{\\$5}`` -> ``New York, $5``; other commands, and their braces, stay."""
+    text_braces: list[bool] = []  # those that are open: whether a text command opened them
+
+    def plain(found: re.Match[str]) -> str:
+        piece = found.group()
+        if piece == "}":
+            return "" if text_braces and text_braces.pop() else piece
+        if piece[-1] == "{" and piece != "\\{":
+            text_braces.append(piece != "{")
+            return "{" if piece == "{" else ""
+        return piece if piece == "\\\\" else piece[1:]
+
+    return _LATEX_TEXT.sub(plain, latex)
+
+
+def extract_answer(turns: Sequence[str], protocol: Protocol) -> str | None:
+    """The final answer in the model's own text, or None.
+
+    Args:
+        turns: the model's turns in order, injected blocks left out. Only the last turn can answer; of several
+            ``<answer>`` the last one that is closed counts.
+    """
+    last = turns[-1] if turns else ""
+    before, closed, _ = last.rpartition(closing(protocol.answer))
+    _, opened, inside = before.rpartition(opening(protocol.answer))
+    if not (closed and opened):
+        return None
+    if not protocol.boxed:
+        return inside.strip()
+    boxed = _boxed_content(inside)
+    if boxed is None:
+        return None
+    return _without_text_commands(boxed).strip()
+
+
+def format_fault(turns: Sequence[str], protocol: Protocol) -> str | None:
+    """Why the model's own text breaks the protocol, or None if it keeps it.
+
+    The rules are those of ReSearch's reference reward, read on the model's turns alone, so that neither a
+    passage nor the prompt can change the verdict; in addition a result block that the model wrote itself is a
+    fault.
+    """
+    found = list(_tag_pattern(protocol.names).finditer("".join(turns)))
+    count = Counter(each.group() for each in found)
+    think, answer, search, result = protocol.think, protocol.answer, protocol.search, protocol.result
+    if any(each[1].casefold() == result.casefold() for each in found):
+        return "the model wrote a result block itself"
+    if misspelt := count.keys() - {write(name) for name in protocol.names for write in (opening, closing)}:
+        return f"a tag is not spelt as the protocol has it: {min(misspelt)[:30]}"
+    if count[opening(think)] != count[closing(think)] or not count[opening(think)]:
+        return "think tags missing or unbalanced"
+    if count[opening(search)] != count[closing(search)]:
+        return "search tags unbalanced"
+    if any(parse_query(turn, protocol) is None for turn in turns[:-1]):
+        return "a search was closed but never opened"
+    if count[opening(answer)] != 1 or count[closing(answer)] != 1:
+        return "not exactly one answer"
+    if extract_answer(turns, protocol) is None:
+        return "the answer holds no \\boxed{}" if protocol.boxed else "answer tags in the wrong order"
+    return None

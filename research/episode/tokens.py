@@ -1,0 +1,266 @@
+"""The protocol bound to a tokenizer: where a turn stops, what of it is kept, and the tokens of an injected
+block.
+
+Everything here works on token ids. What the model sampled is never decoded and encoded again; only injected
+text is encoded, once, after protocol tags and special tokens have been taken out of it.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from research.episode.protocol import Protocol, closing, neutralise, render_passage, render_result
+from research.episode.trajectory import Passage, well_formed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+# Longer runs without a blank are no words.
+LONGEST_WORD = 40
+# Scripts that write words without blanks between them: Thai to Khmer, Chinese and Japanese.
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
+)
+
+
+@dataclass(frozen=True)
+class ResultBlock:
+    """An injected block: its tokens, its text, and how many of the passages stand in it."""
+
+    token_ids: list[int]
+    text: str
+    shown: int
+
+
+def end_token_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """Tokens that end a text: the tokenizer's end and padding, and those that the model's files name.
+
+    Many chat models name their end of turn in generation_config.json alone; without that file config.json
+    counts, as for vLLM. They are looked for where the tokenizer was loaded from.
+
+    Raises:
+        OSError: the hub cannot be reached. ValueError: a file is no JSON, or names no token ids.
+    """
+    found = {each for each in (tokenizer.eos_token_id, tokenizer.pad_token_id) if each is not None}
+    return found | (_configured_end_token_ids(tokenizer.name_or_path) if tokenizer.name_or_path else set())
+
+
+def beginning(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The tokens that the tokenizer itself puts in front of a text: BOS, for those that have one."""
+    bare, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+    starts = (start for start in range(len(whole)) if whole[start : start + len(bare)] == bare)
+    return list(whole[: next(starts, 0)])
+
+
+def _configured_end_token_ids(model: str) -> set[int]:
+    from transformers.utils.hub import cached_file
+
+    for name in ("generation_config.json", "config.json"):
+        path = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
+        if path is None:
+            continue
+        try:
+            value = json.loads(Path(path).read_bytes())["eos_token_id"]
+        except KeyError:
+            return set()
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{model}: {name} is not a JSON object ({error})") from error
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(each) is int for each in ids):
+            raise ValueError(f"{model}: {name}: eos_token_id must be token ids, not {value!r}")
+        return set(ids)
+    return set()
+
+
+class TokenProtocol:
+    """What the search loop and an engine need to know about tags as tokens, and a prompt's tokens.
+
+    Attributes:
+        eos_token_ids: tokens that end the model's text, see :func:`end_token_ids`.
+        stop_token_ids: token ids at which an engine must stop: end of sequence, and the closing tags where
+        each is one
+            token of the vocabulary.
+        stop_strings: the closing tags, where they are not single tokens; else empty.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", protocol: Protocol) -> None:
+        self.tokenizer = tokenizer
+        self.protocol = protocol
+        self.stop_tags = (closing(protocol.search), closing(protocol.answer))
+        added = tokenizer.get_added_vocab()
+        tag_ids = [added.get(tag) for tag in self.stop_tags]
+        self._tag_ids = [tag_id for tag_id in tag_ids if tag_id is not None] if None not in tag_ids else []
+        self.eos_token_ids = end_token_ids(tokenizer)
+        self.stop_token_ids = sorted({*self.eos_token_ids, *self._tag_ids})
+        self.stop_strings = [] if self._tag_ids else list(self.stop_tags)
+        # Control tokens that are not marked special (<tool_call>, say) look like tags, so their brackets give
+        # them away.
+        control = (each for each, i in added.items() if each[:1] in "<[" or i in self.eos_token_ids)
+        self.special_tokens = tuple(sorted({*tokenizer.all_special_tokens, *control}))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of the tokens as they are, special tokens included."""
+        return str(
+            self.tokenizer.decode(
+                list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def until_end(self, token_ids: Sequence[int]) -> list[int]:
+        """The tokens up to the first that ends the text, that one included; all of them if none does."""
+        ends = (place for place, each in enumerate(token_ids, start=1) if each in self.eos_token_ids)
+        return list(token_ids[: next(ends, len(token_ids))])
+
+    def said(self, token_ids: Sequence[int]) -> str:
+        """Text of sampled tokens without those that end it."""
+        return self.decode([each for each in token_ids if each not in self.eos_token_ids])
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of text that we wrote; never adds BOS or EOS."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def chat(self, system: str | None, user: str) -> list[int]:
+        """Tokens of a prompt by the model's chat template; without one, of both texts as they stand. A system
+        message of None is not said, an empty one is.
+
+        Where the template has no place for a system message its text goes in front of the user's.
+
+        Raises:
+            ValueError: the template fails, or leaves out what the user says.
+        """
+        if not self.tokenizer.chat_template:
+            return self.plain(f"{system or ''}\n\n{user}".lstrip())
+        if system is not None and not self._takes_system_message:
+            system, user = None, f"{system}\n\n{user}" if system else user
+        return self.encode(self._rendered(system, user))
+
+    def plain(self, text: str) -> list[int]:
+        """Tokens of a prompt without a chat template, behind what the tokenizer itself begins with (BOS)."""
+        return beginning(self.tokenizer) + self.encode(text)
+
+    @cached_property
+    def _takes_system_message(self) -> bool:
+        """Some templates refuse a system message (Gemma's), others leave it out."""
+        system, user = "systemprobe", "userprobe"
+        try:
+            rendered = self._rendered(system, user)
+            if system in rendered and user in rendered:
+                return True
+        except ValueError:
+            pass  # said below, unless the template works without one
+        if user not in self._rendered(None, user):
+            raise ValueError("the model's chat template leaves out what the user says")
+        return False
+
+    def _rendered(self, system: str | None, user: str) -> str:
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        messages.append({"role": "user", "content": user})
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            )
+        except Exception as error:  # a template is the model's own program, which may raise anything
+            raise ValueError(f"the model's chat template fails: {' '.join(str(error).split())}") from error
+
+    def cut(self, token_ids: Sequence[int]) -> tuple[list[int], str | None]:
+        """The sampled tokens up to the one that ends the text or completes the first closing tag, and that
+        tag (None if there is none).
+
+        A token is never split: where the tag ends inside a token (``>\\n`` is one token for many
+        vocabularies), that token is kept whole, since it is what the model sampled.
+        """
+        token_ids = self.until_end(token_ids)
+        for position, token_id in enumerate(token_ids if self._tag_ids else ()):
+            if token_id in self._tag_ids:
+                return token_ids[: position + 1], self.stop_tags[self._tag_ids.index(token_id)]
+        return (token_ids, None) if self._tag_ids else self._cut_by_text(token_ids)
+
+    def _first_tag(self, text: str) -> str | None:
+        found = [(text.index(tag), tag) for tag in self.stop_tags if tag in text]
+        return min(found)[1] if found else None
+
+    def _cut_by_text(self, token_ids: list[int]) -> tuple[list[int], str | None]:
+        tag = self._first_tag(self.decode(token_ids))
+        if tag is None:
+            return token_ids, None
+        low, high = 1, len(token_ids)  # the shortest prefix that holds the tag, by bisection
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if tag in self.decode(token_ids[:middle]) else (middle + 1, high)
+        return token_ids[:low], tag
+
+    def truncate(self, text: str, tokens: int) -> str:
+        """A prefix of at most ``tokens`` tokens that ends between words, or anywhere in what has no words."""
+        token_ids = self.encode(text)
+        if len(token_ids) <= tokens:
+            return text
+        prefix = self.decode(token_ids[: max(tokens, 0)]).rstrip("\ufffd")
+        return prefix[: len(prefix) - _begun_word(prefix)].rstrip() or prefix
+
+    def clean(self, text: str) -> str:
+        """Text from outside without tags and special tokens, see :func:`research.protocol.neutralise`."""
+        clean = self._neutralise(well_formed(text))
+        if clean.isascii():
+            return clean
+        # Some tokenizers take other characters for those of a tag, or leave them out.
+        read = self.decode(self.encode(clean))
+        return clean if (safe := self._neutralise(read)) == read else safe
+
+    def _neutralise(self, text: str) -> str:
+        return neutralise(text, self.protocol, self.special_tokens)
+
+    def passage_texts(self, passages: Sequence[Passage], tokens: int) -> list[str]:
+        """Each passage, cleaned, by the protocol's template, of at most so many tokens."""
+        # A token has at most that many characters; the rest of a huge passage need not be looked at.
+        reach = (tokens + 1) * self._longest_token
+        cleaned = [Passage(each.id, self.clean(each.contents[:reach])) for each in passages]
+        return [
+            self.truncate(render_passage(each, rank, self.protocol), tokens)
+            for rank, each in enumerate(cleaned, start=1)
+        ]
+
+    @cached_property
+    def _longest_token(self) -> int:
+        return max(map(len, self.tokenizer.get_vocab()))
+
+    def result_block(self, passages: Sequence[Passage], room: int, passage_tokens: int) -> ResultBlock | None:
+        """The block to inject for retrieved passages, within ``room`` tokens, closing tag included.
+
+        Each passage is cut to ``passage_tokens`` tokens. If all do not fit, the lowest-ranked go first; the
+        best one is shortened if it does not fit alone. None if not even an empty block fits.
+        """
+        texts = self.passage_texts(passages, passage_tokens)
+        for shown in range(len(texts), 0, -1):
+            block = self._block(texts[:shown], shown)
+            if len(block.token_ids) <= room:
+                return block
+        return self._shortened(texts[0] if texts else "", room, shown=min(1, len(texts)))
+
+    def notice_block(self, notice: str, room: int) -> ResultBlock | None:
+        """The block that stands in for passages when there are none to show; None if it does not fit."""
+        return self._shortened(notice, room, shown=0)
+
+    def _block(self, texts: Sequence[str], shown: int) -> ResultBlock:
+        # Once more as a whole: where two texts meet there may be a tag.
+        passages = self._neutralise(self.protocol.passage_separator.join(texts))
+        text = render_result([passages], self.protocol)
+        return ResultBlock(self.encode(text), text, shown)
+
+    def _shortened(self, text: str, room: int, shown: int) -> ResultBlock | None:
+        block = self._block([text], shown)
+        while len(block.token_ids) > room and text:
+            keep = len(self.encode(text)) - (len(block.token_ids) - room)
+            text = self.truncate(text, keep) if keep > 0 else ""
+            block = self._block([text], shown if text else 0)
+        return block if len(block.token_ids) <= room else None
+
+
+def _begun_word(text: str) -> int:
+    """How many characters at the end belong to a word; 0 where there are no words to end between."""
+    end = re.split(r"\s", text[-LONGEST_WORD - 1 :])[-1]
+    return 0 if len(end) > LONGEST_WORD or UNSPACED.search(end) else len(end)

@@ -1,0 +1,10 @@
+"""Errors that end a command with one line."""
+
+import click
+
+
+class DataError(click.ClickException, ValueError):
+    """Data that cannot be read, fetched or written; the message is one line that says what to do about it.
+
+    A command that lets it through ends with `Error: MESSAGE` and exit code 1, without a traceback.
+    """

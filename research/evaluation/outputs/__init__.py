@@ -1,0 +1,1 @@
+"""What an evaluation leaves: predictions, scores, tables and the report."""

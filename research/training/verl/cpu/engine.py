@@ -1,0 +1,165 @@
+"""FSDP on a CPU, registered through veRL's engine registry. Imported by research/training/verl/worker.py.
+
+What it computes is what veRL's engine computes (tests/test_cpu_engine.py compares them), in a fraction of the
+time: no attention mask, logits only of sampled tokens, micro-batches of sequences of like length.
+"""
+
+import dataclasses
+import os
+from typing import Any, cast
+
+import torch
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
+from verl.workers.engine.base import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+from research.training.verl.cpu.agreement import measured
+
+# Switches of veRL whose outputs need the logits of all positions.
+WHOLE_LOGITS = (
+    "use_remove_padding",
+    "use_fused_kernels",
+    "distillation_use_topk",
+    "calculate_sum_pi_squared",
+)
+
+
+@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
+class CPUFSDPEngine(FSDPEngineWithLMHead):
+    """veRL's FSDP engine, made fast for small models on a CPU."""
+
+    # True from the moment the rollout is handed the weights until they change.
+    weights_are_the_rollouts = False
+    engine_config: Any
+
+    def _build_fsdp_module(self, module: Any) -> Any:
+        """Without the offload of a reference policy: it pins memory, which needs an accelerator."""
+        config = self.engine_config
+        self.engine_config = dataclasses.replace(config, forward_only=False, offload_policy=False)
+        try:
+            return super()._build_fsdp_module(module)
+        finally:
+            self.engine_config = config
+
+    # ------------------------------------------------------------------------------ micro-batches
+
+    def forward_backward_batch(self, data: TensorDict, loss_function: Any, forward_only: bool = False) -> Any:
+        """In micro-batches of sequences of like length. veRL balances tokens, which mixes lengths, and half
+        of what is computed is padding then.
+        """
+        torch.set_num_threads(os.cpu_count() or 1)  # OMP_NUM_THREADS is the rollout's number
+        if self.weights_are_the_rollouts and loss_function is not None and "rollout_log_probs" in data:
+            loss_function = measured(loss_function)
+        lengths = data["input_ids"].offsets().diff()
+        order = lengths.argsort()
+        rows = self._rows_of_a_micro_batch(len(data), int(lengths.max()), data)
+        batch = tu.index_select_tensor_dict(data, order)
+        tu.assign_non_tensor(batch, use_dynamic_bsz=False, micro_batch_size_per_gpu=rows)
+        output: Any = super().forward_backward_batch(batch, loss_function, forward_only)
+        back = order.argsort()
+        for name, values in output["model_output"].items():
+            parts = values.unbind()
+            output["model_output"][name] = torch.nested.as_nested_tensor(
+                [parts[i] for i in back.tolist()], layout=torch.jagged
+            )
+        return output
+
+    def _rows_of_a_micro_batch(self, rows: int, longest: int, data: TensorDict) -> int:
+        """A divisor of the batch, the same on all ranks, within the configured tokens (or rows)."""
+        if not tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True):
+            return int(data["micro_batch_size_per_gpu"])
+        limit = torch.tensor([longest])
+        torch.distributed.all_reduce(
+            limit, op=torch.distributed.ReduceOp.MAX, group=self.get_data_parallel_group()
+        )
+        most = max(1, int(data["max_token_len_per_gpu"]) // int(limit))
+        return max(size for size in range(1, rows + 1) if rows % size == 0 and size <= most)
+
+    # ------------------------------------------------------------------------------- one micro-batch
+
+    def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Without attention mask and positions. Sequences are padded on the right, so causal attention alone
+        keeps their tokens from the padding, and positions count from 0. PyTorch's fast kernel takes no mask.
+        """
+        inputs, arguments = super().prepare_model_inputs(micro_batch=micro_batch)
+        self.sampled = sampled_tokens(micro_batch) if _is_plain(micro_batch) else None
+        if self.sampled is None:
+            return inputs, arguments
+        if self._logits_hook is None:
+            head = self.module.get_output_embeddings()
+            self._logits_hook = head.register_forward_pre_hook(self._keep_predicting)
+        ids, longest = micro_batch["input_ids"], inputs["input_ids"].shape[1]
+        self.rows = torch.searchsorted(ids.offsets()[1:].contiguous(), self.sampled, right=True)
+        padding_before = torch.arange(len(ids.offsets()) - 1) * longest - ids.offsets()[:-1]
+        self.predicting = self.sampled - 1 + padding_before[self.rows]
+        return inputs | {"attention_mask": None, "position_ids": None}, arguments
+
+    # Of the micro-batch under way: the sampled tokens' places in its packed sequences (None: not a plain
+    # one), their sequences, and the places of what predicts them in the padded sequences.
+    sampled: torch.Tensor | None = None
+    rows: torch.Tensor
+    predicting: torch.Tensor
+    _logits_hook: Any = None
+
+    def _keep_predicting(self, head: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        """The model's head sees only hidden states that predict a sampled token, as one sequence."""
+        if self.sampled is None:
+            return inputs
+        return (inputs[0].flatten(0, 1)[self.predicting].unsqueeze(0),)
+
+    def prepare_model_outputs(
+        self, output: Any, output_args: dict[str, Any], micro_batch: TensorDict, logits_processor_func: Any
+    ) -> dict[str, torch.Tensor]:
+        """Log-probabilities and entropy of sampled tokens; 0 for all others, which no loss looks at."""
+        if self.sampled is None:
+            return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
+        logits = output.logits.squeeze(0).float()
+        if not output_args["temperature_is_one"]:
+            logits = logits / output_args["temperature"][self.rows].clamp(min=1e-8).unsqueeze(1)
+        log_probs = logits.log_softmax(-1)
+        labels = micro_batch["input_ids"].values()[self.sampled]
+        chosen = log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
+        result = {"log_probs": self._nested(chosen, micro_batch)}
+        asked = tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False)
+        if asked or torch.is_grad_enabled():
+            # In an update always, as a metric; part of the loss only where veRL asks for it.
+            of = log_probs if asked else log_probs.detach()
+            result["entropy"] = self._nested(-(of.exp() * of).sum(-1), micro_batch)
+        self.sampled = None
+        return result
+
+    def _nested(self, values: torch.Tensor, micro_batch: TensorDict) -> torch.Tensor:
+        """In veRL's layout: a value stands at the token that predicts, the one before the sampled one."""
+        ids, places = micro_batch["input_ids"], cast(torch.Tensor, self.sampled) - 1
+        flat = values.new_zeros(len(ids.values())).index_put((places,), values)
+        return torch.nested.nested_tensor_from_jagged(flat, ids.offsets())
+
+    # ------------------------------------------------------------------------ whose weights these are
+
+    def get_per_tensor_param(self, *args: Any, **kwargs: Any) -> Any:
+        """The weights for the rollout."""
+        self.weights_are_the_rollouts = True
+        return super().get_per_tensor_param(*args, **kwargs)
+
+    def optimizer_step(self) -> Any:
+        """Change the weights."""
+        self.weights_are_the_rollouts = False
+        return super().optimizer_step()
+
+
+def _is_plain(batch: TensorDict) -> bool:
+    """Text alone, and nothing asked for but log-probabilities and entropy."""
+    switches = (
+        tu.get_non_tensor_data(data=batch, key=key, default=key == "use_remove_padding")
+        for key in WHOLE_LOGITS
+    )
+    return batch["position_ids"].dim() == 2 and not any(switches) and bool(batch["response_mask"].is_nested)
+
+
+def sampled_tokens(batch: TensorDict) -> torch.Tensor:
+    """Where in the packed sequences of the batch the tokens stand that the policy sampled."""
+    prompts, mask = batch["prompts"].offsets().diff(), batch["response_mask"]
+    in_mask = mask.values().bool().nonzero().squeeze(1)
+    row = torch.repeat_interleave(torch.arange(len(prompts)), mask.offsets().diff())[in_mask]
+    return in_mask + prompts.cumsum(0)[row]

@@ -1,0 +1,105 @@
+"""Train a prepared run folder with veRL: `python -m research.training.verl.launch RUN_DIR` (the recipe calls
+this).
+
+Reads RUN_DIR/config.yaml, the resolved configuration, and goes on from the newest checkpoint if there is one.
+Leaves the cause of a failure as one line in RUN_DIR/logs/error.txt.
+"""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+from omegaconf import DictConfig, OmegaConf
+
+from research.processes import die_with_parent, raise_on_terminate
+from research.training.run.options import TOKEN
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--die-with-parent", "bound", is_flag=True, help="End when the process that started this one ends."
+)
+def main(run_dir: Path, bound: bool) -> None:
+    """Train the run prepared in RUN_DIR (its config.yaml), from its newest checkpoint if it has one."""
+    if bound:
+        die_with_parent()
+    raise_on_terminate()
+    try:
+        train(DictConfig(OmegaConf.load(run_dir / "config.yaml")))
+    except Exception as error:
+        traceback.print_exc()
+        (run_dir / "logs").mkdir(exist_ok=True)
+        (run_dir / "logs" / "error.txt").write_text(root_cause(error) + "\n", encoding="utf-8")
+        sys.exit(1)
+
+
+def train(config: DictConfig) -> None:
+    """Run GRPO on Ray until the last step.
+
+    Raises:
+        ValueError: the configuration is not valid for veRL or for us. Errors of workers come through as
+        Ray's.
+    """
+    os.environ.update(config.ray_kwargs.ray_init.get("runtime_env", {}).get("env_vars", {}))
+    validate(config)
+    from verl.trainer.main_ppo import run_ppo
+
+    from research.training.verl.task_runner import TaskRunner
+
+    if os.environ.get(TOKEN):
+        _start_ray_with_token(config)
+    run_ppo(config, task_runner_class=TaskRunner)
+
+
+def _start_ray_with_token(config: DictConfig) -> None:
+    """As run_ppo starts it, with the retriever's token for the workers of all nodes: run_ppo prints what it
+    starts Ray with, and config.yaml is read by others, so a secret goes into neither.
+    """
+    import ray
+    from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
+
+    options: Any = OmegaConf.to_container(config.ray_kwargs.ray_init)
+    defaults: Any = OmegaConf.merge(get_ppo_ray_runtime_env(config), options["runtime_env"])
+    options["runtime_env"] = OmegaConf.to_container(defaults)
+    environment = {"TRANSFER_QUEUE_ENABLE": "1"} if config.transfer_queue.enable else {}
+    options["runtime_env"]["env_vars"] |= {**environment, TOKEN: os.environ[TOKEN]}
+    ray.init(**options)
+
+
+def validate(config: DictConfig) -> None:
+    """Pass the configuration through veRL's own checks and ours. Needs no accelerator.
+
+    Raises:
+        ValueError, AssertionError: what is wrong with it.
+    """
+    from research.training.config import read_research_config
+
+    read_research_config(config.research)
+    from verl.plugin.platform.platform_manager import PlatformRegistry
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    if config.distillation.enabled:
+        raise ValueError("distillation is not supported: the agent loop knows no teacher")
+    if PlatformRegistry.get("cpu") is None:
+        raise ValueError("veRL did not load this project's plug-in: install the project (pip install -e .)")
+    validate_config(
+        config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
+    )
+
+
+def root_cause(error: BaseException) -> str:
+    """The innermost error of a chain of Ray errors, as one line."""
+    cause: Any = error
+    while getattr(cause, "cause", None) is not None or cause.__cause__ is not None:
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"
+
+
+if __name__ == "__main__":
+    main()

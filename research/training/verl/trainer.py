@@ -1,0 +1,228 @@
+"""veRL's synchronous PPO trainer with the run's own files, search metrics and guards."""
+
+import gc
+import logging
+import shutil
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import transfer_queue as tq
+from torch.utils.data import Subset
+from torchdata.stateful_dataloader import StatefulDataLoader
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils.dataset.rl_dataset import collate_fn
+from verl.workers.rollout.llm_server import LLMServerClient
+from verl.workers.rollout.replica import get_rollout_replica_class
+
+from research.training.config import read_research_config
+from research.training.run_files import (
+    MetricsFile,
+    forget_steps_after,
+    latest_checkpoint,
+    metrics_row,
+    read_metrics,
+)
+from research.training.verl.cpu import agreement
+from research.training.verl.rollout import OneServerClient
+from research.training.watch.guards import GuardWatch, all_failed, equal_group_share
+from research.training.watch.headline import headline_of
+from research.training.watch.validations import (
+    EVALUATED_STEP,
+    LAST,
+    STOPPED_EARLY,
+    best_step,
+    handed_over,
+    keep_as_best,
+    score_metrics,
+    validations_without_gain,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class RetrieverGone(RuntimeError):
+    """Every search, or the scoring of every text, failed in several steps in a row."""
+
+
+class SearchTrainer(PPOTrainerSync):
+    """Adds to each step's metrics what the trajectories searched, and writes ``metrics.jsonl``."""
+
+    global_steps: int  # veRL's, and so is the next
+    total_training_steps: int
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        """Train to the last step, from the checkpoint that was loaded."""
+        self.research = read_research_config(self.config.research)
+        self.steps_without_retriever = 0
+        forget_steps_after(self.research.run_dir, self.global_steps or -1)
+        self.guards = GuardWatch(self.research.guards)
+        sampler: Any = self.replay_buffer  # by configuration research.training.verl.replay_buffer's
+        sampler.watch(agent_loop_manager.agent_loop_workers)
+        gc.freeze()  # what was imported stays: each full collection would go through it
+        super().fit(agent_loop_manager)
+
+    def _init_dataloader(self) -> None:
+        """veRL's, and those of a part of the held-out questions."""
+        super()._init_dataloader()
+        # veRL ends at the epochs even if steps are left: the steps decide.
+        self.config.trainer.total_epochs = -(-self.total_training_steps // self.steps_per_epoch)
+        rows, infos = self.val_dataset.dataframe, list(self.val_dataset.dataframe["extra_info"])
+        validation = [info["split"] == "validation" for info in infos]
+        self.questions = Counter(
+            source for source, chosen in zip(rows["data_source"], validation, strict=True) if chosen
+        )
+        self.whole_val_dataloader: Any = self.val_dataloader
+        self.start_val_dataloader = self._loader([not info["control"] for info in infos])
+        self.small_val_dataloader = self._loader(validation)
+        self.test_val_dataloader = self._loader([not chosen for chosen in validation])
+
+    def _loader(self, wanted: list[bool]) -> StatefulDataLoader:
+        chosen = [index for index, is_wanted in enumerate(wanted) if is_wanted]
+        size = self.config.data.val_batch_size or max(1, len(chosen))
+        return StatefulDataLoader(Subset(self.val_dataset, chosen), size, collate_fn=collate_fn)
+
+    def _init_resource_pool_mgr(self) -> None:
+        """Import the rollout engine, which is needed next, while the model's process starts."""
+        super()._init_resource_pool_mgr()
+        name = self.config.actor_rollout_ref.rollout.name
+        threading.Thread(target=get_rollout_replica_class, args=(name,), daemon=True).start()
+
+    def get_llm_client(self) -> LLMServerClient:
+        """The agent loop's client; without the load balancer if there is nothing to balance."""
+        servers = self.llm_server_manager.server_handles
+        if len(servers) > 1:
+            return super().get_llm_client()
+        return self.llm_server_manager.get_client(OneServerClient, server=servers[0])
+
+    def on_validate_begin(self) -> None:
+        self._attach_metrics_file()
+
+    def _validate(self) -> dict[str, float]:
+        """Validate this step, keep its checkpoint if it is the best, and judge the result of the training.
+
+        The validation questions draw the curve and choose the checkpoint. The test questions are asked
+        before the training and after it, their controls after it alone: whether the trained policy cheats.
+        """
+        if self.config.trainer.val_only:
+            return self._ask(self.whole_val_dataloader)
+        at_start = self.global_steps == 0
+        metrics = self._ask(self.start_val_dataloader if at_start else self.small_val_dataloader)
+        metrics |= score_metrics(metrics, self.questions, headline_of(self.research.run_dir).metric)
+        rows = [*read_metrics(self.research.run_dir), metrics_row(metrics, self.global_steps)]
+        if not at_start and best_step(rows) == self.global_steps:
+            self._keep_as_best()
+        if self._ends_early(rows):
+            metrics[STOPPED_EARLY] = 1.0
+            self.total_training_steps = self.global_steps
+            self._save_this_step()  # veRL has decided already that this is not the last step
+        if not at_start and self.global_steps >= self.total_training_steps:
+            metrics |= self._judge()
+        return metrics
+
+    def _ask(self, questions: StatefulDataLoader) -> dict[str, float]:
+        self.val_dataloader = questions
+        metrics: dict[str, float] = super()._validate() if len(questions) else {}
+        return metrics
+
+    def _keep_as_best(self) -> None:
+        if self.research.keep != LAST and self._save_this_step():
+            keep_as_best(self.research.run_dir, self.global_steps)
+
+    def _save_this_step(self) -> bool:
+        """Write its checkpoint if it is not there; False where no checkpoints are wanted."""
+        if self.config.trainer.save_freq <= 0:
+            return False
+        if latest_checkpoint(self.research.run_dir) != self.global_steps:
+            self._save_checkpoint()
+        return True
+
+    def _save_checkpoint(self) -> None:
+        """veRL's, never through the hard links of a step that was saved before."""
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        shutil.rmtree(folder, ignore_errors=True)
+        super()._save_checkpoint()
+
+    def _ends_early(self, rows: list[dict[str, float]]) -> bool:
+        limit = self.research.early_stop
+        return limit is not None and validations_without_gain(rows) >= limit
+
+    def _judge(self) -> dict[str, float]:
+        """Ask the test questions and controls of the policy that is handed over, of whichever step it is."""
+        chosen, last = handed_over(self.research.run_dir, self.research.keep), self.global_steps
+        step, folder = chosen or (last, None)
+        if step != last:
+            self.checkpoint_manager.sleep_replicas()
+            self.actor_rollout_wg.load_checkpoint(local_path=f"{folder}/actor", del_local_after_load=False)
+            self.checkpoint_manager.update_weights(step)
+        self.global_steps = step  # of the trajectories that are written
+        try:
+            return {**self._ask(self.test_val_dataloader), EVALUATED_STEP: float(step)}
+        finally:
+            self.global_steps = last
+
+    def on_train_begin(self) -> None:
+        self._attach_metrics_file()
+        for row in read_metrics(self.research.run_dir):
+            self.guards.see(row)
+
+    def _attach_metrics_file(self) -> None:
+        # veRL makes its loggers inside fit(); its own file logger starts afresh on resume.
+        loggers: dict[str, Any] = self.logger.logger
+        loggers.setdefault("run", MetricsFile(self.research.run_dir / "metrics.jsonl"))
+
+    def _update_actor(self, batch: tq.KVBatchMeta, metrics: dict[str, Any]) -> tq.KVBatchMeta:
+        """With the agreement of actor and rollout, where the old_log_prob pass did not measure it."""
+        batch = super()._update_actor(batch, metrics)
+        found = {
+            name.removeprefix("actor/"): metrics.pop(name)
+            for name in list(metrics)
+            if name.startswith("actor/" + agreement.PREFIX)
+        }
+        if found and "training/rollout_probs_diff_mean" not in metrics:
+            metrics.update(agreement.statistics(found))
+        if "actor/entropy_loss" in metrics:
+            metrics.setdefault("actor/entropy", metrics["actor/entropy_loss"])
+        return batch
+
+    def _compute_metrics(
+        self, batch: tq.KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        super()._compute_metrics(batch, metrics, *args, **kwargs)
+        search_metrics = self._search_metrics(batch)
+        metrics.update({f"search/{name}": value for name, value in search_metrics.items()})
+        self._watch(metrics)
+        self._check_retriever(search_metrics)
+
+    def _watch(self, metrics: dict[str, Any]) -> None:
+        """Add ``guard/*`` to the step's metrics, and what a guard says to the log."""
+        for warning in self.guards.see(metrics_row(metrics, self.global_steps)):
+            logger.warning("WARNING step %d: %s", self.global_steps, warning.message)
+        metrics.update(self.guards.metrics())
+
+    def _search_metrics(self, batch: tq.KVBatchMeta) -> dict[str, float]:
+        """Means over the step's trajectories of what their episodes measured (answering.py, rewriting.py),
+        and the share of questions whose samples all earned the same.
+        """
+        keys = [
+            key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)
+        ]
+        names = ["extra_fields", "rm_scores"]
+        fields = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
+        rows = [extra["reward_extra_info"] for extra in fields.pop("extra_fields").tolist()]
+        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        # veRL's key of a trajectory is {uid}_{session}_{index}, and the uid is that of the GRPO group.
+        groups = [key.rsplit("_", 2)[0] for key in keys]
+        rewards = fields["rm_scores"].sum(dim=1).tolist()
+        return {**means, "equal_groups": equal_group_share(groups, rewards)}
+
+    def _check_retriever(self, search_metrics: dict[str, float]) -> None:
+        self.steps_without_retriever = self.steps_without_retriever + 1 if all_failed(search_metrics) else 0
+        if self.steps_without_retriever >= self.research.max_steps_without_retriever:
+            raise RetrieverGone(
+                f"{'every search' if 'searches' in search_metrics else 'the scoring of every text'} of "
+                f"{self.steps_without_retriever} steps failed: is the retriever at "
+                f"{self.research.retriever.url} alive? The reasons stand in trajectories/; mend it and run "
+                "again with --resume"
+            )

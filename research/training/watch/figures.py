@@ -1,0 +1,218 @@
+"""The curves of the report, each an SVG to be put into a page (research/drawing.py)."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.axes import Axes
+
+from research.drawing import COLOURS, STYLE, axes_of_figure, svg_text
+from research.environments.controls import CONTROLS
+from research.training.watch.guards import ENTROPY, REWARD, ROLLOUT_DIFFERENCE, Row, Rows
+from research.training.watch.headline import ANSWERS, Headline
+from research.training.watch.results import Result
+
+SMOOTHED = 10  # about the steps of the running mean over a noisy curve; drawn where there are twice as many
+# Sources of the test set and of the controls: points, not curves.
+NOT_VALIDATION = ("test_", *(f"{control}_" for control in CONTROLS))
+PHASES = ("gen", "old_log_prob", "update_actor", "update_weights")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart for the page. ``svg`` is None if none of its metrics are there; ``missing`` names those."""
+
+    title: str
+    svg: str | None
+    missing: list[str]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of plain metrics over steps: metric name -> label."""
+
+    title: str
+    curves: dict[str, str]
+    share: bool = False
+
+
+@dataclass(frozen=True)
+class Point:
+    """A result on held-out questions, drawn with its interval."""
+
+    source: str
+    step: int
+    result: Result
+
+
+CHARTS_OF_ANSWERS = (
+    Chart("Searches a question", {"search/searches": "searches"}),
+    Chart("Response length, tokens", {"search/response_tokens": "mean", "response_length/max": "longest"}),
+    Chart(
+        "Format valid, and cut by length",
+        {"search/format_valid": "valid", "search/cut_by_length": "cut"},
+        share=True,
+    ),
+    Chart("Questions whose samples all earned the same", {"search/equal_groups": "equal groups"}, share=True),
+    Chart("Entropy", {ENTROPY: "entropy"}),
+    Chart("KL", {"actor/ppo_kl": "to the policy that sampled", "actor/kl_loss": "to the reference"}),
+)
+
+
+CHARTS_OF_TEXTS = (
+    Chart("Response length, tokens", {"search/response_tokens": "mean", "response_length/max": "longest"}),
+    Chart("Recall@10", {"search/recall_at_10": "recall@10"}, share=True),
+    Chart(
+        "Texts that were cut, empty, or not scored",
+        {"search/cut_by_length": "cut", "search/empty": "empty", "search/scoring_failed": "not scored"},
+        share=True,
+    ),
+    *CHARTS_OF_ANSWERS[3:],
+)
+
+
+def draw_all(
+    rows: Rows, points: Sequence[Point], difference_limit: float, headline: Headline
+) -> list[Drawing]:
+    """Every chart of the report, in order, from the rows of metrics.jsonl."""
+    answers = headline is ANSWERS
+    with matplotlib.rc_context(STYLE):
+        steps = [row for row in rows if REWARD in row]
+        return [
+            _plain(Chart("Training questions", headline.training_chart, share=answers), steps),
+            _held_out(rows, points, headline),
+            *(_plain(chart, steps) for chart in (CHARTS_OF_ANSWERS if answers else CHARTS_OF_TEXTS)),
+            _difference(steps, difference_limit),
+            _seconds(steps),
+        ]
+
+
+def _plain(chart: Chart, rows: Rows) -> Drawing:
+    missing = _missing(rows, chart.curves)
+    if len(missing) == len(chart.curves):
+        return Drawing(chart.title, None, missing)
+    figure, axes = axes_of_figure()
+    for number, (key, label) in enumerate(chart.curves.items()):
+        if key not in missing:
+            _curve(axes, *_series(rows, key), number, label)
+    if chart.share:
+        axes.set_ylim(-0.03, 1.03)
+    if len(chart.curves) > 1:
+        axes.legend(fontsize=8)
+    return Drawing(chart.title, svg_text(figure, chart.title), missing)
+
+
+def _held_out(rows: Rows, points: Sequence[Point], headline: Headline) -> Drawing:
+    """The measure by source: a line through the validations, a dotted one for what it should leave behind,
+    and the results of the table with their intervals.
+    """
+    title = headline.title
+    curves, baselines = _validated(rows, headline.metric), _validated(rows, headline.baseline)
+    if not curves and not points:
+        return Drawing(title, None, [f"val-aux/*/{headline.metric}/mean@1"])
+    groups = sorted({_group(source) for source in [*curves, *(point.source for point in points)]})
+    colour = dict(zip(groups, COLOURS * (1 + len(groups) // len(COLOURS)), strict=False))
+    figure, axes = axes_of_figure()
+    for source, (steps, values) in curves.items():
+        axes.plot(steps, values, color=colour[_group(source)], marker=".", linewidth=1.2)
+    for source, (steps, values) in baselines.items():
+        axes.plot(steps, values, color=colour[_group(source)], linestyle=":", linewidth=1.2)
+    spread = 0.01 * max((point.step for point in points), default=0)
+    for point in points:
+        shift = spread * (groups.index(_group(point.source)) - (len(groups) - 1) / 2)
+        _mark(axes, point, shift, colour[_group(point.source)])
+    for name in groups:
+        axes.plot([], [], color=colour[name], label=name.replace("$", r"\$"))  # no formula
+    if baselines:
+        axes.plot([], [], color=COLOURS[-1], linestyle=":", label="the questions themselves")
+    axes.set_ylim(-0.03, 1.03)
+    axes.legend(fontsize=8)
+    return Drawing(title, svg_text(figure, title), [])
+
+
+def _validated(rows: Rows, metric: str) -> dict[str, tuple[list[float], list[float]]]:
+    """Steps and values of a metric by source of the validation questions."""
+    pattern = re.compile(rf"val-aux/(.+)/{metric}/mean@1")
+    keys = sorted({key for row in rows for key in row if pattern.fullmatch(key)})
+    sources = {key.split("/")[1]: key for key in keys}
+    return {s: _series(rows, key) for s, key in sources.items() if not s.startswith(NOT_VALIDATION)}
+
+
+def _mark(axes: Axes, point: Point, shift: float, colour: str) -> None:
+    """A diamond with its interval, moved aside so that sources do not hide each other."""
+    result, (low, high) = point.result, point.result.interval
+    bounds = [[result.value - low], [high - result.value]]
+    at = [point.step + shift], [result.value]
+    axes.errorbar(*at, yerr=bounds, color=colour, fmt="D", markersize=4, capsize=2)
+
+
+def _difference(rows: Rows, limit: float) -> Drawing:
+    title = "|p of the rollout - p of the actor|"
+    missing = _missing(rows, [ROLLOUT_DIFFERENCE])
+    if missing:
+        return Drawing(title, None, missing)
+    figure, axes = axes_of_figure()
+    axes.set_yscale("log")
+    steps, values = _series(rows, ROLLOUT_DIFFERENCE)
+    axes.plot(steps, [value if value > 0 else math.nan for value in values], COLOURS[0], marker=".")
+    axes.axhline(limit, color=COLOURS[3], linestyle="--", linewidth=1)
+    where = axes.get_yaxis_transform()  # x as a share of the width, y as a value
+    axes.text(0.01, limit, f"warning above {limit:.0e}", transform=where, va="top", fontsize=8)
+    return Drawing(title, svg_text(figure, title), [])
+
+
+def _seconds(rows: Rows) -> Drawing:
+    """Seconds of each step by phase, stacked; the rest is what no phase accounts for."""
+    title = "Seconds a step"
+    missing = _missing(rows, ["timing_s/step"])
+    if missing:
+        return Drawing(title, None, missing)
+    figure, axes = axes_of_figure()
+    steps, total = _series(rows, "timing_s/step")
+    parts = [
+        [row.get(f"timing_s/{phase}", 0.0) for row in rows if "timing_s/step" in row] for phase in PHASES
+    ]
+    rest = [max(0.0, whole - sum(part)) for whole, *part in zip(total, *parts, strict=True)]
+    edges = [step + side for step in steps for side in (-0.5, 0.5)]
+    layers = [[value for value in part for _ in range(2)] for part in [*parts, rest]]
+    axes.stackplot(edges, layers, labels=[*PHASES, "rest"], colors=COLOURS, alpha=0.85)
+    axes.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1)
+    return Drawing(title, svg_text(figure, title), [])
+
+
+def _missing(rows: Rows, keys: Iterable[str]) -> list[str]:
+    return [key for key in keys if not any(key in row for row in rows)]
+
+
+def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+    """Steps and values of a metric; a value that is not finite leaves a gap."""
+    found: list[Row] = [row for row in rows if key in row]
+    values = [row[key] if math.isfinite(row[key]) else math.nan for row in found]
+    return [row["step"] for row in found], values
+
+
+def _curve(axes: Axes, steps: list[float], values: list[float], number: int, label: str) -> None:
+    """A line; a long and so noisy one is drawn pale, with its running mean over it. The second one of a chart
+    is dashed: it often lies on the first.
+    """
+    colour, style = COLOURS[number], "--" if number else "-"
+    if len(values) < 2 * SMOOTHED:
+        axes.plot(steps, values, color=colour, label=label, marker=".", linewidth=1.2, linestyle=style)
+        return
+    axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
+    half = SMOOTHED // 2
+    windows = [values[max(0, index - half) : index + half + 1] for index in range(len(values))]
+    axes.plot(steps, [_mean(window) for window in windows], color=colour, label=label, linestyle=style)
+
+
+def _mean(window: list[float]) -> float:
+    """Of what is there: one NaN must not hide its neighbours."""
+    there = [value for value in window if not math.isnan(value)]
+    return sum(there) / len(there) if there else math.nan
+
+
+def _group(source: str) -> str:
+    """``validation_2hop`` and ``test_2hop`` are ``2hop``; other names stay."""
+    return re.sub("^(validation|test)_", "", source)

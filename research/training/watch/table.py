@@ -1,0 +1,164 @@
+"""The table of held-out results, before and after a training: rows as objects, and as text. The report shows
+the same rows in HTML.
+
+The rows come from the files of the whole test set, ``trajectories/test_step_N.jsonl``; a run without them is
+judged by ``validation_step_N.jsonl``. Results measured elsewhere may stand in RUN_DIR/controls.jsonl, one
+object a line: ``{"name": "supervised", "questions": 500, "em": 0.9, "searches": 2.0, "format_valid": 1.0}``.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from research.environments.controls import CONTROLS
+from research.episode.trajectory import Trajectory
+from research.training.run_files import TRAJECTORY_FILE, read_metrics, read_step
+from research.training.watch.headline import Headline, headline_of
+from research.training.watch.results import Result
+from research.training.watch.validations import EVALUATED_STEP
+
+NO_TEST = "\nThese questions also drew the curve: there are no test questions of the run's own (--test)."
+KINDS = ("", *CONTROLS)  # in the order of the table: real search, then the controls
+
+
+class Key(NamedTuple):
+    """A held-out episode. ``control`` is how its searches were answered, one of KINDS."""
+
+    control: str
+    source: str
+    id: str
+    sample: int
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One source of questions, with a result before the training, after it, or both."""
+
+    name: str
+    before: Result | None
+    after: Result | None
+    control: str = ""
+
+    def cells(self) -> tuple[str, ...]:
+        """One text for each column of the table; ``-`` where nothing was measured."""
+        results = [result for result in (self.before, self.after) if result]
+        counts = dict.fromkeys(str(result.questions) for result in results)
+        return (self.name, " -> ".join(counts), *type(results[0]).cells(self.before, self.after))
+
+
+def header_of(headline: Headline) -> tuple[str, ...]:
+    """The names of the columns."""
+    return ("held out", "questions", *headline.results.HEADER)
+
+
+def held_out_split(run_dir: Path) -> str:
+    """``test`` if the run has evaluated its test set, else ``validation``."""
+    return "test" if held_out_steps(run_dir, "test") else "validation"
+
+
+def held_out_steps(run_dir: Path, split: str) -> list[int]:
+    """The steps of which there are held-out trajectories, in order."""
+    names = (path.name for path in (run_dir / "trajectories").glob(f"{split}_step_*.jsonl"))
+    return sorted({int(found[2]) for name in names if (found := TRAJECTORY_FILE.fullmatch(name))})
+
+
+def step_after(run_dir: Path, split: str) -> int | None:
+    """The step whose policy stands for "after the training"; None if there is none yet.
+
+    The test questions are asked of the policy that is handed over alone. Validation questions are asked of
+    many steps: that of the policy is taken once the run has ended, the last one until then.
+    """
+    steps = [step for step in held_out_steps(run_dir, split) if step > 0]
+    judged = [int(row[EVALUATED_STEP]) for row in read_metrics(run_dir) if EVALUATED_STEP in row]
+    return judged[-1] if judged and judged[-1] in steps else max(steps, default=None)
+
+
+def held_out_metrics(run_dir: Path, split: str, step: int | None) -> dict[Key, dict[str, float]]:
+    """The metrics of the held-out episodes of a step; empty if it was not evaluated.
+
+    One an episode: a file has some twice if its evaluation was killed and done again.
+    """
+    trajectories = read_step(run_dir, step, split) if step is not None else ()
+    return {key_of(trajectory): trajectory.metrics for trajectory in trajectories}
+
+
+def key_of(trajectory: Trajectory) -> Key:
+    """What tells a held-out episode from the others of its step."""
+    data = trajectory.metadata
+    # Runs from before there were controls searched for real.
+    return Key(data.get("control", ""), data["data_source"], data["id"], data["sample"])
+
+
+def table_rows(run_dir: Path) -> list[TableRow]:
+    """The rows of the run: real search first, then the controls, then those of controls.jsonl.
+
+    Raises:
+        ValueError: a line of controls.jsonl has not the keys it must have; names file and line.
+    """
+    split = held_out_split(run_dir)
+    before, after = held_out(run_dir, split, 0), held_out(run_dir, split, step_after(run_dir, split))
+    keys = sorted({*before, *after}, key=lambda key: (KINDS.index(key[0]), key[1]))
+    rows = [TableRow(name, before.get((kind, name)), after.get((kind, name)), kind) for kind, name in keys]
+    return rows + list(_measured_elsewhere(run_dir))
+
+
+def held_out(run_dir: Path, split: str, step: int | None) -> dict[tuple[str, str], Result]:
+    """The results of a step by control and data source."""
+    groups: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
+    for key, row in held_out_metrics(run_dir, split, step).items():
+        groups[key.control, key.source].append(row)
+    results = headline_of(run_dir).results
+    return {source: results.of(rows) for source, rows in groups.items()}
+
+
+def _measured_elsewhere(run_dir: Path) -> Iterable[TableRow]:
+    path, results = run_dir / "controls.jsonl", headline_of(run_dir).results
+    for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else (), start=1):
+        try:
+            values = json.loads(line)
+            name, result = values.pop("name"), results(**values)
+            _check_measured(name, values)
+            yield TableRow(name, None, result, "elsewhere")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            wanted = ", ".join(["name", *(each.name for each in fields(results) if each.default is MISSING)])
+            raise ValueError(f"{path}, line {number}: not an object with {wanted}: {error}") from error
+
+
+SHARES = ("em", "format_valid", "ndcg", "original", "recall", "scoring_failed")
+
+
+def _check_measured(name: Any, values: dict[str, Any]) -> None:
+    """Raises ValueError for a figure that nothing can have been measured as."""
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"name is {name!r}")
+    if type(values["questions"]) is not int or values["questions"] < 1:
+        raise ValueError(f"questions is {values['questions']!r}, not a count from 1")
+    for key, value in values.items():
+        most = 1.0 if key in SHARES else sys.float_info.max
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+            raise ValueError(f"{key} is {value!r}, not a number from 0{' to 1' if most == 1 else ''}")
+
+
+def as_text(rows: list[TableRow], headline: Headline) -> str:
+    """The table for a terminal, one line a row."""
+    lines = [header_of(headline), *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines
+    )
+
+
+def failures_warning(rows: list[TableRow], headline: Headline) -> str:
+    """One line if searches of the table's episodes failed, else empty: their figures are then too low."""
+    results = [result for row in rows for result in (row.before, row.after) if result]
+    failed = round(sum(result.failures * result.questions for result in results))
+    if not failed:
+        return ""
+    return (
+        f"WARNING: {failed} {headline.failures}, so the figures are too low: was the retriever "
+        "gone or the machine overloaded? The reasons stand in trajectories/"
+    )

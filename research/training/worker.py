@@ -1,9 +1,0 @@
-"""``actor_rollout_ref.model.external_lib``: veRL imports this in each process that builds the model."""
-
-import os
-
-from research.training import patches
-
-patches.bound_weight_sending()
-if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
-    import research.training.cpu.engine  # noqa: F401  (registers the engine)

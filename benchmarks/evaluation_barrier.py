@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from research.datasets.questions import Question, read_questions
-from research.episode.loop import SearchFunction
+from research.episode.tools import SearchFunction
 from research.episode.trajectory import Passage, Trajectory
 from research.evaluation.config import EvaluationConfig, compose_config, read_config
 from research.evaluation.engines import Engine, Stops, opened

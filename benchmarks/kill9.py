@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 from serving import questions_of, start
 
-from research.episode.loop import SearchError
+from research.episode.tools import SearchError
 from research.tools.search import RetrieverClient, RetrieverConfig
 
 DEADLINE_S = 300.0

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from research.episode.trajectory import Search, Segment, Trajectory
+from research.episode.trajectory import Call, Segment, Trajectory
 from research.training.run_files import append_line, write_trajectory
 
 
@@ -45,7 +45,7 @@ def episode(number, em, *, source="test_2hop", control="", text="because", passa
     return Trajectory(
         [0],
         segments,
-        [Search("who")],
+        [Call("who")],
         "answer",
         reward=em,
         reward_reason="right answer" if em else "wrong answer",

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from transformers import Qwen2Config
 
 from research.datasets.questions import Question
-from research.episode.loop import SearchError
 from research.episode.tokens import TokenProtocol
+from research.episode.tools import SearchError
 from research.episode.trajectory import Passage, Trajectory
 from research.evaluation.config import (
     EvaluationConfig,

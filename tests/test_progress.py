@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_folder import episode, step_row, write_episodes, write_rows
 
+from research.environments.query_rewriting import HEADLINE as REWRITINGS
+from research.environments.question_answering import HEADLINE as ANSWERS
 from research.metrics.answers import wilson_interval
 from research.training.run_files import forget_steps_after, write_trajectory
 from research.training.watch.episodes import choose_pairs
 from research.training.watch.guards import GuardConfig
-from research.training.watch.headline import ANSWERS, REWRITINGS
 from research.training.watch.progress import StepPrinter
 from research.training.watch.table import as_text, failures_warning, header_of, held_out_steps, table_rows
 from research.viewer.files import Source
@@ -127,13 +128,13 @@ def test_runs_without_test_set_or_controls_are_judged_by_their_validation(tmp_pa
     del old.metadata["control"]
     write_episodes(tmp_path, "validation", 0, old)
     (row,) = table_rows(tmp_path)
-    assert row.before is not None and row.before.em == 1.0 and row.after is None
+    assert row.before is not None and row.before.value == 1.0 and row.after is None
 
 
 def test_an_evaluation_done_twice_counts_once(tmp_path):
     write_episodes(tmp_path, "test", 0, episode(1, 0.0), episode(2, 0.0), episode(1, 1.0))
     (row,) = table_rows(tmp_path)
-    assert row.before is not None and (row.before.questions, row.before.em) == (2, 0.5)
+    assert row.before is not None and (row.before.questions, row.before.value) == (2, 0.5)
 
 
 def test_the_files_of_several_writers_are_read_as_one(tmp_path):
@@ -143,7 +144,7 @@ def test_the_files_of_several_writers_are_read_as_one(tmp_path):
     assert held_out_steps(tmp_path, "test") == [0, 1, 10]
     (row,) = table_rows(tmp_path)
     assert row.before is not None and row.after is not None
-    assert (row.before.questions, row.before.em, row.after.questions, row.after.em) == (3, 0.0, 3, 1.0)
+    assert (row.before.questions, row.before.value, row.after.questions, row.after.value) == (3, 0.0, 3, 1.0)
     assert len(choose_pairs(tmp_path, 10)) == 3
     source = Source(tmp_path)
     while not source.refresh(1.0):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import answering, ask, retriever, serving, speaking
 
-from research.episode.loop import SearchError
+from research.episode.tools import SearchError
 from research.episode.trajectory import Passage
 from research.tools.search import RetrieverClient, RetrieverConfig
 

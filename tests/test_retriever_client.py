@@ -10,7 +10,7 @@ import pytest
 from flask import Flask, jsonify, request
 from loopback import ask, retriever, serving
 
-from research.episode.loop import SearchError
+from research.episode.tools import SearchError
 from research.tools.search import RetrieverClient, RetrieverConfig
 from research.training.run.preflight import free_port
 

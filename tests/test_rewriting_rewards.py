@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retriever_process import ROWS, serving
 
 from research.datasets.rewriting_tasks import RewritingTask
-from research.episode.loop import SearchError
+from research.episode.tools import SearchError
 from research.episode.trajectory import Passage
 from research.metrics.ranking import ndcg, recall
 from research.rewards.rewriting import (

@@ -16,19 +16,19 @@ from run_folder import make_run, step_row, write_episodes, write_rows
 
 from research.datasets.rewriting_tasks import RewritingTask, read_tasks, write_tasks
 from research.datasets.stack_exchange.positives import passage_id, write_positives
+from research.environments.query_rewriting import HEADLINE as REWRITINGS
+from research.environments.query_rewriting import task_of
 from research.episode.protocol import Protocol
 from research.episode.trajectory import Segment, Trajectory
 from research.errors import DataError
-from research.training.config import read_research_config
+from research.training.config import headline_of, read_research_config
 from research.training.recipe_rqr import main
-from research.training.rewriting import Rewriting, task_of
 from research.training.rows import write_run_rows
 from research.training.run.command_line import resolve_options
 from research.training.run.execute import RunFailed
 from research.training.run.options import Options
 from research.training.run.plan import ConfigurationError, compose_config, make_plan
 from research.training.watch.guards import GuardConfig, all_failed, check
-from research.training.watch.headline import REWRITINGS, headline_of
 from research.training.watch.progress import StepPrinter
 from research.training.watch.report import write_report
 from research.training.watch.table import as_text, failures_warning, table_rows
@@ -76,11 +76,10 @@ def test_a_policy_that_thinks_is_read_in_the_form_of_its_prompt(tmp_path, tag_to
     words = ("research.prompt=rqr_think", "research.rewriting.think=true", "research.retriever.deadline=0.1")
     config = read_research_config(compose(tmp_path, "cpu", *words, "research.reward=retrieval_gain").research)
     engine = ScriptedEngine(tag_tokens, ["<think>a</think><answer>the terms</answer>"])
-    episodes = Rewriting(config, config.rewriting, tag_tokens)
     row = {
         "extra_info": {"id": "1", "question": "why?", "positives": [], "gold_ids": ["a"], "excluded_ids": []}
     }
-    trajectory = asyncio.run(episodes.play(row, engine.generate))
+    trajectory = asyncio.run(config.environment.play(row, engine.generate, tag_tokens))
     assert trajectory.metadata["text"] == "the terms" and trajectory.metrics["empty"] == 0.0
     assert trajectory.reward == 0.0 and "not scored" in trajectory.reward_reason  # nobody is there to search
 

@@ -9,15 +9,10 @@ from conftest import LIMITS, ScriptedEngine, search_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from research.episode.loop import (
-    NOTICE_FAILED,
-    NOTICE_NO_QUERY,
-    NOTICE_NOTHING,
-    Limits,
-    SearchError,
-    run_episode,
-)
+from research.episode.calls import NO_CALL
+from research.episode.loop import NOTICE_FAILED, NOTICE_NOTHING, Limits, run_episode
 from research.episode.protocol import extract_answer, format_fault
+from research.episode.tools import SearchError, search_tool
 from research.episode.trajectory import Trajectory
 from research.rewards import DOOR, Reference
 
@@ -35,7 +30,7 @@ TURNS = [
 def run(tokens, turns, search=None, limits=LIMITS, prompt=(1, 2, 3)):
     engine = ScriptedEngine(tokens, turns)
     trajectory = asyncio.run(
-        run_episode(prompt, engine.generate, search or search_for("T\ntext"), tokens, limits)
+        run_episode(prompt, engine.generate, [search_tool(search or search_for("T\ntext"))], tokens, limits)
     )
     return trajectory, engine
 
@@ -114,8 +109,8 @@ def test_failed_search_costs_one_turn(tokens):
 @pytest.mark.parametrize(
     ("turn", "search", "notice"),
     [
-        ("<search>  </search>", None, NOTICE_NO_QUERY),
-        ("nothing opened </search>", None, NOTICE_NO_QUERY),
+        ("<search>  </search>", None, NO_CALL),
+        ("nothing opened </search>", None, NO_CALL),
         ("<search>q</search>", search_for(), NOTICE_NOTHING),
     ],
 )
@@ -130,7 +125,7 @@ def test_engine_errors_pass_through(tokens):
         raise ConnectionError("engine died")
 
     with pytest.raises(ConnectionError):
-        asyncio.run(run_episode([1], dead, search_for("x"), tokens, LIMITS))
+        asyncio.run(run_episode([1], dead, [search_tool(search_for("x"))], tokens, LIMITS))
 
 
 def test_limit_on_searches(tokens):
@@ -231,7 +226,7 @@ def test_episodes_do_not_wait_for_each_other(tag_tokens):
             return []
 
         engine = ScriptedEngine(tag_tokens, [TURNS[0], TURNS[0], TURNS[1]])
-        await run_episode([1], engine.generate, search, tag_tokens, LIMITS)
+        await run_episode([1], engine.generate, [search_tool(search)], tag_tokens, LIMITS)
         order.append(name)
         ended.set()
 

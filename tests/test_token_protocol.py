@@ -21,6 +21,7 @@ from research.episode.prompts import build_prompt, load_prompt
 from research.episode.protocol import Protocol, neutralise
 from research.episode.rewriting import rewritten_query, run_rewriting
 from research.episode.tokens import TokenProtocol
+from research.episode.tools import search_tool
 from research.episode.trajectory import Passage, Trajectory
 from research.evaluation.config import EngineConfig, EvaluationError, Sampling
 from research.evaluation.engines import Stops, tokens_of
@@ -70,7 +71,9 @@ def id_of(token: str) -> int:
 
 def episode(tokens: TokenProtocol, *turns: str, found: tuple[str, ...] = ("T\ntext",)) -> Trajectory:
     engine = ScriptedEngine(tokens, list(turns))
-    return asyncio.run(run_episode([1, 2, 3], engine.generate, search_for(*found), tokens, LIMITS))
+    return asyncio.run(
+        run_episode([1, 2, 3], engine.generate, [search_tool(search_for(*found))], tokens, LIMITS)
+    )
 
 
 configured = cache(config)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from run_folder import episode, make_run, write_episodes
 
 from research.episode.protocol import Protocol
-from research.episode.trajectory import Passage, Search
+from research.episode.trajectory import Call, Passage
 from research.training.run_files import append_line, trajectory_path
 from research.viewer import catalogue as catalogue_module
 from research.viewer.__main__ import main
@@ -177,7 +177,7 @@ def test_a_line_with_an_odd_field_is_shown_or_named(tmp_path_factory, field, val
 
 
 def with_passage(one):
-    return replace(one, searches=[Search("who", [Passage("1", "Oslo\nThe capital.", 0.5)], shown=1)])
+    return replace(one, calls=[Call("who", [Passage("1", "Oslo\nThe capital.", 0.5)], shown=1)])
 
 
 def test_what_is_nested_too_deeply_to_show_is_said(tmp_path):
@@ -297,7 +297,7 @@ def test_pairs_of_different_steps_methods_and_kinds(tmp_path):
 def test_gold_passages_by_id_and_by_title():
     shown = [Passage("7", "Oslo\nThe capital."), Passage("8", '"Lima"\nA city of x.'), Passage("9", "Rome\n")]
     one = episode(1, 1.0)
-    one.searches = [Search("where", shown, shown=2)]
+    one.searches = [Call("where", shown, shown=2)]
     assert gold_found(one) is None
     one.metadata |= {"supporting_ids": [7, 9], "supporting_titles": ["Oslo", "lima"]}
     assert gold_found(one) == {"total": 2, "found": 1}

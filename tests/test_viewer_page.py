@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from run_folder import episode, make_run, write_episodes
 from viewer_process import viewing
 
-from research.episode.trajectory import Passage, Search
+from research.episode.trajectory import Call, Passage
 from research.training.run_files import append_line, trajectory_path
 
 pytestmark = needs_chromium
@@ -45,7 +45,7 @@ def with_passages(one, contents="Oslo\nThe capital of y & z."):
         Passage("p3", "Rome\nNot shown."),
     ]
     metadata = {**one.metadata, "supporting_ids": ["p1", "p3"]}
-    return replace(one, searches=[Search("who", passages, shown=2)], metadata=metadata)
+    return replace(one, calls=[Call("who", passages, shown=2)], metadata=metadata)
 
 
 def rows(page):

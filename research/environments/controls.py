@@ -6,7 +6,7 @@ A policy that answers under them knows the answers by heart, or finds them in th
 from collections.abc import Sequence
 from itertools import cycle
 
-from research.episode.loop import SearchFunction
+from research.episode.tools import SearchFunction
 from research.episode.trajectory import Passage
 
 CLOSED_BOOK, SHUFFLED = "closed_book", "shuffled"

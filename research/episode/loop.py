@@ -1,32 +1,21 @@
-"""The search loop: generate - search - inject - generate. One episode of a model that searches, token in,
-token out.
+"""The loop: generate - call - inject - generate. One episode of a model that calls tools, token by token.
 
-Training and evaluation run this very code. It knows neither veRL, nor HTTP, nor vLLM: it is handed two
-callables. Each episode is a coroutine of its own, so episodes of a batch never wait for each other.
+Training and evaluation run this very code. It knows neither veRL, nor HTTP, nor vLLM: it is handed a callable
+that samples and the tools that may be called. Each episode is a coroutine of its own, so episodes of a batch
+never wait for each other.
 """
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from research.episode.protocol import parse_query
+from research.episode.calls import read_call
 from research.episode.tokens import ResultBlock, TokenProtocol
-from research.episode.trajectory import Passage, Search, Segment, Trajectory
+from research.episode.tools import SEARCH, CallFault, Tool, ToolError, ToolResult
+from research.episode.trajectory import Call, Segment, Trajectory
 
 NOTICE_FAILED = "The search failed. Search again, or answer from what is known."
-NOTICE_NO_QUERY = "There was no query between the search tags."
 NOTICE_NOTHING = "No results."
-
-
-class SearchError(Exception):
-    """A search that failed for good, after the client's own retries. Costs one turn of one trajectory.
-
-    `lasting`: no other search would fare better, since nobody listens there, or another kind of server.
-    """
-
-    def __init__(self, message: str, lasting: bool = False) -> None:
-        super().__init__(message)
-        self.lasting = lasting
 
 
 @dataclass(frozen=True)
@@ -42,10 +31,10 @@ class Limits:
     """Bounds of one episode, all in tokens but the first.
 
     Attributes:
-        searches: searches at most; a further one ends the episode.
+        searches: calls of tools, searches and others, at most; a further one ends the episode.
         turn_tokens: sampled tokens a turn; a turn that reaches it without a closing tag ends the episode.
         response_tokens: the whole response, injected blocks included.
-        passage_tokens: of one injected passage; a longer one is cut between words.
+        passage_tokens: of one injected passage or other result; a longer one is cut between words.
     """
 
     searches: int
@@ -56,35 +45,33 @@ class Limits:
 
 Generate = Callable[[list[int], int], Awaitable[Generation]]
 """(token ids so far, maximum of new tokens) -> sampled tokens. Must stop at ``TokenProtocol.stop_*``."""
-SearchFunction = Callable[[str], Awaitable[list[Passage]]]
-"""query -> passages, best first. Raises SearchError."""
 
 
 async def run_episode(
     prompt_ids: Sequence[int],
     generate: Generate,
-    search: SearchFunction,
+    tools: Sequence[Tool],
     tokens: TokenProtocol,
     limits: Limits,
 ) -> Trajectory:
-    """Let the model think, search and answer until it answers, ends its turn, or reaches a limit.
+    """Let the model think, call tools and answer until it answers, ends its turn, or reaches a limit.
 
     Returns:
         A trajectory without reward. Its response never exceeds ``limits.response_tokens`` and never holds an
         injected block without its closing tag.
 
     Raises:
-        RuntimeError: the engine returned no tokens. Whatever ``generate`` raises passes through; a
-        SearchError does not.
+        RuntimeError: the engine returned no tokens. Whatever ``generate`` raises passes through; a ToolError
+        does not.
     """
     trajectory = Trajectory(prompt_ids=list(prompt_ids))
     while trajectory.finish_reason is None:
         tag = await _model_turn(trajectory, generate, tokens, limits)
-        if tag != tokens.stop_tags[0]:
+        if tag in (None, tokens.answer_stop):
             break
-        if len(trajectory.searches) >= limits.searches:
+        if len(trajectory.calls) >= limits.searches:
             trajectory.finish_reason = "search_limit"
-        elif not await _search_turn(trajectory, search, tokens, limits):
+        elif not await _tool_turn(trajectory, tools, tokens, limits):
             trajectory.finish_reason = "length"
     return trajectory
 
@@ -93,7 +80,7 @@ async def _model_turn(
     trajectory: Trajectory, generate: Generate, tokens: TokenProtocol, limits: Limits
 ) -> str | None:
     """Sample one turn; returns the closing tag it ended at, or None. Sets the finish reason unless it
-    searches.
+    calls a tool.
     """
     budget = min(limits.turn_tokens, limits.response_tokens - trajectory.response_length)
     started = time.perf_counter()
@@ -106,42 +93,46 @@ async def _model_turn(
     trajectory.segments.append(segment)
     if tag is None:
         trajectory.finish_reason = "eos" if kept[-1] in tokens.eos_token_ids else "length"
-    elif tag == tokens.stop_tags[1]:
+    elif tag == tokens.answer_stop:
         trajectory.finish_reason = "answer"
     return tag
 
 
-async def _search_turn(
-    trajectory: Trajectory, search: SearchFunction, tokens: TokenProtocol, limits: Limits
+async def _tool_turn(
+    trajectory: Trajectory, tools: Sequence[Tool], tokens: TokenProtocol, limits: Limits
 ) -> bool:
-    """Run the search that the last turn asked for and inject what it found; False if the block does not
-    fit.
-    """
+    """Make the call that the last turn asked for and inject its result; False if the block does not fit."""
     # The model must be able to sample at least one more token, else the block would be its last word.
     room = limits.response_tokens - trajectory.response_length - 1
-    record, notice = await _run_search(parse_query(trajectory.model_turns[-1], tokens.protocol), search)
-    trajectory.searches.append(record)
-    if notice is None:
+    record, notice = await _call(trajectory.model_turns[-1], tools, tokens)
+    trajectory.calls.append(record)
+    if notice is not None:
+        block = tokens.notice_block(notice, room)
+    elif record.passages:
         block = tokens.result_block(record.passages, room, limits.passage_tokens)
     else:
-        block = tokens.notice_block(notice, room)
+        block = tokens.text_block(record.text, room, limits.passage_tokens)
     return _inject(trajectory, record, block)
 
 
-async def _run_search(query: str | None, search: SearchFunction) -> tuple[Search, str | None]:
-    """The record of a search, and the notice to show if there are no passages to show."""
-    if not query:
-        return Search(query, error="no query"), NOTICE_NO_QUERY
-    started = time.perf_counter()
+async def _call(turn: str, tools: Sequence[Tool], tokens: TokenProtocol) -> tuple[Call, str | None]:
+    """The record of a call, and the notice to show if there is nothing to show."""
     try:
-        passages = await search(query)
-    except SearchError as error:
-        return Search(query, error=str(error), seconds=time.perf_counter() - started), NOTICE_FAILED
-    record = Search(query, passages, seconds=time.perf_counter() - started)
-    return record, None if passages else NOTICE_NOTHING
+        call = read_call(turn, tools, tokens.protocol)
+    except CallFault as fault:
+        return Call(None, error=str(fault)), str(fault)
+    record, started = Call(call.text, tool=call.tool.name), time.perf_counter()
+    try:
+        result = await call.tool(call.arguments)
+    except ToolError as error:
+        record.seconds, record.error = time.perf_counter() - started, str(error)
+        return record, NOTICE_FAILED if call.tool.name == SEARCH else f"The call failed: {record.error}"
+    record.seconds = time.perf_counter() - started
+    record.passages, record.text = list(result.passages), result.text
+    return record, None if result != ToolResult() else NOTICE_NOTHING
 
 
-def _inject(trajectory: Trajectory, record: Search, block: ResultBlock | None) -> bool:
+def _inject(trajectory: Trajectory, record: Call, block: ResultBlock | None) -> bool:
     if block is None:
         return False
     record.shown = block.shown

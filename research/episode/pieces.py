@@ -27,7 +27,11 @@ def segment_pieces(segment: Segment, protocol: Protocol) -> list[Piece]:
     """One segment; what the environment wrote is one piece, whatever tags it holds."""
     if segment.author == "environment":
         return [Piece("result", segment.text)]
-    names = {protocol.think: "think", protocol.search: "search", protocol.answer: "answer"}
+    names = {
+        protocol.think: "think",
+        protocol.answer: "answer",
+        **dict.fromkeys(protocol.call_tags, "search"),
+    }
     return list(_model_pieces(segment.text, names))
 
 

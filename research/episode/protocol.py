@@ -10,7 +10,7 @@ Search-R1 calls the result ``<information>`` and puts its answer straight into `
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from os.path import commonprefix
 
@@ -23,7 +23,8 @@ class Protocol:
 
     ``result_template`` must hold ``{passages}`` between the result tags, and ``passage_template`` may use
     ``{rank}`` (from 1), ``{title}``, ``{text}`` and ``{contents}``. ``boxed``: the exact answer stands in
-    ``\\boxed{}``.
+    ``\\boxed{}``. ``calls`` is how tools are called, ``tags`` or ``json`` (research/episode/calls.py); with
+    ``json``, ``search`` is the tag of every call. ``tools``: the tags of further tools.
 
     Raises:
         ValueError: a template lacks its placeholder or its tags.
@@ -37,6 +38,8 @@ class Protocol:
     result_template: str = " <result>\n{passages}\n</result>"
     passage_template: str = "{contents}"
     passage_separator: str = "\n\n"
+    calls: str = "tags"
+    tools: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         before, found, after = self.result_template.partition("{passages}")
@@ -45,8 +48,22 @@ class Protocol:
             raise ValueError(f"protocol.result_template must hold {tags}")
 
     @property
-    def names(self) -> tuple[str, str, str, str]:
-        return self.think, self.search, self.result, self.answer
+    def names(self) -> tuple[str, ...]:
+        """All tags."""
+        return self.think, self.search, self.result, self.answer, *self.tools
+
+    @property
+    def call_tags(self) -> tuple[str, ...]:
+        """The tags whose closing ends a turn for a call."""
+        return self.search, *self.tools
+
+    def with_tools(self, names: Iterable[str]) -> "Protocol":
+        """The protocol with the tags of these tools."""
+        return self if self.calls == "json" else replace(self, tools=tuple(n for n in names if n != "search"))
+
+    def tag_of(self, tool: str) -> str:
+        """The tag by which a tool is called."""
+        return self.search if tool == "search" else tool
 
 
 def opening(name: str) -> str:
@@ -65,9 +82,19 @@ def parse_query(turn: str, protocol: Protocol) -> str | None:
 
     None if the turn closes no search, or closes one that it never opened. An empty query is an empty string.
     """
-    before, closed, _ = turn.partition(closing(protocol.search))
-    _, opened, query = before.rpartition(opening(protocol.search))
-    return query.strip() if closed and opened else None
+    call = parse_call(turn, replace(protocol, tools=()))
+    return call[1] if call else None
+
+
+def parse_call(turn: str, protocol: Protocol) -> tuple[str, str] | None:
+    """The tag of the call that a turn ends in, and the stripped text in it.
+
+    None if the turn closes no call, or closes one that it never opened. An empty call is an empty text.
+    """
+    ends = [(end, tag) for tag in protocol.call_tags if (end := turn.find(closing(tag))) >= 0]
+    end, tag = min(ends, default=(0, ""))
+    _, opened, content = turn[:end].rpartition(opening(tag))
+    return (tag, content.strip()) if ends and opened else None
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -235,17 +262,18 @@ def format_fault(turns: Sequence[str], protocol: Protocol) -> str | None:
     """
     found = list(_tag_pattern(protocol.names).finditer("".join(turns)))
     count = Counter(each.group() for each in found)
-    think, answer, search, result = protocol.think, protocol.answer, protocol.search, protocol.result
+    think, answer, result = protocol.think, protocol.answer, protocol.result
     if any(each[1].casefold() == result.casefold() for each in found):
         return "the model wrote a result block itself"
     if misspelt := count.keys() - {write(name) for name in protocol.names for write in (opening, closing)}:
         return f"a tag is not spelt as the protocol has it: {min(misspelt)[:30]}"
     if count[opening(think)] != count[closing(think)] or not count[opening(think)]:
         return "think tags missing or unbalanced"
-    if count[opening(search)] != count[closing(search)]:
-        return "search tags unbalanced"
-    if any(parse_query(turn, protocol) is None for turn in turns[:-1]):
-        return "a search was closed but never opened"
+    for tag in protocol.call_tags:
+        if count[opening(tag)] != count[closing(tag)]:
+            return f"{tag} tags unbalanced"
+    if any(parse_call(turn, protocol) is None for turn in turns[:-1]):
+        return "a call was closed but never opened"
     if count[opening(answer)] != 1 or count[closing(answer)] != 1:
         return "not exactly one answer"
     if extract_answer(turns, protocol) is None:

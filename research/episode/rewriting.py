@@ -7,17 +7,17 @@ configuration. The reference: bigai-nlco/TongSearch-QR.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from research.episode.loop import Generate, Limits, SearchError, run_episode
+from research.episode.loop import Generate, Limits, run_episode
 from research.episode.protocol import extract_answer, unboxed
 from research.episode.tokens import TokenProtocol
-from research.episode.trajectory import Passage, Trajectory
+from research.episode.trajectory import Trajectory
 
 
 async def run_rewriting(
     prompt_ids: Sequence[int], generate: Generate, tokens: TokenProtocol, limits: Limits
 ) -> Trajectory:
     """One turn of the search loop: a policy that closes a search all the same ends there."""
-    return await run_episode(prompt_ids, generate, _no_search, tokens, replace(limits, searches=0))
+    return await run_episode(prompt_ids, generate, (), tokens, replace(limits, searches=0))
 
 
 def rewritten_query(trajectory: Trajectory, tokens: TokenProtocol, think: bool, boxed: bool = False) -> str:
@@ -30,7 +30,3 @@ def rewritten_query(trajectory: Trajectory, tokens: TokenProtocol, think: bool, 
     if not think:
         return "".join(turns).strip()
     return unboxed(extract_answer(turns, replace(tokens.protocol, boxed=boxed)) or "")
-
-
-async def _no_search(query: str) -> list[Passage]:
-    raise SearchError("a rewriting makes no search")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from research.episode.protocol import Protocol, closing, neutralise, render_passage, render_result
+from research.episode.tools import Tool
 from research.episode.trajectory import Passage, well_formed
 
 if TYPE_CHECKING:
@@ -88,10 +89,14 @@ class TokenProtocol:
         stop_strings: the closing tags, where they are not single tokens; else empty.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", protocol: Protocol) -> None:
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", protocol: Protocol, tools: Sequence[Tool] = ()
+    ) -> None:
         self.tokenizer = tokenizer
         self.protocol = protocol
-        self.stop_tags = (closing(protocol.search), closing(protocol.answer))
+        self.tools = tools
+        self.answer_stop = closing(protocol.answer)
+        self.stop_tags = (*map(closing, protocol.call_tags), self.answer_stop)
         added = tokenizer.get_added_vocab()
         tag_ids = [added.get(tag) for tag in self.stop_tags]
         self._tag_ids = [tag_id for tag_id in tag_ids if tag_id is not None] if None not in tag_ids else []
@@ -160,12 +165,14 @@ class TokenProtocol:
     def _rendered(self, system: str | None, user: str) -> str:
         messages = [] if system is None else [{"role": "system", "content": system}]
         messages.append({"role": "user", "content": user})
+        said = [tool.schema for tool in self.tools] if self.protocol.calls == "json" else None
         try:
-            return str(
-                self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tools=said, tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # a template is the model's own program, which may raise anything
             raise ValueError(f"the model's chat template fails: {' '.join(str(error).split())}") from error
+        return str(rendered)
 
     def cut(self, token_ids: Sequence[int]) -> tuple[list[int], str | None]:
         """The sampled tokens up to the one that ends the text or completes the first closing tag, and that
@@ -201,6 +208,18 @@ class TokenProtocol:
             return text
         prefix = self.decode(token_ids[: max(tokens, 0)]).rstrip("\ufffd")
         return prefix[: len(prefix) - _begun_word(prefix)].rstrip() or prefix
+
+    @property
+    def tools_text(self) -> str:
+        """The tools as a prompt can name them."""
+        if self.protocol.calls == "json":
+            return "\n".join(json.dumps(tool.schema, ensure_ascii=False) for tool in self.tools)
+        return "\n".join(map(self._tool_line, self.tools))
+
+    def _tool_line(self, tool: Tool) -> str:
+        tag, names = self.protocol.tag_of(tool.name), list(tool.arguments.model_fields)
+        content = names[0] if len(names) == 1 else "{" + ", ".join(f'"{each}": ...' for each in names) + "}"
+        return f"<{tag}>{content}</{tag}>: {tool.description}"
 
     def clean(self, text: str) -> str:
         """Text from outside without tags and special tokens, see :func:`research.protocol.neutralise`."""
@@ -240,6 +259,11 @@ class TokenProtocol:
             if len(block.token_ids) <= room:
                 return block
         return self._shortened(texts[0] if texts else "", room, shown=min(1, len(texts)))
+
+    def text_block(self, text: str, room: int, most: int) -> ResultBlock | None:
+        """The block to inject for a tool's text of at most `most` tokens; None if none fits."""
+        reach = (most + 1) * self._longest_token
+        return self._shortened(self.truncate(self.clean(text[:reach]).strip(), most), room, shown=0)
 
     def notice_block(self, notice: str, room: int) -> ResultBlock | None:
         """The block that stands in for passages when there are none to show; None if it does not fit."""

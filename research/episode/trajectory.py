@@ -43,11 +43,12 @@ class Passage:
 
 @_AS_WRITTEN
 @dataclass
-class Search:
-    """One search: what was asked, what came back, and what it cost.
+class Call:
+    """One call of a tool: what was asked, what came back, and what it cost.
 
-    ``error`` is None if the retriever answered; otherwise the model read a notice instead of passages.
-    ``shown`` counts the passages that fitted into the injected block.
+    ``query``: of a search; of another tool its arguments as JSON. ``error`` is None if the tool answered;
+    otherwise the model read a notice instead. ``shown`` counts the passages that fitted into the block, and
+    ``text`` is what a tool without passages gave.
     """
 
     query: str | None
@@ -55,6 +56,8 @@ class Search:
     shown: int = 0
     error: str | None = None
     seconds: float = 0.0
+    tool: str = "search"
+    text: str = ""
 
 
 @_AS_WRITTEN
@@ -85,7 +88,7 @@ class Trajectory:
 
     prompt_ids: list[int]
     segments: list[Segment] = field(default_factory=list)
-    searches: list[Search] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     generate_seconds: float = 0.0
     reward: float | None = None
@@ -123,8 +126,14 @@ class Trajectory:
         return "".join(segment.text for segment in self.segments)
 
     @property
-    def search_seconds(self) -> float:
-        return sum(search.seconds for search in self.searches)
+    def searches(self) -> list[Call]:
+        """The calls of the tool ``search``."""
+        return [call for call in self.calls if call.tool == "search"]
+
+    @property
+    def call_seconds(self) -> float:
+        """Spent in tools."""
+        return sum(call.seconds for call in self.calls)
 
     def to_json(self) -> str:
         """One line of a trajectory file."""
@@ -138,7 +147,10 @@ class Trajectory:
             ValueError: the line is no trajectory of this version; one line says why.
         """
         try:
-            return checked(_RECORD, json.loads(line))
+            row = json.loads(line)
+            if isinstance(row, dict) and "searches" in row:  # as written when search was the only tool
+                row["calls"] = row.pop("searches")
+            return checked(_RECORD, row)
         except RecursionError:
             raise ValueError("it is nested too deeply") from None
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from research.datasets.questions import Question
-from research.episode.loop import SearchError, SearchFunction
+from research.episode.tools import SearchError, SearchFunction
 from research.episode.trajectory import Passage, Trajectory
 from research.evaluation.config import EvaluationConfig, EvaluationError, read_config
 from research.evaluation.datasets import digest, read_datasets, tasks

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from research.datasets.questions import Question
-from research.episode.loop import SearchFunction
 from research.episode.tokens import TokenProtocol
+from research.episode.tools import SearchFunction
 from research.episode.trajectory import Trajectory, well_formed
 from research.evaluation.config import EvaluationConfig, EvaluationError
 from research.evaluation.engines import Engine, Stops, tokens_of

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from research.episode.loop import SearchError
+from research.episode.tools import SearchError, Tool, search_tool
 from research.episode.trajectory import Passage
 from research.model_server import JsonServer, ServerError
 
@@ -116,6 +116,11 @@ class RetrieverClient:
         self._cache[request] = passages
         if len(self._cache) > self.config.cache_size:
             self._cache.popitem(last=False)
+
+
+def tool(retriever: RetrieverConfig) -> Tool:
+    """The built-in tool ``search``."""
+    return search_tool(RetrieverClient(retriever))
 
 
 # ---------------------------------------------------------------------------------- wire formats

@@ -2,7 +2,8 @@
 research/config.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,12 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from research.environments.controls import CONTROLS
+from research.environments import BaseEnvironment, Settings, environment_class, make_environment
+from research.environments.headline import Headline
 from research.episode.loop import Limits
 from research.episode.prompts import load_prompt
 from research.episode.protocol import Protocol
-from research.rewards import AnswerReward
-from research.rewards.rewriting import RewritingConfig, reward_weights
 from research.tools.search import RetrieverConfig
 from research.training.values import check_research
 from research.training.watch.guards import GuardConfig
@@ -27,10 +27,7 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True)
 class ResearchConfig:
-    """What an episode needs to know; see research/config for each key, common.yaml first.
-
-    ``rewriting`` is there in a training of query reasoners alone.
-    """
+    """The section as objects; see research/config for each key, common.yaml first."""
 
     run_dir: Path
     prompt: str
@@ -45,9 +42,10 @@ class ResearchConfig:
     weight_update_timeout: float
     keep: str
     early_stop: int | None
+    environment: BaseEnvironment
+    tools: Any = "search"
     train_hops: tuple[int, ...] = ()
     controls: tuple[str, ...] = ()
-    rewriting: RewritingConfig | None = None
 
 
 def read_research_config(section: DictConfig) -> ResearchConfig:
@@ -59,30 +57,31 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
     values: dict[str, Any] = OmegaConf.to_container(section, resolve=True)  # type: ignore[assignment]
     check_research(values)
     nested = {"protocol": Protocol, "limits": Limits, "retriever": RetrieverConfig, "guards": GuardConfig}
-    if "rewriting" in values:
-        nested["rewriting"] = RewritingConfig
+    own_section = environment_class(values).section
     for key, cls in nested.items():
         values[key] = _build(cls, values.get(key), f"research.{key}")
     values["run_dir"] = Path(values["run_dir"])
     for name in {"train_hops", "controls"} & values.keys():
         values[name] = tuple(values[name])
+    values["environment"] = make_environment(values, _settings(values))
+    values.pop(own_section, None)
     config: ResearchConfig = _build(ResearchConfig, values, "research")
-    _check_reward(config)
-    check_protocol(config.protocol, "research.")
+    check_protocol(config.environment.protocol, "research.")
     load_prompt(config.prompt)
     if config.keep not in KEEP:
         raise ValueError(f"research.keep: {config.keep!r}; it is one of: {', '.join(KEEP)}")
-    unknown = set(config.controls) - set(CONTROLS)
-    if unknown:
-        raise ValueError(f"research.controls: {', '.join(unknown)}; there are: {', '.join(CONTROLS)}")
     return config
 
 
-def _check_reward(config: ResearchConfig) -> None:
-    if config.rewriting is not None:
-        reward_weights(config.reward)
-    else:
-        AnswerReward(config.reward)
+def _settings(values: Mapping[str, Any]) -> Settings:
+    return Settings(**{each.name: values[each.name] for each in fields(Settings) if each.name in values})
+
+
+def headline_of(run_dir: Path) -> Headline:
+    """By the environment of the run; a folder without a configuration is taken for a search agent's."""
+    path = run_dir / "config.yaml"
+    section = OmegaConf.to_container(load_config(path).research) if path.exists() else {}
+    return environment_class(dict(section)).headline  # type: ignore[arg-type]
 
 
 def load_config(path: Path) -> DictConfig:

@@ -1,52 +1,25 @@
-"""Questions or rewriting tasks to the parquet rows of a run: `python -m research.training.rows RUN_DIR
---questions FILE`.
+"""The parquet rows of a run: `python -m research.training.rows RUN_DIR --questions FILE`.
 
-Reads the prompt, the model, the lengths and which of both it is from RUN_DIR/config.yaml. Those whose prompt
+Reads the environment, the prompt, the model and the lengths from RUN_DIR/config.yaml. Those whose prompt
 does not fit are taken out and named: veRL would cut them silently. Writes
 RUN_DIR/data/{train,validation,test}.parquet; the last is what is asked before the first step and after the
 last one, with each of `research.controls`.
 """
 
-import random
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import click
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
-from research.datasets.questions import (
-    TRAINING_SCHEMA,
-    Question,
-    Row,
-    read_questions,
-    split_questions,
-    training_rows,
-    write_rows,
-)
-from research.datasets.rewriting_tasks import TASK_SCHEMA, RewritingTask, read_tasks, task_rows
-from research.environments.controls import CLOSED_BOOK, SHUFFLED
+from research.datasets.questions import split_questions, write_rows
 from research.episode.prompts import build_prompt
 from research.episode.tokens import TokenProtocol
 from research.errors import DataError
-from research.rewards.rewriting import reward_weights
 from research.training.config import ResearchConfig, read_research_config
 
 HELD_OUT_SHARE, HELD_OUT_MAXIMUM = 0.1, 100
-DECOYS = 4
-
-
-class Asked(Protocol):
-    """A question or a rewriting task."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def question(self) -> str: ...
-
-
-Item = TypeVar("Item", bound=Asked)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,19 +49,14 @@ def write_run_rows(run_dir: Path, questions: Path, validation: Path | None, test
     research = read_research_config(config.research)
     files = {"train": questions, "validation": validation, "test": test}
     given = {split: path for split, path in files.items() if path}
-    if research.rewriting:
-        tasks = {split: read_run_tasks(path, research) for split, path in given.items()}
-        found = _fitting_splits(tasks, questions, config, research)
-        rows = {split: task_rows(each, split) for split, each in found.items()}
-    else:
-        asked = {split: read_questions(path) for split, path in given.items()}
-        fitting = _fitting_splits(asked, questions, config, research)
-        require_controls(fitting.get("test", []), research.controls, test or questions)
-        rows = _question_rows(fitting, config, research)
+    environment = research.environment
+    items = {split: environment.read(path, split) for split, path in given.items()}
+    fitting = _fitting_splits(items, questions, config, research)
+    rows = environment.rows(fitting, config.data.seed, questions)
     require_batch(len(rows["train"]), config, questions)
     for split, each in rows.items():
         path = run_dir / "data" / f"{split}.parquet"
-        write_rows(each, path, TASK_SCHEMA if research.rewriting else TRAINING_SCHEMA)
+        write_rows(each, path, environment.schema)
         click.echo(f"{split}: {sum(not row['extra_info']['control'] for row in each)} questions")
     (run_dir / "data" / "done").touch()
 
@@ -111,8 +79,8 @@ def settle(config: Any, run_dir: Path) -> None:
 
 
 def _fitting_splits(
-    splits: dict[str, list[Item]], file: Path, config: Any, research: ResearchConfig
-) -> dict[str, list[Item]]:
+    splits: dict[str, list[Any]], file: Path, config: Any, research: ResearchConfig
+) -> dict[str, list[Any]]:
     """The splits, with a validation one, without what does not fit."""
     drawn = ["validation", "test"] if splits.keys() == {"train"} else ["validation"]
     share = max(1, min(HELD_OUT_MAXIMUM, int(HELD_OUT_SHARE * len(splits["train"]))))
@@ -125,30 +93,6 @@ def _fitting_splits(
     return {split: fits.keep(each) for split, each in splits.items()}
 
 
-def _question_rows(
-    splits: dict[str, list[Question]], config: Any, research: ResearchConfig
-) -> dict[str, list[Row]]:
-    hops = research.train_hops
-    splits["train"] = [question for question in splits["train"] if not hops or question.hops in hops]
-    rows = {split: training_rows(each, split, split, by_hops=True) for split, each in splits.items()}
-    if "test" in splits:
-        rows["test"] += _control_rows(splits["test"], research.controls, config.data.seed)
-    return rows
-
-
-def _control_rows(questions: list[Question], controls: Sequence[str], seed: int) -> list[Row]:
-    """The same questions once more for each control, with texts of other questions as decoys."""
-    rng, texts = random.Random(seed), list(dict.fromkeys(each.question for each in questions))
-    rows = []
-    for control in controls:
-        for row in training_rows(questions, "test", control, by_hops=True):
-            others = rng.sample(texts, min(DECOYS + 1, len(texts)))
-            decoys = [text for text in others if text != row["extra_info"]["question"]][:DECOYS]
-            row["extra_info"] |= {"control": control, "decoys": decoys}
-            rows.append(row)
-    return rows
-
-
 def require_batch(count: int, config: Any, file: Path) -> None:
     """Raises DataError for fewer training questions than one batch."""
     batch = config.data.train_batch_size
@@ -156,30 +100,6 @@ def require_batch(count: int, config: Any, file: Path) -> None:
         raise DataError(
             f"{file}: {count} questions are fewer than one batch (data.train_batch_size is {batch})"
         )
-
-
-def require_controls(questions: list[Question], controls: Sequence[str], file: Path) -> None:
-    """Raises DataError if the control shuffled has no other question to search for."""
-    if SHUFFLED in controls and len({each.question for each in questions}) == 1:
-        raise DataError(
-            f"{file}: the control shuffled searches for another question, and all test questions are one "
-            f"text; give others, or research.controls=[{CLOSED_BOOK}]"
-        )
-
-
-def read_run_tasks(path: Path, research: ResearchConfig, gold: bool = True) -> list[RewritingTask]:
-    """Each must have gold passages, by which every run is measured, or positives to make them of, and what
-    its reward needs. Raises DataError.
-    """
-    tasks = read_tasks(path)
-    needed = {"gold_ids": "to be measured by"} if gold else {"positives": "to make a corpus of"}
-    if "embedding_gain" in reward_weights(research.reward):
-        needed["positives"] = "which the reward embedding_gain needs"
-    for name, why in needed.items():
-        for task in tasks:
-            if not getattr(task, name):
-                raise DataError(f'{path}: task {task.id} has no "{name}", {why}')
-    return tasks
 
 
 class _FitsPrompt:
@@ -191,13 +111,14 @@ class _FitsPrompt:
         tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
         self.prompt = research.prompt
         try:
-            self.tokens = TokenProtocol(tokenizer, research.protocol)
+            environment = research.environment
+            self.tokens = TokenProtocol(tokenizer, environment.protocol, environment.tools)
             build_prompt(self.prompt, "", self.tokens)
         except ValueError as error:
             raise DataError(f"{config.actor_rollout_ref.model.path}: {error}") from error
         self.maximum = config.data.max_prompt_length
 
-    def keep(self, questions: list[Item]) -> list[Item]:
+    def keep(self, questions: list[Any]) -> list[Any]:
         """The questions that fit, in order."""
         lengths = [len(build_prompt(self.prompt, each.question, self.tokens)) for each in questions]
         for question, length in zip(questions, lengths, strict=True):

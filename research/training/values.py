@@ -15,7 +15,6 @@ from research.values import (
     PROTOCOL,
     RETRIEVER,
     SECTION,
-    SERVER_MAXIMUM,
     SHARE,
     SWITCH,
     TEXT,
@@ -39,10 +38,16 @@ def _only(only: Any, words: str) -> Rule:
     return Rule(lambda value: type(value) is type(only) and value == only, words)
 
 
+def _names_one(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, Mapping) and len(value) == 1)
+
+
 RESEARCH = {
-    **dict.fromkeys(("protocol", "limits", "retriever", "guards", "rewriting"), SECTION),
+    **dict.fromkeys(("protocol", "limits", "retriever", "guards"), SECTION),
     "prompt": TEXT,
     "reward": Rule(lambda value: isinstance(value, str | Mapping), "a name, or names with their weights"),
+    "environment": Rule(_names_one, "a name, or one name with its parameters"),
+    "tools": Rule(lambda value: isinstance(value, str | list | Mapping), "names, or names with parameters"),
     "train_hops": list_of(lambda value: is_integer(value, 1), "a list of hop counts like [2, 3]"),
     "controls": list_of(lambda value: isinstance(value, str), "a list like [closed_book]"),
     "repeatable_sampling": SWITCH,
@@ -53,15 +58,6 @@ RESEARCH = {
     **PROTOCOL,
     **LIMITS,
     **RETRIEVER,
-    "rewriting.think": SWITCH,
-    "rewriting.metric": TEXT,
-    "rewriting.k": integer(1, SERVER_MAXIMUM),
-    "rewriting.encoder": TEXT,
-    "rewriting.encoder_device": or_null(TEXT),
-    "rewriting.encoder_batch": integer(1),
-    "rewriting.free_tokens": integer(0),
-    "rewriting.length_penalty": AT_LEAST_0,
-    "rewriting.empty_penalty": AT_LEAST_0,
 }
 # Of veRL's estimators those that its synchronous trainer computes.
 ESTIMATORS = (

@@ -74,7 +74,7 @@ def make_row(
         sample=_whole(data, "sample") or 0,
         right=None if em is None else em == 1.0,
         reward=reward if reward is not None and math.isfinite(reward) else None,  # NaN has no order
-        searches=len(trajectory.searches),
+        searches=len(trajectory.calls),
         tokens=trajectory.response_length,
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from research.episode.pieces import segment_pieces
 from research.episode.protocol import Protocol
-from research.episode.trajectory import Passage, Search, Segment, Trajectory
+from research.episode.trajectory import Call, Passage, Segment, Trajectory
 from research.metrics.answers import normalize_answer
 from research.viewer.query import Entry
 from research.viewer.rows import Row, metadata_texts
@@ -38,7 +38,7 @@ def trajectory_view(row: Row, trajectory: Trajectory, protocol: Protocol) -> dic
         "prompt_tokens": len(trajectory.prompt_ids),
         "generate_seconds": trajectory.generate_seconds,
         "segments": [_segment(segment, protocol) for segment in trajectory.segments],
-        "found_searches": [_search(search, trajectory) for search in trajectory.searches],
+        "found_searches": [_search(search, trajectory) for search in trajectory.calls],
         "gold": gold_found(trajectory),
     }
     return {name: _named_if_not_finite(value) for name, value in view.items()}
@@ -53,12 +53,13 @@ def _segment(segment: Segment, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _search(search: Search, trajectory: Trajectory) -> dict[str, Any]:
+def _search(search: Call, trajectory: Trajectory) -> dict[str, Any]:
     passages = [
         _passage(passage, trajectory, shown=number < search.shown)
         for number, passage in enumerate(search.passages)
     ]
-    return {"query": search.query, "error": search.error, "seconds": search.seconds, "passages": passages}
+    query = search.query if search.tool == "search" else f"{search.tool} {search.query}"
+    return {"query": query, "error": search.error, "seconds": search.seconds, "passages": passages}
 
 
 def _passage(passage: Passage, trajectory: Trajectory, shown: bool) -> dict[str, Any]:

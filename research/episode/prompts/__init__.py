@@ -95,11 +95,14 @@ def asks_for_boxed(prompt: str) -> bool:
 
 
 def build_prompt(prompt: str, question: str, tokens: "TokenProtocol", **fields: str) -> list[int]:
-    """The prompt's token ids for one question; `fields` fill further places, `{passages}` by `passages=...`.
-    Tags and special tokens in what is filled in are neutralised.
+    """The prompt's token ids for one question.
+
+    `fields` fill further places, `{passages}` by `passages=...`; `{tools}` is what may be called. Tags and
+    special tokens in what is filled in are neutralised.
     """
     loaded = load_prompt(prompt)
     texts = {name: tokens.clean(text) for name, text in {"question": question, **fields}.items()}
+    texts["tools"] = tokens.tools_text
     user = fill(loaded.user, texts)
     if not loaded.chat:
         return tokens.plain(user)

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from research.episode.loop import SearchFunction
 from research.episode.tokens import TokenProtocol
+from research.episode.tools import SearchFunction
 from research.episode.trajectory import Trajectory
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from research.episode.loop import SearchError
 from research.episode.prompts import build_prompt
-from research.episode.trajectory import Passage, Search, Segment, Trajectory
+from research.episode.tools import SearchError
+from research.episode.trajectory import Call, Passage, Segment, Trajectory
 from research.evaluation.engines import Stops
 from research.evaluation.methods import Tools
 
@@ -23,10 +23,10 @@ class Calls:
         """Passages, best first; none where the search failed, which the trajectory tells."""
         try:
             passages = await self._tools.search(query)
-            record = Search(query, passages, shown=len(passages))
+            record = Call(query, passages, shown=len(passages))
         except SearchError as error:
-            record = Search(query, error=str(error))
-        self._trajectory.searches.append(record)
+            record = Call(query, error=str(error))
+        self._trajectory.calls.append(record)
         return record.passages
 
     async def ask(self, prompt: str, stops: Sequence[str] = (), ending: str = "", **fields: str) -> str:

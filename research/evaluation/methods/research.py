@@ -3,6 +3,7 @@
 from research.episode.loop import Generation, run_episode
 from research.episode.prompts import build_prompt
 from research.episode.protocol import extract_answer
+from research.episode.tools import search_tool
 from research.episode.trajectory import Trajectory
 from research.evaluation.engines import Stops
 from research.evaluation.methods import Tools
@@ -18,7 +19,7 @@ async def answer(question: str, tools: Tools) -> Trajectory:
         return Generation(sampled, [0.0] * len(sampled))  # nothing is trained on them
 
     prompt_ids = build_prompt(config.prompt, question, tokens)
-    trajectory = await run_episode(prompt_ids, generate, tools.search, tokens, config.limits)
+    trajectory = await run_episode(prompt_ids, generate, [search_tool(tools.search)], tokens, config.limits)
     prediction = extract_answer(trajectory.model_turns, config.protocol)
     trajectory.metadata["prediction"] = prediction or ""
     return trajectory

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.episode.trajectory import Search, Trajectory
+from research.episode.trajectory import Call, Trajectory
 from research.evaluation.config import EvaluationError
 from research.files import cut_half_line
 
@@ -61,7 +61,7 @@ def failures(run_dir: Path) -> list[tuple[str, int, list[str]]]:
     ]
 
 
-def failed_searches(trajectory: Trajectory) -> list[Search]:
+def failed_searches(trajectory: Trajectory) -> list[Call]:
     """Those that failed for good, not for want of a query."""
     return [search for search in trajectory.searches if search.query and search.error is not None]
 
@@ -90,7 +90,7 @@ class Predictions:
             "key": key_of(trajectory),
             "seconds": round(seconds, 4),
             "generate_seconds": round(trajectory.generate_seconds, 4),
-            "search_seconds": round(trajectory.search_seconds, 4),
+            "search_seconds": round(trajectory.call_seconds, 4),
         }
         _append(self._run_dir / TIMINGS, json.dumps(times))
         _append(self._run_dir / PREDICTIONS, _timeless(trajectory).to_json())
@@ -117,11 +117,11 @@ def _timeless(trajectory: Trajectory) -> Trajectory:
     """Without what differs from run to run: times, and scores, whose last digit hangs on the retriever's
     batches.
     """
-    searches = [
-        replace(search, seconds=0.0, passages=[replace(passage, score=None) for passage in search.passages])
-        for search in trajectory.searches
+    calls = [
+        replace(call, seconds=0.0, passages=[replace(passage, score=None) for passage in call.passages])
+        for call in trajectory.calls
     ]
-    return replace(trajectory, searches=searches, generate_seconds=0.0)
+    return replace(trajectory, calls=calls, generate_seconds=0.0)
 
 
 def _line_key(line: str) -> Key:

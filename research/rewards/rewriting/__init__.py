@@ -17,11 +17,12 @@ import numpy as np
 
 from research.datasets.rewriting_tasks import RewritingTask
 from research.doors import Door
-from research.episode.loop import SearchError
+from research.episode.tools import SearchError
 from research.episode.trajectory import Passage
 from research.metrics.ranking import MEASURES
 from research.rewards import Reward, read_parts
 from research.rewards.rewriting.encoder import BatchingEncoder, EncoderError, TextEncoder
+from research.values import AT_LEAST_0, SERVER_MAXIMUM, SWITCH, TEXT, check, integer, or_null
 
 Search = Callable[[str, int, frozenset[str]], Awaitable[list[Passage]]]
 """(query, how many, ids that are not wanted) -> passages, best first. Raises SearchError."""
@@ -29,6 +30,18 @@ TextRewardFunction = Callable[[RewritingTask, str], Awaitable[Reward]]
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 DOOR = Door("reward of rewriting", "research.rewards.rewriting", "TextReward", frozenset({"score"}))
+
+
+RULES = {
+    "think": SWITCH,
+    "k": integer(1, SERVER_MAXIMUM),
+    "encoder": TEXT,
+    "encoder_device": or_null(TEXT),
+    "encoder_batch": integer(1),
+    "free_tokens": integer(0),
+    "length_penalty": AT_LEAST_0,  # both are taken off the reward
+    "empty_penalty": AT_LEAST_0,
+}
 
 
 class ScoringError(Exception):
@@ -54,18 +67,9 @@ class RewritingConfig:
     empty_penalty: float
 
     def __post_init__(self) -> None:
+        check(vars(self), RULES, "research.rewriting.")
         if self.metric not in MEASURES:
-            raise _wrong("metric", f"one of {', '.join(MEASURES)}")
-        for name, least in {"k": 1, "encoder_batch": 1, "free_tokens": 0}.items():
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
-                raise _wrong(name, f"an integer of at least {least}")
-        for name in ("length_penalty", "empty_penalty"):
-            if not getattr(self, name) >= 0:
-                raise _wrong(name, "at least 0: it is taken off the reward")
-
-
-def _wrong(name: str, wanted: str) -> ValueError:
-    return ValueError(f"research.rewriting.{name} must be {wanted}")
+            raise ValueError(f"research.rewriting.metric must be one of {', '.join(MEASURES)}")
 
 
 class Tools:

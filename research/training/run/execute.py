@@ -26,7 +26,7 @@ from research.processes import (
     stop_descendants,
     tail,
 )
-from research.training.config import read_research_config
+from research.training.config import headline_of, read_research_config
 from research.training.rows import settle, total_steps
 from research.training.run import supervised
 from research.training.run.export import FOLDER
@@ -36,7 +36,6 @@ from research.training.run.preflight import file_problems, free_port, problems
 from research.training.run.retriever_keeper import retriever_url, served_retriever
 from research.training.run_files import forget_steps_after, latest_checkpoint, mend_tracker, read_metrics
 from research.training.verl.model_sizes import fit_to_model
-from research.training.watch.headline import headline_of
 from research.training.watch.progress import StepPrinter
 from research.training.watch.table import NO_TEST, as_text, failures_warning, held_out_split, table_rows
 from research.training.watch.validations import LAST, handed_over, provenance, stopped_early

@@ -226,8 +226,8 @@ def _values(plan: Plan, retriever_url: str) -> dict[str, Any]:
         "trainer.nnodes": options.nodes,
         "trainer.experiment_name": options.run_dir.name,
     }
-    if options.recipe == "rqr":
-        values["research.rewriting.encoder"] = plan.source.encoder
+    if key := RECIPES[options.recipe].encoder_key:
+        values[key] = plan.source.encoder
     if options.steps is not None:
         values["trainer.total_training_steps"] = options.steps
     elif any(word.lstrip("+").startswith("trainer.total_epochs=") for word in options.overrides):

@@ -18,19 +18,18 @@ import psutil
 from omegaconf import DictConfig
 
 from research.datasets.hub import free_space, size_text
-from research.datasets.questions import read_questions
 from research.datasets.wiki18 import required_files, space_needed
 from research.environments.controls import CLOSED_BOOK, SHUFFLED
 from research.errors import DataError
 from research.places import CACHE
 from research.training.config import ResearchConfig, read_research_config
-from research.training.rows import read_run_tasks, require_batch, require_controls
+from research.training.rows import require_batch
 from research.training.run.hardware import gpu_memory
 from research.training.run.model_folder import folder_faults
 from research.training.run.options import TOKEN
 from research.training.run.plan import Plan
 from research.training.run.retriever_keeper import is_healthy
-from research.training.run.sources import PREPARED, RECIPES
+from research.training.run.sources import RECIPES
 from retriever_server.__main__ import build, serve
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import KINDS
@@ -83,11 +82,12 @@ def _files(plan: Plan) -> Iterator[str]:
     for name, path in given.items():
         if path is not None and not path.is_file():
             yield f"{name}: there is no file {path}"
-    if options.recipe == "rqr" and options.hardware == "gpu" and options.questions is None:
-        for name in ("train.parquet", "dev.parquet", "corpus.jsonl"):
-            if not (PREPARED / name).is_file():
-                where = f"give --tasks, or run data/prepare_rqr.py --out {PREPARED}"
-                yield f"there is no {PREPARED / name}: {where}"
+    recipe = RECIPES[options.recipe]
+    if options.hardware == "gpu" and options.questions is None:
+        for path in recipe.prepared:
+            if not path.is_file():
+                where = f"give {recipe.questions_option}, or run data/prepare_rqr.py --out {path.parent}"
+                yield f"there is no {path}: {where}"
 
 
 def file_problems(plan: Plan, config: DictConfig) -> list[str]:
@@ -105,15 +105,10 @@ def file_problems(plan: Plan, config: DictConfig) -> list[str]:
 
 def _faults(path: Path, split: str, plan: Plan, config: DictConfig, research: ResearchConfig) -> list[str]:
     try:
-        if research.rewriting:
-            # Without a corpus the run's tasks are made of the positives of these.
-            themselves = plan.source.questions == plan.options.questions
-            found = len(read_run_tasks(path, research, gold=themselves))
-        else:
-            questions = read_questions(path)
-            found = len(questions)
-            require_controls(questions if split == "test" else [], research.controls, path)
-        require_batch(found if split == "questions" else config.data.train_batch_size, config, path)
+        # Without a corpus the run's tasks are made of the positives of these.
+        final = plan.source.questions == plan.options.questions
+        count = len(research.environment.read(path, split, final))
+        require_batch(count if split == "questions" else config.data.train_batch_size, config, path)
     except DataError as error:
         return [str(error)]
     return []
@@ -130,7 +125,7 @@ def _corpus_faults(plan: Plan, research: ResearchConfig) -> list[str]:
         count = scan_corpus(corpus).count
     except RetrieverError as error:
         return [str(error)]
-    if SHUFFLED in research.controls and count <= research.retriever.top_k and not research.rewriting:
+    if SHUFFLED in research.controls and count <= research.retriever.top_k:
         return [
             f"{corpus}: {count} passages, and research.retriever.top_k is {research.retriever.top_k}: the "
             "control shuffled would find what the question finds; give more, or "

@@ -39,13 +39,16 @@ Sources = Callable[[Options, list[Command]], Source]
 class Recipe:
     """A training: recipes/train_NAME.sh, research/config/train_NAME.yaml, runs/train_NAME-TIME.
 
-    ``questions_option`` is the word by which the command line names the training questions.
+    ``questions_option`` is the word by which the command line names the training questions, ``prepared`` are
+    the files that a run without any takes on GPUs, and ``encoder_key`` is a key for the source's encoder.
     """
 
     name: str
     questions_option: str
     cpu: Sources
     gpu: Sources
+    prepared: tuple[Path, ...] = ()
+    encoder_key: str = ""
 
     def source(self, options: Options, prepare: list[Command]) -> Source:
         """By the options' hardware."""
@@ -204,5 +207,12 @@ def version_of(path: Path) -> tuple[int, int] | None:
 
 RECIPES = {
     "musique": Recipe("musique", "--questions", _musique_cpu, _musique_gpu),
-    "rqr": Recipe("rqr", "--tasks", _rqr_cpu, _rqr_gpu),
+    "rqr": Recipe(
+        "rqr",
+        "--tasks",
+        _rqr_cpu,
+        _rqr_gpu,
+        prepared=tuple(PREPARED / name for name in ("train.parquet", "dev.parquet", "corpus.jsonl")),
+        encoder_key="research.rewriting.encoder",
+    ),
 }

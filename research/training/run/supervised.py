@@ -6,7 +6,6 @@ RUN_DIR/controls.jsonl, which the table and the report show as rows of their own
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -55,5 +54,5 @@ def record(run_dir: Path) -> None:
     (run_dir / "controls.jsonl").unlink(missing_ok=True)
     for (control, source), result in sorted(held_out(run_dir / FOLDER, "test", 0).items()):
         if not control:
-            row = {"name": f"{FOLDER}: {source}", **asdict(result)}
+            row = {"name": f"{FOLDER}: {source}", "questions": result.questions, **result.means}
             append_line(run_dir / "controls.jsonl", json.dumps(row))

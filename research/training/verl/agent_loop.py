@@ -1,5 +1,5 @@
-"""The agent loop veRL runs for each trajectory: an adapter around the episodes of answering.py or
-rewriting.py, which are research.episode.loop's. Registered in agent_loop.yaml.
+"""The agent loop that veRL runs for each trajectory: an adapter around the environment's episodes. Registered
+in agent_loop.yaml.
 """
 
 import asyncio
@@ -13,9 +13,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from research.episode.loop import Generation
 from research.episode.tokens import TokenProtocol
 from research.episode.trajectory import Trajectory
-from research.training.answering import Answering
 from research.training.config import ResearchConfig, read_research_config
-from research.training.rewriting import Rewriting
 from research.training.run_files import trajectory_writer, write_trajectory
 
 
@@ -25,7 +23,6 @@ class _Shared:
 
     config: ResearchConfig
     tokens: TokenProtocol
-    episodes: Answering | Rewriting
 
 
 _shared: _Shared | None = None
@@ -36,9 +33,8 @@ def _get_shared(section: Any, tokenizer: Any) -> _Shared:
     global _shared
     if _shared is None:
         config = read_research_config(section)
-        tokens, rewriting = TokenProtocol(tokenizer, config.protocol), config.rewriting
-        episodes = Rewriting(config, rewriting, tokens) if rewriting else Answering(config, tokens)
-        _shared = _Shared(config, tokens, episodes)
+        environment = config.environment
+        _shared = _Shared(config, TokenProtocol(tokenizer, environment.protocol, environment.tools))
     return _shared
 
 
@@ -61,7 +57,7 @@ class SearchAgentLoop(AgentLoopBase):
         shared, info = self.shared, row["extra_info"]
         seed = _seed_of(row, self.config) if sampling_params["temperature"] > 0 else None
         engine = _Engine(self, sampling_params, seed)
-        trajectory = await shared.episodes.play(row, engine.generate)
+        trajectory = await shared.config.environment.play(row, engine.generate, shared.tokens)
         trajectory.metadata = {
             "id": info["id"],
             "question": info["question"],
@@ -84,7 +80,7 @@ class SearchAgentLoop(AgentLoopBase):
             reward_score=trajectory.reward,
             num_turns=len(trajectory.segments),
             metrics=AgentLoopMetrics(
-                generate_sequences=trajectory.generate_seconds, tool_calls=trajectory.search_seconds
+                generate_sequences=trajectory.generate_seconds, tool_calls=trajectory.call_seconds
             ),
             extra_fields={
                 "reward_extra_info": trajectory.metrics,

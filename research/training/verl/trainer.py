@@ -16,7 +16,7 @@ from verl.utils.dataset.rl_dataset import collate_fn
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import get_rollout_replica_class
 
-from research.training.config import read_research_config
+from research.training.config import headline_of, read_research_config
 from research.training.run_files import (
     MetricsFile,
     forget_steps_after,
@@ -27,7 +27,6 @@ from research.training.run_files import (
 from research.training.verl.cpu import agreement
 from research.training.verl.rollout import OneServerClient
 from research.training.watch.guards import GuardWatch, all_failed, equal_group_share
-from research.training.watch.headline import headline_of
 from research.training.watch.validations import (
     EVALUATED_STEP,
     LAST,
@@ -202,9 +201,7 @@ class SearchTrainer(PPOTrainerSync):
         metrics.update(self.guards.metrics())
 
     def _search_metrics(self, batch: tq.KVBatchMeta) -> dict[str, float]:
-        """Means over the step's trajectories of what their episodes measured (answering.py, rewriting.py),
-        and the share of questions whose samples all earned the same.
-        """
+        """Means over the step's trajectories of what was measured of each, and the share of equal groups."""
         keys = [
             key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)
         ]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
+from research.environments.headline import Headline
 from research.episode.trajectory import Trajectory
+from research.training.config import headline_of
 from research.training.run_files import read_step
-from research.training.watch.headline import Headline, headline_of
 from research.training.watch.table import Key, held_out_metrics, held_out_split, key_of, step_after
 
 # Whether it was well done (before, after the training), None where it was not asked; in the page's order.

@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 
 from research.drawing import COLOURS, STYLE, axes_of_figure, svg_text
 from research.environments.controls import CONTROLS
+from research.environments.headline import Chart, Headline, Result
 from research.training.watch.guards import ENTROPY, REWARD, ROLLOUT_DIFFERENCE, Row, Rows
-from research.training.watch.headline import ANSWERS, Headline
-from research.training.watch.results import Result
 
 SMOOTHED = 10  # about the steps of the running mean over a noisy curve; drawn where there are twice as many
 # Sources of the test set and of the controls: points, not curves.
@@ -30,15 +29,6 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Chart:
-    """A chart of plain metrics over steps: metric name -> label."""
-
-    title: str
-    curves: dict[str, str]
-    share: bool = False
-
-
-@dataclass(frozen=True)
 class Point:
     """A result on held-out questions, drawn with its interval."""
 
@@ -47,29 +37,10 @@ class Point:
     result: Result
 
 
-CHARTS_OF_ANSWERS = (
-    Chart("Searches a question", {"search/searches": "searches"}),
-    Chart("Response length, tokens", {"search/response_tokens": "mean", "response_length/max": "longest"}),
-    Chart(
-        "Format valid, and cut by length",
-        {"search/format_valid": "valid", "search/cut_by_length": "cut"},
-        share=True,
-    ),
+CHARTS = (
     Chart("Questions whose samples all earned the same", {"search/equal_groups": "equal groups"}, share=True),
     Chart("Entropy", {ENTROPY: "entropy"}),
     Chart("KL", {"actor/ppo_kl": "to the policy that sampled", "actor/kl_loss": "to the reference"}),
-)
-
-
-CHARTS_OF_TEXTS = (
-    Chart("Response length, tokens", {"search/response_tokens": "mean", "response_length/max": "longest"}),
-    Chart("Recall@10", {"search/recall_at_10": "recall@10"}, share=True),
-    Chart(
-        "Texts that were cut, empty, or not scored",
-        {"search/cut_by_length": "cut", "search/empty": "empty", "search/scoring_failed": "not scored"},
-        share=True,
-    ),
-    *CHARTS_OF_ANSWERS[3:],
 )
 
 
@@ -77,13 +48,12 @@ def draw_all(
     rows: Rows, points: Sequence[Point], difference_limit: float, headline: Headline
 ) -> list[Drawing]:
     """Every chart of the report, in order, from the rows of metrics.jsonl."""
-    answers = headline is ANSWERS
     with matplotlib.rc_context(STYLE):
         steps = [row for row in rows if REWARD in row]
         return [
-            _plain(Chart("Training questions", headline.training_chart, share=answers), steps),
+            _plain(headline.training_chart, steps),
             _held_out(rows, points, headline),
-            *(_plain(chart, steps) for chart in (CHARTS_OF_ANSWERS if answers else CHARTS_OF_TEXTS)),
+            *(_plain(chart, steps) for chart in (*headline.charts, *CHARTS)),
             _difference(steps, difference_limit),
             _seconds(steps),
         ]

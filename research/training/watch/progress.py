@@ -7,6 +7,8 @@ import re
 import statistics
 from pathlib import Path
 
+from research.environments.headline import Headline
+from research.environments.question_answering import HEADLINE
 from research.training.run_files import read_metrics
 from research.training.watch.guards import (
     ENTROPY,
@@ -16,7 +18,6 @@ from research.training.watch.guards import (
     Row,
     failed_share,
 )
-from research.training.watch.headline import ANSWERS, Headline
 
 STEPS_OF_THE_ESTIMATE = 10
 
@@ -25,7 +26,7 @@ class StepPrinter:
     """Prints each row that is added to ``metrics.jsonl`` once; those already there are history."""
 
     def __init__(
-        self, run_dir: Path, total_steps: int | None, guards: GuardConfig, headline: Headline = ANSWERS
+        self, run_dir: Path, total_steps: int | None, guards: GuardConfig, headline: Headline = HEADLINE
     ) -> None:
         self.run_dir, self.total_steps, self.headline = run_dir, total_steps, headline
         self.guards = GuardWatch(guards)

@@ -15,15 +15,15 @@ from markupsafe import Markup
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from research.environments.headline import Headline
 from research.episode.pieces import pieces
 from research.episode.protocol import Protocol
-from research.training.config import load_config, read_section
+from research.training.config import headline_of, load_config, read_section
 from research.training.run.options import read_saved
 from research.training.run_files import read_metrics
 from research.training.watch.episodes import choose_pairs
 from research.training.watch.figures import Drawing, Point, draw_all
 from research.training.watch.guards import REWARD, GuardConfig, Rows, alarms
-from research.training.watch.headline import Headline, headline_of
 from research.training.watch.table import (
     NO_TEST,
     TableRow,

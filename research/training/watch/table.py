@@ -10,18 +10,19 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from research.environments.controls import CONTROLS
+from research.environments.headline import Headline, Result
 from research.episode.trajectory import Trajectory
+from research.training.config import headline_of
 from research.training.run_files import TRAJECTORY_FILE, read_metrics, read_step
-from research.training.watch.headline import Headline, headline_of
-from research.training.watch.results import Result
 from research.training.watch.validations import EVALUATED_STEP
 
 NO_TEST = "\nThese questions also drew the curve: there are no test questions of the run's own (--test)."
+COUNTS = ("questions", "searches", "failed_searches", "response_tokens")  # may be above 1
 KINDS = ("", *CONTROLS)  # in the order of the table: real search, then the controls
 
 
@@ -47,12 +48,12 @@ class TableRow:
         """One text for each column of the table; ``-`` where nothing was measured."""
         results = [result for result in (self.before, self.after) if result]
         counts = dict.fromkeys(str(result.questions) for result in results)
-        return (self.name, " -> ".join(counts), *type(results[0]).cells(self.before, self.after))
+        return (self.name, " -> ".join(counts), *results[0].headline.cells(self.before, self.after))
 
 
 def header_of(headline: Headline) -> tuple[str, ...]:
     """The names of the columns."""
-    return ("held out", "questions", *headline.results.HEADER)
+    return ("held out", "questions", *headline.header)
 
 
 def held_out_split(run_dir: Path) -> str:
@@ -111,34 +112,36 @@ def held_out(run_dir: Path, split: str, step: int | None) -> dict[tuple[str, str
     groups: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     for key, row in held_out_metrics(run_dir, split, step).items():
         groups[key.control, key.source].append(row)
-    results = headline_of(run_dir).results
-    return {source: results.of(rows) for source, rows in groups.items()}
+    headline = headline_of(run_dir)
+    return {source: headline.result(rows) for source, rows in groups.items()}
 
 
 def _measured_elsewhere(run_dir: Path) -> Iterable[TableRow]:
-    path, results = run_dir / "controls.jsonl", headline_of(run_dir).results
+    path, headline = run_dir / "controls.jsonl", headline_of(run_dir)
     for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else (), start=1):
         try:
             values = json.loads(line)
-            name, result = values.pop("name"), results(**values)
-            _check_measured(name, values)
-            yield TableRow(name, None, result, "elsewhere")
+            name, spread = values.pop("name"), values.pop("spread", 0.0)
+            _check_measured(name, values, headline)
+            yield TableRow(name, None, Result(headline, values.pop("questions"), values, spread), "elsewhere")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            wanted = ", ".join(["name", *(each.name for each in fields(results) if each.default is MISSING)])
+            wanted = ", ".join(["name", "questions", *headline.measures])
             raise ValueError(f"{path}, line {number}: not an object with {wanted}: {error}") from error
 
 
-SHARES = ("em", "format_valid", "ndcg", "original", "recall", "scoring_failed")
-
-
-def _check_measured(name: Any, values: dict[str, Any]) -> None:
-    """Raises ValueError for a figure that nothing can have been measured as."""
+def _check_measured(name: Any, values: dict[str, Any], headline: Headline) -> None:
+    """Raises ValueError for a figure that nothing can have been measured as, KeyError for one that lacks."""
+    known = {"questions", *headline.measures, headline.failure[0]}
+    if unknown := values.keys() - known:
+        raise ValueError(f"{', '.join(sorted(unknown))} unknown")
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"name is {name!r}")
     if type(values["questions"]) is not int or values["questions"] < 1:
         raise ValueError(f"questions is {values['questions']!r}, not a count from 1")
+    for key in headline.measures:
+        values[key]
     for key, value in values.items():
-        most = 1.0 if key in SHARES else sys.float_info.max
+        most = sys.float_info.max if key in COUNTS else 1.0
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
             raise ValueError(f"{key} is {value!r}, not a number from 0{' to 1' if most == 1 else ''}")
 
@@ -159,6 +162,6 @@ def failures_warning(rows: list[TableRow], headline: Headline) -> str:
     if not failed:
         return ""
     return (
-        f"WARNING: {failed} {headline.failures}, so the figures are too low: was the retriever "
+        f"WARNING: {failed} {headline.failure[1]}, so the figures are too low: was the retriever "
         "gone or the machine overloaded? The reasons stand in trajectories/"
     )

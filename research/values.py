@@ -87,6 +87,7 @@ SECTION = Rule(lambda value: isinstance(value, Mapping), "a section with keys of
 PROTOCOL = {
     **{f"protocol.{name}": TAG for name in NAMES},
     "protocol.boxed": SWITCH,
+    "protocol.calls": one_of(("tags", "json")),
     "protocol.result_template": TEXT,
     "protocol.passage_template": ANY_TEXT,
     "protocol.passage_separator": ANY_TEXT,
@@ -138,8 +139,10 @@ def check_limits(flat: Mapping[str, Any], prefix: str = "") -> None:
 
 def check_protocol(protocol: Protocol, prefix: str = "") -> None:
     """Raises ValueError where two tags have one name, or a passage cannot be put into its template."""
-    if len(set(protocol.names)) < len(NAMES):
-        raise ValueError(f"{prefix}protocol: {', '.join(NAMES)} must have different names")
+    if len(set(protocol.names)) < len(protocol.names):
+        raise ValueError(
+            f"{prefix}protocol: {', '.join((*NAMES, *protocol.tools))} must have different names"
+        )
     try:
         render_passage(Passage("1", "title\ntext", 1.0), 1, protocol)
     except (KeyError, ValueError, IndexError, AttributeError) as error:

@@ -30,7 +30,7 @@ class RecipeRun:
     """A started recipe, stopped at the end of its ``with`` block with all that belongs to it.
 
     ``args`` are those of recipes/train_`recipe`.sh; a new run gets SMALL sizes, one that goes on has them
-    saved. It is started from a folder of the user's, with a ``data`` of theirs and the example's reward.
+    saved. It is started from a folder of the user's, with a ``data`` of theirs and the examples' files.
     """
 
     def __init__(self, run_dir: Path, *args: str, recipe: str = "musique") -> None:
@@ -54,7 +54,9 @@ class RecipeRun:
     def _folder(self) -> Path:
         folder = self.run_dir.with_name("of_the_user")
         (folder / "data").mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "examples/your_reward/few_searches.py", folder)
+        for file in (ROOT / "examples").glob("*/*"):
+            if file.is_file():
+                shutil.copy(file, folder)
         return folder
 
     def __enter__(self) -> "RecipeRun":

@@ -44,7 +44,9 @@ def read_call(turn: str, tools: Sequence[Tool], protocol: Protocol) -> Call:
     if protocol.calls == "json":
         return _of_json(content, {tool.name: tool for tool in tools})
     if not content:
-        raise CallFault(NO_CALL if name in ("", protocol.search) else f"There was nothing in <{name}>.")
+        raise CallFault(
+            NO_CALL if name in ("", protocol.search) else f"There was nothing between the {name} tags."
+        )
     return Call(by_name[name], by_name[name].of_text(content))
 
 

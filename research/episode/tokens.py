@@ -172,6 +172,11 @@ class TokenProtocol:
             )
         except Exception as error:  # a template is the model's own program, which may raise anything
             raise ValueError(f"the model's chat template fails: {' '.join(str(error).split())}") from error
+        if missing := [tool.name for tool in self.tools if said and tool.name not in rendered]:
+            raise ValueError(
+                f"neither the model's chat template nor the prompt names the tools {', '.join(missing)}: "
+                "put {tools} into the prompt"
+            )
         return str(rendered)
 
     def cut(self, token_ids: Sequence[int]) -> tuple[list[int], str | None]:

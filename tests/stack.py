@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -31,14 +32,18 @@ class RecipeRun:
 
     ``args`` are those of recipes/train_`recipe`.sh; a new run gets SMALL sizes, one that goes on has them
     saved. It is started from a folder of the user's, with a ``data`` of theirs and the examples' files.
+    ``installed`` is the environment of an installed package, whose command is run instead.
     """
 
-    def __init__(self, run_dir: Path, *args: str, recipe: str = "musique") -> None:
+    def __init__(
+        self, run_dir: Path, *args: str, recipe: str = "musique", installed: dict[str, str] | None = None
+    ) -> None:
         self.run_dir = run_dir
         self.mark = uuid.uuid4().hex
-        environment = {**os.environ, "RESEARCH_TEST_MARK": self.mark}
-        script = ROOT / "recipes" / f"train_{recipe}.sh"
-        command = ["bash", str(script), "--hardware", "cpu", "--run-dir", str(run_dir), *args]
+        environment = {**(installed or os.environ), "RESEARCH_TEST_MARK": self.mark}
+        script = ["bash", str(ROOT / "recipes" / f"train_{recipe}.sh")]
+        module = [sys.executable, "-m", "research.training", recipe]
+        command = [*(module if installed else script), "--hardware", "cpu", "--run-dir", str(run_dir), *args]
         command += () if (run_dir / "recipe.json").exists() else SMALL
         self.output = run_dir.with_name(run_dir.name + f"-{self.mark[:6]}.out")
         with self.output.open("wb") as output:

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from research.places import RUNS
 from research.processes import Terminated
 from research.training.run.execute import RunFailed, execute, export, show
+from research.training.run.hardware import gpu_memory
 from research.training.run.options import FILES, Options, OptionsError
 from research.training.run.plan import ConfigurationError, make_plan
 from research.training.run.retriever_keeper import RetrieverFailed
@@ -64,8 +65,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def hardware_option(function: Function) -> Function:
     """--hardware"""
     profiles = click.Choice(["cpu", "gpu"])
-    option = click.option("--hardware", type=profiles, default="cpu", help="Profile; default: what is there.")
+    option = click.option(
+        "--hardware", type=profiles, default=_detected, help="Profile; default: what is there."
+    )
     return option(function)
+
+
+def _detected() -> str:
+    return "gpu" if gpu_memory() else "cpu"
 
 
 def run_options(recipe: str, steps: str) -> Callable[[Function], Function]:

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from evaluation_stack import ModelServer
 
+from research.episode.protocol import Protocol
 from research.episode.tokens import TokenProtocol
+from research.episode.trajectory import Segment, Trajectory
 from research.judge import Judge, JudgeConfig, Verdict, read_verdicts
+from research.rewards import AnswerReward, Reference, Reward
 
 GOLDEN = ["Rhine"]
 
@@ -71,3 +74,32 @@ def test_a_line_that_a_kill_cut_short_costs_that_verdict_alone(
 def test_a_judge_needs_a_server_and_a_model(tmp_path: Path, url: str | None, model: str | None) -> None:
     with pytest.raises(ValueError, match="a judge needs"):
         Judge(JudgeConfig(url, model), tmp_path / "judgements.jsonl")
+
+
+def rewarded(url: str, cache: Path, *answers: str, **parameters: float) -> list[Reward]:
+    reward = AnswerReward({"llm_judge": {"url": url, "model": "scripted", "cache": str(cache), **parameters}})
+    reference = Reference("Which river?", tuple(GOLDEN), Protocol())
+
+    async def score() -> list[Reward]:
+        episodes = (f"<think>t</think><answer>\\boxed{{{answer}}}</answer>" for answer in answers)
+        segments = (Segment("model", [1], [-1.0], text) for text in episodes)
+        return [await reward(Trajectory([0], [each], finish_reason="answer"), reference) for each in segments]
+
+    return asyncio.run(score())
+
+
+def test_a_reward_asks_the_judge(tmp_path: Path, tag_tokens: TokenProtocol) -> None:
+    server, cache = ModelServer(tag_tokens), tmp_path / "verdicts.jsonl"
+    with server.running() as url:
+        right, wrong, unclear = rewarded(url, cache, "Rhine", "Rhone", "Arthur")
+    assert (right.score, right.reason, right.metrics) == (1.0, "as accepted", {"judge_failed": 0.0})
+    assert (wrong.score, wrong.metrics["judge_failed"]) == (0.0, 0.0)
+    assert (unclear.score, unclear.metrics["judge_failed"]) == (0.0, 1.0)
+    assert unclear.reason.startswith("not judged: ") and len(read_verdicts(cache)) == 2
+
+
+def test_a_reward_without_its_judge_ends_the_training(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the judge at http://127.0.0.1:9"):
+        rewarded("http://127.0.0.1:9", tmp_path / "verdicts.jsonl", "Rhine", deadline=0.1)
+    with pytest.raises(ValueError, match="missing a required argument: 'model'"):
+        AnswerReward({"llm_judge": {"url": "http://127.0.0.1:9"}})

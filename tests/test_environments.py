@@ -11,14 +11,14 @@ from click.testing import CliRunner
 from conftest import LIMITS, ScriptedEngine
 
 from research.datasets.mini.claims import main as make_claims
-from research.environments import DOOR, BaseEnvironment, Settings, environment_class, make_environment
+from research.environments import DOOR, BaseEnvironment, EpisodeSettings, environment_class, make_environment
 from research.environments.fact_verification import HEADLINE, LABELS, Environment, claim_of
 from research.episode.protocol import Protocol
 from research.episode.tokens import TokenProtocol
 from research.errors import DataError
 from research.tools.search import RetrieverConfig
 
-SETTINGS = Settings(
+SETTINGS = EpisodeSettings(
     "fact_verification", "exact_match", Protocol(), LIMITS, RetrieverConfig("http://127.0.0.1:1")
 )
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -36,7 +36,7 @@ class Item(Protocol):
 
 
 @dataclass(frozen=True)
-class Settings:
+class EpisodeSettings:
     """What an environment is made of, all from the section ``research``; see research/config."""
 
     prompt: str
@@ -64,7 +64,7 @@ class BaseEnvironment(ABC):
     schema: ClassVar[pa.Schema] = TRAINING_SCHEMA
     section: ClassVar[str] = ""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EpisodeSettings) -> None:
         """Raises ValueError for a setting without a meaning. Cheap: nothing is loaded, nobody is asked."""
         self.settings = settings
         self.tools = read_tools(settings.tools, settings.retriever)
@@ -98,11 +98,11 @@ def environment_class(section: Mapping[str, Any]) -> type[BaseEnvironment]:
     return _named(section)[0]
 
 
-def make_environment(section: Mapping[str, Any], settings: Settings) -> BaseEnvironment:
+def make_environment(section: Mapping[str, Any], settings: EpisodeSettings) -> BaseEnvironment:
     """The environment of the section ``research``, with its parameters. Raises ValueError."""
     cls, parameters = _named(section)
     try:
-        return cls(Settings(**{**vars(settings), "parameters": parameters}))
+        return cls(EpisodeSettings(**{**vars(settings), "parameters": parameters}))
     except TypeError as error:
         raise ValueError(f"research.environment: {error}") from error
 

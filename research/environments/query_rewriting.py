@@ -6,7 +6,7 @@ from typing import ClassVar
 import pyarrow as pa
 
 from research.datasets.rewriting_tasks import TASK_SCHEMA, RewritingTask, read_tasks, task_rows
-from research.environments import BaseEnvironment, Row, Settings
+from research.environments import BaseEnvironment, EpisodeSettings, Row
 from research.environments.headline import REWARD, Chart, Column, Headline
 from research.episode.loop import Generate
 from research.episode.prompts import asks_for_boxed, build_prompt
@@ -61,7 +61,7 @@ class Environment(BaseEnvironment):
     schema: ClassVar[pa.Schema] = TASK_SCHEMA
     section: ClassVar[str] = "rewriting"
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EpisodeSettings) -> None:
         super().__init__(settings)
         try:
             self.config = RewritingConfig(**settings.parameters)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from research.datasets.questions import Question, read_questions, training_rows
-from research.environments import BaseEnvironment, Row, Settings
+from research.environments import BaseEnvironment, EpisodeSettings, Row
 from research.environments.controls import CLOSED_BOOK, CONTROLS, SHUFFLED, controlled
 from research.environments.headline import REWARD, Chart, Column, Headline
 from research.episode.loop import Generate, run_episode
@@ -56,7 +56,7 @@ class Environment(BaseEnvironment):
 
     headline: ClassVar[Headline] = HEADLINE
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: EpisodeSettings) -> None:
         super().__init__(settings)
         self.reward = AnswerReward(settings.reward)
         if unknown := set(settings.controls) - set(CONTROLS):

@@ -19,7 +19,7 @@ NO_CALL = "There was no query between the search tags."
 
 
 @dataclass(frozen=True)
-class Call:
+class CallRequest:
     """A call that can be carried out, and how it is recorded."""
 
     tool: Tool
@@ -33,7 +33,7 @@ class Call:
         return json.dumps(self.arguments, ensure_ascii=False, default=str)
 
 
-def read_call(turn: str, tools: Sequence[Tool], protocol: Protocol) -> Call:
+def read_call(turn: str, tools: Sequence[Tool], protocol: Protocol) -> CallRequest:
     """The call that a turn ends in.
 
     Raises:
@@ -47,10 +47,10 @@ def read_call(turn: str, tools: Sequence[Tool], protocol: Protocol) -> Call:
         raise CallFault(
             NO_CALL if name in ("", protocol.search) else f"There was nothing between the {name} tags."
         )
-    return Call(by_name[name], by_name[name].of_text(content))
+    return CallRequest(by_name[name], by_name[name].of_text(content))
 
 
-def _of_json(content: str, tools: Mapping[str, Tool]) -> Call:
+def _of_json(content: str, tools: Mapping[str, Tool]) -> CallRequest:
     try:
         call = json.loads(content)
         name, arguments = call["name"], call.get("arguments") or {}
@@ -58,4 +58,4 @@ def _of_json(content: str, tools: Mapping[str, Tool]) -> Call:
         raise CallFault('A call must be a JSON object {"name": ..., "arguments": {...}}.') from None
     if not isinstance(name, str) or name not in tools:
         raise CallFault(f"There is no tool {reprlib.repr(name)}; there are: {', '.join(tools)}.")
-    return Call(tools[name], tools[name].checked(arguments))
+    return CallRequest(tools[name], tools[name].checked(arguments))

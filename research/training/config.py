@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from research.environments import BaseEnvironment, Settings, environment_class, make_environment
+from research.environments import BaseEnvironment, EpisodeSettings, environment_class, make_environment
 from research.environments.headline import Headline
 from research.episode.loop import Limits
 from research.episode.prompts import load_prompt
@@ -73,8 +73,10 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
     return config
 
 
-def _settings(values: Mapping[str, Any]) -> Settings:
-    return Settings(**{each.name: values[each.name] for each in fields(Settings) if each.name in values})
+def _settings(values: Mapping[str, Any]) -> EpisodeSettings:
+    return EpisodeSettings(
+        **{each.name: values[each.name] for each in fields(EpisodeSettings) if each.name in values}
+    )
 
 
 def headline_of(run_dir: Path) -> Headline:

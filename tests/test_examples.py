@@ -1,4 +1,6 @@
-"""The examples of docs/extending.md: each trains for a real step of GRPO."""
+"""The examples of docs/extending.md train for a real step of GRPO; that of an environment does in
+test_installed.py.
+"""
 
 import subprocess
 import sys
@@ -35,13 +37,6 @@ def test_data_reward_and_tool_of_ones_own(policy: str, tmp_path: Path) -> None:
     trained = train(policy, tmp_path, *convert(tmp_path / "handbook"), *words)
     assert all("calculate_calls" in each.metrics for each in trained)
     assert all("few_searches:score" in each.reward_reason for each in trained)
-
-
-@pytest.mark.launch
-def test_an_environment_of_ones_own(policy: str, tmp_path: Path) -> None:
-    words = ["--questions", "choices.csv", "--corpus", "choices.corpus.jsonl"]
-    trained = train(policy, tmp_path, *words, "research.environment=multiple_choice:MultipleChoice")
-    assert all("is_letter" in each.metrics for each in trained)
 
 
 @pytest.mark.launch

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from stack import ROOT, RecipeRun
 
+from research.training.run_files import read_trajectories, trajectory_path
+
 COMMANDS = ("research-train", "research-eval", "research-eval-bright", "research-view", "retriever-server")
 
 
@@ -76,22 +78,28 @@ def test_its_commands_work_elsewhere(site: Path, tmp_path: Path, words: tuple[st
 
 
 @pytest.mark.launch
-def test_it_trains_from_an_empty_folder(site: Path, policy: str, tmp_path: Path) -> None:
+def test_it_trains_with_what_a_user_brings(site: Path, policy: str, tmp_path: Path) -> None:
+    """An environment, a tool and a reward of the user's, a file each, from a folder without a checkout."""
     words = [
         "--model",
         policy,
-        "--steps",
-        "1",
-        "--passages",
-        "600",
-        "--test-questions",
-        "1",
+        "--questions",
+        "choices.csv",
+        "--corpus",
+        "choices.corpus.jsonl",
         "--index",
         "bm25",
     ]
-    words += ["trainer.val_before_train=false"]
+    words += ["--steps", "2", "trainer.val_before_train=false"]
+    words += ["research.environment=multiple_choice:MultipleChoice"]
+    words += ['research.tools={search: {}, "calculator:calculate": {digits: 6}}']
+    words += ['research.reward={exact_match: 1.0, "few_searches:score": {weight: 0.2, most: 6}}']
     with RecipeRun(tmp_path / "run", *words, installed=environment(site, tmp_path)) as run:
         assert run.wait() == 0, run.text()
         run.assert_nothing_left()
     assert (tmp_path / "run" / "report.html").exists() and (tmp_path / "run" / "policy").is_dir()
-    assert any((tmp_path / "cache" / "research-rl").iterdir())
+    trained = list(read_trajectories(trajectory_path(tmp_path / "run", 2, "train")))
+    assert all(
+        {"is_letter", "calculate_calls", "reward/searches_saved"} <= each.metrics.keys() for each in trained
+    )
+    assert not (tmp_path / "of_the_user" / "runs").exists()

@@ -180,7 +180,7 @@ class ModelServer(JsonServer):
     needs one.
     """
 
-    def __init__(self, url: str, key_variable: str, timeout: float, deadline: float) -> None:
+    def __init__(self, url: str, key_variable: str | None, timeout: float, deadline: float) -> None:
         super().__init__(url.rstrip("/").removesuffix("/v1") + "/v1", timeout, deadline, key_variable)
 
 

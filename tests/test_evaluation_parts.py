@@ -28,10 +28,11 @@ from research.evaluation.config import (
 from research.evaluation.engines.identity import model_identity
 from research.evaluation.engines.vllm_engine import _is_float32
 from research.evaluation.methods.ircot import first_sentence
-from research.evaluation.outputs.judge import content_key, judge_metrics
+from research.evaluation.outputs.judging import judge_metrics
 from research.evaluation.outputs.predictions import Key
 from research.evaluation.outputs.summary import markdown, summarise
 from research.evaluation.runner import Runner, Task
+from research.judge import Verdict, content_key
 from research.metrics.answers import support_recall
 from research.metrics.statistics import bootstrap, paired_difference
 
@@ -186,7 +187,9 @@ def test_a_failed_question_and_no_answer_score_nothing_whatever_is_accepted(
     [late] = run(SayingEngine(tag_tokens), [task], never, "question_timeout=0.1")
     [silent] = run(SayingEngine(tag_tokens, speak=lambda text: "<answer>\\boxed{}</answer>"), [task])
     for trajectory in (late, silent):
-        verdicts = {content_key(judge, trajectory.metadata): {"right": True, "reason": "of another version"}}
+        answers = ("", trajectory.metadata["prediction"])
+        keys = [content_key("judge", "the river?", [golden], answer) for answer in answers]
+        verdicts = dict.fromkeys(keys, Verdict(True, "of another version"))
         figures = trajectory.metrics | judge_metrics(judge, verdicts, trajectory)
         assert [figures[name] for name in ("em", "f1", "acc", "judge", "judge_failed")] == [0.0] * 5
     assert (late.metrics["failed"], silent.metrics["failed"]) == (1.0, 0.0)

@@ -19,6 +19,7 @@ from research.episode.prompts import load_prompt, with_text
 from research.episode.protocol import Protocol
 from research.evaluation.methods import method_names
 from research.evaluation.values import check_multihop
+from research.judge import JudgeConfig
 from research.overrides import as_hydra_word
 from research.places import CONFIG_DIR
 from research.tools.search import RetrieverConfig
@@ -68,18 +69,6 @@ class Baselines:
     answer_tokens: int
     ircot_steps: int
     iter_retgen_rounds: int
-
-
-@dataclass(frozen=True)
-class JudgeConfig:
-    """An LLM that judges answers, behind an OpenAI-compatible server; no `url`, no judge."""
-
-    url: str | None
-    model: str | None
-    api_key_variable: str
-    concurrency: int
-    timeout: float
-    deadline: float
 
 
 @dataclass(frozen=True)

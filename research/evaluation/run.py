@@ -21,11 +21,12 @@ from research.evaluation.datasets import digest, read_datasets, tasks
 from research.evaluation.engines import opened
 from research.evaluation.engines.identity import model_identity
 from research.evaluation.outputs.folder import Free, check_same
-from research.evaluation.outputs.judge import judge_all, judge_metrics, read_verdicts
+from research.evaluation.outputs.judging import JUDGEMENTS, judge_all, judge_metrics
 from research.evaluation.outputs.predictions import Predictions, failures, key_of, read_predictions
 from research.evaluation.outputs.report import write_report
 from research.evaluation.outputs.summary import markdown, summarise, write_summary
 from research.evaluation.runner import Runner, Task
+from research.judge import read_verdicts
 from research.model_server import JsonServer, ServerError
 from research.processes import alone_in
 from research.tools.search import RetrieverClient
@@ -80,7 +81,7 @@ def evaluate(config: DictConfig, run_dir: Path) -> Outcome:
 
 def _conclude(run_dir: Path, config: EvaluationConfig, identity: dict[str, Any]) -> Outcome:
     """Write metrics.json and report.html from the other files."""
-    verdicts = read_verdicts(run_dir)
+    verdicts = read_verdicts(run_dir / JUDGEMENTS)
     scores = {
         key_of(each): each.metrics | judge_metrics(config.judge, verdicts, each)
         for each in read_predictions(run_dir)

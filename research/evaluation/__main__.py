@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from research.evaluation.command_line import ending_well
-from research.evaluation.config import EvaluationError, compose_config
+from research.evaluation.config import EvaluationError, compose_multihop
 from research.evaluation.outputs.folder import own_folder
 from research.overrides import quoted
 from research.places import RUNS
@@ -135,10 +135,10 @@ def _evaluate(
     with ExitStack() as stack:
         # Mistakes first: building an index is long.
         own_folder(run_dir)
-        config = compose_config(["retriever.url=http://none", *words], trained)
+        config = compose_multihop(["retriever.url=http://none", *words], trained)
         if list(config.methods) != ["direct"]:  # which asks no retriever
             url = retriever or (stack.enter_context(serving(service)) if service else None)
-            config = compose_config([*words, *([f"retriever.url={url}"] if url else [])], trained)
+            config = compose_multihop([*words, *([f"retriever.url={url}"] if url else [])], trained)
         return evaluate(config, run_dir)
 
 

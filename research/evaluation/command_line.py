@@ -14,14 +14,14 @@ from research.processes import Terminated, raise_on_terminate
 
 @contextmanager
 def ending_well(run_dir: Path) -> Iterator[None]:
-    """Errors in one line, and after ctrl-C how to go on with the folder; exit codes as of a shell."""
+    """Errors as one line, and after ctrl-C how to resume; exit codes as in a shell."""
     raise_on_terminate()
     try:
         yield
     except (EvaluationError, DataError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
-        click.echo(f"\ninterrupted; what is finished is kept. Go on with --out {run_dir}", err=True)
+        click.echo(f"\ninterrupted; what is finished is kept. Resume with --out {run_dir}", err=True)
         sys.exit(130)
     except Terminated:
         sys.exit(143)

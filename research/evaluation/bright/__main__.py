@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from research.errors import DataError
-from research.evaluation.bright.config import MODES, compose_config
+from research.evaluation.bright.config import MODES, compose_bright
 from research.evaluation.bright.fusion import FUSIONS
 from research.evaluation.command_line import ending_well
 from research.evaluation.config import EvaluationError
@@ -84,7 +84,7 @@ def run(out: Path | None, tasks: str | None, overrides: tuple[str, ...], **optio
         words = [f"{key}={quoted(options[name])}" for name, key in KEYS.items() if options[name] is not None]
         words += [f"{name}=true" for name in FLAGS if options[name]]
         words += [f"tasks={quoted(tasks.split(','))}"] if tasks else []
-        config = compose_config([*words, *overrides], options["model"])
+        config = compose_bright([*words, *overrides], options["model"])
         click.echo(evaluate(config, run_dir))
         click.echo(f"\n{run_dir}: metrics.json  scores.jsonl  runs/")
 

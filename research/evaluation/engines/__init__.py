@@ -3,11 +3,12 @@
 An engine is used from one event loop, by thousands of questions at once; it batches them itself.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from research.episode.loop import Generate, Generation
 from research.episode.prompts import build_prompt
 from research.episode.protocol import Protocol as AgentProtocol
 from research.episode.tokens import TokenProtocol
@@ -47,7 +48,7 @@ class Engine(Protocol):
 
 @asynccontextmanager
 async def opened(config: EngineConfig, sampling: Sampling) -> AsyncIterator[Engine]:
-    """The engine of the configuration, closed in the end."""
+    """The engine of the configuration, closed at the end."""
     engine: Engine
     if config.is_url:
         from research.evaluation.engines.openai_server import OpenAIServer
@@ -73,9 +74,22 @@ def tokens_of(engine: Engine, form: AgentProtocol, prompt: str) -> TokenProtocol
     return tokens
 
 
-def room_for(engine_max: int, prompt: int, asked: int) -> int:
-    """How many of `asked` tokens fit behind `prompt` tokens. Raises EngineError for none."""
-    room = min(asked, engine_max - prompt)
+def turn_generator(
+    sample: Callable[[list[int], int, Stops], Awaitable[list[int]]], tokens: TokenProtocol
+) -> Generate:
+    """`sample` as the search loop calls it: a turn ends at the tags of the protocol."""
+    stops = Stops(tuple(tokens.stop_token_ids), tuple(tokens.stop_strings))
+
+    async def generate(token_ids: list[int], max_tokens: int) -> Generation:
+        sampled = await sample(token_ids, max_tokens, stops)
+        return Generation(sampled, [0.0] * len(sampled))  # nothing is trained on them
+
+    return generate
+
+
+def room_for(engine_max: int, prompt: int, wanted: int) -> int:
+    """How many of the `wanted` tokens fit behind `prompt` tokens. Raises EngineError for none."""
+    room = min(wanted, engine_max - prompt)
     if room < 1:
         raise EngineError(f"a prompt of {prompt} tokens leaves no room in the model's {engine_max}")
     return room

@@ -115,7 +115,7 @@ class Judge:
         )
 
     async def close(self) -> None:
-        """Give up what is in flight, and close the connections."""
+        """Cancel what is in flight, and close the connections."""
         tasks = [*self._in_flight.values()]
         for task in tasks:
             task.cancel()

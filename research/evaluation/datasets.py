@@ -1,4 +1,4 @@
-"""Which questions are asked: data sets by name or by file, as tasks in a fixed order."""
+"""Which questions to ask: data sets by name or by file, as tasks in a fixed order."""
 
 import hashlib
 import json
@@ -16,9 +16,9 @@ FOLDER = CACHE / "flashrag"
 
 
 def read_datasets(names: Sequence[str], limit: int | None) -> dict[str, list[Question]]:
-    """The questions of each data set by its label: its name, or the beginning of its file's name.
+    """Label -> questions; the label is a data set's name, or the beginning of its file's name.
 
-    Raises EvaluationError for an unknown name, a file that cannot be read, or two sets with one label.
+    Raises EvaluationError for an unknown name, an unreadable file, or two data sets with one label.
     """
     datasets: dict[str, list[Question]] = {}
     for name in names:
@@ -37,7 +37,7 @@ def tasks(datasets: dict[str, list[Question]], config: EvaluationConfig) -> Iter
 
 
 def digest(questions: Sequence[Question]) -> str:
-    """A mark that changes with whatever of the questions is asked or scored, and with their order."""
+    """A hash of all that is asked and scored, and of its order."""
     parts = [
         (each.id, each.question, each.golden_answers, each.hops, each.supporting_ids, each.supporting_titles)
         for each in questions

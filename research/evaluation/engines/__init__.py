@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class EngineError(Exception):
-    """A call that failed for good, after the engine's own retries. Costs one question."""
+    """A call that failed for good, after the engine's own retries; it costs one question."""
 
 
 @dataclass(frozen=True)
 class Stops:
-    """Where sampling ends, besides its maximum; what it ended at is part of the sampled tokens."""
+    """Where sampling ends before its maximum; what it ended at is part of the sampled tokens."""
 
     token_ids: tuple[int, ...]
     strings: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None:
-        """Give back what the engine holds."""
+        """Release what the engine holds."""
         ...
 
 
@@ -65,7 +65,7 @@ async def opened(config: EngineConfig, sampling: Sampling) -> AsyncIterator[Engi
 
 
 def tokens_of(engine: Engine, form: AgentProtocol, prompt: str) -> TokenProtocol:
-    """The protocol bound to the engine's tokenizer. Raises EvaluationError if the model's files are unfit."""
+    """The protocol bound to the engine's tokenizer. Raises EvaluationError for unsuitable model files."""
     try:
         tokens = TokenProtocol(engine.tokenizer, form)
         build_prompt(prompt, "", tokens)  # a chat template that fails would fail for every question

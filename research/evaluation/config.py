@@ -88,7 +88,7 @@ class Baselines:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """One evaluation; see research/config/eval_multihop.yaml for each key."""
+    """One evaluation; research/config/eval_multihop.yaml documents each key."""
 
     datasets: Annotated[tuple[str, ...], names("hotpotqa")]
     methods: Annotated[tuple[str, ...], names("research")]

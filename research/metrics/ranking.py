@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 def ndcg(ranked: Sequence[str], gold: Collection[str], k: int) -> float:
     """nDCG@k (Järvelin and Kekäläinen 2002) as trec_eval's ``ndcg_cut``; 0 if nothing is relevant.
 
-    A relevant passage at rank r, from 1, gains 1/log2(r + 1); the result is a share of the best possible gain.
+    A relevant passage at rank r, from 1, gains 1/log2(r + 1), as a share of the best possible gain.
     """
     wanted = set(gold)
     gained = sum(_gain(rank) for rank, name in enumerate(_best(ranked, k), start=1) if name in wanted)

@@ -55,7 +55,7 @@ class Catalogue:
         """A part of the list.
 
         ``position`` is that of the entry with the keys ``locate``, None if it is not in the list;
-        ``complete`` is false while the text search goes on.
+        ``complete`` is false while the text search is running.
         """
         with self._lock:
             self._update()
@@ -99,7 +99,7 @@ class Catalogue:
         search = self._texts.get(query.text) or TextSearch(query.text)
         _keep(self._texts, query.text, search)
         complete = self._look_for(search, selected)
-        return [entry for entry in selected if any(map(search.found, entry.rows))], complete
+        return [entry for entry in selected if any(map(search.holds, entry.rows))], complete
 
     def _look_for(self, search: TextSearch, entries: list[Entry]) -> bool:
         until = time.monotonic() + SLICE_S

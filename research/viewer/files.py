@@ -71,9 +71,11 @@ class TrajectoryFile:
             self._lines += 1
         if line.strip():
             try:
-                place = {"file": self.path.name, "line": self._lines, "offset": self.scanned}
-                row = make_row(Trajectory.from_json(line.decode()), self.protocol, split=self.split, **place)
-                self.rows.append(row)
+                trajectory, place = (
+                    Trajectory.from_json(line.decode()),
+                    (self.path.name, self._lines, self.scanned),
+                )
+                self.rows.append(make_row(trajectory, self.protocol, *place, self.split))
             except ValueError as error:
                 self._faults.append(self._fault(self._lines, str(error)))
         self.scanned += len(line)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from research.viewer.query import Entry
 from research.viewer.rows import Row
 
-# Besides question and sample: what two trajectories must have in common, wherever the runs can be told to use
-# the same values. Files of step 0 and step 60, or methods that one run alone has, are what is to be compared.
+# What two trajectories must have in common besides question and sample, if the runs share any value of it.
+# Otherwise it is what is compared: files of step 0 and step 60, say, or methods that only one run has.
 TRAITS = ("split", "source", "method", "control", "step")
 
 

@@ -43,7 +43,7 @@ class Row:
 
 
 def make_row(
-    trajectory: Trajectory, protocol: Protocol, *, file: str, line: int, offset: int, split: str
+    trajectory: Trajectory, protocol: Protocol, file: str, line: int, offset: int, split: str
 ) -> Row:
     """The summary, with shared strings kept once. Raises ValueError for a bad step or sample."""
     data = trajectory.metadata

@@ -17,7 +17,7 @@ class TextSearch:
 
     def __init__(self, text: str) -> None:
         self._wanted = text.lower()
-        self._as_json = json.dumps(self._wanted, ensure_ascii=False)[1:-1]  # how it stands in a line
+        self._as_json = json.dumps(self._wanted, ensure_ascii=False)[1:-1]  # as in a line of the file
         self._known: dict[Row, bool] = {}
 
     def advance(self, source: Source, rows: Iterable[Row], until: float) -> bool:
@@ -29,7 +29,7 @@ class TextSearch:
                 self._known[row] = self._holds(source, row)
         return True
 
-    def found(self, row: Row) -> bool:
+    def holds(self, row: Row) -> bool:
         """Whether the row contains the text; False if it was not searched yet."""
         return self._known.get(row, False)
 

@@ -87,7 +87,7 @@ class Rewriting:
 
 @dataclass(frozen=True)
 class BrightConfig:
-    """One evaluation; see research/config/eval_bright.yaml for each key."""
+    """One evaluation; research/config/eval_bright.yaml documents each key."""
 
     tasks: Annotated[tuple[str, ...], names("biology")]
     data: Annotated[str | None, or_null(TEXT)]

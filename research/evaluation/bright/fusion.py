@@ -27,7 +27,7 @@ def fuse(
 
 
 def summed(lists: Sequence[Scores], weights: Sequence[float], length: int) -> dict[str, float]:
-    """The weighted sum of scores for each passage of any list; see the module for missing ones."""
+    """The weighted sum of scores for each passage of any list; missing ones as the module says."""
     floors = [min(scores.values()) if len(scores) >= length else 0.0 for scores in lists]
     total = dict.fromkeys((name for scores in lists for name in scores), 0.0)
     for scores, weight, floor in zip(lists, weights, floors, strict=True):

@@ -1,5 +1,6 @@
-"""One evaluation in one folder: config.yaml, identity.json, rewrites.jsonl (of a model), runs/TASK.trec, and
-scores.jsonl and metrics.json from them. Started again with the same folder it resumes.
+"""One evaluation in one folder: rewrites.jsonl (of a model), runs/TASK.trec, scores.jsonl, metrics.json.
+
+Started again with the same folder it resumes.
 """
 
 import asyncio
@@ -103,9 +104,8 @@ def _texts(tasks: list[BrightTask], config: BrightConfig, run_dir: Path, model: 
     texts = {task.name: file.of(task, alone=len(tasks) == 1) for task in tasks}
     for task in tasks:
         if absent := [each.id for each in task.questions if each.id not in texts[task.name]]:
-            message = (
-                f"{config.queries} has no texts for {len(absent)} questions of {task.name}: {named(absent)}"
-            )
+            missing = f"{len(absent)} questions of {task.name}: {named(absent)}"
+            message = f"{config.queries} has no texts for {missing}"
             if not config.allow_missing:
                 raise EvaluationError(f"{message}. With --allow-missing they count as 0")
             _warn(f"{message}. They count as 0")
@@ -115,9 +115,9 @@ def _texts(tasks: list[BrightTask], config: BrightConfig, run_dir: Path, model: 
 def _rewritten(tasks: list[BrightTask], config: BrightConfig, run_dir: Path, model: dict[str, Any]) -> Texts:
     """The model's texts. A failed one is left out; a question without any counts as 0."""
     rewrites = Rewrites(run_dir)
-    requests = wanted(tasks, config, model)
-    asyncio.run(rewrite_all(requests, rewrites, config))
-    rows = [rewrites.done[each.key] for each in requests]
+    wanted_texts = wanted(tasks, config, model)
+    asyncio.run(rewrite_all(wanted_texts, rewrites, config))
+    rows = [rewrites.done[each.key] for each in wanted_texts]
     texts: Texts = {task.name: {} for task in tasks}
     for row in rows:
         if row.error is None:
@@ -125,11 +125,11 @@ def _rewritten(tasks: list[BrightTask], config: BrightConfig, run_dir: Path, mod
     failed = [row for row in rows if row.error is not None]
     empty = [row for row in rows if row.error is None and not row.text]
     ids, empty_ids = (named([f"{row.task} {row.id}" for row in some]) for some in (failed, empty))
+    if failed and len(failed) == len(rows):
+        reason = f"run again to ask again; first: {failed[0].error}"
+        raise EvaluationError(f"all {len(rows)} texts failed; {reason}")
     if failed:
-        first, share = failed[0].error, f"{len(failed)} of {len(rows)} texts failed"
-        if len(failed) == len(rows):
-            raise EvaluationError(f"all {len(rows)} texts failed; run again to ask again; first: {first}")
-        _warn(f"{share} and count as 0: {ids}; first: {first}")
+        _warn(f"{len(failed)} of {len(rows)} texts failed and count as 0: {ids}; first: {failed[0].error}")
     if empty:
         _warn(f"{len(empty)} of {len(rows)} texts are empty: {empty_ids}")
     return texts
@@ -143,9 +143,8 @@ def _retrieved(
     service = settings.service(task.corpus, max(len(each.excluded_ids) for each in task.questions))
     path, note = run_dir / "runs" / f"{task.name}.trec", run_dir / "runs" / f"{task.name}.json"
     texts = [[*_parts(query.question), query.texts, query.weights] for query in queries]
-    key = _hash(
-        [texts, [corpus, settings.kind, service.options, settings.top_k, config.fusion, config.rrf_k]]
-    )
+    origin = [corpus, settings.kind, service.options, settings.top_k, config.fusion, config.rrf_k]
+    key = _hash([texts, origin])
     if path.exists() and note.exists() and (saved := json.loads(note.read_text()))["key"] == key:
         return read_run(path), saved["retriever"]
     with serving(service) as url:

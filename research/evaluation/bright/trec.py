@@ -33,7 +33,7 @@ QRELS_LINE = re.compile(r"(\S+)\s+\S+\s+(\S.*?)\s+(\S+)")
 
 def plain_id(name: str) -> str:
     """The id without blanks."""
-    return re.sub(r"\s", lambda found: quote(found[0]), name)
+    return re.sub(r"\s", lambda blank: quote(blank[0]), name)
 
 
 def write_run(path: Path, run: Run, name: str) -> None:

@@ -27,7 +27,7 @@ WAYS = {
 
 
 def mark_messages(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Have the tokenizer render chats with our marks, each a token of its own."""
+    """Make the tokenizer render chats with our marks, each a single token."""
     marks = [f"<|message:{role}|>" for role in ("system", "user", "assistant")]
     tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in marks], special_tokens=True)
     tokenizer.chat_template = TEMPLATE

@@ -55,9 +55,10 @@ setup(
     packages=find_packages(include=["research*", "retriever_server*"]),
     package_data={
         "research": [
-            "*.css",
             "config/**/*.yaml",
             "episode/prompts/*.txt",
+            "report/*.css",
+            "report/*.j2",
             "training/verl/*.yaml",
             "training/watch/*.j2",
             "evaluation/outputs/*.j2",

@@ -23,8 +23,9 @@ import click
 from research.datasets.questions import Question, read_questions
 from research.episode.tools import SearchFunction
 from research.episode.trajectory import Passage, Trajectory
-from research.evaluation.config import EvaluationConfig, compose_config, read_config
-from research.evaluation.engines import Engine, Stops, opened
+from research.evaluation.config import EvaluationConfig, compose_multihop, read_multihop
+from research.evaluation.engines import Engine, Stops
+from research.evaluation.engines.opening import opened
 from research.evaluation.runner import Runner, Task
 from research.tools.search import RetrieverClient
 
@@ -163,7 +164,7 @@ def main(
 ) -> None:
     """See the top of this file."""
     words = [f"engine.model='{model}'", f"retriever.url='{retriever}'", f"concurrency={concurrency}"]
-    config = read_config(compose_config([*words, "retriever.cache_size=0"], model))
+    config = read_multihop(compose_multihop([*words, "retriever.cache_size=0"], model))
     asyncio.run(measure(config, read_questions(questions)[:count], rounds, fastest, slowest))
 
 

@@ -10,12 +10,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from research.episode.prompts import fill, load_prompt
 from research.episode.trajectory import well_formed
 from research.model_server import ModelServer, ServerError
+from research.values import ABOVE_0, ANY_TEXT, TEXT, URL, integer, or_null
 
 PROMPT = "judge"
 
@@ -24,12 +26,12 @@ PROMPT = "judge"
 class JudgeConfig:
     """How to reach the judge: `model` at `url`, times in seconds; without a `url` nothing is judged."""
 
-    url: str | None
-    model: str | None
-    api_key_variable: str | None = "JUDGE_API_KEY"
-    concurrency: int = 32
-    timeout: float = 60.0
-    deadline: float = 300.0
+    url: Annotated[str | None, or_null(URL)]
+    model: Annotated[str | None, or_null(TEXT)]
+    api_key_variable: Annotated[str | None, or_null(ANY_TEXT)] = "JUDGE_API_KEY"
+    concurrency: Annotated[int, integer(1)] = 32
+    timeout: Annotated[float, ABOVE_0] = 60.0
+    deadline: Annotated[float, ABOVE_0] = 300.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Judge:
         )
 
     async def close(self) -> None:
-        """Give up what is in flight, and close the connections."""
+        """Cancel what is in flight, and close the connections."""
         tasks = [*self._in_flight.values()]
         for task in tasks:
             task.cancel()

@@ -1,5 +1,6 @@
-"""JSON over HTTP, to retrieval servers, model servers and others: time-outs, retries with back-off, and one
-clear line for an answer that is of no use.
+"""JSON over HTTP for all clients: time-outs, retries with back-off, and one clear line for a useless answer.
+
+By hand, not tenacity: the deadline leaves out the wait for a connection, and a dead server gets less time.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from research.episode.trajectory import well_formed
 
 RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
 FIRST_PAUSE_S, MOST_PAUSE_S, MOST_RETRY_AFTER_S = 0.2, 5.0, 10.0
-UNREACHABLE_S = 45.0  # with nobody listening, after which a server is taken for gone
+UNREACHABLE_S = 45.0  # with nobody listening, after which a server counts as gone
 CONNECT_S = 10.0
 MESSAGE_CHARS = 300
 MOST_BYTES = 64 * 2**20  # of an answer
@@ -28,8 +29,8 @@ _HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 class ServerError(Exception):
     """The server refused the request, or no attempt succeeded in time; the message is one line.
 
-    `status` is that of the last HTTP answer, None without one. `lasting`: no other request would fare better,
-    as nobody listens, or a server that has never answered well is of another kind or wants another key.
+    `status` is that of the last HTTP answer, None without one. `lasting`: every other request would fail as
+    well, because nobody listens, or because the server is of another kind or wants another key.
     """
 
     def __init__(self, message: str, status: int | None = None, lasting: bool = False) -> None:
@@ -38,7 +39,7 @@ class ServerError(Exception):
 
 
 class _TryAgain(Exception):
-    """The server asked for patience; `after` is its Retry-After in seconds, if it gave one."""
+    """The server is busy; `after` is its Retry-After in seconds, if it gave one."""
 
     def __init__(self, status: int, after: str | None) -> None:
         super().__init__(f"HTTP {status}")
@@ -52,7 +53,7 @@ class JsonServer:
 
     `timeout` bounds an attempt, `deadline` a call with all its attempts, `patience` (None: UNREACHABLE_S) the
     part of it in which nobody listens; all in seconds, without the wait for one of the `connections`. The
-    environment variable `key_variable` holds the bearer token, if the server wants one. The first call that
+    environment variable `key_variable` holds the bearer token, if the server needs one. The first call that
     fails twice is reported on stderr.
     """
 
@@ -80,7 +81,7 @@ class JsonServer:
         pause, attempts = FIRST_PAUSE_S, 0
         while True:
             attempts += 1
-            async with self._turns:  # not while it pauses: others may fare better
+            async with self._turns:  # not during the pause: others may have more luck
                 began = clock()
                 try:
                     return await self._attempt(path, body)
@@ -108,13 +109,12 @@ class JsonServer:
 
     async def _attempt(self, path: str, body: dict[str, Any] | None) -> Any:
         method, data = ("GET", None) if body is None else ("POST", _encoded(body))
+        request = self._opened().request
         try:
-            async with self._opened().request(
-                method, self.url + path, data=data, allow_redirects=False
-            ) as reply:
+            async with request(method, self.url + path, data=data, allow_redirects=False) as reply:
                 raw = await self._body(reply, path)
         except (aiohttp.ClientResponseError, aiohttp.InvalidURL, aiohttp.ClientSSLError, ValueError) as error:
-            # A port that is no HTTP or no TLS, or an address or a key that cannot be sent.
+            # A port that speaks no HTTP or no TLS, or an address or a key that cannot be sent.
             reason = f"no HTTP: {error.message}" if isinstance(error, aiohttp.ClientResponseError) else error
             self._refuse(path, str(reason), None, error)
         if reply.status in RETRIED_STATUS:
@@ -125,8 +125,8 @@ class JsonServer:
             answer = _parsed(raw)
         except (ValueError, RecursionError) as error:
             what = "an HTML page" if raw.lstrip().startswith(b"<") else "an answer"
-            words = raw[:MESSAGE_CHARS].decode(errors="replace")
-            self._refuse(path, f"{what} that is not JSON: {words}", reply.status, error)
+            start = raw[:MESSAGE_CHARS].decode(errors="replace")
+            self._refuse(path, f"{what} that is not JSON: {start}", reply.status, error)
         self._answered = True
         return answer
 
@@ -135,13 +135,9 @@ class JsonServer:
             key = os.environ.get(self._key_variable) if self._key_variable else None
             headers = {"Content-Type": "application/json"}
             headers |= {"Authorization": f"Bearer {key}"} if key else {}
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # the turns bound them
-                timeout=aiohttp.ClientTimeout(
-                    total=self._timeout, sock_connect=min(CONNECT_S, self._timeout)
-                ),
-                headers=headers,
-            )
+            timeout = aiohttp.ClientTimeout(self._timeout, sock_connect=min(CONNECT_S, self._timeout))
+            connector = aiohttp.TCPConnector(limit=0)  # self._turns limits them
+            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers)
         return self._session
 
     async def _body(self, reply: aiohttp.ClientResponse, path: str) -> bytes:
@@ -153,19 +149,18 @@ class JsonServer:
         return bytes(body)
 
     def _refusal(self, reply: aiohttp.ClientResponse, raw: bytes) -> str:
-        said = f"HTTP {reply.status}"
+        reason = f"HTTP {reply.status}"
         if 300 <= reply.status < 400:
-            return f"{said}, redirected to {reply.headers.get('Location')}: give the server's own address"
-        words = _line(raw[: 4 * MESSAGE_CHARS].decode(errors="replace"))
+            return f"{reason}, redirected to {reply.headers.get('Location')}: give the server's own address"
         if reply.status in (401, 403) and self._key_variable:
-            there = "is it right?" if os.environ.get(self._key_variable) else "it is not set"
-            said += f" (the key is taken from {self._key_variable}: {there})"
-        return f"{said}: {words}"
+            state = "is it right?" if os.environ.get(self._key_variable) else "it is not set"
+            reason += f" (the key is taken from {self._key_variable}: {state})"
+        return f"{reason}: {_line(raw[: 4 * MESSAGE_CHARS].decode(errors='replace'))}"
 
     def _refuse(
         self, path: str, reason: str, status: int | None, cause: BaseException | None = None
     ) -> NoReturn:
-        # 400, 413 and 422 are about the request; of a server that has answered before, others may be, too.
+        # 400, 413 and 422 concern this request; if the server has answered before, so may other refusals.
         lasting = not self._answered and status not in (400, 413, 422)
         raise ServerError(f"{self.url}{path}: {reason}", status, lasting) from cause
 
@@ -176,9 +171,7 @@ class JsonServer:
 
 
 class ModelServer(JsonServer):
-    """An OpenAI-compatible server; `key_variable` names the environment variable with its API key, if it
-    needs one.
-    """
+    """An OpenAI-compatible server; the environment variable `key_variable` holds its API key, if any."""
 
     def __init__(self, url: str, key_variable: str | None, timeout: float, deadline: float) -> None:
         super().__init__(url.rstrip("/").removesuffix("/v1") + "/v1", timeout, deadline, key_variable)

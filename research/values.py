@@ -5,7 +5,8 @@ share. The keys themselves are documented in research/config.
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import is_dataclass
+from typing import Any, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
 
 from research.episode.protocol import Protocol, render_passage
@@ -84,6 +85,14 @@ TAG = Rule(lambda value: isinstance(value, str) and value.isidentifier(), "the n
 URL = Rule(is_url, "an address like http://127.0.0.1:8000")
 SECTION = Rule(lambda value: isinstance(value, Mapping), "a section with keys of its own")
 
+
+def _names_one(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, Mapping) and len(value) == 1)
+
+
+TOOLS = Rule(lambda value: isinstance(value, str | Sequence | Mapping), "names, or names with parameters")
+ENVIRONMENT = Rule(_names_one, "a name, or one name with its parameters")
+
 PROTOCOL = {
     **{f"protocol.{name}": TAG for name in NAMES},
     "protocol.boxed": SWITCH,
@@ -108,6 +117,17 @@ RETRIEVER = {
     "retriever.cache_size": integer(0),
     "retriever.contents": SWITCH,
 }
+
+
+def rules_of(config: type, prefix: str = "") -> dict[str, Rule]:
+    """The rules that annotate the fields of a dataclass; those of its sections as ``section.key``."""
+    rules: dict[str, Rule] = {}
+    for name, hint in get_type_hints(config, include_extras=True).items():
+        if is_dataclass(hint) and isinstance(hint, type):
+            rules |= {prefix + name: SECTION, **rules_of(hint, f"{prefix}{name}.")}
+        for each in getattr(hint, "__metadata__", ()):
+            rules[prefix + name] = each
+    return rules
 
 
 def flattened(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ LAYERS = (
     "model_server",
     "values",
     "episode",
-    {"doors", "drawing", "errors", "files", "overrides", "places", "processes", "validation"},
+    {"doors", "report", "errors", "files", "overrides", "places", "processes", "validation"},
 )
 
 

@@ -271,15 +271,13 @@ def test_a_token_in_the_environment_is_the_services_and_ours(
     assert ndcg(rows["court"]) == pytest.approx(2 / 3, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "answer", [[[[{"id": None}]], [[1.0]]], [[], []], {"documents": []}, "<p>Sign in</p>"]
-)
+@pytest.mark.parametrize("answer", [[[{"id": None}], [1.0]], [[]], {"documents": []}, "<p>Sign in</p>"])
 def test_searches_that_all_fail_are_an_error(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any
 ) -> None:
     app = Flask("other")
     text = answer if isinstance(answer, str) else json.dumps(answer)
-    app.add_url_rule("/batch_search", "search", lambda: text, methods=["POST"])
+    app.add_url_rule("/search", "search", lambda: text, methods=["POST"])
     app.add_url_rule("/health", "health", lambda: "{}")
     with serving_app(app) as url:
         monkeypatch.setattr(bright_run, "serving", lambda _: nullcontext(url))

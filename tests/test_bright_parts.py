@@ -17,10 +17,10 @@ from research.datasets.rewriting_tasks import RewritingTask
 from research.episode.trajectory import Passage
 from research.errors import DataError
 from research.evaluation.bright import published
-from research.evaluation.bright.config import compose_config, read_config
+from research.evaluation.bright.config import compose_bright, read_bright
 from research.evaluation.bright.fusion import best, fuse, reciprocal_ranks, summed
 from research.evaluation.bright.queries import TextFile, query_of
-from research.evaluation.bright.retrieve import Job, _batches, retrieve, scores_of
+from research.evaluation.bright.retrieve import retrieve, scores_of
 from research.evaluation.bright.summary import figures, mean_figures, table
 from research.evaluation.bright.trec import METRICS
 from research.evaluation.config import EvaluationError
@@ -181,32 +181,18 @@ def test_the_proxy_task_has_one_gold_answer_a_question(tmp_path: Path, shared_ro
 # ---------------------------------------------------------------------------------------- requests
 
 
-@examples(max_examples=50)
-@given(st.lists(st.tuples(st.text(max_size=3), st.lists(st.text(max_size=3)).map(tuple))), st.integers(1, 4))
-def test_requests_hold_all_texts_in_order(pairs: list[tuple], most: int) -> None:
-    jobs = [Job(*pair) for pair in pairs]
-    batches = list(_batches(jobs, most))
-    assert [job for batch in batches for job in batch] == jobs
-    assert all(1 <= len(batch) <= most for batch in batches)
-
-
-def test_long_lists_of_excluded_ids_go_in_requests_of_their_own() -> None:
-    jobs = [Job(str(number), ("x" * 40,) * 40_000) for number in range(4)]
-    assert [len(batch) for batch in _batches(jobs, 16)] == [2, 2]
-
-
 def test_a_passage_that_the_server_repeats_counts_where_it_is_best() -> None:
     passages = [Passage(*each) for each in (("a", "", 9.0), ("1", "", 8.0), ("1", "", 7.0), ("a", "", 1.0))]
     assert list(scores_of(passages).items()) == [("a", 9.0), ("1", 8.0)]
 
 
 def test_a_retriever_that_is_gone_is_one_line() -> None:
-    settings = config_of("queries=original", "retriever.deadline=0.1").retriever
+    config = config_of("queries=original", "retriever.deadline=0.1")
     query = query_of(QUESTION, ["text"], config_of("queries=f"))
     with pytest.raises(
-        EvaluationError, match="the retriever failed: http://127.0.0.1:9/batch_search: .* run again"
+        EvaluationError, match="the retriever failed: http://127.0.0.1:9/search: .* run again"
     ):
-        retrieve("http://127.0.0.1:9", [query], settings, "sum", 60)
+        retrieve("http://127.0.0.1:9", [query], config)
 
 
 # ------------------------------------------------------------------------------- texts and settings
@@ -215,7 +201,7 @@ QUESTION = RewritingTask("1", "why?", (), ("a",), (), "x")
 
 
 def config_of(*words: str):
-    return read_config(compose_config([*words], None))
+    return read_bright(compose_bright([*words], None))
 
 
 def test_a_trained_query_reasoner_is_asked_as_it_was_trained(tmp_path: Path) -> None:
@@ -227,10 +213,10 @@ def test_a_trained_query_reasoner_is_asked_as_it_was_trained(tmp_path: Path) -> 
         "actor_rollout_ref: {rollout: {dtype: float32, max_model_len: 256}}\n"
     )
     policy = str(tmp_path / "policy")
-    read = read_config(compose_config([f"engine.model={policy}"], policy))
+    read = read_bright(compose_bright([f"engine.model={policy}"], policy))
     assert (read.rewriting.prompt, read.rewriting.thinks, read.rewriting.tokens) == ("rqr", True, 64)
     assert (read.engine.dtype, read.engine.max_model_len) == ("float32", 256)
-    read = read_config(compose_config([f"engine.model={policy}", "rewriting.tokens=9"], policy))
+    read = read_bright(compose_bright([f"engine.model={policy}", "rewriting.tokens=9"], policy))
     assert read.rewriting.tokens == 9
 
 

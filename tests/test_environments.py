@@ -16,6 +16,8 @@ from research.environments.fact_verification import HEADLINE, LABELS, Environmen
 from research.episode.protocol import Protocol
 from research.episode.tokens import TokenProtocol
 from research.errors import DataError
+from research.evaluation.config import EvaluationError, compose_multihop, read_multihop
+from research.evaluation.datasets import read_datasets
 from research.tools.search import RetrieverConfig
 
 SETTINGS = EpisodeSettings(
@@ -136,3 +138,13 @@ def test_a_verdict_is_right_or_wrong(tag_tokens: TokenProtocol, verdict: str) ->
     right = verdict == "REFUTED"
     assert trajectory.reward == trajectory.metrics["em"] == float(right)
     assert HEADLINE.well_done(trajectory.metrics) == right
+
+
+def test_an_evaluation_reads_the_environments_rows(world: Path) -> None:
+    words = ["engine.model=m", "retriever.url=http://127.0.0.1:1", "prompt=fact_verification"]
+    words += [f"datasets=['{world}/test.claims.jsonl']"]
+    config = read_multihop(compose_multihop([*words, "environment=fact_verification"]))
+    (claims,) = read_datasets(config).values()
+    assert {claim.golden_answers for claim in claims} == {(label,) for label in LABELS}
+    with pytest.raises(EvaluationError, match="asks no questions"):
+        read_datasets(read_multihop(compose_multihop([*words, "environment=query_rewriting", "tools=[]"])))

@@ -149,7 +149,7 @@ def test_every_method_answers_and_the_table_compares(
     assert searches == {"direct": 0, "naive_rag": 1, "ircot": 5, "iter_retgen": 3, "research": 1}
     assert all(f"| {method}" in shown for method in methods)
     page = (out / "report.html").read_text()
-    assert "EM by hops" in page and "Searches a question" in page and "<script" not in page
+    assert "EM by hops" in page and "Searches per question" in page and "<script" not in page
     compared = CliRunner().invoke(main, ["compare", str(out), str(out)])
     assert compared.exit_code == 0 and "| land, research | em | 6 |" in compared.stdout
 

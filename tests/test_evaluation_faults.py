@@ -269,7 +269,7 @@ def test_ctrl_c_says_how_to_go_on(
     with Interrupting(tag_tokens).running() as url:
         stopped = run(tmp_path, tokenizer, questions, url, retriever, "concurrency=2")
         assert stopped.exit_code == 130
-        assert f"what is finished is kept. Go on with --out {tmp_path / 'out'}" in stopped.stderr
+        assert f"what is finished is kept. Resume with --out {tmp_path / 'out'}" in stopped.stderr
         kept = len(list(read_predictions(tmp_path / "out")))
         result = run(tmp_path, tokenizer, questions, url, retriever, "concurrency=2")
     assert 0 < kept < 60 and f"{60 - kept} questions in" in result.stderr and result.exit_code == 0

@@ -17,7 +17,6 @@ from research.evaluation.bright import __main__ as bright
 from research.evaluation.bright import config as bright_config
 from research.evaluation.config import EvaluationError
 from research.evaluation.outputs.folder import own_folder
-from research.evaluation.values import BRIGHT, MULTIHOP, OPTIONAL
 from research.values import flattened
 
 NEEDED = ["engine.model=none", "retriever.url=http://none"]
@@ -61,7 +60,6 @@ OF_MULTIHOP = [
 OF_BRIGHT = [
     ("retriever.top_k", "0", "integer from 1 to 1000"),
     ("retriever.top_k", "1001", "integer from 1 to 1000"),
-    ("retriever.batch", "0", "integer of at least 1"),
     ("retriever.in_flight", "-1", "integer of at least 1"),
     ("retriever.k1", "nan", "number of at least 0"),
     ("retriever.b", "2", "number from 0 to 1"),
@@ -79,9 +77,9 @@ OF_BRIGHT = [
 def refusal(kind: str, *words: str) -> str:
     with pytest.raises(EvaluationError) as raised:
         if kind == "bright":
-            bright_config.compose_config(["engine.model=none", *words], None)
+            bright_config.compose_bright(["engine.model=none", *words], None)
         else:
-            config.compose_config([*NEEDED, *words])
+            config.compose_multihop([*NEEDED, *words])
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -106,10 +104,12 @@ def test_a_key_that_was_taken_out_is_named(kind: str) -> None:
     assert refusal(kind, "~sampling.seed") == "no value for sampling.seed"
 
 
-@pytest.mark.parametrize(("name", "rules"), [("eval_multihop", MULTIHOP), ("eval_bright", BRIGHT)])
+@pytest.mark.parametrize(
+    ("name", "rules"), [("eval_multihop", config.MULTIHOP), ("eval_bright", bright_config.BRIGHT)]
+)
 def test_every_key_has_a_rule_and_every_rule_a_key(name: str, rules: dict[str, Any]) -> None:
     values: Any = OmegaConf.to_container(config.compose_file(name, [], {}))
-    assert set(flattened(values)) == set(rules) - OPTIONAL
+    assert set(flattened(values)) == set(rules) - config.OPTIONAL
 
 
 @pytest.mark.parametrize("word", ["concurrency=0", "concurrency=-3", "concurrency=nan", "limits.searches=-1"])

@@ -9,7 +9,7 @@ from research.episode.prompts import Prompt, load_prompt, prompt_names, with_tex
 from research.episode.protocol import Protocol
 from research.episode.tokens import TokenProtocol
 from research.evaluation.config import EvaluationError
-from research.evaluation.config import compose_config as compose_evaluation
+from research.evaluation.config import compose_multihop as compose_evaluation
 from research.training.run.options import Options
 from research.training.run.plan import ConfigurationError, compose_config, make_plan
 

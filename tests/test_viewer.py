@@ -297,7 +297,7 @@ def test_pairs_of_different_steps_methods_and_kinds(tmp_path):
 def test_gold_passages_by_id_and_by_title():
     shown = [Passage("7", "Oslo\nThe capital."), Passage("8", '"Lima"\nA city of x.'), Passage("9", "Rome\n")]
     one = episode(1, 1.0)
-    one.searches = [Call("where", shown, shown=2)]
+    one.calls = [Call("where", shown, shown=2)]
     assert gold_found(one) is None
     one.metadata |= {"supporting_ids": [7, 9], "supporting_titles": ["Oslo", "lima"]}
     assert gold_found(one) == {"total": 2, "found": 1}

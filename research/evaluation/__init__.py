@@ -1,4 +1,4 @@
 """Evaluation: questions through a method and an engine to trajectories, and those to figures with intervals.
 
-Start at run.py; `python -m research.evaluation --help` teaches the commands.
+Start reading at run.py; `python -m research.evaluation --help` shows the commands.
 """

@@ -1,42 +1,22 @@
 """Command line: `python -m research.evaluation run|compare|report --help`."""
 
-import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from research.evaluation.command_line import ending_well
-from research.evaluation.config import EvaluationError, compose_config
+from research.evaluation import command_line as cli
+from research.evaluation.config import EvaluationError, compose_multihop
 from research.evaluation.outputs.folder import own_folder
-from research.overrides import quoted
 from research.places import RUNS
 
-if TYPE_CHECKING:
-    from research.evaluation.run import Outcome
-    from research.evaluation.service import Service
 
-PATH = click.Path(path_type=Path)
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-# Options of the command line that are keys of the configuration.
-KEYS = {
-    "model": "engine.model",
-    "tokenizer": "engine.tokenizer",
-    "limit": "limit",
-    "preset": "preset",
-    "judge": "judge.url",
-    "judge_model": "judge.model",
-}
-LISTS = {"datasets": "datasets", "methods": "methods"}
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(context_settings=cli.SETTINGS)
 def main() -> None:
-    """Score search agents on questions: one loop with training, intervals, runs that go on where they
-    stopped.
+    """Score search agents on questions, with the loop of the training, intervals, and runs that resume.
 
     \b
     Examples:
@@ -49,25 +29,27 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--model", required=True, metavar="DIR|NAME|URL", help="For vLLM here, or a server's address.")
 @click.option(
-    "--datasets", metavar="A,B", help="Names or files.  [default: hotpotqa,2wiki,musique,bamboogle]"
+    "--model", "engine__model", required=True, metavar="DIR|NAME|URL", help="For vLLM, or a server."
 )
 @click.option(
-    "--methods", metavar="A,B", help="research, direct, naive_rag, ircot, iter_retgen.  [default: research]"
+    "--datasets", type=cli.NAMES, help="Names or files.  [default: hotpotqa,2wiki,musique,bamboogle]"
 )
-@click.option("--limit", type=click.IntRange(1), help="Questions of each data set.  [default: all]")
-@click.option("--out", type=PATH, help="Folder; one that is begun goes on.  [default: runs/eval-TIME]")
-@click.option("--retriever", metavar="URL", help="A retrieval server that is running.")
-@click.option("--corpus", type=FILE, help="Or passages to serve here: {id, contents} a line.")
-@click.option("--encoder", default="minilm", show_default=True, help="Of --corpus: hub name or folder.")
-@click.option("--index", default="flat", show_default=True, help="Of --corpus: kind of index.")
 @click.option(
-    "--preset", help="Protocol and prompt: a file of research/config/preset.  [default: the model's run's]"
+    "--methods", type=cli.NAMES, help="research, direct, naive_rag, ircot, iter_retgen.  [default: research]"
 )
-@click.option("--tokenizer", help="Where it is, if neither with the model nor where the server says.")
-@click.option("--judge", metavar="URL", help="OpenAI-compatible server of an LLM that judges the answers.")
-@click.option("--judge-model", help="Its name there.")
+@click.option("--limit", type=click.IntRange(1), help="Questions per data set.  [default: all]")
+@click.option(
+    "--out", type=cli.PATH, help="Folder; one that was begun is resumed.  [default: runs/eval-TIME]"
+)
+@click.option("--retriever", metavar="URL", help="A running retrieval server.")
+@click.option("--corpus", type=cli.FILE, help="Or passages to serve here: {id, contents} per line.")
+@click.option("--encoder", default="minilm", show_default=True, help="For --corpus: hub name or folder.")
+@click.option("--index", default="flat", show_default=True, help="For --corpus: kind of index.")
+@click.option("--preset", help="File of research/config/preset.  [default: as the model was trained]")
+@click.option("--tokenizer", "engine__tokenizer", help="Folder or name, if not the model's.")
+@click.option("--judge", "judge__url", metavar="URL", help="OpenAI-compatible server of an LLM judge.")
+@click.option("--judge-model", "judge__model", help="The model's name there.")
 @click.argument("overrides", nargs=-1)
 def run(
     out: Path | None,
@@ -80,20 +62,26 @@ def run(
 ) -> None:
     """Ask all questions, and write predictions.jsonl, metrics.json and report.html into a folder.
 
-    OVERRIDES are key=value words of research/config/eval_multihop.yaml, for example sampling.temperature=0.7.
-    The policy of a training run is evaluated by the prompt, protocol and limits it was trained with, if
-    --preset says nothing else.
+    OVERRIDES are key=value pairs of research/config/eval_multihop.yaml, for example sampling.temperature=0.7.
+    The policy of a training run is evaluated with the prompt, protocol and limits of its training, unless
+    --preset is given.
     """
-    from research.evaluation.service import Service
+    from research.evaluation.run import evaluate
 
     if retriever and corpus:
         raise click.UsageError("--retriever and --corpus: one of them")
     run_dir = out or RUNS / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
-    with ending_well(run_dir):
-        words = [*_words(options), *overrides]
-        trained = options["model"] if options["preset"] is None else None
-        service = Service(corpus, encoder, index) if corpus else None
-        table, fault = _evaluate(words, trained, retriever, service, run_dir)
+    with cli.one_line_end(run_dir):
+        values = [*cli.as_overrides(options), *overrides]
+        trained = options["engine__model"] if options["preset"] is None else None
+        # Mistakes first: building an index takes long.
+        own_folder(run_dir)
+        config = compose_multihop(["retriever.url=http://none", *values], trained)
+        needs_retriever = list(config.methods) != ["direct"]
+        with _retriever(retriever, corpus, encoder, index, needs_retriever) as url:
+            if needs_retriever:
+                config = compose_multihop([*values, *([f"retriever.url={url}"] if url else [])], trained)
+            table, fault = evaluate(config, run_dir)
         click.echo(table)
         click.echo(f"\n{run_dir}: predictions.jsonl  metrics.json  report.html")
         if fault:
@@ -101,8 +89,8 @@ def run(
 
 
 @main.command()
-@click.argument("run_a", type=FOLDER)
-@click.argument("run_b", type=FOLDER)
+@click.argument("run_a", type=cli.FOLDER)
+@click.argument("run_b", type=cli.FOLDER)
 def compare(run_a: Path, run_b: Path) -> None:
     """Question by question: what changed from RUN_A to RUN_B, with intervals and p-values."""
     from research.evaluation.outputs.compare import compare as comparison
@@ -114,7 +102,7 @@ def compare(run_a: Path, run_b: Path) -> None:
 
 
 @main.command()
-@click.argument("run_dir", type=FOLDER)
+@click.argument("run_dir", type=cli.FOLDER)
 def report(run_dir: Path) -> None:
     """Write RUN_DIR/report.html again."""
     from research.evaluation.outputs.report import write_report
@@ -125,40 +113,18 @@ def report(run_dir: Path) -> None:
         raise click.ClickException(f"{run_dir} is no finished evaluation: {error}") from error
 
 
-def _evaluate(
-    words: list[str], trained: str | None, retriever: str | None, service: "Service | None", run_dir: Path
-) -> "Outcome":
-    """Evaluate, with the retriever at that address or a `service` for as long as it takes."""
-    from research.evaluation.run import evaluate
-    from research.evaluation.service import serving
+@contextmanager
+def _retriever(
+    url: str | None, corpus: Path | None, encoder: str, index: str, needed: bool
+) -> Iterator[str | None]:
+    """The address of the retriever: the one given, or that of a service over the corpus."""
+    from research.evaluation.service import Service, serving
 
-    with ExitStack() as stack:
-        # Mistakes first: building an index is long.
-        own_folder(run_dir)
-        config = compose_config(["retriever.url=http://none", *words], trained)
-        if list(config.methods) != ["direct"]:  # which asks no retriever
-            url = retriever or (stack.enter_context(serving(service)) if service else None)
-            config = compose_config([*words, *([f"retriever.url={url}"] if url else [])], trained)
-        return evaluate(config, run_dir)
-
-
-def _words(options: dict[str, Any]) -> list[str]:
-    """The given options as key=value words."""
-    words = [f"{key}={quoted(options[name])}" for name, key in KEYS.items() if options[name] is not None]
-    for name, key in LISTS.items():
-        if options[name] is not None:
-            words.append(f"{key}={quoted(_listed(options[name]))}")
-    return words
-
-
-def _listed(text: str) -> list[str]:
-    """What stands between commas; the name of a file that is there may have commas itself."""
-    parts, found = text.split(","), []
-    while parts:
-        heads = (",".join(parts[:count]) for count in range(len(parts), 0, -1))
-        found.append(next((head for head in heads if os.path.isfile(head)), parts[0]))
-        parts = parts[found[-1].count(",") + 1 :]
-    return found
+    if corpus and needed:
+        with serving(Service(corpus, encoder, index)) as served:
+            yield served
+    else:
+        yield url
 
 
 if __name__ == "__main__":

@@ -1,27 +1,59 @@
-"""How the command lines of the evaluations end."""
+"""What the command lines of the evaluations share: types, options as overrides, and how they end."""
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 from research.errors import DataError
 from research.evaluation.config import EvaluationError
+from research.overrides import quoted
 from research.processes import Terminated, raise_on_terminate
+
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+PATH = click.Path(path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class NameList(click.ParamType):
+    """Names or files between commas; an existing file may have commas in its name."""
+
+    name = "a,b"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """See click."""
+        parts, names = str(value).split(","), list[str]()
+        while parts:
+            heads = (",".join(parts[:count]) for count in range(len(parts), 0, -1))
+            names.append(next((head for head in heads if os.path.isfile(head)), parts[0]))
+            parts = parts[names[-1].count(",") + 1 :]
+        return names
+
+
+NAMES = NameList()
+
+
+def as_overrides(options: Mapping[str, Any]) -> list[str]:
+    """The given options as key=value overrides; the option `judge__model` sets the key judge.model."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return [f"{name.replace('__', '.')}={quoted(value)}" for name, value in given.items()]
 
 
 @contextmanager
-def ending_well(run_dir: Path) -> Iterator[None]:
-    """Errors in one line, and after ctrl-C how to go on with the folder; exit codes as of a shell."""
+def one_line_end(run_dir: Path) -> Iterator[None]:
+    """Errors as one line, and after ctrl-C how to resume; exit codes as in a shell."""
     raise_on_terminate()
     try:
         yield
     except (EvaluationError, DataError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
-        click.echo(f"\ninterrupted; what is finished is kept. Go on with --out {run_dir}", err=True)
+        click.echo(f"\ninterrupted; what is finished is kept. Resume with --out {run_dir}", err=True)
         sys.exit(130)
     except Terminated:
         sys.exit(143)

@@ -1,12 +1,12 @@
-"""The configuration of an evaluation: research/config/eval_multihop.yaml as typed objects. The keys are
-documented there.
+"""The configuration of an evaluation: research/config/eval_multihop.yaml as typed objects, with a rule for
+each value. The keys are documented there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -14,36 +14,51 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from research import values as rules
 from research.episode.loop import Limits
 from research.episode.prompts import load_prompt, with_text
 from research.episode.protocol import Protocol
 from research.evaluation.methods import method_names
-from research.evaluation.values import check_multihop
 from research.judge import JudgeConfig
 from research.overrides import as_hydra_word
 from research.places import CONFIG_DIR
 from research.tools.search import RetrieverConfig
-from research.values import check_protocol
+from research.values import ABOVE_0, SHARE, TEXT, Rule, integer, or_null
 
 
 class EvaluationError(Exception):
-    """The evaluation cannot start or go on; the message is for the user."""
+    """The evaluation cannot start or continue; the message is one line for the user."""
+
+
+def _is_model(value: Any) -> bool:
+    return rules.is_text(value) and (rules.is_url(value) or not value.startswith(("http://", "https://")))
+
+
+def names(example: str) -> Rule:
+    """Lists of at least one name."""
+    wording = f"a list of at least one name, like [{example}]"
+    return Rule(
+        lambda value: isinstance(value, list) and bool(value) and all(map(rules.is_text, value)), wording
+    )
+
+
+MODEL = Rule(_is_model, "a model's folder or name, or an address like http://127.0.0.1:8000")
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What samples; times in seconds, lengths in tokens."""
+    """What samples; times in seconds, lengths in tokens. `model` is None where no model is needed."""
 
-    model: str
-    tokenizer: str | None
-    dtype: str
-    max_model_len: int | None
-    tensor_parallel_size: int
-    gpu_memory_utilization: float
-    api_key_variable: str
-    served_name: str | None
-    timeout: float
-    deadline: float
+    model: Annotated[str, or_null(MODEL)]
+    tokenizer: Annotated[str | None, or_null(TEXT)]
+    dtype: Annotated[str, TEXT]
+    max_model_len: Annotated[int | None, or_null(integer(1))]
+    tensor_parallel_size: Annotated[int, integer(1)]
+    gpu_memory_utilization: Annotated[float, SHARE]
+    api_key_variable: Annotated[str | None, or_null(rules.ANY_TEXT)]
+    served_name: Annotated[str | None, or_null(TEXT)]
+    timeout: Annotated[float, ABOVE_0]
+    deadline: Annotated[float, ABOVE_0]
 
     @property
     def is_url(self) -> bool:
@@ -55,30 +70,30 @@ class EngineConfig:
 class Sampling:
     """`temperature` 0 is greedy, `top_k` 0 takes all tokens, `repetition_penalty` 1 is none."""
 
-    temperature: float
-    top_p: float
-    seed: int
-    top_k: int = 0
-    repetition_penalty: float = 1.0
+    temperature: Annotated[float, rules.AT_LEAST_0]
+    top_p: Annotated[float, SHARE]
+    seed: Annotated[int, integer(0)]
+    top_k: Annotated[int, integer(0)] = 0
+    repetition_penalty: Annotated[float, ABOVE_0] = 1.0
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Of the methods that are no search loop: sampled tokens a call, and how often they retrieve."""
+    """Of the methods without a search loop: sampled tokens per call, and how often they retrieve."""
 
-    answer_tokens: int
-    ircot_steps: int
-    iter_retgen_rounds: int
+    answer_tokens: Annotated[int, integer(1)]
+    ircot_steps: Annotated[int, integer(1)]
+    iter_retgen_rounds: Annotated[int, integer(1)]
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """One evaluation; see research/config/eval_multihop.yaml for each key."""
+    """One evaluation; research/config/eval_multihop.yaml documents each key."""
 
-    datasets: tuple[str, ...]
-    methods: tuple[str, ...]
-    limit: int | None
-    prompt: str
+    datasets: Annotated[tuple[str, ...], names("hotpotqa")]
+    methods: Annotated[tuple[str, ...], names("research")]
+    limit: Annotated[int | None, or_null(integer(1))]
+    prompt: Annotated[str, TEXT]
     protocol: Protocol
     limits: Limits
     retriever: RetrieverConfig
@@ -86,47 +101,49 @@ class EvaluationConfig:
     sampling: Sampling
     baselines: Baselines
     judge: JudgeConfig
-    concurrency: int
-    question_timeout: float
+    concurrency: Annotated[int, integer(1)]
+    question_timeout: Annotated[float, ABOVE_0]
+    tools: Annotated[Any, rules.TOOLS] = "search"
+    environment: Annotated[Any, rules.ENVIRONMENT] = "question_answering"
+
+    def __post_init__(self) -> None:
+        if self.judge.url is not None and self.judge.model is None:
+            raise ValueError("judge.model: which model is the judge?")
+        if unknown := sorted(set(self.methods) - set(method_names())):
+            known = ", ".join(method_names())
+            raise ValueError(f"no method is called {', '.join(unknown)}; there are: {known}")
+        rules.check_protocol(self.protocol)
+        load_prompt(self.prompt)
 
 
-SECTIONS = {
-    "protocol": Protocol,
-    "limits": Limits,
-    "retriever": RetrieverConfig,
-    "engine": EngineConfig,
-    "sampling": Sampling,
-    "baselines": Baselines,
-    "judge": JudgeConfig,
-}
+MULTIHOP = rules.rules_of(EvaluationConfig) | rules.PROTOCOL | rules.LIMITS | rules.RETRIEVER
+MULTIHOP["engine.model"] = MODEL
+OPTIONAL = {"retriever.contents"}  # not a key of the files, but a field of the client's configuration
 
 
-def compose_config(words: list[str], model: str | None = None) -> DictConfig:
-    """The resolved configuration of key=value words. `model` may be the policy of a training run: then what
-    it was trained with stands for the preset.
+def compose_multihop(overrides: list[str], model: str | None = None) -> DictConfig:
+    """The resolved configuration with key=value overrides.
 
-    Raises:
-        EvaluationError: an unknown key, a bad value, or a missing one.
+    If `model` is the policy of a training run, the settings it was trained with replace the preset. Raises
+    EvaluationError for an unknown key, a bad value, or a missing one.
     """
-    config = compose_file("eval_multihop", words, trained_with(model))
+    trained = training_of(model)
+    config = compose_file("eval_multihop", overrides, {} if trained is None else trained_values(trained))
     if missing := sorted(OmegaConf.missing_keys(config)):
         advice = " (--retriever URL or --corpus FILE)" if "retriever.url" in missing else ""
         raise EvaluationError(f"no value for {', '.join(missing)}{advice}")
     keep_prompt(config)
-    read_config(config)
+    read_multihop(config)
     return config
 
 
-def compose_file(name: str, words: list[str], values: dict[str, Any]) -> DictConfig:
-    """research/config/NAME.yaml, resolved, with `values` for keys that no word sets.
-
-    Raises EvaluationError.
-    """
+def compose_file(name: str, overrides: Sequence[str], values: Mapping[str, Any]) -> DictConfig:
+    """research/config/NAME.yaml, resolved, with `values` for keys not overridden. Raises EvaluationError."""
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            config = compose(name, overrides=[*map(as_hydra_word, words)])
-        given = {word.partition("=")[0].lstrip("+~") for word in words}
+            config = compose(name, overrides=[*map(as_hydra_word, overrides)])
+        given = {each.partition("=")[0].lstrip("+~") for each in overrides}
         for key, value in values.items():
             if key not in given:
                 OmegaConf.update(config, key, value)
@@ -145,16 +162,12 @@ def training_of(model: str | None) -> Any:
     return trained if "research" in trained else None
 
 
-def trained_with(model: str | None) -> dict[str, Any]:
-    """Keys and values for the policy RUN_DIR/policy of a training run; nothing for other models."""
-    trained = training_of(model)
-    return {} if trained is None else values_of(trained)
-
-
-def values_of(trained: Any) -> dict[str, Any]:
-    """The same of a run's configuration."""
+def trained_values(trained: Any) -> dict[str, Any]:
+    """Keys and values of an evaluation that come from a training run's configuration."""
     ours, rollout = trained.research, trained.actor_rollout_ref.rollout
     values: dict[str, Any] = {"prompt": ours.prompt}
+    for key in {"tools", "environment"} & ours.keys():
+        values[key] = ours[key]
     if "top_k" in ours.retriever:  # a query reasoner shows no passages
         values["retriever.top_k"] = ours.retriever.top_k
     values |= {"engine.dtype": rollout.dtype, "engine.max_model_len": rollout.max_model_len}
@@ -163,50 +176,47 @@ def values_of(trained: Any) -> dict[str, Any]:
     return values
 
 
-def read_config(config: DictConfig) -> EvaluationConfig:
-    """The configuration as objects.
+def read_multihop(config: DictConfig) -> EvaluationConfig:
+    """The configuration as objects. Raises EvaluationError naming what is unknown, missing or meaningless."""
+    read: EvaluationConfig = read_typed(EvaluationConfig, config, MULTIHOP)
+    return read
 
-    Raises:
-        EvaluationError: a key is unknown or missing, or a value has no meaning; the message names it.
+
+def read_typed(cls: type, config: DictConfig, of_keys: Mapping[str, Rule]) -> Any:
+    """The configuration as an object of `cls`; its fields that are dataclasses are the sections.
+
+    Raises EvaluationError for a key that is unknown or missing, or whose value breaks its rule.
     """
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    with saying_faults():
-        check_multihop(values)
-    for key, section in SECTIONS.items():
-        values[key] = build(section, values.get(key), key)
-    values["datasets"], values["methods"] = tuple(values["datasets"]), tuple(values["methods"])
-    read: EvaluationConfig = build(EvaluationConfig, values, "configuration")
-    if unknown := sorted(set(read.methods) - set(method_names())):
-        raise EvaluationError(f"no method is called {', '.join(unknown)}; there are: {_list(method_names())}")
-    with saying_faults():
-        check_protocol(read.protocol)
-        load_prompt(read.prompt)
-    return read
+    flat = rules.flattened(values)
+    with one_line_errors():
+        rules.check(flat, of_keys)
+        rules.check_limits(flat)
+        if missing := sorted(of_keys.keys() - flat.keys() - OPTIONAL):
+            raise ValueError(f"no value for {', '.join(missing)}")
+    for name, kind in get_type_hints(cls).items():
+        if is_dataclass(kind):
+            values[name] = _object(kind, values[name], f"{name}: ")
+    return _object(cls, values, "")
+
+
+def _object(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    with one_line_errors(prefix):
+        return cls(**fields)
 
 
 def keep_prompt(section: DictConfig) -> None:
     """Put the text of a prompt that is a file into the configuration. Raises EvaluationError."""
     if isinstance(section.prompt, str):
-        with saying_faults():
+        with one_line_errors():
             section.prompt = with_text(section.prompt)
 
 
 @contextmanager
-def saying_faults() -> Iterator[None]:
-    """A ValueError, whose message is one line, as EvaluationError."""
+def one_line_errors(prefix: str = "") -> Iterator[None]:
+    """Turn a ValueError, or the TypeError of an unknown key, into EvaluationError."""
     try:
         yield
-    except ValueError as error:
-        raise EvaluationError(str(error)) from error
-
-
-def _list(names: list[str]) -> str:
-    return ", ".join(names)
-
-
-def build(cls: type, values: Any, where: str) -> Any:
-    """An object of `values`; EvaluationError that begins with `where` for unknown keys and bad values."""
-    try:
-        return cls(**values)
     except (TypeError, ValueError) as error:
-        raise EvaluationError(f"{where}: {str(error).replace('.__init__()', '')}") from error
+        raise EvaluationError(prefix + str(error).replace(".__init__()", "")) from error

@@ -1,31 +1,35 @@
-"""Which questions are asked: data sets by name or by file, as tasks in a fixed order."""
+"""Which questions to ask: data sets by name or by file, as tasks in a fixed order."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from research.datasets.flashrag import SETS, prepare
-from research.datasets.questions import Question, read_questions
+from research.datasets.questions import Question
+from research.environments import EpisodeSettings, environment_class, make_environment
+from research.environments.question_answering import Environment
 from research.errors import DataError
-from research.evaluation.config import EvaluationConfig, EvaluationError
+from research.evaluation.config import EvaluationConfig, EvaluationError, one_line_errors
 from research.evaluation.runner import Task
 from research.places import CACHE
 
 FOLDER = CACHE / "flashrag"
 
 
-def read_datasets(names: Sequence[str], limit: int | None) -> dict[str, list[Question]]:
-    """The questions of each data set by its label: its name, or the beginning of its file's name.
+def read_datasets(config: EvaluationConfig) -> dict[str, list[Question]]:
+    """Label -> questions; the label is a data set's name, or the beginning of its file's name.
 
-    Raises EvaluationError for an unknown name, a file that cannot be read, or two sets with one label.
+    Raises EvaluationError for an unknown name, an unreadable file, or two data sets with one label.
     """
     datasets: dict[str, list[Question]] = {}
-    for name in names:
+    environment = _environment(config)
+    for name in config.datasets:
         label = name if name in SETS else Path(name).name.split(".")[0]
         if label in datasets:
             raise EvaluationError(f"two data sets are called {label}: rename one of the files")
-        datasets[label] = _read(name)[:limit]
+        datasets[label] = _read(name, environment)[: config.limit]
     return datasets
 
 
@@ -37,7 +41,7 @@ def tasks(datasets: dict[str, list[Question]], config: EvaluationConfig) -> Iter
 
 
 def digest(questions: Sequence[Question]) -> str:
-    """A mark that changes with whatever of the questions is asked or scored, and with their order."""
+    """A hash of all that is asked and scored, and of its order."""
     parts = [
         (each.id, each.question, each.golden_answers, each.hops, each.supporting_ids, each.supporting_titles)
         for each in questions
@@ -45,10 +49,22 @@ def digest(questions: Sequence[Question]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _read(name: str) -> list[Question]:
+def _environment(config: EvaluationConfig) -> Environment:
+    settings = EpisodeSettings(
+        config.prompt, "exact_match", config.protocol, config.limits, config.retriever, config.tools
+    )
+    with one_line_errors():
+        section = {"environment": config.environment}
+        if not issubclass(environment_class(section), Environment):
+            raise ValueError(f"environment: {config.environment} asks no questions")
+        environment = make_environment(section, settings)
+    return cast(Environment, environment)
+
+
+def _read(name: str, environment: Environment) -> list[Question]:
     if name not in SETS and not Path(name).exists():
         raise EvaluationError(f"{name} is neither a file nor one of {', '.join(SETS)}")
     try:
-        return read_questions(prepare(name, FOLDER) if name in SETS else name)
+        return environment.questions(prepare(name, FOLDER) if name in SETS else Path(name))
     except DataError as error:
         raise EvaluationError(str(error)) from error

@@ -1,6 +1,6 @@
 """One evaluation in one folder: config.yaml, predictions.jsonl, timings.jsonl, metrics.json, report.html.
 
-Started again with the same folder it goes on: no question is asked twice.
+Started again with the same folder it resumes: no finished question is asked again.
 """
 
 import asyncio
@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from research.datasets.questions import Question
 from research.episode.tools import SearchError, SearchFunction
 from research.episode.trajectory import Passage, Trajectory
-from research.evaluation.config import EvaluationConfig, EvaluationError, read_config
+from research.evaluation.at_once import Progress
+from research.evaluation.config import EvaluationConfig, EvaluationError, read_multihop
 from research.evaluation.datasets import digest, read_datasets, tasks
-from research.evaluation.engines import opened
 from research.evaluation.engines.identity import model_identity
-from research.evaluation.outputs.folder import Free, check_same
+from research.evaluation.engines.opening import opened
+from research.evaluation.outputs.folder import RUNTIME_KEYS, check_same
 from research.evaluation.outputs.judging import JUDGEMENTS, judge_all, judge_metrics
 from research.evaluation.outputs.predictions import Predictions, failures, key_of, read_predictions
 from research.evaluation.outputs.report import write_report
@@ -32,48 +32,37 @@ from research.processes import alone_in
 from research.tools.search import RetrieverClient
 
 NAMED = 5  # failures in a warning
-HOPELESS = 32  # questions in a row from the start that all failed: something is wrong with all of them
-# What may differ when a run goes on: how it is carried out, not what is asked.
-FREE = Free(
-    keys={"concurrency", "question_timeout", "judge"},
-    within={
-        "engine": {
-            "api_key_variable",
-            "timeout",
-            "deadline",
-            "gpu_memory_utilization",
-            "tensor_parallel_size",
-        },
-        "retriever": {"url", "timeout", "deadline", "connections", "cache_size"},
-    },
-)
+# What may differ when a run is resumed: how it is carried out, not what is asked.
+FREE = RUNTIME_KEYS | {"judge"}
+FREE |= {f"retriever.{key}" for key in ("url", "timeout", "deadline", "connections", "cache_size")}
 
 
 class Outcome(NamedTuple):
-    """The table of the figures, as Markdown, and why they say nothing, if so."""
+    """The table of the figures as Markdown, and the reason if they mean nothing."""
 
     table: str
     fault: str | None
 
 
 def evaluate(config: DictConfig, run_dir: Path) -> Outcome:
-    """Do the evaluation, or the rest of it.
+    """Run the evaluation, or the rest of it. Raises EvaluationError with a one-line reason.
 
-    Raises EvaluationError with the one-line reason. What is finished stays, whatever happens; what failed is
-    asked again by the next run with this folder.
+    What is finished stays, whatever happens; what failed is asked again by the next run in this folder.
     """
-    read = read_config(config)
-    datasets = read_datasets(read.datasets, read.limit)
+    read = read_multihop(config)
+    datasets = read_datasets(read)
     identity = _identity(read, datasets)
     with alone_in(run_dir, EvaluationError):
         check_same(run_dir, config, identity, FREE)
         predictions = Predictions(run_dir)
         todo = [task for task in tasks(datasets, read) if task.key not in predictions.done]
         order = [task.key for task in tasks(datasets, read)]
-        began = time.monotonic()
         if todo:
+            began = time.monotonic()
             asyncio.run(_ask(read, todo, predictions, len(order)))
-        _tell_rate(len(todo), time.monotonic() - began)
+            seconds = time.monotonic() - began
+            rate = f"{len(todo) / seconds:.1f} per second"
+            print(f"{len(todo):,} questions in {seconds:.0f} s, {rate}", file=sys.stderr)
         predictions.sort(order)
         asyncio.run(judge_all(read.judge, run_dir))
         return _conclude(run_dir, read, identity)
@@ -93,7 +82,7 @@ def _conclude(run_dir: Path, config: EvaluationConfig, identity: dict[str, Any])
 
 
 def _fault(run_dir: Path) -> str | None:
-    """Warn of questions and searches that failed; the message, where all of either did."""
+    """Warn of failed questions and searches; the message instead, if all of either failed."""
     for what, total, failed in failures(run_dir):
         if failed:
             named = ", ".join(failed[:NAMED]) + (", ..." if len(failed) > NAMED else "")
@@ -107,15 +96,22 @@ def _fault(run_dir: Path) -> str | None:
 async def _ask(config: EvaluationConfig, todo: list[Task], predictions: Predictions, total: int) -> None:
     client = RetrieverClient(config.retriever)
     search = _ending(client)
+    right = sum(row["em"] for row in predictions.done.values())
     try:
         if set(config.methods) - {"direct"}:
             with suppress(SearchError):  # before a model is loaded; what fails for one question alone may
                 await search(todo[0].question.question)
         async with opened(config.engine, config.sampling) as engine:
-            with _Progress(predictions, total) as progress:
-                await Runner(config, engine, search).run(todo, progress.finished)
-    except* (EvaluationError, OSError) as group:  # OSError: of a full disk, say
-        raise _first(group) from None
+            with Progress(total=total, initial=len(predictions.done), unit="question", smoothing=0.05) as bar:
+
+                def finished(trajectory: Trajectory, seconds: float) -> None:
+                    nonlocal right
+                    predictions.add(trajectory, seconds)
+                    right += trajectory.metrics["em"]
+                    note = f"EM {right / len(predictions.done):.3f}, "
+                    bar.count(trajectory.metadata.get("error"), note)
+
+                await Runner(config, engine, search).run(todo, finished)
     finally:
         await client.close()
 
@@ -134,43 +130,8 @@ def _ending(client: RetrieverClient) -> SearchFunction:
     return search
 
 
-def _first(group: BaseExceptionGroup) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-class _Progress:
-    """Records what is finished; shows the bar with the rate, the EM so far, and the failures."""
-
-    def __init__(self, predictions: Predictions, total: int) -> None:
-        self._predictions = predictions
-        self._seen, self._failed = 0, 0
-        self._right = sum(row["em"] for row in predictions.done.values())
-        self._bar = tqdm(total=total, initial=len(predictions.done), unit="question", smoothing=0.05)
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def finished(self, trajectory: Trajectory, seconds: float) -> None:
-        self._seen += 1
-        self._failed += "error" in trajectory.metadata
-        if self._failed == self._seen == HOPELESS:
-            reason = trajectory.metadata["error"]
-            raise EvaluationError(f"the first {HOPELESS} questions all failed, the last by: {reason}")
-        self._predictions.add(trajectory, seconds)
-        self._right += trajectory.metrics["em"]
-        share = self._right / len(self._predictions.done)
-        self._bar.set_postfix_str(f"EM {share:.3f}, {self._failed} failed", refresh=False)
-        self._bar.update()
-
-
 def _identity(config: EvaluationConfig, datasets: dict[str, list[Question]]) -> dict[str, Any]:
-    """What the figures hang on, besides the configuration: stands in metrics.json."""
+    """What the figures depend on besides the configuration; part of metrics.json."""
     return {
         **model_identity(config.engine),
         "retriever": _retriever_identity(config) if set(config.methods) - {"direct"} else None,
@@ -180,20 +141,20 @@ def _identity(config: EvaluationConfig, datasets: dict[str, list[Question]]) -> 
 
 
 def _retriever_identity(config: EvaluationConfig) -> dict[str, Any]:
-    """What the retriever says of itself; only that it answers, of one that says nothing."""
+    """What the retriever reports about itself. Raises EvaluationError if nothing answers."""
     url = config.retriever.url
     try:
-        said = asyncio.run(_health(url, config.retriever.timeout))
+        health = asyncio.run(_health(url, config.retriever.timeout))
     except ServerError as error:
         if error.status == 503:
             raise EvaluationError(f"the retriever at {url} is still loading: try again later") from error
         if error.status is None:
             raise EvaluationError(f"no retriever answers at {url}: {error}; is it running?") from error
-        said = None
-    if not isinstance(said, dict):
+        health = None
+    if not isinstance(health, dict):
         return {"index": "unknown"}  # Search-R1's server has no /health
-    names = ("index", "encoder", "dimension", "count", "fingerprint")
-    return {name: said.get(name) for name in names} | {"top_k": config.retriever.top_k}
+    keys = ("index", "encoder", "dimension", "count", "fingerprint")
+    return {key: health.get(key) for key in keys} | {"top_k": config.retriever.top_k}
 
 
 async def _health(url: str, timeout: float) -> Any:
@@ -202,8 +163,3 @@ async def _health(url: str, timeout: float) -> Any:
         return await server.call("/health")
     finally:
         await server.close()
-
-
-def _tell_rate(asked: int, seconds: float) -> None:
-    if asked:
-        print(f"{asked:,} questions in {seconds:.0f} s, {asked / seconds:.1f} a second", file=sys.stderr)

@@ -1,23 +1,22 @@
-"""Ask all questions at once, as far as `concurrency` allows: each goes its own way, and no question waits for
-another. A failed one is recorded as failed, and counts as wrong.
-"""
+"""Answer all questions with one engine and one retriever; a failed question counts as wrong."""
 
-import asyncio
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from research.datasets.questions import Question
-from research.episode.tokens import TokenProtocol
-from research.episode.tools import SearchFunction
+from research.episode.tools import SEARCH, SearchFunction, Tool, search_tool
 from research.episode.trajectory import Trajectory, well_formed
-from research.evaluation.config import EvaluationConfig, EvaluationError
+from research.evaluation.at_once import Failed, at_once, attempt
+from research.evaluation.config import EvaluationConfig, one_line_errors
 from research.evaluation.engines import Engine, Stops, tokens_of
-from research.evaluation.methods import Tools, get_method
+from research.evaluation.methods import get_method
+from research.evaluation.methods.calls import Tools
 from research.evaluation.outputs.predictions import Key
 from research.evaluation.outputs.scoring import score
+from research.tools import read_tools
 
 
 @dataclass(frozen=True)
@@ -43,45 +42,37 @@ class Runner:
     search: SearchFunction
 
     async def run(self, tasks: Iterable[Task], finished: Callable[[Trajectory, float], None]) -> None:
-        """Answer all; `finished` is told of each trajectory, and the seconds it took, as it ends.
+        """Answer all; `finished` gets each trajectory as it ends, with the seconds it took.
 
-        Raises what ends the whole evaluation: EvaluationError, and what `finished` raises. What a question
-        costs alone is recorded with it.
+        Raises what ends the whole evaluation: EvaluationError, and what `finished` raises.
         """
-        waiting = iter(tasks)
-        tokens = tokens_of(self.engine, self.config.protocol, self.config.prompt)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self.config.concurrency):
-                group.create_task(self._worker(waiting, tokens, finished))
+        tools = self._tools()
+        tokens = tokens_of(self.engine, self.config.protocol, self.config.prompt, tools)
 
-    async def _worker(
-        self, waiting: Iterator[Task], tokens: TokenProtocol, finished: Callable[[Trajectory, float], None]
-    ) -> None:
-        for task in waiting:  # shared: each worker takes the next
+        async def answer(task: Task) -> None:
             began = time.perf_counter()
-            trajectory = await self._answer(task, tokens)
+            sample = _Sampler(self, task).sample
+            given = Tools(sample, self.search, tools, tokens, self.config)
+            work = get_method(task.method)(task.question.question, given)
+            trajectory = await attempt(work, self.config.question_timeout, "answer")
+            if isinstance(trajectory, Failed):
+                metadata = {"prediction": "", "error": trajectory.reason}
+                trajectory = Trajectory(prompt_ids=[], metadata=metadata)
+            trajectory.metadata = {**_metadata(task), **trajectory.metadata}
+            score(trajectory, tokens.protocol)
             finished(trajectory, time.perf_counter() - began)
 
-    async def _answer(self, task: Task, tokens: TokenProtocol) -> Trajectory:
-        tools = Tools(_Sampler(self, task).sample, self.search, tokens, self.config)
-        try:
-            async with asyncio.timeout(self.config.question_timeout):
-                trajectory = await get_method(task.method)(task.question.question, tools)
-        except TimeoutError:
-            trajectory = _failed(f"no answer in {self.config.question_timeout} s")
-        except EvaluationError:
-            raise
-        except Exception as error:  # whatever it is, it is this question's alone: the others go on
-            trajectory = _failed(f"{type(error).__name__}: {error}")
-        trajectory.metadata = {**_metadata(task), **trajectory.metadata}
-        score(trajectory, self.config.protocol)
-        return trajectory
+        await at_once(tasks, self.config.concurrency, answer)
+
+    def _tools(self) -> list[Tool]:
+        """The tools of the configuration, with our own search: its failures may end the evaluation."""
+        with one_line_errors():
+            tools = read_tools(self.config.tools, self.config.retriever)
+        return [search_tool(self.search) if tool.name == SEARCH else tool for tool in tools]
 
 
 class _Sampler:
-    """The engine for one question. Each call has a seed of its own: the question's, whatever is asked beside
-    it.
-    """
+    """The engine for one question; each call has a seed that depends on this question alone."""
 
     def __init__(self, runner: Runner, task: Task) -> None:
         self._engine = runner.engine
@@ -102,7 +93,3 @@ def _metadata(task: Task) -> dict[str, Any]:
         "supporting_ids": question.supporting_ids,
         "supporting_titles": question.supporting_titles,
     }
-
-
-def _failed(reason: str) -> Trajectory:
-    return Trajectory(prompt_ids=[], metadata={"prediction": "", "error": " ".join(reason.split())[:500]})

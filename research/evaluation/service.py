@@ -1,6 +1,4 @@
-"""A retrieval server for one evaluation, from a corpus: built once, kept in cache/indexes, served while we
-ask.
-"""
+"""A retrieval server for one evaluation; the index of its corpus is built once, in cache/indexes."""
 
 import hashlib
 import subprocess
@@ -29,7 +27,7 @@ class Service:
 
     @property
     def index(self) -> Path:
-        """Where the index is kept; a corpus that has changed gets another folder."""
+        """The folder of the index; a corpus that has changed gets another one."""
         stat = self.corpus.stat()
         parts = (
             self.corpus.resolve(),
@@ -45,7 +43,7 @@ class Service:
 
 @contextmanager
 def serving(service: Service) -> Iterator[str]:
-    """The address of the server, which ends with the block, or with this process. Raises EvaluationError."""
+    """The address of the server, which ends with the block or this process. Raises EvaluationError."""
     command = [sys.executable, "-m", "retriever_server"]
     build = [*command, "build", str(service.corpus), str(service.index), "--index", service.kind]
     options = [word for option in service.options for word in ("--index-option", option)]

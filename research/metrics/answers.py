@@ -1,12 +1,11 @@
-"""Answer metrics: exact match, token F1, contained answer, each the best over the golden answers; and the
-interval of a share of right answers.
+"""Answer metrics: exact match, token F1, contained answer, each the best over the golden answers.
 
 Normalisation is SQuAD's (lower case, no ASCII punctuation, no articles, single blanks), and F1 has HotpotQA's
 rule that yes, no and noanswer must match exactly, as in the official scripts of HotpotQA, 2WikiMultiHopQA and
-MuSiQue. In two things those scripts are not followed. They take any two texts of which normalisation leaves
-nothing ("A", "The The", "*", no answer at all) for the same; here such an answer is right only if it is the
-golden one but for case and blanks, and no answer is never right. And texts that Unicode calls equivalent
-(composed and decomposed letters) are the same.
+MuSiQue. It differs from those scripts in two ways. They treat any two texts that normalise to nothing ("A",
+"The The", "*", no answer at all) as equal; here such an answer is right only if it equals the golden one
+except for case and blanks, and no answer is never right. And texts that are equivalent in Unicode (composed
+and decomposed letters) are equal.
 """
 
 import math
@@ -27,14 +26,14 @@ _CLOSED_ANSWERS = {"yes", "no", "noanswer"}
 
 def normalize_answer(text: str) -> str:
     """``The  Beatles!`` -> ``beatles``."""
-    if text.isascii() and text.isprintable():  # without punctuation its words end at blanks alone
+    if text.isascii() and text.isprintable():  # then words are separated by blanks only
         words = text.encode().translate(_ASCII_LOWER, _ASCII_PUNCTUATION).decode().split()
         return " ".join([word for word in words if word not in _ASCII_ARTICLES])
     return normalize_any(text)
 
 
 def normalize_any(text: str) -> str:
-    """The same of any text, as the official scripts do it but for Unicode's forms; half as fast."""
+    """The same for any text, as in the official scripts except for Unicode's forms; half as fast."""
     lowered = unicodedata.normalize("NFC", text).lower()
     return " ".join(_ARTICLES.sub(" ", lowered.translate(_PUNCTUATION)).split())
 
@@ -48,10 +47,7 @@ class AnswerScores(NamedTuple):
 
 
 def score_answer(prediction: str, golden_answers: Sequence[str]) -> AnswerScores:
-    """Exact match, token F1 and contained answer, with each text normalised once.
-
-    All are 0.0 without a prediction or golden answers.
-    """
+    """Exact match, token F1 and contained answer; all 0.0 without a prediction or golden answers."""
     predicted = normalize_answer(prediction)
     if not predicted:  # no answer, or articles and punctuation alone: right as a whole or not at all
         text = _folded(prediction)
@@ -82,23 +78,25 @@ def contained_answer(prediction: str, golden_answers: Sequence[str]) -> float:
 def support_recall(
     passages: Iterable[Passage], ids: Collection[str], titles: Collection[str]
 ) -> float | None:
-    """The share of gold passages among those retrieved, by title (any corpus of the same source has them),
-    without titles by id; None where neither is labelled.
+    """The share of gold passages that were retrieved, by title, else by id; None if neither is labelled.
+
+    Titles are the same in any corpus of the same source, ids are not.
     """
-    found = list(passages)
     if titles:
-        retrieved = {_title_form(passage.title) for passage in found}
+        retrieved = {_title_form(passage.title) for passage in passages}
         wanted = {_title_form(title) for title in titles}
     elif ids:
-        retrieved, wanted = {passage.id for passage in found}, set(ids)
+        retrieved, wanted = {passage.id for passage in passages}, set(ids)
     else:
         return None
     return len(wanted & retrieved) / len(wanted)
 
 
 def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
-    """The 95% score interval of a share, without continuity correction (E. B. Wilson, JASA 22, 1927): within
-    0 and 1, and of sensible width for few trials and for shares of 0 and 1.
+    """The 95% score interval of a share, without continuity correction (E. B. Wilson, JASA 22, 1927).
+
+    Within 0 and 1, and of sensible width for few trials and extreme shares. By hand, because `successes` may
+    be fractional, which scipy.stats.binomtest refuses.
     """
     share, z_square = successes / trials, 1.959964**2
     centre = share + z_square / (2 * trials)

@@ -1,6 +1,7 @@
-"""Measures of a ranking against the passages that are wanted, each counting the same (binary relevance).
+"""Measures of a ranking against the relevant passages, which all count the same (binary relevance).
 
-Ids count once, in a ranking where they stand first.
+A repeated id counts once, at its first rank. pytrec_eval gives the same figures for whole runs; rewards need
+single rankings, thousands of times per step.
 """
 
 import math
@@ -8,8 +9,9 @@ from collections.abc import Callable, Collection, Sequence
 
 
 def ndcg(ranked: Sequence[str], gold: Collection[str], k: int) -> float:
-    """nDCG@k (Järvelin and Kekäläinen 2002), as trec_eval's ``ndcg_cut``: a wanted passage at rank r, from 1,
-    gives 1/log2(r + 1); as a share of what the best ranking gives. 0 where nothing is wanted.
+    """nDCG@k (Järvelin and Kekäläinen 2002) as trec_eval's ``ndcg_cut``; 0 if nothing is relevant.
+
+    A relevant passage at rank r, from 1, gains 1/log2(r + 1), as a share of the best possible gain.
     """
     wanted = set(gold)
     gained = sum(_gain(rank) for rank, name in enumerate(_best(ranked, k), start=1) if name in wanted)
@@ -18,7 +20,7 @@ def ndcg(ranked: Sequence[str], gold: Collection[str], k: int) -> float:
 
 
 def recall(ranked: Sequence[str], gold: Collection[str], k: int) -> float:
-    """Share of the wanted passages that are among the k best. 0 where nothing is wanted."""
+    """The share of relevant passages among the k best; 0 if nothing is relevant."""
     wanted = set(gold)
     return len(wanted.intersection(_best(ranked, k))) / len(wanted) if wanted else 0.0
 

@@ -1,9 +1,8 @@
-"""Asynchronous client of a retrieval server: wire formats, de-duplication, cache. Time-outs and retries are
-those of research.model_server.
+"""Asynchronous client of a retrieval server: wire formats, de-duplication, cache.
 
-Speaks two of the field's wire formats: ``research`` (ReSearch: POST /search) and ``search_r1`` (Search-R1,
-veRL 0.7: POST /retrieve), so any server of either kind can stand behind it. The environment variable
-``RETRIEVER_TOKEN`` holds the server's token, if it wants one.
+Time-outs and retries come from research.model_server. It speaks two of the field's wire formats, ``research``
+(ReSearch: POST /search) and ``search_r1`` (Search-R1, veRL 0.7: POST /retrieve), so any server of either kind
+will do. The environment variable ``RETRIEVER_TOKEN`` holds the server's token, if it needs one.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ TOKEN_VARIABLE = "RETRIEVER_TOKEN"
 
 
 class _Request(NamedTuple):
-    """What makes an answer; equal ones share it."""
+    """What an answer depends on; equal requests share it."""
 
     query: str
     top_k: int
@@ -32,9 +31,9 @@ class _Request(NamedTuple):
 class RetrieverConfig:
     """How to reach a retriever; the keys of ``research.retriever`` in research/config/common.yaml.
 
-    ``timeout`` bounds one attempt and ``deadline`` one search with all its attempts, both in seconds. They
-    begin when one of the ``connections`` is free: to wait for the own turn is no fault of the server's.
-    Without ``contents`` the server is asked for ids and scores alone.
+    ``timeout`` bounds one attempt and ``deadline`` one search with all its attempts, both in seconds from
+    when one of the ``connections`` is free: waiting for a turn is not the server's fault. Without
+    ``contents`` the server is asked for ids and scores only.
     """
 
     url: str
@@ -72,12 +71,11 @@ class RetrieverClient:
     async def __call__(
         self, query: str, top_k: int | None = None, exclude_ids: frozenset[str] = frozenset()
     ) -> list[Passage]:
-        """Passages for the query, best first: ``top_k`` at most (None: the configuration's), and none of
-        ``exclude_ids``.
+        """At most ``top_k`` passages (None: the configuration's), best first, none of ``exclude_ids``.
 
         Raises:
-            SearchError: the server refused the request, knows no ``exclude_ids``, gave an answer of another
-            form, or no attempt succeeded before the deadline.
+            SearchError: the server refused the request, ignored ``exclude_ids``, gave an answer of another
+            format, or no attempt succeeded before the deadline.
         """
         request = _Request(query, top_k or self.config.top_k, exclude_ids)
         if request in self._cache:
@@ -106,7 +104,7 @@ class RetrieverClient:
             raise SearchError(
                 f"{where}: not an answer of wire format {self.config.wire!r}: {error}"
             ) from error
-        # A server that does not know the key passes over it, and every figure would be wrong.
+        # A server that does not know the key ignores it, and every figure would be wrong.
         if any(passage.id in request.exclude_ids for passage in passages):
             raise SearchError(f"{where}: the server answered with passages that were excluded (exclude_ids)")
         self._remember(request, passages)
@@ -145,8 +143,8 @@ def _search_r1_body(request: _Request) -> dict[str, Any]:
 
 def _search_r1_passages(answer: Any, contents: bool) -> list[Passage]:
     [rows] = _list(_field(answer, "result", "the answer"), '"result"', length=1)
-    found = [(_field(row, "document", "a result"), row.get("score")) for row in _list(rows, "a result list")]
-    return [_passage(document, score, contents, scored=score is not None) for document, score in found]
+    pairs = [(_field(row, "document", "a result"), row.get("score")) for row in _list(rows, "a result list")]
+    return [_passage(document, score, contents, scored=score is not None) for document, score in pairs]
 
 
 def _passage(document: Any, score: Any, contents: bool, scored: bool = True) -> Passage:

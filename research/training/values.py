@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.values import (
     ABOVE_0,
     AT_LEAST_0,
+    ENVIRONMENT,
     FROM_0_TO_1,
     LIMITS,
     PROTOCOL,
@@ -18,6 +19,7 @@ from research.values import (
     SHARE,
     SWITCH,
     TEXT,
+    TOOLS,
     Rule,
     check,
     check_limits,
@@ -38,16 +40,12 @@ def _only(only: Any, words: str) -> Rule:
     return Rule(lambda value: type(value) is type(only) and value == only, words)
 
 
-def _names_one(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, Mapping) and len(value) == 1)
-
-
 RESEARCH = {
     **dict.fromkeys(("protocol", "limits", "retriever", "guards"), SECTION),
     "prompt": TEXT,
     "reward": Rule(lambda value: isinstance(value, str | Mapping), "a name, or names with their weights"),
-    "environment": Rule(_names_one, "a name, or one name with its parameters"),
-    "tools": Rule(lambda value: isinstance(value, str | list | Mapping), "names, or names with parameters"),
+    "environment": ENVIRONMENT,
+    "tools": TOOLS,
     "train_hops": list_of(lambda value: is_integer(value, 1), "a list of hop counts like [2, 3]"),
     "controls": list_of(lambda value: isinstance(value, str), "a list like [closed_book]"),
     "repeatable_sampling": SWITCH,

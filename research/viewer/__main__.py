@@ -37,8 +37,9 @@ Examples:
     help="Address to listen on. There is no password: whoever reaches it can read.",
 )
 def main(path: Path, other: Path | None, port: int, host: str) -> None:
-    """Show the trajectories of a training run (also while it goes on), of an evaluation folder with its
-    predictions.jsonl, or of one file of trajectories; with OTHER, those of two side by side.
+    """Show the trajectories of a training run (also while it runs), of an evaluation, or of one file.
+
+    With OTHER, those of two side by side.
     """
     try:
         sources = [_source(each) for each in (path, other) if each is not None]
@@ -46,7 +47,7 @@ def main(path: Path, other: Path | None, port: int, host: str) -> None:
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     app = create_app(Catalogue(sources), host)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a request that waits is no news
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting requests are normal
     server = create_server(app, sockets=[listener], threads=THREADS, ident="viewer")
     shown = f"[{host}]" if ":" in host else host
     click.echo(f"trajectories at http://{shown}:{listener.getsockname()[1]}/ (ctrl-C ends)")
@@ -54,11 +55,7 @@ def main(path: Path, other: Path | None, port: int, host: str) -> None:
 
 
 def _source(path: Path) -> Source:
-    """The source of a path: a run, or a file that holds a trajectory or no line yet.
-
-    Raises:
-        ValueError: the file holds something else, as far as one second tells.
-    """
+    """The source of a path. Raises ValueError for a file of something else, as far as one second shows."""
     source = Source(path)
     if path.is_file():
         source.refresh(seconds=1)
@@ -68,11 +65,7 @@ def _source(path: Path) -> Source:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket on one address of ``host``, IPv4 if it has one: so port 0 gives one port.
-
-    Raises:
-        OSError: the address cannot be had; says why.
-    """
+    """A socket on one address of ``host``, preferably IPv4, so that port 0 is one port. Raises OSError."""
     addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     family, _, _, _, address = min(addresses, key=lambda entry: entry[0] != socket.AF_INET)
     try:

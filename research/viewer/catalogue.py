@@ -1,4 +1,4 @@
-"""What the page asks for: the state of the files, a part of the list, one trajectory. Of one or two runs."""
+"""What the page asks for: the state of the files, a part of the list, one trajectory; of one or two runs."""
 
 import threading
 import time
@@ -11,82 +11,95 @@ from research.viewer.query import Entry, Query, facets, ranges
 from research.viewer.text_search import TextSearch
 from research.viewer.view import entry_view, trajectory_view
 
-SLICE_S = 0.4  # of scanning or searching in one request; the page asks again until all is done
+SLICE_S = 0.4  # of scanning or searching per request; the page asks again until all is done
 FAULTS_SHOWN = 5
-KEPT = 16  # selections and text searches, for the page asks for the same ones again and again
+KEPT = 16  # selections and text searches, because the page repeats its requests
 
 
 class Catalogue:
-    """The trajectories of one run, or the pairs of two. One request at a time is worked on."""
+    """The trajectories of one run, or the pairs of two. Works on one request at a time."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = sources
         self._lock = threading.Lock()
-        self._entries: tuple[list[int], list[Entry]] = ([], [])  # with the versions they are of
-        self._offered: tuple[list[int], dict[str, Any]] = ([], {})
+        self._versions: list[int] = []  # of the files that the next three are from
+        self._entries: list[Entry] = []
+        self._choices: dict[str, Any] = {}
         self._selected: dict[Query, list[Entry]] = {}
         self._texts: dict[str, TextSearch] = {}
 
     def state(self) -> dict[str, Any]:
-        """What there is by now, after a look for what was written meanwhile.
+        """What there is by now, after a look for newly written lines.
 
-        ``version`` is another one whenever the list may have changed. ``done`` is false while there is more
-        to scan. Progress is in bytes.
+        ``version`` changes whenever the list may have changed; ``done`` is false while there is more to scan;
+        progress is in bytes.
         """
         with self._lock:
             done = [source.refresh(SLICE_S / len(self.sources)) for source in self.sources]
+            self._update()
             faults = [fault for source in self.sources for fault in source.faults]
             progress = [source.progress for source in self.sources]
             return {
                 "names": [source.name for source in self.sources],
                 "paths": [str(source.path.resolve()) for source in self.sources],
-                "version": "-".join(str(source.version) for source in self.sources),
+                "version": "-".join(map(str, self._versions)),
                 "done": all(done),
                 "scanned": sum(scanned for scanned, _ in progress),
                 "size": sum(size for _, size in progress),
                 "faults": {"count": len(faults), "first": faults[:FAULTS_SHOWN]},
                 "notices": [source.notice for source in self.sources if source.notice],
-                **self._choices(),
+                **self._choices,
             }
 
     def page(self, query: Query, offset: int, limit: int, locate: tuple[str, str] | None) -> dict[str, Any]:
-        """A part of the list. ``position`` is that of the entry with the keys ``locate``, None if it is not
-        in the list; ``complete`` is false while a text is still being looked for.
+        """A part of the list.
+
+        ``position`` is that of the entry with the keys ``locate``, None if it is not in the list;
+        ``complete`` is false while the text search is running.
         """
         with self._lock:
+            self._update()
             entries, complete = self._select(query)
-            keys = (position for position, entry in enumerate(entries) if entry.keys == locate)
+            positions = (position for position, entry in enumerate(entries) if entry.keys == locate)
             return {
                 "total": len(entries),
-                "all": len(self._all_entries()),
+                "all": len(self._entries),
                 "complete": complete,
-                "position": next(keys, None) if locate else None,
+                "position": next(positions, None) if locate else None,
                 "offset": offset,
                 "entries": [entry_view(entry) for entry in entries[offset : offset + limit]],
             }
 
     def trajectory(self, side: int, key: str) -> dict[str, Any]:
-        """One trajectory.
-
-        Raises:
-            LookupError: there is no such side or key.
-        """
+        """One trajectory. Raises LookupError for an unknown side or key."""
         with self._lock:
             source = self.sources[side]
             row, trajectory = source.read(key)
             return trajectory_view(row, trajectory, source.protocol)
 
+    def _update(self) -> None:
+        """Rebuild what depends on the rows, if a file changed."""
+        versions = [source.version for source in self.sources]
+        if versions != self._versions:
+            sides = [source.rows for source in self.sources]
+            rows = [row for side in sides for row in side]
+            self._entries = [Entry(row) for row in rows] if len(sides) == 1 else pair(*sides)
+            self._choices = {"facets": facets(rows), "ranges": ranges(rows)}
+            self._selected.clear()
+            self._versions = versions
+
     def _select(self, query: Query) -> tuple[list[Entry], bool]:
-        """The entries that pass the query, and whether that is known of all of them."""
-        entries = self._all_entries()
-        selected = self._selected[query] if query in self._selected else query.select(entries)
+        """The entries that pass the query, and whether all of them are known."""
+        selected = self._selected.get(query)
+        if selected is None:
+            selected = query.select(self._entries)
         _keep(self._selected, query, selected)
         if not query.text:
             return selected, True
         search = self._texts.get(query.text) or TextSearch(query.text)
         _keep(self._texts, query.text, search)
         complete = self._look_for(search, selected)
-        return [entry for entry in selected if any(map(search.found, entry.rows))], complete
+        return [entry for entry in selected if any(map(search.holds, entry.rows))], complete
 
     def _look_for(self, search: TextSearch, entries: list[Entry]) -> bool:
         until = time.monotonic() + SLICE_S
@@ -96,27 +109,9 @@ class Catalogue:
             for source, side in zip(self.sources, sides, strict=False)
         )
 
-    def _choices(self) -> dict[str, Any]:
-        """What there is to filter by; made anew when a file changed."""
-        versions = [source.version for source in self.sources]
-        if versions != self._offered[0]:
-            rows = [row for source in self.sources for row in source.rows]
-            self._offered = (versions, {"facets": facets(rows), "ranges": ranges(rows)})
-        return self._offered[1]
-
-    def _all_entries(self) -> list[Entry]:
-        """What there is to select from; made anew, and all selections with it, when a file changed."""
-        versions = [source.version for source in self.sources]
-        if versions != self._entries[0]:
-            rows = [source.rows for source in self.sources]
-            entries = [Entry(row) for row in rows[0]] if len(rows) == 1 else pair(rows[0], rows[1])
-            self._entries = (versions, entries)
-            self._selected.clear()
-        return self._entries[1]
-
 
 def _keep(cache: dict[Any, Any], key: Any, value: Any) -> None:
-    """Put a value in, and drop the one that was put in longest ago if there are too many."""
+    """Put a value in, and drop the least recently used one if there are too many."""
     cache.pop(key, None)
     cache[key] = value
     if len(cache) > KEPT:

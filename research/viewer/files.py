@@ -1,5 +1,5 @@
-"""The files of trajectories that are looked at. They may have gigabytes, and grow meanwhile: each byte is
-scanned once, and of a trajectory only its summary is kept.
+"""The files of trajectories to look at. They may be gigabytes, and grow meanwhile: each byte is scanned once,
+and only a summary of each trajectory is kept.
 """
 
 import json
@@ -26,34 +26,33 @@ _PROTOCOL = TypeAdapter(Protocol)
 
 
 class TrajectoryFile:
-    """One file, its rows so far, and one line of text for each line that is no trajectory."""
+    """One file: its rows so far, and a message for each line that is no trajectory."""
 
     def __init__(self, path: Path, protocol: Protocol) -> None:
-        found = TRAJECTORY_FILE.fullmatch(path.name)
+        name = TRAJECTORY_FILE.fullmatch(path.name)
         self.path, self.protocol = path, protocol
-        self.split = (found[1] or "train") if found else ""
-        self.order = (int(found[2]) if found else 0, path.name)
+        self.split = (name[1] or "train") if name else ""
+        self.order = (int(name[2]) if name else 0, path.name)
         self.rows: list[Row] = []
         self._faults: list[str] = []
-        self._pending = ""  # what is wrong with a last line that is not whole
-        self.size = self.scanned = self._lines = 0
+        self._pending = ""  # what is wrong with an incomplete last line
+        self.size, self.scanned, self._lines = path.stat().st_size, 0, 0
         self._tail = b""
 
     def replaced(self) -> bool:
-        """Whether this is no longer the file that was scanned: a training that goes on from its checkpoint
-        writes the steps after it anew.
-        """
+        """Whether this is another file than the scanned one: a resumed training rewrites later steps."""
         self.size = self.path.stat().st_size
         if self.size == self.scanned:
-            self._pending = ""  # a half line that was taken off
+            self._pending = ""  # half a line that was cut off
             return False
         with self.path.open("rb") as data:
             data.seek(self.scanned - len(self._tail))
             return data.read(len(self._tail)) != self._tail
 
     def scan(self, until: float) -> bool:
-        """Take in lines from where the last scan ended until ``time.monotonic()`` passes ``until``, at least
-        one; False if there was no whole line more. The last line of a file may be whole without its end.
+        """Scan lines, at least one, until ``time.monotonic()`` passes ``until``; False if none was left.
+
+        The last line of a file may be complete without a line end.
         """
         before, self._pending = self.scanned, ""
         with self.path.open("rb") as data:
@@ -72,7 +71,11 @@ class TrajectoryFile:
             self._lines += 1
         if line.strip():
             try:
-                self.rows.append(self._row(line))
+                trajectory, place = (
+                    Trajectory.from_json(line.decode()),
+                    (self.path.name, self._lines, self.scanned),
+                )
+                self.rows.append(make_row(trajectory, self.protocol, *place, self.split))
             except ValueError as error:
                 self._faults.append(self._fault(self._lines, str(error)))
         self.scanned += len(line)
@@ -83,18 +86,8 @@ class TrajectoryFile:
 
     @property
     def faults(self) -> list[str]:
-        """One text for each line that is left out."""
+        """One message for each line that is left out."""
         return [*self._faults, self._pending] if self._pending else self._faults
-
-    def _row(self, line: bytes) -> Row:
-        return make_row(
-            Trajectory.from_json(line.decode()),
-            self.protocol,
-            file=self.path.name,
-            line=self._lines,
-            offset=self.scanned,
-            split=self.split,
-        )
 
     def read_line(self, row: Row) -> str:
         """The line of one of the rows."""
@@ -104,8 +97,7 @@ class TrajectoryFile:
 
 
 class Source:
-    """What one path names: a training run, an evaluation, or a single file. ``version`` grows with each
-    change.
+    """What one path names: a training run, an evaluation, or a file; ``version`` grows with each change.
 
     Raises:
         FileNotFoundError: there is no such path.
@@ -125,7 +117,7 @@ class Source:
             raise ValueError(f"{path}: no trajectories: neither trajectories/*.jsonl nor {PREDICTIONS} in it")
 
     def refresh(self, seconds: float) -> bool:
-        """Take in what was written meanwhile, for about so many seconds; False if there is more to do."""
+        """Scan newly written lines, for about so many seconds; False if there is more to do."""
         until = time.monotonic() + seconds
         self._find_files()
         for file in self._files.values():
@@ -136,21 +128,19 @@ class Source:
         return True
 
     def _find_files(self) -> None:
-        """Drop files that are gone or were replaced, and add the new ones, in the order of their steps."""
+        """Drop files that are gone or were replaced, and add new ones, in the order of their steps."""
         paths = {path.name: path for path in self._paths()}
         kept = {name: file for name, file in self._files.items() if name in paths and not file.replaced()}
-        new = {name: TrajectoryFile(path, self.protocol) for name, path in paths.items() if name not in kept}
-        for file in new.values():
-            file.size = file.path.stat().st_size
+        new = [TrajectoryFile(path, self.protocol) for name, path in paths.items() if name not in kept]
         if new or len(kept) < len(self._files):
-            files = sorted([*kept.values(), *new.values()], key=lambda file: file.order)
+            files = sorted([*kept.values(), *new], key=lambda file: file.order)
             self._files = {file.path.name: file for file in files}
             self.version += 1
 
     def _paths(self) -> list[Path]:
         if self.path.is_dir():
-            found = [*self.path.glob("trajectories/*step_*.jsonl"), *self.path.glob(PREDICTIONS)]
-            return [path for path in found if path.is_file()]
+            paths = [*self.path.glob("trajectories/*step_*.jsonl"), *self.path.glob(PREDICTIONS)]
+            return [path for path in paths if path.is_file()]
         return [self.path] if self.path.exists() else []
 
     @property
@@ -163,28 +153,22 @@ class Source:
 
     @property
     def faults(self) -> list[str]:
-        """One text for each line that could not be read."""
+        """One message for each line that could not be read."""
         return [fault for file in self._files.values() for fault in file.faults]
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Bytes scanned, and bytes there are."""
+        """Bytes scanned, and bytes in all."""
         files = self._files.values()
         return sum(file.scanned for file in files), sum(file.size for file in files)
 
     def read_line(self, row: Row) -> str:
-        """The line of a row, as it stands in its file."""
+        """The line of a row, as in its file."""
         return self._files[row.file].read_line(row)
 
     def read(self, key: str) -> tuple[Row, Trajectory]:
-        """One trajectory by the key of its row.
-
-        Raises:
-            LookupError: there is none of that key, or its file was written anew.
-        """
-        file, _, line = key.rpartition(":")
-        rows = self._files[file].rows
-        row = next((row for row in rows if str(row.line) == line), None)
+        """One trajectory by the key of its row. Raises LookupError, also if its file was rewritten."""
+        row = next((row for row in self._files[key.rpartition(":")[0]].rows if row.key == key), None)
         if row is None:
             raise KeyError(key)
         try:
@@ -200,14 +184,12 @@ def _is_json(line: bytes) -> bool:
     except ValueError:
         return False
     except RecursionError:
-        pass  # said of the line when it is read
+        pass  # reported when the line is read
     return True
 
 
 def _protocol(path: Path) -> tuple[Protocol, str]:
-    """That of the run which a folder or a file belongs to, else the default one; and what is wrong with the
-    configuration that should name it.
-    """
+    """The protocol of the run that a path belongs to, else the default; and what is wrong with its config."""
     for folder in (path, path.parent, path.parent.parent):
         config = folder / "config.yaml"
         if config.exists():
@@ -220,14 +202,15 @@ def _protocol(path: Path) -> tuple[Protocol, str]:
 
 
 def _configured(config: Path) -> Protocol:
+    """The protocol of a training's section `research`, or of an evaluation's configuration itself."""
     values: Any = OmegaConf.load(config)
-    for name in ("research", "protocol"):
+    evaluation = isinstance(values, DictConfig) and "research" not in values
+    for name in ["protocol"] if evaluation else ["research", "protocol"]:
         if not isinstance(values, DictConfig):
             raise ValueError(f"there is no section for {name}")
         values = values.get(name)
         if values is None:
             return Protocol()
-    checked(
-        _PROTOCOL, OmegaConf.to_container(values, resolve=True) if OmegaConf.is_config(values) else values
-    )
+    plain = OmegaConf.to_container(values, resolve=True) if OmegaConf.is_config(values) else values
+    checked(_PROTOCOL, plain)
     return read_section(Protocol, values)

@@ -1,4 +1,4 @@
-"""The summary of a trajectory that the list shows, filters and sorts by. The rest stays in its file."""
+"""The summary of a trajectory, which the list shows, filters and sorts. The rest stays in its file."""
 
 import math
 import sys
@@ -13,8 +13,8 @@ from research.episode.trajectory import Trajectory
 class Row:
     """One trajectory. ``offset`` is where its line begins in its file, in bytes; ``line`` counts from 1.
 
-    ``right`` is None where nothing judged it. A text is empty and ``step`` is None where the file does not
-    tell; ``source`` is the data source of a training or the data set of an evaluation.
+    ``right`` is None if it was not judged. Texts are empty and ``step`` is None if the file does not have
+    them; ``source`` is the data source of a training or the data set of an evaluation.
     """
 
     file: str
@@ -43,13 +43,9 @@ class Row:
 
 
 def make_row(
-    trajectory: Trajectory, protocol: Protocol, *, file: str, line: int, offset: int, split: str
+    trajectory: Trajectory, protocol: Protocol, file: str, line: int, offset: int, split: str
 ) -> Row:
-    """The summary of a trajectory; strings that many have in common are kept once.
-
-    Raises:
-        ValueError: its step or its sample is no number.
-    """
+    """The summary, with shared strings kept once. Raises ValueError for a bad step or sample."""
     data = trajectory.metadata
     em, reward = trajectory.metrics.get("em"), trajectory.reward
 
@@ -80,7 +76,7 @@ def make_row(
 
 
 def metadata_texts(trajectory: Trajectory, name: str) -> list[str]:
-    """What the metadata lists under a name, as texts: none, one, or several."""
+    """What the metadata has under a name, as texts: none, one, or several."""
     value = trajectory.metadata.get(name)
     return [] if value is None else [str(each) for each in value] if isinstance(value, list) else [str(value)]
 

@@ -1,4 +1,4 @@
-"""One trajectory as the page shows it: segments in pieces, searches with their passages, what it earned."""
+"""One trajectory as the page shows it: segments in pieces, searches with their passages, reward."""
 
 import math
 from dataclasses import asdict
@@ -13,23 +13,17 @@ from research.viewer.rows import Row, metadata_texts
 
 
 def entry_view(entry: Entry) -> dict[str, Any]:
-    """A line of the list; a side that is missing is None."""
-    return {side: row and row_view(row) for side, row in (("left", entry.left), ("right", entry.right))}
-
-
-def row_view(row: Row) -> dict[str, Any]:
-    """The summary of a trajectory."""
-    return {"key": row.key, **asdict(row)}
+    """A line of the list; a missing side is None."""
+    return {side: row and _row(row) for side, row in entry._asdict().items()}
 
 
 def trajectory_view(row: Row, trajectory: Trajectory, protocol: Protocol) -> dict[str, Any]:
-    """All of a trajectory but its prompt, of which the record has token ids alone.
+    """All of a trajectory except its prompt, which the record has as token ids only.
 
-    A segment of the environment is the result of the search of the same number, from 0; the last search may
-    have none.
+    The environment's segments are the results of the searches, in order; the last search may have none.
     """
     view = {
-        **row_view(row),
+        **_row(row),
         "reward": trajectory.reward,
         "golden_answers": metadata_texts(trajectory, "golden_answers"),
         "reward_reason": trajectory.reward_reason,
@@ -42,6 +36,10 @@ def trajectory_view(row: Row, trajectory: Trajectory, protocol: Protocol) -> dic
         "gold": gold_found(trajectory),
     }
     return {name: _named_if_not_finite(value) for name, value in view.items()}
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {"key": row.key, **asdict(row)}
 
 
 def _segment(segment: Segment, protocol: Protocol) -> dict[str, Any]:
@@ -76,8 +74,9 @@ def _passage(passage: Passage, trajectory: Trajectory, shown: bool) -> dict[str,
 
 
 def gold_found(trajectory: Trajectory) -> dict[str, int] | None:
-    """How many gold passages there are, and how many of them the model was shown; None where the metadata
-    names none. Counted by title where no id fits: the ids may be those of another corpus.
+    """How many gold passages there are, and how many the model was shown; None if the metadata names none.
+
+    Counted by title if no id matches: the ids may be those of another corpus.
     """
     ids, titles = _gold_names(trajectory)
     if not ids and not titles:
@@ -111,13 +110,13 @@ def _plain_title(text: str) -> str:
 
 
 def _holds_answer(contents: str, golden_answers: list[str]) -> bool:
-    """Whether a golden answer stands in it as whole words, after the normalisation of exact match."""
+    """Whether it contains a golden answer as whole words, after the normalisation of exact match."""
     text = f" {normalize_answer(contents)} "
     return any(f" {normalize_answer(answer)} " in text for answer in golden_answers)
 
 
 def _named_if_not_finite(value: Any) -> Any:
-    """The same with ``nan`` and ``-inf`` as text, for JSON has no such numbers."""
+    """The same with ``nan`` and ``-inf`` as text, because JSON has no such numbers."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):

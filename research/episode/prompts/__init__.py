@@ -11,10 +11,9 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from research.episode.tokens import TokenProtocol
+from research.episode.tokens import TokenProtocol
 
 DIRECTORY = Path(__file__).parent
 _PLACE = re.compile(r"\{([a-z]+)\}")
@@ -94,7 +93,7 @@ def asks_for_boxed(prompt: str) -> bool:
     return "\\boxed" in (loaded.system or "") + loaded.user
 
 
-def build_prompt(prompt: str, question: str, tokens: "TokenProtocol", **fields: str) -> list[int]:
+def build_prompt(prompt: str, question: str, tokens: TokenProtocol, **fields: str) -> list[int]:
     """The prompt's token ids for one question.
 
     `fields` fill further places, `{passages}` by `passages=...`; `{tools}` is what may be called. Tags and

@@ -1,5 +1,5 @@
-"""BRIGHT: questions that are hard to search for, as they stand, rewritten by a model or by others.
+"""BRIGHT: questions that are hard to search for, as they are or rewritten by a model or by others.
 
-Start at run.py; `python -m research.evaluation.bright --help` teaches the commands. docs/bright.md says what
-the figures mean.
+Start reading at run.py; `python -m research.evaluation.bright --help` shows the commands. docs/bright.md says
+what the figures mean.
 """

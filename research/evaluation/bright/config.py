@@ -1,29 +1,30 @@
-"""The configuration of a BRIGHT evaluation: research/config/eval_bright.yaml as typed objects. The keys are
-documented there.
+"""The configuration of a BRIGHT evaluation: eval_bright.yaml as typed objects, with a rule for each value.
+
+The keys are documented in research/config/eval_bright.yaml.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from research import values as rules
 from research.episode.prompts import load_prompt
 from research.episode.protocol import Protocol
 from research.evaluation.bright.fusion import FUSIONS
 from research.evaluation.config import (
     EngineConfig,
     Sampling,
-    build,
     compose_file,
     keep_prompt,
-    saying_faults,
+    names,
+    read_typed,
+    trained_values,
     training_of,
-    values_of,
 )
 from research.evaluation.service import Service
-from research.evaluation.values import check_bright
-from research.values import check_protocol
+from research.values import ABOVE_0, SWITCH, TEXT, integer, or_null
 
 MODES = ("replace", "concatenate", "fuse")
 LEXICAL = ("bm25", "bm25_query_weighted")
@@ -35,15 +36,16 @@ ORIGINAL = "original"
 class RetrieverSettings:
     """What is searched, and how; times in seconds."""
 
-    kind: str
-    k1: float
-    b: float
-    options: tuple[str, ...]
-    top_k: int
-    batch: int
-    in_flight: int
-    timeout: float
-    deadline: float
+    kind: Annotated[str, TEXT]
+    k1: Annotated[float, rules.AT_LEAST_0]
+    b: Annotated[float, rules.FROM_0_TO_1]
+    options: Annotated[
+        tuple[str, ...], rules.list_of(rules.is_text, "a list like [lexical=bm25_query_weighted]")
+    ]
+    top_k: Annotated[int, integer(1, rules.SERVER_MAXIMUM)]
+    in_flight: Annotated[int, integer(1)]
+    timeout: Annotated[float, ABOVE_0]
+    deadline: Annotated[float, ABOVE_0]
 
     def __post_init__(self) -> None:
         if self.name not in (*LEXICAL, "dense", "hybrid") or (self.name == "dense" and not self.encoder):
@@ -56,11 +58,11 @@ class RetrieverSettings:
 
     @property
     def encoder(self) -> str:
-        """That of dense and hybrid kinds; "" where none is named."""
+        """The encoder of dense and hybrid kinds; "" where none is named."""
         return self.kind.partition(":")[2]
 
     def service(self, corpus: Path, excluded: int) -> Service:
-        """The retrieval service over a corpus of which a question excludes `excluded` passages at most."""
+        """The retrieval service over a corpus of which a question excludes at most `excluded` passages."""
         options = [] if self.name == "dense" else [f"k1={self.k1}", f"b={self.b}"]
         if self.name == "hybrid":  # excluded passages have ranks in its lists, too
             options.append(f"depth={self.top_k + excluded}")
@@ -70,41 +72,41 @@ class RetrieverSettings:
 
 @dataclass(frozen=True)
 class Rewriting:
-    """How a model is asked; `tokens` bounds a text, `samples` is their number for each question."""
+    """How a model rewrites; `tokens` bounds a text, `samples` is their number per question."""
 
-    prompt: str
-    think: bool | None
-    tokens: int
-    samples: int
+    prompt: Annotated[str, TEXT]
+    think: Annotated[bool | None, or_null(SWITCH)]
+    tokens: Annotated[int, integer(1)]
+    samples: Annotated[int, integer(1)]
 
     @property
     def thinks(self) -> bool:
-        """Whether only what stands in the answer tags is the text."""
+        """Whether the text is only what the answer tags contain."""
         return self.prompt.endswith("_think") if self.think is None else self.think
 
 
 @dataclass(frozen=True)
 class BrightConfig:
-    """One evaluation; see research/config/eval_bright.yaml for each key."""
+    """One evaluation; research/config/eval_bright.yaml documents each key."""
 
-    tasks: tuple[str, ...]
-    data: str | None
-    revision: str | None
-    long: bool
-    queries: str | None
-    field: str | None
-    allow_missing: bool
-    mode: str
-    weight: int
-    fusion: str
-    rrf_k: int
+    tasks: Annotated[tuple[str, ...], names("biology")]
+    data: Annotated[str | None, or_null(TEXT)]
+    revision: Annotated[str | None, or_null(TEXT)]
+    long: Annotated[bool, SWITCH]
+    queries: Annotated[str | None, or_null(TEXT)]
+    field: Annotated[str | None, or_null(TEXT)]
+    allow_missing: Annotated[bool, SWITCH]
+    mode: Annotated[str, TEXT]
+    weight: Annotated[int, integer(1)]
+    fusion: Annotated[str, TEXT]
+    rrf_k: Annotated[int, integer(0)]
     protocol: Protocol
     retriever: RetrieverSettings
     rewriting: Rewriting
     sampling: Sampling
     engine: EngineConfig
-    concurrency: int
-    question_timeout: float
+    concurrency: Annotated[int, integer(1)]
+    question_timeout: Annotated[float, ABOVE_0]
 
     def __post_init__(self) -> None:
         for key, value, known in (("mode", self.mode, MODES), ("fusion", self.fusion, FUSIONS)):
@@ -118,52 +120,37 @@ class BrightConfig:
             raise ValueError("weight repeats words, which says nothing to an encoder: take mode=fuse")
         if len(set(self.tasks)) < len(self.tasks):
             raise ValueError("tasks must be named, each once")
+        rules.check_protocol(self.protocol)
+        load_prompt(self.rewriting.prompt)
 
 
-SECTIONS = {
-    "protocol": Protocol,
-    "retriever": RetrieverSettings,
-    "rewriting": Rewriting,
-    "sampling": Sampling,
-    "engine": EngineConfig,
-}
+BRIGHT = rules.rules_of(BrightConfig) | rules.PROTOCOL
 
 
-def compose_config(words: list[str], model: str | None) -> DictConfig:
-    """The resolved configuration of key=value words. If `model` is the policy of a training run, it is asked
-    by the prompt and protocol that it was trained with. Raises EvaluationError.
+def compose_bright(overrides: list[str], model: str | None) -> DictConfig:
+    """The resolved configuration with key=value overrides. Raises EvaluationError.
+
+    If `model` is the policy of a training run, it is asked with the prompt and protocol of its training.
     """
-    config = compose_file("eval_bright", words, _of_training(model))
+    config = compose_file("eval_bright", overrides, _trained_values(model))
     keep_prompt(config.rewriting)
-    read_config(config)
+    read_bright(config)
     return config
 
 
-def read_config(config: DictConfig) -> BrightConfig:
+def read_bright(config: DictConfig) -> BrightConfig:
     """The configuration as objects. Raises EvaluationError naming what is unknown, missing or meaningless."""
-    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    with saying_faults():
-        check_bright(values)
-    values["retriever"]["options"] = tuple(values["retriever"]["options"])
-    for key, section in SECTIONS.items():
-        values[key] = build(section, values.get(key), key)
-    values["tasks"] = tuple(values["tasks"])
-    read: BrightConfig = build(BrightConfig, values, "configuration")
-    with saying_faults():
-        check_protocol(read.protocol)
-        load_prompt(read.rewriting.prompt)
+    read: BrightConfig = read_typed(BrightConfig, config, BRIGHT)
     return read
 
 
-def _of_training(model: str | None) -> dict[str, Any]:
-    trained = training_of(model)
-    if trained is None:
+def _trained_values(model: str | None) -> dict[str, Any]:
+    if (trained := training_of(model)) is None:
         return {}
-    kept = {
-        key: value for key, value in values_of(trained).items() if key.startswith(("protocol.", "engine."))
-    }
+    values = trained_values(trained)
+    kept = {key: value for key, value in values.items() if key.startswith(("protocol.", "engine."))}
     kept["rewriting.prompt"] = trained.research.prompt
-    if "rewriting" in trained.research:  # a search agent's, too, can be asked for texts
+    if "rewriting" in trained.research:  # a search agent can rewrite as well
         kept["rewriting.think"] = trained.research.rewriting.think
         kept["rewriting.tokens"] = trained.data.max_response_length
     return kept

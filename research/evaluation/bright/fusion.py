@@ -1,8 +1,8 @@
-"""Several lists for one question made into one. Pure functions.
+"""Several lists of one question fused into one. Pure functions.
 
-`sum` (as in ReDI): the scores of a passage in all lists, added. A passage that a list lacks has, in a list
-that was cut at its length, the lowest score there, which is the most it can have had; in a list that is
-shorter it shares no word with the text, and has 0. So the sum over whole lists is exact.
+`sum` (as in ReDI): the sum of a passage's scores in all lists. In a list that was cut at its length, a
+missing passage gets the lowest score there, the most it can have had; in a shorter list it shares no word
+with the text, and gets 0. So the sum over whole lists is exact.
 
 `rrf` (G. Cormack, C. Clarke, S. Buettcher, SIGIR 2009): the sum of 1 / (k + rank), ranks from 1; a list that
 lacks a passage adds nothing.
@@ -19,9 +19,7 @@ FUSIONS = ("sum", "rrf")
 def fuse(
     lists: Sequence[Scores], weights: Sequence[float], fusion: str, length: int, k: int = 60
 ) -> dict[str, float]:
-    """One list of the `length` best, best first, from lists of at most `length`. Of a single one with the
-    weight 1, itself.
-    """
+    """The `length` best, best first, from lists of at most `length`; a single list of weight 1 as it is."""
     if len(lists) == 1 and weights[0] == 1:
         return best(lists[0], length)
     fused = summed(lists, weights, length) if fusion == "sum" else reciprocal_ranks(lists, weights, k)
@@ -29,7 +27,7 @@ def fuse(
 
 
 def summed(lists: Sequence[Scores], weights: Sequence[float], length: int) -> dict[str, float]:
-    """For each passage of any list the weighted sum of its scores; see the module for what is missing."""
+    """The weighted sum of scores for each passage of any list; missing ones as the module says."""
     floors = [min(scores.values()) if len(scores) >= length else 0.0 for scores in lists]
     total = dict.fromkeys((name for scores in lists for name in scores), 0.0)
     for scores, weight, floor in zip(lists, weights, floors, strict=True):
@@ -39,7 +37,7 @@ def summed(lists: Sequence[Scores], weights: Sequence[float], length: int) -> di
 
 
 def reciprocal_ranks(lists: Sequence[Scores], weights: Sequence[float], k: int) -> dict[str, float]:
-    """For each passage of any list the weighted sum of 1 / (k + rank)."""
+    """The weighted sum of 1 / (k + rank) for each passage of any list."""
     total: dict[str, float] = defaultdict(float)
     for scores, weight in zip(lists, weights, strict=True):
         for rank, name in enumerate(best(scores, len(scores)), start=1):

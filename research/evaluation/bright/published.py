@@ -1,4 +1,4 @@
-"""nDCG@10 on BRIGHT as others have published it, to stand beside ours where it is of the same retriever.
+"""nDCG@10 on BRIGHT as others have published it, shown beside ours if the retriever is the same.
 
 Texts searched with, by BRIGHT's BM25 (`bm25_query_weighted`, k1 .9, b .4): the question and GPT-4o's and
 DeepSeek-R1's reasoning, and RQR (TongSearch-QR), from the paper and repository of TongSearch-QR
@@ -11,6 +11,7 @@ from typing import Any
 
 from research.datasets.bright import SIZES
 from research.evaluation.bright.config import RetrieverSettings
+from research.report.tables import markdown_table
 
 BM25 = {
     "original": (18.9, 27.2, 14.9, 12.5, 13.6, 18.4, 15.0, 24.4, 7.9, 6.2, 10.4, 4.9),
@@ -26,7 +27,7 @@ DENSE_MEAN = {"RQR-7B": 31.9}
 
 
 def published(retriever: RetrieverSettings, long: bool) -> dict[str, dict[str, float]]:
-    """What there is for a retriever: name -> task (or "mean", of all 12) -> nDCG@10 in percent."""
+    """What is known for a retriever: name -> task (or "mean", of all 12) -> nDCG@10 in percent."""
     if not long and retriever.name == "bm25_query_weighted" and (retriever.k1, retriever.b) == (0.9, 0.4):
         return {name: dict(zip(SIZES, values, strict=True)) for name, values in BM25.items()}
     if not long and "reasonir" in retriever.encoder.lower():
@@ -35,7 +36,7 @@ def published(retriever: RetrieverSettings, long: bool) -> dict[str, dict[str, f
 
 
 def comparison(results: Sequence[Mapping[str, Any]], retriever: RetrieverSettings, long: bool) -> str:
-    """Our nDCG@10 of each task and their mean beside the published ones, in percent, as a table with remarks.
+    """Our nDCG@10 per task and in the mean beside the published ones, in percent, as a table with remarks.
 
     `results` are the rows of metrics.json. The mean of a published row is that of the same tasks.
     """
@@ -53,26 +54,14 @@ def comparison(results: Sequence[Mapping[str, Any]], retriever: RetrieverSetting
         mean = sum(known) / len(known) if known else values["mean"] if len(ours) == len(SIZES) else None
         cells = [values.get(task) for task in ours] + [mean]
         lines.append([name, *("-" if cell is None else f"{cell:.1f}" for cell in cells)])
-    return "\n".join([padded(lines), *_remarks(ours)])
-
-
-def padded(lines: list[list[str]]) -> str:
-    """A Markdown table that a terminal shows well; the first line is its head."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    cells = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    rule = ["-" * width for width in widths]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [cells[0], rule, *cells[1:]])
+    return "\n".join([markdown_table(lines), *_remarks(ours)])
 
 
 def _remarks(ours: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Why figures do not compare."""
-    parts = [
-        f"{name} {row['questions']} of {SIZES[name][0]}"
-        for name, row in ours.items()
-        if row["questions"] != SIZES[name][0]
-    ]
+    other = [name for name, row in ours.items() if row["questions"] != SIZES[name][0]]
+    parts = [f"{name} {ours[name]['questions']} of {SIZES[name][0]}" for name in other]
     remarks = [f"Not comparable, for it is of other questions: {', '.join(parts)}."] if parts else []
-    sizes = [name for name, row in ours.items() if row["passages"] != SIZES[name][1]]
-    if sizes:
+    if sizes := [name for name, row in ours.items() if row["passages"] != SIZES[name][1]]:
         remarks.append(f"Other passages than the published ones: {', '.join(sizes)}.")
     return remarks

@@ -27,20 +27,23 @@ class Query:
 
 
 def query_of(question: RewritingTask, rewrites: Sequence[str], config: BrightConfig) -> Query:
-    """The texts by the mode of the configuration. Without rewrites (none was made, or all failed) there is
-    nothing to search with, whatever the mode: a question must not be scored as if it had been rewritten.
+    """The texts by the mode of the configuration.
+
+    Without rewrites (none was made, or all failed) there is nothing to search with, whatever the mode: a
+    question must not be scored as if it had been rewritten.
     """
-    if config.mode == "fuse" and rewrites:
-        return Query(question, (question.question, *rewrites), (config.weight, *[1.0] * len(rewrites)))
     texts = tuple(rewrites)
+    if config.mode == "fuse" and rewrites:
+        return Query(question, (question.question, *texts), (config.weight, *[1.0] * len(texts)))
     if config.mode == "concatenate":
         texts = tuple("\n".join([question.question] * config.weight + [each]) for each in rewrites)
     return Query(question, texts, (1.0,) * len(texts))
 
 
 class TextFile:
-    """Texts of a JSONL or parquet file, {"id", "query"} a row: `query` may be another field, with a text or a
-    list of them. An id is TASK_ID or, beside a "task", or where only one task is asked, ID alone.
+    """Texts of a JSONL or parquet file, {"id", "query"} per row; a text, or a list of texts.
+
+    An id is TASK_ID, or ID alone beside a "task", or if only one task is asked for.
     """
 
     def __init__(self, path: Path, field: str | None) -> None:
@@ -62,25 +65,13 @@ class TextFile:
         self._texts[key] = _texts(row, field, where)
 
     def of(self, task: BrightTask, alone: bool) -> dict[str, tuple[str, ...]]:
-        """The texts of a task's questions by their ids, as far as the file has them; `alone` says that no
-        other task is asked.
-        """
-        found = {}
-        for each in task.questions:
-            keys = [
-                (task.name, each.id),
-                (None, f"{task.name}_{each.id}"),
-                *([(None, each.id)] if alone else []),
-            ]
-            texts = next((self._texts[key] for key in keys if key in self._texts), None)
-            if texts is not None:
-                found[each.id] = texts
-        return found
-
-
-def missing(task: BrightTask, found: dict[str, Any]) -> list[str]:
-    """The ids of the task's questions that are not `found`."""
-    return [each.id for each in task.questions if each.id not in found]
+        """The file's texts for a task by question id; `alone`: no other task is asked for."""
+        texts = {}
+        for name in (each.id for each in task.questions):
+            keys = [(task.name, name), (None, f"{task.name}_{name}")] + [(None, name)] * alone
+            if key := next((key for key in keys if key in self._texts), None):
+                texts[name] = self._texts[key]
+        return texts
 
 
 def named(ids: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Run files that others made, scored: over the questions that are judged and in the run, the others named."""
+"""Scores of others' run files, over the questions that are judged and in the run; the rest is named."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ from research.evaluation.bright.trec import evaluate, plain_id, read_qrels, read
 
 
 def score(run_file: Path, qrels_file: Path, task: str | None = None, long: bool = False) -> str:
-    """The figures as text. Judgements are a file in TREC's form, or questions with gold ids, of which `task`
-    says which to take (research.datasets.bright.question_file).
+    """The figures as text. Raises EvaluationError or DataError.
 
-    Raises EvaluationError or DataError.
+    Judgements are a file in TREC's format, or questions with gold ids, of which `task` selects one task's
+    (research.datasets.bright.question_file).
     """
     run = read_run(run_file)
     qrels = _judgements(qrels_file, task, long)

@@ -1,18 +1,18 @@
-"""Run files and judgements in TREC's form, and what pytrec_eval (trec_eval's own code) makes of them.
+"""Run files and judgements in TREC's format, scored by pytrec_eval (trec_eval's own code).
 
     run    QUERY Q0 PASSAGE RANK SCORE NAME      scores with all their digits: they read back as they were
     qrels  QUERY 0 PASSAGE GAIN
 
-Fields are split at blanks, so blanks inside ids are written as %20 and so on, in runs and judgements alike.
-Lines of others, with blanks inside passage ids (or, before Q0, question ids), are read from both ends, and
-such blanks as if they had been written so.
-trec_eval ranks by score, as a float of 32 bits, and equal ones by descending id, and passes over the rank.
+Fields are separated by blanks, so blanks inside ids are written as %20 and so on, in runs and judgements
+alike. In lines of others, with blanks inside passage ids (or, before Q0, question ids), such blanks are read
+the same way. trec_eval ranks by score, as a 32-bit float, and equal ones by descending id, not by the rank.
 """
 
 import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -25,8 +25,7 @@ Run = Mapping[str, Mapping[str, float]]
 """question id -> passage id -> score"""
 Judgements = Mapping[str, Mapping[str, int]]
 """question id -> passage id -> gain, 1 for a relevant one"""
-METRICS = {"ndcg@10": "ndcg_cut_10", "recall@10": "recall_10", "recall@100": "recall_100"}
-METRICS["recall@1000"] = "recall_1000"
+METRICS = {"ndcg@10": "ndcg_cut_10", **{f"recall@{k}": f"recall_{k}" for k in (10, 100, 1000)}}
 MEASURES = {"ndcg_cut.10", "recall.10,100,1000"}
 RUN_LINE = re.compile(r"(\S.*?(?=\s+Q0\s)|\S+)\s+\S+\s+(\S.*?)\s+(\S+)\s+(\S+)\s+(\S+)")
 QRELS_LINE = re.compile(r"(\S+)\s+\S+\s+(\S.*?)\s+(\S+)")
@@ -34,7 +33,7 @@ QRELS_LINE = re.compile(r"(\S+)\s+\S+\s+(\S.*?)\s+(\S+)")
 
 def plain_id(name: str) -> str:
     """The id without blanks."""
-    return re.sub(r"\s", lambda found: quote(found[0]), name)
+    return re.sub(r"\s", lambda blank: quote(blank[0]), name)
 
 
 def write_run(path: Path, run: Run, name: str) -> None:
@@ -58,7 +57,7 @@ def read_run(path: Path) -> dict[str, dict[str, float]]:
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """Judgements of a file in TREC's form. Raises EvaluationError naming the line."""
+    """The judgements of a file in TREC's format. Raises EvaluationError naming the line."""
     qrels: dict[str, dict[str, int]] = {}
     for where, query, passage, ends in _lines(path, QRELS_LINE, 4):
         gains, gain = qrels.setdefault(query, {}), int(_number(ends[0], where))
@@ -68,19 +67,19 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
 
 
 def evaluate(run: Run, qrels: Judgements) -> dict[str, dict[str, float]]:
-    """METRICS of each question of `qrels`, in its order; a question that the run lacks has 0 in all."""
-    plain_qrels = {
-        plain_id(query): {plain_id(each): gain for each, gain in gains.items()}
-        for query, gains in qrels.items()
-    }
-    plain_run = {
-        plain_id(query): {plain_id(each): float(score) for each, score in scores.items()}
-        for query, scores in run.items()
-    }
-    found = pytrec_eval.RelevanceEvaluator(plain_qrels, MEASURES).evaluate(plain_run)
+    """METRICS of each question of `qrels`, in its order; a question missing in the run has 0 in all."""
+    results = pytrec_eval.RelevanceEvaluator(_plain(qrels, int), MEASURES).evaluate(_plain(run, float))
     nothing = dict.fromkeys(METRICS.values(), 0.0)
-    rows = {query: found.get(plain_id(query), nothing) for query in qrels}
+    rows = {query: results.get(plain_id(query), nothing) for query in qrels}
     return {query: {name: row[key] for name, key in METRICS.items()} for query, row in rows.items()}
+
+
+def _plain(rows: Mapping[str, Mapping[str, float]], kind: type) -> dict[str, dict[str, Any]]:
+    """The same with plain ids, and with Python's own numbers, which pytrec_eval insists on."""
+    return {
+        plain_id(query): {plain_id(passage): kind(value) for passage, value in values.items()}
+        for query, values in rows.items()
+    }
 
 
 def _ranked(scores: Mapping[str, float]) -> list[str]:
@@ -88,7 +87,7 @@ def _ranked(scores: Mapping[str, float]) -> list[str]:
 
 
 def _lines(path: Path, form: re.Pattern[str], count: int) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
-    """(file and line, question id, passage id, the fields behind them) of each line that is not blank."""
+    """(file and line, question id, passage id, the remaining fields) of each line that is not blank."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:

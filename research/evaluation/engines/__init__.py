@@ -3,27 +3,28 @@
 An engine is used from one event loop, by thousands of questions at once; it batches them itself.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from research.episode.loop import Generate, Generation
 from research.episode.prompts import build_prompt
 from research.episode.protocol import Protocol as AgentProtocol
 from research.episode.tokens import TokenProtocol
-from research.evaluation.config import EngineConfig, EvaluationError, Sampling
+from research.episode.tools import Tool
+from research.evaluation.config import EvaluationError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 class EngineError(Exception):
-    """A call that failed for good, after the engine's own retries. Costs one question."""
+    """A call that failed for good, after the engine's own retries; it costs one question."""
 
 
 @dataclass(frozen=True)
 class Stops:
-    """Where sampling ends, besides its maximum; what it ended at is part of the sampled tokens."""
+    """Where sampling ends before its maximum; what it ended at is part of the sampled tokens."""
 
     token_ids: tuple[int, ...]
     strings: tuple[str, ...] = ()
@@ -41,41 +42,36 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None:
-        """Give back what the engine holds."""
+        """Release what the engine holds."""
         ...
 
 
-@asynccontextmanager
-async def opened(config: EngineConfig, sampling: Sampling) -> AsyncIterator[Engine]:
-    """The engine of the configuration, closed in the end."""
-    engine: Engine
-    if config.is_url:
-        from research.evaluation.engines.openai_server import OpenAIServer
-
-        engine = await OpenAIServer.connect(config, sampling)
-    else:
-        from research.evaluation.engines.vllm_engine import VllmEngine  # takes seconds to import
-
-        engine = await VllmEngine.start(config, sampling)
+def tokens_of(engine: Engine, form: AgentProtocol, prompt: str, tools: Sequence[Tool] = ()) -> TokenProtocol:
+    """The protocol bound to the engine's tokenizer. Raises EvaluationError for unsuitable model files."""
     try:
-        yield engine
-    finally:
-        await engine.close()
-
-
-def tokens_of(engine: Engine, form: AgentProtocol, prompt: str) -> TokenProtocol:
-    """The protocol bound to the engine's tokenizer. Raises EvaluationError if the model's files are unfit."""
-    try:
-        tokens = TokenProtocol(engine.tokenizer, form)
+        tokens = TokenProtocol(engine.tokenizer, form.with_tools(each.name for each in tools), tools)
         build_prompt(prompt, "", tokens)  # a chat template that fails would fail for every question
     except (OSError, ValueError) as error:
         raise EvaluationError(" ".join(str(error).split())) from error
     return tokens
 
 
-def room_for(engine_max: int, prompt: int, asked: int) -> int:
-    """How many of `asked` tokens fit behind `prompt` tokens. Raises EngineError for none."""
-    room = min(asked, engine_max - prompt)
+def turn_generator(
+    sample: Callable[[list[int], int, Stops], Awaitable[list[int]]], tokens: TokenProtocol
+) -> Generate:
+    """`sample` as the search loop calls it: a turn ends at the tags of the protocol."""
+    stops = Stops(tuple(tokens.stop_token_ids), tuple(tokens.stop_strings))
+
+    async def generate(token_ids: list[int], max_tokens: int) -> Generation:
+        sampled = await sample(token_ids, max_tokens, stops)
+        return Generation(sampled, [0.0] * len(sampled))  # nothing is trained on them
+
+    return generate
+
+
+def room_for(engine_max: int, prompt: int, wanted: int) -> int:
+    """How many of the `wanted` tokens fit behind `prompt` tokens. Raises EngineError for none."""
+    room = min(wanted, engine_max - prompt)
     if room < 1:
         raise EngineError(f"a prompt of {prompt} tokens leaves no room in the model's {engine_max}")
     return room

@@ -1,8 +1,7 @@
 """Token ids as the messages of chat completions, for servers that offer nothing else.
 
-Such a server has the chat template. Ours only marks where each message begins, by tokens that the tokenizer
-is given for it: what stands behind the last mark is the assistant's turn so far, which the server has to
-continue.
+Such a server applies the chat template. Ours only marks where each message begins, with tokens added to the
+tokenizer: what follows the last mark is the assistant's turn so far, which the server has to continue.
 """
 
 import re
@@ -19,7 +18,7 @@ TEMPLATE = (
 )
 _MARK = re.compile(r"<\|message:(system|user|assistant)\|>")
 GO_ON = "Go on exactly where your message ends."
-# How a turn is continued, the best first, and what the warning says of it.
+# How a turn is continued, the best first, and what the warning says about it.
 WAYS = {
     "continue_final_message": "turns are continued by continue_final_message",
     "prefix": "turns are continued behind an assistant's message that comes last, if the server does so",
@@ -28,14 +27,14 @@ WAYS = {
 
 
 def mark_messages(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Have the tokenizer render chats with our marks, each a token of its own."""
+    """Make the tokenizer render chats with our marks, each a single token."""
     marks = [f"<|message:{role}|>" for role in ("system", "user", "assistant")]
     tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in marks], special_tokens=True)
     tokenizer.chat_template = TEMPLATE
 
 
 def chat_body(text: str, way: str) -> dict[str, Any]:
-    """`messages`, and what else the way of WAYS sends, for a marked text; one without marks is the user's."""
+    """`messages` and further keys of a way of WAYS for a marked text; one without marks is the user's."""
     before, *parts = _MARK.split(text)
     if not parts:
         return {"messages": [{"role": "user", "content": text}]}
@@ -50,7 +49,7 @@ def chat_body(text: str, way: str) -> dict[str, Any]:
 
 
 def chat_choice(choice: dict[str, Any]) -> dict[str, Any]:
-    """A choice of chat completions in the form of completions; no content, as with a tool call, is none."""
+    """A choice of chat completions in the form of completions; without content it is empty."""
     content = choice["message"].get("content")
     return {"text": "" if content is None else content, "finish_reason": choice.get("finish_reason")}
 

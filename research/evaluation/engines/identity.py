@@ -1,4 +1,4 @@
-"""Which model answers: its name, and a checksum if it is a folder, which the next policy may overwrite."""
+"""Which model answers: its name, and a checksum of a folder, which the next policy may overwrite."""
 
 import hashlib
 from pathlib import Path
@@ -6,15 +6,12 @@ from typing import Any
 
 from research.evaluation.config import EngineConfig, EvaluationError
 
-# Others, such as README.md, change nothing of what the model says.
+# Others, such as README.md, do not change what the model samples.
 READ = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
 
 
 def model_identity(config: EngineConfig) -> dict[str, Any]:
-    """`model` as configured, and `model_sha256` and `tokenizer_sha256` of those that are local folders.
-
-    Raises EvaluationError for a file that cannot be read.
-    """
+    """`model`, and `model_sha256` and `tokenizer_sha256` of folders. Raises EvaluationError."""
     identity: dict[str, Any] = {"model": config.model}
     for name, folder in (("model", config.model), ("tokenizer", config.tokenizer)):
         if folder is not None and Path(folder).is_dir():
@@ -23,7 +20,7 @@ def model_identity(config: EngineConfig) -> dict[str, Any]:
 
 
 def _checksum(folder: Path) -> str:
-    """Of the names and contents of the files that are read; the same for a copy elsewhere."""
+    """A hash of the names and contents of the files that matter; the same for a copy elsewhere."""
     checksum = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in READ and path.is_file()):
         try:

@@ -1,6 +1,7 @@
-"""Any OpenAI-compatible server. One that takes token ids and gives them back, as `vllm serve` does, samples
-just as vLLM in this process would; with one of texts or of chats alone, text is tokenized again between the
-turns, and a warning says so.
+"""Any OpenAI-compatible server.
+
+One that takes and returns token ids, as `vllm serve` does, samples just as vLLM in this process would. With
+one that offers only texts or chats, text is tokenized again between the turns, and a warning says so.
 """
 
 import reprlib
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 UNKNOWN_LENGTH = 8192
 UNKNOWN_NAME = "default"
-FIND_OUT_S = 20.0  # for retries of a call that finds out what the server offers
+PROBE_S = 20.0  # for retries of a call that probes what the server offers
 IDS, TEXT = "ids", "text"
 NOT_THERE = {400, 404, 405, 501}  # /models, of servers of one model
-# Answers to a call of one kind that tell nothing about those of another kind.
+# Failures that have nothing to do with the kind of call.
 OF_ANY_KIND = {None, 401, 403, 429, 503}
 
 
@@ -49,20 +50,19 @@ class OpenAIServer:
         try:
             served = _choose(await _models(server), config.served_name, server.url)
             tokenizer = _load_tokenizer(config.tokenizer or served.get("root") or served["id"])
-            said = served.get("max_model_len")
-            known = said if isinstance(said, int) and said > 0 else UNKNOWN_LENGTH
+            length = served.get("max_model_len")
+            known = length if isinstance(length, int) and length > 0 else UNKNOWN_LENGTH
             engine = cls(server, served["id"], tokenizer, config.max_model_len or known, sampling)
-            await engine._find_out()
-        except ServerError as error:
+            await engine._probe()
+        except BaseException as error:
             await server.close()
-            raise EvaluationError(f"no OpenAI-compatible server at {config.model}: {error}") from error
-        except BaseException:
-            await server.close()
+            if isinstance(error, ServerError):
+                raise EvaluationError(f"no OpenAI-compatible server at {config.model}: {error}") from error
             raise
         return engine
 
     async def generate(self, token_ids: list[int], max_tokens: int, stops: Stops, seed: int) -> list[int]:
-        """See `Engine`. Raises EvaluationError where nobody listens any more."""
+        """See `Engine`. Raises EvaluationError if nobody listens any more."""
         room = room_for(self.max_model_len, len(token_ids), max_tokens)
         try:
             choice = await self._complete(token_ids, room, stops, seed)
@@ -73,7 +73,7 @@ class OpenAIServer:
         return choice["token_ids"] if self._way == IDS else self._sampled(choice, stops)
 
     def _sampled(self, choice: dict[str, Any], stops: Stops) -> list[int]:
-        """The tokens of a text, with what it ended at: such servers keep that to themselves."""
+        """The tokens of a text, with what it ended at, which such servers leave out."""
         text = well_formed(unmarked(choice["text"]))
         stopped = choice.get("finish_reason") == "stop"
         tags = self._stop_strings(stops)
@@ -89,7 +89,7 @@ class OpenAIServer:
         return sorted(end_token_ids(self.tokenizer))[:1]
 
     def _stop_strings(self, stops: Stops) -> list[str]:
-        """Where a server of texts must stop: at closing tags that are tokens of ours, too."""
+        """Where a server of texts must stop: also at closing tags that are single tokens here."""
         texts = [self.tokenizer.decode([token_id]) for token_id in stops.token_ids]
         return [*stops.strings, *(text for text in texts if text.startswith("</"))]
 
@@ -97,15 +97,15 @@ class OpenAIServer:
         """See `Engine`."""
         await self._server.close()
 
-    async def _find_out(self) -> None:
-        """Set the kind of calls by trying them, the best first. Raises ServerError where none is taken."""
+    async def _probe(self) -> None:
+        """Set the kind of calls by trying them, the best first. Raises ServerError if none is accepted."""
         refusals = dict[str, None]()
         for way in (IDS, TEXT, *WAYS):
             self._way = way
             if way == next(iter(WAYS)):
                 mark_messages(self.tokenizer)
             try:
-                await self._complete(self._greeting(), 1, Stops(()), 0, FIND_OUT_S)
+                await self._complete(self._greeting(), 1, Stops(()), 0, PROBE_S)
             except ServerError as error:
                 if error.status in OF_ANY_KIND:
                     raise
@@ -137,27 +137,21 @@ class OpenAIServer:
         try:
             choice: dict[str, Any] = answer["choices"][0]
             choice = chat_choice(choice) if self._way in WAYS else choice
-            said = choice["token_ids" if self._way == IDS else "text"]
-            if not isinstance(said, list if self._way == IDS else str):
-                raise TypeError(f"{said!r:.80} was said")
+            sampled = choice["token_ids" if self._way == IDS else "text"]
+            if not isinstance(sampled, list if self._way == IDS else str):
+                raise TypeError(f"{sampled!r:.80} was sampled")
             return choice
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ServerError(f"{self._server.url}{path}: not a completion: {error!r}", 200) from error
 
     def _sampling_keys(self, room: int, seed: int) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": self._model,
-            "max_tokens": room,
-            "temperature": self._sampling.temperature,
-            "top_p": self._sampling.top_p,
-            "seed": seed,
-        }
-        # Not of OpenAI's own protocol: sent only where they do something.
-        if self._sampling.top_k:
-            body["top_k"] = self._sampling.top_k
-        if self._sampling.repetition_penalty != 1:
-            body["repetition_penalty"] = self._sampling.repetition_penalty
-        return body
+        sampling = self._sampling
+        body: dict[str, Any] = {"model": self._model, "max_tokens": room, "seed": seed}
+        body |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
+        # Not in OpenAI's own protocol: sent only if they have an effect.
+        body |= {"top_k": sampling.top_k} if sampling.top_k else {}
+        penalty = sampling.repetition_penalty
+        return body | ({"repetition_penalty": penalty} if penalty != 1 else {})
 
     def _prompt_keys(self, token_ids: list[int], stops: Stops) -> dict[str, Any]:
         if self._way == IDS:
@@ -178,7 +172,7 @@ class OpenAIServer:
 
 
 async def _models(server: ModelServer) -> list[dict[str, Any]]:
-    """What the server lists; nothing of a server that has no list. Raises ServerError."""
+    """The models that the server lists, empty if it has no list. Raises ServerError."""
     try:
         answer = await server.call("/models")
     except ServerError as error:

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 # On a CPU, as in training (research/config/hardware/cpu.yaml): one process, small cache blocks, and one core
-# left to what feeds the engine; docs/cpu.md has the measurements. To split prompts kills an engine that
-# samples.
+# left for what feeds the engine; docs/cpu.md has the measurements. Chunked prefill kills a sampling engine.
 CPU_ARGUMENTS = {
     "enforce_eager": True,
     "distributed_executor_backend": "uni",
@@ -41,7 +40,7 @@ class VllmEngine:
 
     @classmethod
     async def start(cls, config: EngineConfig, sampling: Sampling) -> "VllmEngine":
-        """Load the model. Raises EvaluationError when vLLM cannot."""
+        """Load the model. Raises EvaluationError if vLLM cannot."""
         import torch
         from transformers import AutoTokenizer
 
@@ -77,7 +76,7 @@ class VllmEngine:
         return cls(engine, tokenizer, sampling)
 
     async def generate(self, token_ids: list[int], max_tokens: int, stops: Stops, seed: int) -> list[int]:
-        """See `Engine`. A question whose time is up is taken out of the engine's batch."""
+        """See `Engine`. A cancelled call leaves the engine's batch."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
@@ -109,12 +108,12 @@ class VllmEngine:
     async def close(self) -> None:
         """See `Engine`."""
         self._engine.shutdown()
-        # Its __del__ would do so again at the interpreter's end, when what it needs is gone: a trace
+        # Its __del__ would do so again when the interpreter ends, and print a traceback.
         self._engine.shutdown = lambda *_, **__: None
 
 
 def _is_float32(model: str) -> bool:
-    """vLLM would take bfloat16 for it, which moves log-probs, and is many times slower on CPUs without it."""
+    """Whether to keep float32: vLLM would take bfloat16, which moves log-probs and is slow on many CPUs."""
     import torch
     from transformers import AutoConfig
 

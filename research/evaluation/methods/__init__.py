@@ -1,35 +1,15 @@
-"""Methods by name, one file each: an async function `answer(question, tools)` that gives a Trajectory whose
+"""Methods by name, one file each: an async function `answer(question, tools)` that returns a Trajectory whose
 metadata has the `prediction`. To add one, put `<name>.py` with such a function here.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from research.episode.tokens import TokenProtocol
-from research.episode.tools import SearchFunction
 from research.episode.trajectory import Trajectory
 
-if TYPE_CHECKING:
-    from research.evaluation.config import EvaluationConfig
-    from research.evaluation.engines import Stops
-
 NOT_METHODS = {"calls"}
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What a method answers a question with. `sample` takes token ids, a maximum of new tokens, and stops."""
-
-    sample: "Callable[[list[int], int, Stops], Awaitable[list[int]]]"
-    search: SearchFunction
-    tokens: TokenProtocol
-    config: "EvaluationConfig"
-
-
-Method = Callable[[str, Tools], Awaitable[Trajectory]]
+Method = Callable[..., Awaitable[Trajectory]]
 
 
 def method_names() -> list[str]:

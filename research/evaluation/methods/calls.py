@@ -1,26 +1,40 @@
-"""What the baselines are made of: calls of the model and searches, kept as one trajectory."""
+"""What methods work with: tools, and the model calls and searches of a baseline as one trajectory."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from research.episode.prompts import build_prompt
-from research.episode.tools import SearchError
+from research.episode.tokens import TokenProtocol
+from research.episode.tools import SearchError, SearchFunction, Tool
 from research.episode.trajectory import Call, Passage, Segment, Trajectory
+from research.evaluation.config import EvaluationConfig
 from research.evaluation.engines import Stops
-from research.evaluation.methods import Tools
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a method answers with.
+
+    `sample` takes token ids, a maximum of new tokens, and stops; `callable` is what the search loop may call.
+    """
+
+    sample: Callable[[list[int], int, Stops], Awaitable[list[int]]]
+    search: SearchFunction
+    callable: Sequence[Tool]
+    tokens: TokenProtocol
+    config: EvaluationConfig
 
 
 class Calls:
-    """The trajectory of one question. The first prompt is its prompt; a later one is a segment of the
-    environment's.
-    """
+    """The trajectory of one question; the first prompt is its prompt, later ones are environment segments."""
 
     def __init__(self, question: str, tools: Tools) -> None:
         self.question, self._tools = question, tools
         self._trajectory = Trajectory(prompt_ids=[])
 
     async def search(self, query: str) -> list[Passage]:
-        """Passages, best first; none where the search failed, which the trajectory tells."""
+        """Passages, best first; none if the search failed, which the trajectory records."""
         try:
             passages = await self._tools.search(query)
             record = Call(query, passages, shown=len(passages))
@@ -30,19 +44,17 @@ class Calls:
         return record.passages
 
     async def ask(self, prompt: str, stops: Sequence[str] = (), ending: str = "", **fields: str) -> str:
-        """What the model says to a prompt of research/prompts, whose places `fields` fill, with `ending`
-        behind it.
-        """
+        """The model's reply to a built-in prompt with its `fields` filled in and `ending` appended."""
         tokens, config = self._tools.tokens, self._tools.config
         token_ids = build_prompt(prompt, self.question, tokens, **fields) + tokens.encode(ending)
         ends = Stops(tuple(sorted(tokens.eos_token_ids)), tuple(stops))
         sampled = tokens.until_end(await self._tools.sample(token_ids, config.baselines.answer_tokens, ends))
         self._keep("environment", token_ids)
         self._keep("model", sampled)
-        said = tokens.said(sampled)
-        at_end = not tokens.eos_token_ids.isdisjoint(sampled) or any(stop in said for stop in stops)
+        reply = tokens.said(sampled)
+        at_end = not tokens.eos_token_ids.isdisjoint(sampled) or any(stop in reply for stop in stops)
         self._trajectory.finish_reason = "eos" if at_end else "length"
-        return said.strip()
+        return reply.strip()
 
     def shown(self, passages: Sequence[Passage]) -> str:
         """Passages as text for a prompt, each cut to the configured length."""

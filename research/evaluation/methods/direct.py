@@ -1,8 +1,7 @@
 """Direct generation: the question alone, no passages."""
 
 from research.episode.trajectory import Trajectory
-from research.evaluation.methods import Tools
-from research.evaluation.methods.calls import Calls
+from research.evaluation.methods.calls import Calls, Tools
 
 
 async def answer(question: str, tools: Tools) -> Trajectory:

@@ -1,12 +1,9 @@
-"""IRCoT (arXiv 2212.10509): a sentence of reasoning, a search with it, the next sentence, until one
-answers.
-"""
+"""IRCoT (arXiv 2212.10509): a sentence of reasoning, a search with it, until one states the answer."""
 
 import re
 
 from research.episode.trajectory import Passage, Trajectory
-from research.evaluation.methods import Tools
-from research.evaluation.methods.calls import Calls
+from research.evaluation.methods.calls import Calls, Tools
 
 CONCLUSION = "So the answer is:"
 _CONCLUDES = re.compile(r"\banswer is\b:?(.*)", re.IGNORECASE | re.DOTALL)
@@ -14,28 +11,30 @@ _SENTENCE = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
 
 
 async def answer(question: str, tools: Tools) -> Trajectory:
-    """At most `baselines.ircot_steps` sentences; without a conclusion in them, the model is made to draw
-    one.
-    """
+    """At most `baselines.ircot_steps` sentences; then the model is made to state an answer."""
     calls, thoughts = Calls(question, tools), list[str]()
-    found: dict[str, Passage] = {}
+    passages: dict[str, Passage] = {}
+
+    async def ask(ending: str = "") -> str:
+        fields = {"passages": calls.shown([*passages.values()]), "thoughts": " ".join(thoughts)}
+        return await calls.ask("ircot", stops=["\n"], ending=ending, **fields)
+
     query = question
     for _ in range(tools.config.baselines.ircot_steps):
-        found |= {passage.id: passage for passage in await calls.search(query) if passage.id not in found}
-        fields = {"passages": calls.shown(list(found.values())), "thoughts": " ".join(thoughts)}
-        said = await calls.ask("ircot", stops=["\n"], **fields)
-        if concluded := _CONCLUDES.search(said):
+        for passage in await calls.search(query):
+            passages.setdefault(passage.id, passage)
+        reply = await ask()
+        if concluded := _CONCLUDES.search(reply):
             return calls.finish(_plain(concluded[1]))
-        query = first_sentence(said) or question
+        query = first_sentence(reply) or question
         thoughts.append(query)
-    fields = {"passages": calls.shown(list(found.values())), "thoughts": " ".join(thoughts)}
-    return calls.finish(_plain(await calls.ask("ircot", stops=["\n"], ending=f" {CONCLUSION}", **fields)))
+    return calls.finish(_plain(await ask(f" {CONCLUSION}")))
 
 
 def first_sentence(text: str) -> str:
     """The text up to its first full stop that ends a word."""
-    found = _SENTENCE.match(text.strip())
-    return (found.group() if found else text).strip()
+    sentence = _SENTENCE.match(text.strip())
+    return (sentence.group() if sentence else text).strip()
 
 
 def _plain(text: str) -> str:

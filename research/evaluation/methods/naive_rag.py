@@ -1,8 +1,7 @@
 """Naive RAG: one search with the question, then one answer."""
 
 from research.episode.trajectory import Trajectory
-from research.evaluation.methods import Tools
-from research.evaluation.methods.calls import Calls
+from research.evaluation.methods.calls import Calls, Tools
 
 
 async def answer(question: str, tools: Tools) -> Trajectory:

@@ -1,17 +1,16 @@
-"""predictions.jsonl: the trajectory of each question as soon as it is finished, and in the end all of them in
-the order of the questions.
+"""predictions.jsonl: each question's trajectory as soon as it is finished, in the end sorted by question.
 
-What depends on the clock stands in timings.jsonl beside it, so that the same evaluation gives the same file.
+What depends on the clock is in timings.jsonl beside it, so that the same evaluation gives the same file.
 """
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from research.datasets.questions import atomic_path
 from research.episode.trajectory import Call, Trajectory
 from research.evaluation.config import EvaluationError
 from research.files import cut_half_line
@@ -28,12 +27,12 @@ class Key(NamedTuple):
 
 
 def key_of(trajectory: Trajectory) -> Key:
-    """The key of a trajectory that an evaluation made."""
-    return Key(*(str(trajectory.metadata[name]) for name in Key._fields))
+    """The key of an evaluation's trajectory."""
+    return _key(trajectory.metadata)
 
 
 def read_predictions(run_dir: Path) -> Iterator[Trajectory]:
-    """The predictions of a run so far; a last line that is not whole is left out. Raises EvaluationError."""
+    """The predictions of a run so far; an incomplete last line is left out. Raises EvaluationError."""
     path = run_dir / PREDICTIONS
     for number, line in enumerate(_whole_lines(path), start=1):
         try:
@@ -46,23 +45,21 @@ def read_predictions(run_dir: Path) -> Iterator[Trajectory]:
 
 
 def failures(run_dir: Path) -> list[tuple[str, int, list[str]]]:
-    """Of the questions and of the searches of a run: their number, and those that failed, with the reason."""
-    counts, questions, searches = Counter[str](), list[str](), list[str]()
+    """For questions and for searches: what, their number, and those that failed, with the reason."""
+    questions = searches = 0
+    failed_questions, failed = list[str](), list[str]()
     for trajectory in read_predictions(run_dir):
         name = " ".join(key_of(trajectory))
-        counts["questions"] += 1
-        counts["searches"] += sum(bool(search.query) for search in trajectory.searches)
+        questions += 1
+        searches += sum(bool(search.query) for search in trajectory.searches)
         if "error" in trajectory.metadata:
-            questions.append(f"{name} ({trajectory.metadata['error']})")
-        searches += [f"{name} ({search.error})" for search in failed_searches(trajectory)]
-    return [
-        ("questions", counts["questions"], questions),
-        ("searches", counts["searches"], searches),
-    ]
+            failed_questions.append(f"{name} ({trajectory.metadata['error']})")
+        failed += [f"{name} ({search.error})" for search in failed_searches(trajectory)]
+    return [("questions", questions, failed_questions), ("searches", searches, failed)]
 
 
 def failed_searches(trajectory: Trajectory) -> list[Call]:
-    """Those that failed for good, not for want of a query."""
+    """Searches that failed for good, not for lack of a query."""
     return [search for search in trajectory.searches if search.query and search.error is not None]
 
 
@@ -70,9 +67,10 @@ class Predictions:
     """The two files of one run, to append to. One process at a time."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Goes on with the files that are there; a half-written last line, left by a kill, is taken off.
+        """Resume from the files; a half-written last line, left by a kill, is cut off.
 
-        `done` lacks what failed, a question or a search of it: that is asked again. Raises EvaluationError.
+        `done` lacks questions that failed or had a failed search: they are asked again. Raises
+        EvaluationError.
         """
         self._run_dir = run_dir
         self.done: dict[Key, dict[str, float]] = {}
@@ -97,15 +95,13 @@ class Predictions:
         self.done[key_of(trajectory)] = trajectory.metrics
 
     def sort(self, order: Iterable[Key]) -> None:
-        """Bring the predictions into the order of the questions, all at once or not at all."""
-        lines = {_line_key(line): line for line in _whole_lines(self._run_dir / PREDICTIONS)}
+        """Bring the predictions into the order of the questions, all or nothing. Raises DataError."""
         path = self._run_dir / PREDICTIONS
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
+        lines = {_key(json.loads(line)["metadata"]): line for line in _whole_lines(path)}
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(lines[key] for key in order if key in lines)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
 
     def timings(self) -> list[dict[str, Any]]:
         """The rows of timings.jsonl, the last one of each question."""
@@ -114,18 +110,15 @@ class Predictions:
 
 
 def _timeless(trajectory: Trajectory) -> Trajectory:
-    """Without what differs from run to run: times, and scores, whose last digit hangs on the retriever's
-    batches.
-    """
+    """Without what varies between runs: times, and scores, whose last digit depends on batches."""
     calls = [
-        replace(call, seconds=0.0, passages=[replace(passage, score=None) for passage in call.passages])
-        for call in trajectory.calls
+        replace(search, seconds=0.0, passages=[replace(passage, score=None) for passage in search.passages])
+        for search in trajectory.calls
     ]
     return replace(trajectory, calls=calls, generate_seconds=0.0)
 
 
-def _line_key(line: str) -> Key:
-    metadata = json.loads(line)["metadata"]
+def _key(metadata: Mapping[str, Any]) -> Key:
     return Key(*(str(metadata[name]) for name in Key._fields))
 
 

@@ -1,27 +1,29 @@
-"""report.html of an evaluation: one page, readable without a network. Tables with intervals, EM by hops,
-searches, and EM against searches; from metrics.json, predictions.jsonl and timings.jsonl.
+"""report.html of an evaluation: tables with intervals, EM by hops, searches, and EM against searches.
+
+From metrics.json, predictions.jsonl and timings.jsonl of the run folder.
 """
 
 from collections import defaultdict
-from datetime import datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from research.drawing import COLOURS, STYLE, axes_of_figure, svg_text
 from research.evaluation.outputs.predictions import Predictions, read_predictions
-from research.evaluation.outputs.summary import COLUMNS, TITLES, cell_text, read_summary
+from research.evaluation.outputs.summary import read_summary, table_rows
 from research.metrics.statistics import bootstrap
+from research.report.drawing import COLOURS, STYLE, axes_of_figure, svg_text
+from research.report.page import write_page
 
-REPORT = "report.html"
 MOST_SEARCHES = 10  # in a chart; further ones count as so many
+MOST_FAILURES = 20
+TIMES = {"seconds": "per question", "generate_seconds": "sampling", "search_seconds": "searching"}
 
 Rows = list[dict[str, Any]]
 """One question each: dataset, method, hops, em, searches"""
@@ -29,67 +31,32 @@ Rows = list[dict[str, Any]]
 
 def write_report(run_dir: Path) -> Path:
     """Write the page and return its path. Raises FileNotFoundError for a folder without figures."""
-    environment = Environment(
-        loader=PackageLoader("research", ""),
-        autoescape=True,  # questions and file names may hold any HTML
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("evaluation/outputs/report.html.j2").render(_contents(run_dir))
-    target = run_dir / REPORT
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(target)
-    return target
-
-
-def _contents(run_dir: Path) -> dict[str, Any]:
+    questions, failures = [], []
+    for each in read_predictions(run_dir):
+        questions.append({key: each.metadata.get(key) for key in ("method", "hops")} | each.metrics)
+        if "error" in each.metadata:
+            failures.append((each.metadata["question"], each.metadata["error"]))
     summary = read_summary(run_dir)
-    rows = [
-        {**{name: each.metadata.get(name) for name in ("dataset", "method", "hops")}, **each.metrics}
-        for each in read_predictions(run_dir)
-    ]
-    results = summary["results"]
-    columns = [name for name in COLUMNS if any(name in row for row in results)]
-    return {
+    contents = {
         "name": run_dir.absolute().name,
         "summary": summary,
-        "header": ["method", "data set", "questions", *(TITLES.get(name, name) for name in columns)],
-        "table": [_cells(row, columns) for row in results],
-        "charts": [{"title": title, "svg": Markup(svg)} for title, svg in draw_all(rows)],
-        "seconds": _seconds(run_dir),
-        "failures": _failures(run_dir),
+        "rows": table_rows(summary["results"]),
+        "charts": [(title, Markup(svg)) for title, svg in draw_all(questions)],
+        "seconds": dict(_seconds(run_dir)),
+        "failures": failures[:MOST_FAILURES],
         "configuration": OmegaConf.to_yaml(OmegaConf.load(run_dir / "config.yaml")),
-        "written": datetime.now().isoformat(" ", "minutes"),
     }
+    return write_page(run_dir, "evaluation/outputs/report.html.j2", contents)
 
 
-def _cells(row: dict[str, Any], columns: list[str]) -> list[str]:
-    figures = (cell_text(name, row.get(name)) for name in columns)
-    return [row["method"], row["dataset"], f"{row['questions']:,}", *figures]
-
-
-def _seconds(run_dir: Path) -> dict[str, str]:
-    """What a question took, in seconds."""
+def _seconds(run_dir: Path) -> Iterator[tuple[str, str]]:
+    """What questions took, in seconds."""
     rows = Predictions(run_dir).timings()
-    found = {}
-    for name, label in (
-        ("seconds", "a question"),
-        ("generate_seconds", "sampling"),
-        ("search_seconds", "searching"),
-    ):
+    for name, label in TIMES.items():
         values = [row[name] for row in rows]
         if any(values):
             p50, p95 = np.percentile(values, [50, 95])
-            found[label] = f"median {p50:.2f} s, 95% under {p95:.2f} s"
-    return found
-
-
-def _failures(run_dir: Path) -> list[tuple[str, str]]:
-    """Question and reason of the first that failed."""
-    failed = (each.metadata for each in read_predictions(run_dir) if "error" in each.metadata)
-    return [(data["question"], data["error"]) for data, _ in zip(failed, range(20), strict=False)]
+            yield label, f"median {p50:.2f} s, 95% under {p95:.2f} s"
 
 
 # ---------------------------------------------------------------------------------------------- charts
@@ -107,7 +74,7 @@ def draw_all(rows: Rows) -> list[tuple[str, str]]:
 
 
 def _em_by(by_method: dict[str, Rows], key: str, title: str) -> tuple[str, str] | None:
-    """Mean EM with its interval at each value of `key`, a line a method, each a little to the side."""
+    """Mean EM with its interval at each value of `key`, one line per method, each a little to the side."""
     figure, axes = axes_of_figure()
     drawn: set[int] = set()
     for number, (method, rows) in enumerate(by_method.items()):
@@ -115,18 +82,14 @@ def _em_by(by_method: dict[str, Rows], key: str, title: str) -> tuple[str, str] 
         for row in rows:
             if row.get(key) is not None:
                 groups[min(int(row[key]), MOST_SEARCHES)].append(row["em"])
-        places = sorted(groups)
-        if places:
-            drawn |= set(places)
-            intervals = [bootstrap(np.array(groups[place])) for place in places]
-            means = [each.mean for each in intervals]
-            error = [
-                [each.mean - each.low for each in intervals],
-                [each.high - each.mean for each in intervals],
-            ]
+        if groups:
+            places = np.array(sorted(groups))
+            mean, low, high = np.array([bootstrap(np.array(groups[place])) for place in places]).T
+            beside = places + 0.05 * (number - (len(by_method) - 1) / 2)
             colour = COLOURS[number % len(COLOURS)]
-            beside = [place + 0.05 * (number - (len(by_method) - 1) / 2) for place in places]
-            axes.errorbar(beside, means, yerr=error, color=colour, marker="o", capsize=2, label=method)
+            bars = np.array([mean - low, high - mean])
+            axes.errorbar(beside, mean, yerr=bars, color=colour, marker="o", capsize=2, label=method)
+            drawn |= groups.keys()
     if not drawn:
         return None
     axes.set_ylim(-0.03, 1.03)
@@ -134,8 +97,7 @@ def _em_by(by_method: dict[str, Rows], key: str, title: str) -> tuple[str, str] 
 
 
 def _histogram(by_method: dict[str, Rows]) -> tuple[str, str] | None:
-    """The share of questions with so many searches."""
-    title = "Searches a question"
+    """The share of questions by their number of searches."""
     figure, axes = axes_of_figure()
     width, drawn = 0.8 / len(by_method), {0}
     for number, (method, rows) in enumerate(by_method.items()):
@@ -143,7 +105,7 @@ def _histogram(by_method: dict[str, Rows]) -> tuple[str, str] | None:
         drawn.add(len(counts) - 1)
         places = np.arange(len(counts)) + (number - (len(by_method) - 1) / 2) * width
         axes.bar(places, counts / len(rows), width, color=COLOURS[number % len(COLOURS)], label=method)
-    return _finished(figure, axes, drawn, title)
+    return _finished(figure, axes, drawn, "Searches per question")
 
 
 def _finished(figure: Figure, axes: Axes, places: set[int], title: str) -> tuple[str, str]:

@@ -5,8 +5,8 @@ from research.episode.trajectory import Trajectory
 from research.metrics.answers import score_answer, support_recall
 from research.rewards import ended
 
-# In the order of tables. All are means over questions; those of SHARES lie from 0 to 1.
-METRICS = (
+# In the order of tables; all are means over questions.
+SHARES = (
     "em",
     "f1",
     "acc",
@@ -15,31 +15,16 @@ METRICS = (
     "support_recall",
     "format_valid",
     "failed",
-    "searches",
-    "failed_searches",
-    "model_tokens",
-    "response_tokens",
     "cut_by_length",
 )
-SHARES = {
-    "em",
-    "f1",
-    "acc",
-    "judge",
-    "judge_failed",
-    "support_recall",
-    "format_valid",
-    "failed",
-    "cut_by_length",
-}
+METRICS = (*SHARES[:-1], "searches", "failed_searches", "model_tokens", "response_tokens", "cut_by_length")
 
 
 def score(trajectory: Trajectory, protocol: Protocol) -> None:
-    """Set the metrics of a trajectory by its metadata: prediction, golden_answers, supporting_ids and
-    _titles.
+    """Set the metrics of a trajectory from its metadata: prediction, golden_answers, supporting_ids, _titles.
 
-    `support_recall` is there where the question's gold passages are labelled, `format_valid` where the method
-    has a format. A failed question has no answer, whatever its prediction.
+    `support_recall` needs labelled gold passages, `format_valid` a method that has a format. A failed
+    question has no answer, whatever its prediction.
     """
     data = trajectory.metadata
     failed = "error" in data

@@ -1,18 +1,18 @@
-"""metrics.json: means with intervals by data set and method, the retriever's identity, the counts. And the
-table of it for a terminal. Nothing is rounded before it is shown.
-"""
+"""metrics.json, means with intervals by method and data set, and its table. Rounded only when shown."""
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from research.datasets.questions import atomic_path
 from research.evaluation.outputs.predictions import Key
 from research.evaluation.outputs.scoring import METRICS, SHARES
 from research.metrics.statistics import bootstrap
+from research.report.tables import markdown_table
 
 METRICS_FILE = "metrics.json"
 MEAN = "mean"
@@ -28,47 +28,43 @@ WITH_INTERVAL = {"em", "f1", "acc", "judge"}
 
 
 def summarise(scores: dict[Key, dict[str, float]], identity: dict[str, Any]) -> dict[str, Any]:
-    """What metrics.json holds. `identity` says what the figures hang on: model, retriever, ..."""
+    """The contents of metrics.json; `identity` is what the figures depend on: model, retriever, ..."""
     groups: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     for key, row in scores.items():
         groups[key.method, key.dataset].append(row)
     results = [
-        {"method": method, "dataset": dataset, **_figures(rows)} for (method, dataset), rows in groups.items()
+        {"method": method, "dataset": dataset, "questions": len(rows), **_figures(rows)}
+        for (method, dataset), rows in groups.items()
     ]
     return {**identity, "results": results + _means(results)}
 
 
 def _figures(rows: list[dict[str, float]]) -> dict[str, Any]:
-    figures: dict[str, Any] = {"questions": len(rows)}
-    for name in METRICS:
-        values = [row[name] for row in rows if name in row]
-        if values:
-            figures[name] = {**bootstrap(np.array(values))._asdict(), "questions": len(values)}
-    return figures
+    columns = {name: np.array([row[name] for row in rows if name in row]) for name in METRICS}
+    return {
+        name: {**bootstrap(values)._asdict(), "questions": len(values)}
+        for name, values in columns.items()
+        if len(values)
+    }
 
 
 def _means(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each method, the plain mean over data sets, where there are several."""
-    by_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in results:
-        by_method[row["method"]].append(row)
+    """For each method with several data sets, the plain mean over them."""
     means = []
-    for method, rows in by_method.items():
+    for method in dict.fromkeys(row["method"] for row in results):
+        rows = [row for row in results if row["method"] == method]
         if len(rows) > 1:
             common = [name for name in METRICS if all(name in row for row in rows)]
             figures = {name: {"mean": float(np.mean([row[name]["mean"] for row in rows]))} for name in common}
-            means.append(
-                {"method": method, "dataset": MEAN, "questions": sum(r["questions"] for r in rows), **figures}
-            )
+            questions = sum(row["questions"] for row in rows)
+            means.append({"method": method, "dataset": MEAN, "questions": questions, **figures})
     return means
 
 
-def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
-    """Write metrics.json, at once or not at all."""
-    path = run_dir / METRICS_FILE
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
+    """Write metrics.json, whole or not at all. Raises DataError."""
+    with atomic_path(run_dir / METRICS_FILE) as temporary:
+        temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:
@@ -77,22 +73,28 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     return summary
 
 
-def markdown(results: Iterable[dict[str, Any]]) -> str:
-    """The figures as a Markdown table, padded so that a terminal shows it well."""
-    rows = list(results)
-    columns = [name for name in COLUMNS if any(name in row for row in rows)]
-    lines = [["method", "data set", "questions", *(TITLES.get(name, name) for name in columns)]]
-    for row in rows:
-        cells = [cell_text(name, row.get(name)) for name in columns]
-        lines.append([row["method"], row["dataset"], str(row["questions"]), *cells])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    rule = ["-" * width for width in widths]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])
+def table_rows(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The figures as rows of text, after a header."""
+    columns = [name for name in COLUMNS if any(name in row for row in results)]
+    header = ["method", "data set", "questions", *(TITLES.get(name, name) for name in columns)]
+    return [header] + [
+        [
+            row["method"],
+            row["dataset"],
+            f"{row['questions']:,}",
+            *(cell_text(name, row.get(name)) for name in columns),
+        ]
+        for row in results
+    ]
 
 
-def cell_text(name: str, figure: dict[str, float] | None) -> str:
-    """`.412 [.380, .444]`; one number where there is no interval to tell."""
+def markdown(results: Iterable[Mapping[str, Any]]) -> str:
+    """The figures as a Markdown table."""
+    return markdown_table(table_rows([*results]))
+
+
+def cell_text(name: str, figure: Mapping[str, float] | None) -> str:
+    """`.412 [.380, .444]`; one number where there is no interval to show."""
     if figure is None:
         return "-"
     digits = 3 if name in SHARES else 1

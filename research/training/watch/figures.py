@@ -1,4 +1,4 @@
-"""The curves of the report, each an SVG to be put into a page (research/drawing.py)."""
+"""The curves of the report, each an SVG to be put into a page (research/report/drawing.py)."""
 
 import math
 import re
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import matplotlib
 from matplotlib.axes import Axes
 
-from research.drawing import COLOURS, STYLE, axes_of_figure, svg_text
 from research.environments.controls import CONTROLS
 from research.environments.headline import Chart, Headline, Result
+from research.report.drawing import COLOURS, STYLE, axes_of_figure, svg_text
 from research.training.watch.guards import ENTROPY, REWARD, ROLLOUT_DIFFERENCE, Row, Rows
 
 SMOOTHED = 10  # about the steps of the running mean over a noisy curve; drawn where there are twice as many

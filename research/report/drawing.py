@@ -1,5 +1,6 @@
-"""Charts for pages: SVG whose text stays text and whose lines and letters take the page's own colour, so that
-they can be read on light and dark. Imports matplotlib, which takes a second.
+"""Charts for pages: SVG whose text stays text, in the page's own colour, readable on light and dark.
+
+Imports matplotlib, which takes a second.
 """
 
 import io
@@ -27,7 +28,7 @@ STYLE: Any = {  # matplotlib types each key as a literal
 
 
 def axes_of_figure() -> tuple[Figure, Axes]:
-    """A figure of the size that the pages want, to be drawn on within `matplotlib.rc_context(STYLE)`."""
+    """A figure in the size of the pages, to be drawn on within `matplotlib.rc_context(STYLE)`."""
     figure = Figure(figsize=(4.8, 2.7), layout="constrained")
     axes = figure.subplots()
     axes.grid(True)
@@ -36,7 +37,7 @@ def axes_of_figure() -> tuple[Figure, Axes]:
 
 
 def svg_text(figure: Figure, title: str) -> str:
-    """The bare <svg> element. Ids that nothing refers to go: they would be in the page many times."""
+    """The bare <svg> element, without unused ids, which would repeat within the page."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing)

@@ -1,0 +1,1 @@
+"""What the reports share: pages that need no network, charts and tables."""

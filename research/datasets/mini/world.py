@@ -158,7 +158,7 @@ def make_world(rng: random.Random, pool: str, entities: int, words: Set[str] | N
     names = {kind: names_in_pool(pool, kind) for kind in KIND_SHARES}
     if words is not None:
         names = {
-            kind: tuple(n for n in of_kind if words.issuperset(n.split())) for kind, of_kind in names.items()
+            kind: tuple(n for n in of_kind if words >= set(n.split())) for kind, of_kind in names.items()
         }
     world = World([each for kind in KIND_SHARES for each in _members(rng, names[kind], kind, entities)])
     of_kind = {kind: [each for each in world.entities if each.kind == kind] for kind in KIND_SHARES}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from click import ClickException
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -26,8 +27,8 @@ from research.tools.search import RetrieverConfig
 from research.values import ABOVE_0, SHARE, TEXT, Rule, integer, or_null
 
 
-class EvaluationError(Exception):
-    """The evaluation cannot start or continue; the message is one line for the user."""
+class EvaluationError(ClickException):
+    """The evaluation cannot start or continue; the message is one line, with which a command ends."""
 
 
 def _is_model(value: Any) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from research.datasets.flashrag import SETS, prepare
 from research.datasets.questions import Question, read_questions
-from research.errors import DataError
 from research.evaluation.config import EvaluationConfig, EvaluationError
 from research.evaluation.runner import Task
 from research.places import CACHE
@@ -18,7 +17,7 @@ FOLDER = CACHE / "flashrag"
 def read_datasets(names: Sequence[str], limit: int | None) -> dict[str, list[Question]]:
     """Label -> questions; the label is a data set's name, or the beginning of its file's name.
 
-    Raises EvaluationError for an unknown name, an unreadable file, or two data sets with one label.
+    Raises EvaluationError for an unknown name or two data sets with one label, DataError for a bad file.
     """
     datasets: dict[str, list[Question]] = {}
     for name in names:
@@ -48,7 +47,4 @@ def digest(questions: Sequence[Question]) -> str:
 def _read(name: str) -> list[Question]:
     if name not in SETS and not Path(name).exists():
         raise EvaluationError(f"{name} is neither a file nor one of {', '.join(SETS)}")
-    try:
-        return read_questions(prepare(name, FOLDER) if name in SETS else name)
-    except DataError as error:
-        raise EvaluationError(str(error)) from error
+    return read_questions(prepare(name, FOLDER) if name in SETS else name)

@@ -1,5 +1,6 @@
 """Answer all questions with one engine and one retriever; a failed question counts as wrong."""
 
+import itertools
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -11,7 +12,7 @@ from research.episode.loop import SearchFunction
 from research.episode.trajectory import Trajectory, well_formed
 from research.evaluation.at_once import Failed, at_once, attempt
 from research.evaluation.config import EvaluationConfig
-from research.evaluation.engines import Engine, Stops, tokens_of
+from research.evaluation.engines import Engine, Sample, Stops, tokens_of
 from research.evaluation.methods import get_method
 from research.evaluation.methods.calls import Tools
 from research.evaluation.outputs.predictions import Key
@@ -49,7 +50,7 @@ class Runner:
 
         async def answer(task: Task) -> None:
             began = time.perf_counter()
-            tools = Tools(_Sampler(self, task).sample, self.search, tokens, self.config)
+            tools = Tools(self._sampler(task), self.search, tokens, self.config)
             work = get_method(task.method)(task.question.question, tools)
             trajectory = await attempt(work, self.config.question_timeout, "answer")
             if isinstance(trajectory, Failed):
@@ -61,17 +62,14 @@ class Runner:
 
         await at_once(tasks, self.config.concurrency, answer)
 
+    def _sampler(self, task: Task) -> Sample:
+        """The engine for one question; each call has a seed that depends on this question alone."""
+        seeds = itertools.count(zlib.crc32(repr((self.config.sampling.seed, *task.key)).encode()) + 1)
 
-class _Sampler:
-    """The engine for one question; each call has a seed that depends on this question alone."""
+        async def sample(token_ids: list[int], max_tokens: int, stops: Stops) -> list[int]:
+            return await self.engine.generate(token_ids, max_tokens, stops, next(seeds))
 
-    def __init__(self, runner: Runner, task: Task) -> None:
-        self._engine = runner.engine
-        self._seed = zlib.crc32(repr((runner.config.sampling.seed, *task.key)).encode())
-
-    async def sample(self, token_ids: list[int], max_tokens: int, stops: Stops) -> list[int]:
-        self._seed += 1
-        return await self._engine.generate(token_ids, max_tokens, stops, self._seed)
+        return sample
 
 
 def _metadata(task: Task) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from research.datasets.bright import BrightTask
 from research.datasets.json_rows import read_rows
 from research.datasets.rewriting_tasks import RewritingTask
 from research.episode.trajectory import well_formed
-from research.errors import DataError
 from research.evaluation.bright.config import BrightConfig
 from research.evaluation.config import EvaluationError
 
@@ -47,14 +46,10 @@ class TextFile:
     """
 
     def __init__(self, path: Path, field: str | None) -> None:
-        """Raises EvaluationError naming file and line."""
-        self._path = path
+        """Raises EvaluationError or DataError naming file and line."""
         self._texts: dict[tuple[str | None, str], tuple[str, ...]] = {}
-        try:
-            for line, row in read_rows(path):
-                self._add(row, field, f"{path}:{line}")
-        except DataError as error:
-            raise EvaluationError(str(error)) from error
+        for line, row in read_rows(path):
+            self._add(row, field, f"{path}:{line}")
 
     def _add(self, row: Any, field: str | None, where: str) -> None:
         if not isinstance(row, dict) or not isinstance(row.get("id"), str | int):

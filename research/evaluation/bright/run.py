@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from research.datasets.bright import BrightTask, hub_task, local_task
 from research.datasets.questions import atomic_path
 from research.datasets.rewriting_tasks import RewritingTask
-from research.errors import DataError
 from research.evaluation.bright.config import ORIGINAL, BrightConfig, read_bright
 from research.evaluation.bright.published import comparison
 from research.evaluation.bright.queries import Query, TextFile, named, query_of
@@ -25,7 +24,7 @@ from research.evaluation.bright.rewrite import Rewrites, rewrite_all, wanted
 from research.evaluation.bright.summary import figures, mean_figures, table
 from research.evaluation.bright.trec import Run, evaluate, read_run, write_run
 from research.evaluation.config import EvaluationError
-from research.evaluation.engines.identity import model_identity
+from research.evaluation.engines.identity import file_sha256, model_identity
 from research.evaluation.outputs.folder import RUNTIME_KEYS, check_same
 from research.evaluation.outputs.summary import MEAN, write_summary
 from research.evaluation.service import serving
@@ -80,14 +79,14 @@ def _identity(tasks: list[BrightTask], config: BrightConfig) -> dict[str, Any]:
     if config.queries is None:
         source = model_identity(config.engine)
     elif config.queries != ORIGINAL:
-        source["sha256"] = _file_hash(Path(config.queries))
+        source["sha256"] = file_sha256(Path(config.queries))
     return {
         "queries": source,
         "tasks": {
             task.name: {
                 "questions": len(task.questions),
                 "sha256": _hash([_parts(each) for each in task.questions]),
-                "corpus": _file_hash(task.corpus),
+                "corpus": file_sha256(task.corpus),
             }
             for task in tasks
         },
@@ -185,14 +184,6 @@ def _parts(question: RewritingTask) -> list[Any]:
 
 def _hash(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _warn(message: str) -> None:

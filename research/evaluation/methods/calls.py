@@ -1,6 +1,6 @@
 """What methods work with: tools, and the model calls and searches of a baseline as one trajectory."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,14 +9,14 @@ from research.episode.prompts import build_prompt
 from research.episode.tokens import TokenProtocol
 from research.episode.trajectory import Passage, Search, Segment, Trajectory
 from research.evaluation.config import EvaluationConfig
-from research.evaluation.engines import Stops
+from research.evaluation.engines import Sample, Stops
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What a method answers with; `sample` takes token ids, a maximum of new tokens, and stops."""
+    """What a method answers with."""
 
-    sample: Callable[[list[int], int, Stops], Awaitable[list[int]]]
+    sample: Sample
     search: SearchFunction
     tokens: TokenProtocol
     config: EvaluationConfig

@@ -14,8 +14,8 @@ from research.evaluation.at_once import Failed, at_once, attempt
 from research.evaluation.config import EvaluationConfig
 from research.evaluation.engines import Engine, Sample, Stops, tokens_of
 from research.evaluation.methods import get_method
-from research.evaluation.methods.calls import Tools
-from research.evaluation.outputs.predictions import Key
+from research.evaluation.methods.calls import MethodTools
+from research.evaluation.outputs.predictions import PredictionKey
 from research.evaluation.outputs.scoring import score
 
 
@@ -28,9 +28,9 @@ class Task:
     question: Question
 
     @property
-    def key(self) -> Key:
-        """See `Key`."""
-        return Key(well_formed(self.dataset), self.method, well_formed(self.question.id))
+    def key(self) -> PredictionKey:
+        """See `PredictionKey`."""
+        return PredictionKey(well_formed(self.dataset), self.method, well_formed(self.question.id))
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Runner:
 
         async def answer(task: Task) -> None:
             began = time.perf_counter()
-            tools = Tools(self._sampler(task), self.search, tokens, self.config)
+            tools = MethodTools(self._sampler(task), self.search, tokens, self.config)
             work = get_method(task.method)(task.question.question, tools)
             trajectory = await attempt(work, self.config.question_timeout, "answer")
             if isinstance(trajectory, Failed):

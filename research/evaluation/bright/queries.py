@@ -17,7 +17,7 @@ NAMED = 10
 
 
 @dataclass(frozen=True)
-class Query:
+class BrightQuery:
     """What one question is searched with: texts, each with the weight of its list."""
 
     question: RewritingTask
@@ -25,7 +25,7 @@ class Query:
     weights: tuple[float, ...]
 
 
-def query_of(question: RewritingTask, rewrites: Sequence[str], config: BrightConfig) -> Query:
+def query_of(question: RewritingTask, rewrites: Sequence[str], config: BrightConfig) -> BrightQuery:
     """The texts by the mode of the configuration.
 
     Without rewrites (none was made, or all failed) there is nothing to search with, whatever the mode: a
@@ -33,10 +33,10 @@ def query_of(question: RewritingTask, rewrites: Sequence[str], config: BrightCon
     """
     texts = tuple(rewrites)
     if config.mode == "fuse" and rewrites:
-        return Query(question, (question.question, *texts), (config.weight, *[1.0] * len(texts)))
+        return BrightQuery(question, (question.question, *texts), (config.weight, *[1.0] * len(texts)))
     if config.mode == "concatenate":
         texts = tuple("\n".join([question.question] * config.weight + [each]) for each in rewrites)
-    return Query(question, texts, (1.0,) * len(texts))
+    return BrightQuery(question, texts, (1.0,) * len(texts))
 
 
 class TextFile:

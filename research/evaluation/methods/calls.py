@@ -13,7 +13,7 @@ from research.evaluation.engines import Sample, Stops
 
 
 @dataclass(frozen=True)
-class Tools:
+class MethodTools:
     """What a method answers with."""
 
     sample: Sample
@@ -25,7 +25,7 @@ class Tools:
 class Calls:
     """The trajectory of one question; the first prompt is its prompt, later ones are environment segments."""
 
-    def __init__(self, question: str, tools: Tools) -> None:
+    def __init__(self, question: str, tools: MethodTools) -> None:
         self.question, self._tools = question, tools
         self._trajectory = Trajectory(prompt_ids=[])
 

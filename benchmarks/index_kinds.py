@@ -77,8 +77,8 @@ def main(corpora: tuple, questions: tuple, work: Path, rows: int, threads: int, 
 
 def prepare(corpora: tuple, questions: tuple, work: Path, rows: int, threads: int) -> None:
     """Write VECTORS and QUERIES into `work`."""
-    from retriever_server.encoder import Encoder, set_threads
     from retriever_server.indexes.flat import FlatWriter
+    from retriever_server.models.encoder import Encoder, set_threads
 
     set_threads(threads)
     encoder = Encoder("minilm")
@@ -141,8 +141,8 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def build(kind: str, work: Path, threads: int) -> tuple[float, int, int]:
     """(seconds, bytes of memory at most, bytes on disk)."""
-    from retriever_server.encoder import set_threads
     from retriever_server.indexes import Sources, index_class
+    from retriever_server.models.encoder import set_threads
 
     set_threads(threads)
     name, options = parsed(kind)
@@ -159,8 +159,8 @@ def build(kind: str, work: Path, threads: int) -> tuple[float, int, int]:
 
 def search(kind: str, work: Path, threads: int) -> dict[str, Any]:
     """Some fields of Figures."""
-    from retriever_server.encoder import set_threads
     from retriever_server.indexes import Queries, Settings, open_index
+    from retriever_server.models.encoder import set_threads
 
     set_threads(threads)
     name, options = parsed(kind)

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.serving import start, start_module
 from benchmarks.wsgi import processor_seconds
-from retriever_server.bench import Figures, Load, measure, read_queries
+from retriever_server.bench.load import Figures, Load, measure, read_queries
 
 STAGES = ("encode", "search")
 WARM_UP_S = 2.0
@@ -35,7 +35,7 @@ class SleepingEncoder:
         self._vector, self._seconds = np.full(dimension, dimension**-0.5, np.float32), seconds
 
     def encode_in_parts(self, texts: list[str]) -> Iterator[tuple[list[int], np.ndarray]]:
-        """See retriever_server.encoder.Encoder."""
+        """See retriever_server.models.encoder.Encoder."""
         time.sleep(self._seconds * len(texts))
         yield list(range(len(texts))), np.tile(self._vector, (len(texts), 1))
 
@@ -128,11 +128,11 @@ def stage_seconds(url: str) -> dict[str, float]:
 
 def serve_sleeping(index_dir: Path, encode_s: float, search_s: float) -> None:
     """The server itself, over the sleeping stages."""
-    from retriever_server import server
-    from retriever_server.pipeline import Limits
-    from retriever_server.served import Served
-    from retriever_server.service import Searcher
-    from retriever_server.store import open_store
+    from retriever_server.building.store import open_store
+    from retriever_server.http import server
+    from retriever_server.serving.pipeline import Limits
+    from retriever_server.serving.served import Served
+    from retriever_server.serving.service import Searcher
 
     served = Served()
 

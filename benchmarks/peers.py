@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from retriever_server.bench import Load, read_queries, wire_format
+from retriever_server.bench.load import Load, read_queries, wire_format
 from retriever_server.corpus import read_documents
-from retriever_server.encoder import MINILM
+from retriever_server.models.encoder import MINILM
 
 ROOT = Path(__file__).parents[1]
 SHIM = Path(__file__).with_name("peer_shim.py")

@@ -6,7 +6,7 @@ costs.
 
 The application reads a JSON body and answers with 5 passages, after a wait in another thread as a search has
 one: what is measured is HTTP, Flask, and the hand-over between threads. `waitress` is the server as the
-retrieval service has it (retriever_server/httpd.py).
+retrieval service has it (retriever_server/http/httpd.py).
 """
 
 import asyncio
@@ -26,7 +26,7 @@ import click
 import psutil
 from flask import Flask, Response, request
 
-from retriever_server.bench import Figures, Load, measure
+from retriever_server.bench.load import Figures, Load, measure
 
 THREADS = 256
 BATCH_S = 0.002  # between two answers to all who wait
@@ -61,7 +61,7 @@ def make_app() -> Flask:
 
 def serve_waitress(app: Flask, listener: socket.socket) -> None:
     """As the retrieval service does."""
-    from retriever_server.httpd import HttpServer
+    from retriever_server.http.httpd import HttpServer
 
     HttpServer(app, listener, THREADS).start()
     threading.Event().wait()

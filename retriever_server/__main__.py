@@ -21,12 +21,12 @@ from retriever_server.indexes import KINDS, Device
 from retriever_server.indexes.options import option_help
 
 if TYPE_CHECKING:
-    from retriever_server.encoder import Backend, Dtype
-    from retriever_server.metrics import Metrics
-    from retriever_server.pipeline import Limits
-    from retriever_server.server import Load
-    from retriever_server.service import Searcher
-    from retriever_server.store import Store
+    from retriever_server.building.store import Store
+    from retriever_server.http.server import Load
+    from retriever_server.models.encoder import Backend, Dtype
+    from retriever_server.serving.metrics import Metrics
+    from retriever_server.serving.pipeline import Limits
+    from retriever_server.serving.service import Searcher
 
 LARGE_BYTES = 2_000_000_000  # some ten seconds of SHA-256
 KIND_HELP = f"Kind of index: {', '.join(KINDS)}."
@@ -107,7 +107,7 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
       python -m retriever_server build wiki-18.jsonl indexes/wiki18_hnsw --index hnsw --index-option M=48 \\
           --encoder intfloat/e5-base-v2 --vectors e5_Flat.index
     """
-    from retriever_server import build as building
+    from retriever_server.building import build as building
 
     # An exit that unwinds, so that what is encoded is on disk.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -225,9 +225,9 @@ def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
       python -m retriever_server serve indexes/wiki --index-device auto
       python -m retriever_server serve indexes/wiki --ray --ray-address 10.0.0.1:6379 --shards 4 --replicas 2
     """
-    from retriever_server import server
-    from retriever_server.pipeline import Limits
-    from retriever_server.served import Served
+    from retriever_server.http import server
+    from retriever_server.serving.pipeline import Limits
+    from retriever_server.serving.served import Served
 
     limits = Limits(cache_mib=options.pop("cache_size"), max_queue=options.pop("max_queue"))
     listen = {name: options.pop(name) for name in ("host", "port", "http_threads", "token", "reload")}
@@ -278,9 +278,9 @@ def _loader(
 
     def load(tell: Callable[[str], None]) -> "Searcher":
         tell("loading libraries")
-        from retriever_server.encoder import set_threads
-        from retriever_server.service import Searcher
-        from retriever_server.store import open_store
+        from retriever_server.building.store import open_store
+        from retriever_server.models.encoder import set_threads
+        from retriever_server.serving.service import Searcher
 
         if threads:
             set_threads(threads)
@@ -289,7 +289,7 @@ def _loader(
         ranker = None
         if reranker is not None:
             tell("loading the reranker")
-            from retriever_server.rerank import Reranker
+            from retriever_server.models.reranker import Reranker
 
             ranker = Reranker(reranker, opening["device"])
         if cluster is not None:  # last: what fails before leaves no actors behind
@@ -302,7 +302,7 @@ def _loader(
 
 def _sharded(store: "Store", index_dir: Path, options: dict[str, Any]) -> "Store":
     """`store` with its index on a Ray cluster."""
-    from retriever_server.cluster import ClusterOptions, ShardedIndex
+    from retriever_server.serving.cluster import ClusterOptions, ShardedIndex
 
     index = ShardedIndex(index_dir, ClusterOptions(**options))
     return replace(store, index=index, release=index.close)
@@ -317,7 +317,7 @@ def _leave_ray() -> None:
 
 
 def _too_large_to_check(index_dir: Path) -> bool:
-    from retriever_server.store import read_manifest
+    from retriever_server.building.store import read_manifest
 
     manifest = read_manifest(index_dir)
     large = manifest.corpus.bytes + sum(file.bytes for file in manifest.files.values()) > LARGE_BYTES
@@ -365,8 +365,8 @@ def bench(
       python -m retriever_server bench --url http://10.0.0.7:8000 --wire search_r1 --queries queries.txt \\
           --concurrency 64 --seconds 30 --json
     """
-    from retriever_server import bench as benching
-    from retriever_server.bench_ceiling import instant_server
+    from retriever_server.bench import load as benching
+    from retriever_server.bench.ceiling import instant_server
 
     if (url is None) != ceiling:
         raise click.UsageError("give either --url or --ceiling")

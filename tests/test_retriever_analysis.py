@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retriever_server.analysis import STOP_WORDS, Analyzer, lower, words
+from retriever_server.indexes.analysis import STOP_WORDS, Analyzer, lower, words
 
 ANALYZER = Analyzer()
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)  # lone surrogates too
@@ -76,7 +76,7 @@ def test_stems_are_those_of_porters_program(text: str, terms: str) -> None:
 
 
 def test_a_full_cache_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retriever_server.analysis.MOST_CACHED", 3)
+    monkeypatch.setattr("retriever_server.indexes.analysis.MOST_CACHED", 3)
     analyzer = Analyzer()
     text = "one two three four five one two three"
     assert analyzer.terms(text) == ANALYZER.terms(text)

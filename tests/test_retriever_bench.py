@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from retriever_process import CONTENTS, DEADLINE_S, ROOT, ROWS, start, wait_until_ready
 
 from retriever_server.__main__ import main
-from retriever_server.bench import (
+from retriever_server.bench.load import (
     BATCH_WIRES,
     WIRES,
     Figures,
@@ -33,9 +33,9 @@ from retriever_server.bench import (
     read_queries,
     table_row,
 )
-from retriever_server.build import BuildOptions, build
-from retriever_server.encoder import set_threads
+from retriever_server.building.build import BuildOptions, build
 from retriever_server.errors import RetrieverError
+from retriever_server.models.encoder import set_threads
 
 QUERIES = [contents.splitlines()[1] for contents in CONTENTS.values()]
 

@@ -18,14 +18,14 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from retriever_server.__main__ import main
-from retriever_server.analysis import Analyzer
+from retriever_server.building.store import open_store
 from retriever_server.corpus import Corpus, scan_corpus, write_corpus
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import Queries, Settings, Sources
+from retriever_server.indexes.analysis import Analyzer
 from retriever_server.indexes.bm25 import Bm25Index, QueryWeightedBm25Index
 from retriever_server.indexes.options import Bm25Options, parse_options
-from retriever_server.service import Searcher
-from retriever_server.store import open_store
+from retriever_server.serving.service import Searcher
 
 ANALYZER = Analyzer()
 DEFAULT = Settings(Bm25Options())

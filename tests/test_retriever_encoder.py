@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, models
 from transformers import Qwen2Config, Qwen2Model
 
 from research.datasets.mini.tokenizer import train_tokenizer
-from retriever_server import compiled
-from retriever_server.encoder import Encoder
 from retriever_server.errors import RetrieverError
+from retriever_server.models import compiled
+from retriever_server.models.encoder import Encoder
 
 TEXTS = [
     "who",

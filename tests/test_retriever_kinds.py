@@ -13,8 +13,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from retriever_server.__main__ import main
-from retriever_server.build import SAMPLE_ROWS
-from retriever_server.encoder import Encoder, set_threads
+from retriever_server.building.build import SAMPLE_ROWS
+from retriever_server.building.store import open_store, read_manifest
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import KINDS, Queries, Settings, index_class, open_index, screen
 from retriever_server.indexes.faiss_file import FaissIndex
@@ -24,8 +24,8 @@ from retriever_server.indexes.options import HnswOptions, IvfPqOptions, Options,
 from retriever_server.indexes.scalar import write_codes
 from retriever_server.indexes.screen import Screen
 from retriever_server.memory import require_memory
-from retriever_server.service import Searcher
-from retriever_server.store import open_store, read_manifest
+from retriever_server.models.encoder import Encoder, set_threads
+from retriever_server.serving.service import Searcher
 
 PLACES = ("Rome", "Zürich", "Cairo", "Lima", "Oslo", "Perth", "Quito", "Kyoto", "Dakar", "Bergen")
 TRADES = ("baker", "sailor", "poet", "judge", "farmer", "painter", "doctor", "spy", "monk", "clockmaker")

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from retriever_server.batcher import Batcher, BatchFigures
-from retriever_server.cache import ENTRY_BYTES, Cache
 from retriever_server.errors import Closed, Unavailable
 from retriever_server.indexes import Queries
-from retriever_server.metrics import Metrics
-from retriever_server.pipeline import Found, Limits, Pipeline, Question, Rerank
+from retriever_server.serving.batcher import Batcher, BatchFigures
+from retriever_server.serving.cache import ENTRY_BYTES, Cache
+from retriever_server.serving.metrics import Metrics
+from retriever_server.serving.pipeline import Found, Limits, Pipeline, Question, Rerank
 
 DEADLINE_S = 60
 

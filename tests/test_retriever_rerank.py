@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from retriever_server.errors import RetrieverError
-from retriever_server.rerank import Reranker
-from retriever_server.service import Hit
+from retriever_server.models.reranker import Reranker
+from retriever_server.serving.service import Hit
 
 WORDS = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]"),

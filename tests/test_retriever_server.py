@@ -20,14 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from retriever_process import CONTENTS, DEADLINE_S, ROOT, ROWS, ask, document, start, wait_until_ready
 
-from retriever_server.app import create_app
+from retriever_server.building.store import open_store
+from retriever_server.http.app import create_app
+from retriever_server.http.server import GRACE_S
+from retriever_server.http.wire import well_formed_json
 from retriever_server.indexes import Queries
-from retriever_server.pipeline import Limits
-from retriever_server.served import Served
-from retriever_server.server import GRACE_S
-from retriever_server.service import Searcher
-from retriever_server.store import open_store
-from retriever_server.wire import well_formed_json
+from retriever_server.serving.pipeline import Limits
+from retriever_server.serving.served import Served
+from retriever_server.serving.service import Searcher
 
 
 def test_health_tells_the_figures(server: str) -> None:

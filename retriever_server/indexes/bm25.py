@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import bm25s
 import numpy as np
 
-from retriever_server.analysis import Analyzer
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
 from retriever_server.indexes import Needs, Queries, Settings, Sources
+from retriever_server.indexes.analysis import Analyzer
 from retriever_server.indexes.options import Bm25Options, Options
 from retriever_server.indexes.postings import Chunk, Terms, count_terms, scatter
 

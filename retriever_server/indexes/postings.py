@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from retriever_server.analysis import MOST_CACHED, Analyzer, words
 from retriever_server.corpus import Corpus
+from retriever_server.indexes.analysis import MOST_CACHED, Analyzer, words
 
 CHUNK_ROWS = 8192
 COUNTS_FILE = "counts.npy"

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from retriever_server.batcher import Batcher
-from retriever_server.cache import Cache
-from retriever_server.encoder import Encoder
 from retriever_server.errors import Closed, Unavailable
 from retriever_server.indexes import Index, Queries
-from retriever_server.metrics import Metrics
+from retriever_server.models.encoder import Encoder
+from retriever_server.serving.batcher import Batcher
+from retriever_server.serving.cache import Cache
+from retriever_server.serving.metrics import Metrics
 
 ENCODE_BATCH, SEARCH_BATCH, RERANK_BATCH = 32, 256, 8
 WINDOW_S = 0.02

@@ -19,10 +19,10 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from retriever_server.corpus import CORPUS_FILE, Corpus
-from retriever_server.encoder import Backend, Dtype, Encoder
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
 from retriever_server.indexes import Device, Index, Settings, open_index
 from retriever_server.indexes.options import Options, only_serving, options_of, parse_options
+from retriever_server.models.encoder import Backend, Dtype, Encoder
 
 MANIFEST_FILE = "manifest.json"
 MOST_DIFFERENT = 0.25  # of the rows looked at: published indexes cut long passages earlier than models do

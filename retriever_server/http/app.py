@@ -21,10 +21,10 @@ from flask.json.provider import DefaultJSONProvider
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException, NotFound, Unauthorized
 
-from retriever_server import wire
 from retriever_server.corpus import well_formed
 from retriever_server.errors import Unavailable
-from retriever_server.served import Served
+from retriever_server.http import wire
+from retriever_server.serving.served import Served
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
 OPEN_ROUTES = {"/", "/health"}

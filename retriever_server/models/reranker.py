@@ -11,7 +11,7 @@ from retriever_server.errors import RetrieverError
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
 
-    from retriever_server.service import Hit
+    from retriever_server.serving.service import Hit
 
 BATCH_SIZE = 32
 SCORE_DECIMALS = 4  # what a float32 logit keeps whatever else is in the batch that it was computed in

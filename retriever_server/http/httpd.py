@@ -16,7 +16,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import ErrorTask, WSGITask
 
-from retriever_server.app import MAX_BODY_BYTES
+from retriever_server.http.app import MAX_BODY_BYTES
 
 MAX_CONNECTIONS = 4096
 POLL_S = 0.01

@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from retriever_server.service import Passages
+from retriever_server.serving.service import Passages
 
 MAX_TOP_K = 1000
 MAX_QUERY_CHARS = 131_072  # questions of BRIGHT have 13,462; some evaluations repeat one several times

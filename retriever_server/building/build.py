@@ -19,14 +19,7 @@ import numpy as np
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from retriever_server.corpus import Corpus, CorpusSummary, scan_corpus, well_formed, write_corpus
-from retriever_server.encoder import Backend, Encoder, set_threads, stored_name
-from retriever_server.errors import RetrieverError, TooLittleMemory
-from retriever_server.indexes import Needs, Settings, Sources, index_class, open_index
-from retriever_server.indexes.flat import FlatIndex, FlatWriter
-from retriever_server.indexes.options import Options, only_serving, options_of, parse_options
-from retriever_server.memory import GB, require_memory
-from retriever_server.store import (
+from retriever_server.building.store import (
     MANIFEST_FILE,
     FileMark,
     Manifest,
@@ -36,6 +29,13 @@ from retriever_server.store import (
     mark_file,
     read_manifest,
 )
+from retriever_server.corpus import Corpus, CorpusSummary, scan_corpus, well_formed, write_corpus
+from retriever_server.errors import RetrieverError, TooLittleMemory
+from retriever_server.indexes import Needs, Settings, Sources, index_class, open_index
+from retriever_server.indexes.flat import FlatIndex, FlatWriter
+from retriever_server.indexes.options import Options, only_serving, options_of, parse_options
+from retriever_server.memory import GB, require_memory
+from retriever_server.models.encoder import Backend, Encoder, set_threads, stored_name
 
 CHUNK_ROWS = 512  # encoded together: long enough that sorting by length saves padding
 SAMPLE_ROWS = 32

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Sequence, Set
 
 from retriever_server.errors import Closed, Unavailable
-from retriever_server.metrics import Metrics
-from retriever_server.service import Passages, Searcher
+from retriever_server.serving.metrics import Metrics
+from retriever_server.serving.service import Passages, Searcher
 
 
 class Served:

@@ -17,11 +17,11 @@ from typing import NoReturn
 
 import click
 
-from retriever_server.app import create_app
 from retriever_server.errors import RetrieverError, Unavailable
-from retriever_server.httpd import HttpServer
-from retriever_server.served import Served
-from retriever_server.service import Searcher
+from retriever_server.http.app import create_app
+from retriever_server.http.httpd import HttpServer
+from retriever_server.serving.served import Served
+from retriever_server.serving.service import Searcher
 
 GRACE_S = 30  # for what is in flight at the end; what takes longer is cut off
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

@@ -6,10 +6,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from retriever_server.building.store import Manifest, Store
 from retriever_server.errors import Unavailable
-from retriever_server.metrics import Metrics
-from retriever_server.pipeline import Found, Limits, Pipeline, Question
-from retriever_server.store import Manifest, Store
+from retriever_server.serving.metrics import Metrics
+from retriever_server.serving.pipeline import Found, Limits, Pipeline, Question
 
 NONE_EXCLUDED: Set[str] = frozenset()
 NOTHING = Found(np.zeros(0, np.int64), np.zeros(0))

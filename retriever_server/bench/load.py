@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from retriever_server.bench_connection import Connection
+from retriever_server.bench.connection import Connection
 from retriever_server.errors import RetrieverError
 
 ERROR_PAUSE_S = 0.05  # a client whose request failed at once must not ask in a hot loop

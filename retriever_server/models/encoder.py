@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from retriever_server.compiled import CROWD, can_compile, compile_model, streams_of
 from retriever_server.errors import RetrieverError
+from retriever_server.models.compiled import CROWD, can_compile, compile_model, streams_of
 
 if TYPE_CHECKING:
     import torch

@@ -32,11 +32,11 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from retriever_server.building.store import Manifest, check_files, read_manifest
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import Queries
 from retriever_server.indexes.flat import FlatIndex, FlatSlice
-from retriever_server.shard import Question, Shard
-from retriever_server.store import Manifest, check_files, read_manifest
+from retriever_server.serving.shard import Question, Shard
 
 REACH_S = 5.0  # to get a connection to a cluster's address
 REPORT_S = 10.0  # between two lines about actors that are not there yet

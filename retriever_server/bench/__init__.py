@@ -1,0 +1,1 @@
+"""Bench: puts load on any server of the known wire formats and measures it."""

@@ -141,7 +141,7 @@ def test_chunks_of_any_size_give_the_same_files(tmp_path: Path, monkeypatch: pyt
     names = Bm25Index.build(Sources(corpus_of(PASSAGES, tmp_path), None, Bm25Options()), tmp_path)
     whole = {name: (tmp_path / name).read_bytes() for name in names}
     monkeypatch.setattr("retriever_server.indexes.postings.CHUNK_ROWS", 2)
-    monkeypatch.setattr("retriever_server.indexes.postings.MOST_CACHED", 3)
+    monkeypatch.setattr("retriever_server.indexes.analysis.MOST_CACHED", 3)
     assert names == Bm25Index.build(Sources(Corpus(tmp_path), None, Bm25Options()), tmp_path)
     assert whole == {name: (tmp_path / name).read_bytes() for name in names}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(

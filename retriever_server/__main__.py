@@ -44,7 +44,6 @@ backend_option = click.option(
     "--encoder-backend",
     type=click.Choice(["auto", "torch", "openvino"]),
     default="auto",
-    show_default=True,
     help="What computes the encoder; auto: OpenVINO on a CPU, else torch. Their vectors are the same.",
 )
 device_option = click.option("--device", help="cpu, cuda, cuda:1, ...  [default: an accelerator if any]")
@@ -59,7 +58,9 @@ def one_line_errors() -> Iterator[None]:
         raise click.ClickException(" ".join(str(error).split())) from error
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
+)
 def main() -> None:
     """Passage retrieval as a service: build an index over a corpus once, then serve it over HTTP.
 
@@ -77,15 +78,13 @@ def main() -> None:
 @main.command(epilog=option_help())
 @click.argument("corpus", type=FILE)
 @click.argument("index_dir", type=FOLDER)
-@click.option(
-    "--encoder", default="minilm", show_default=True, help="Hub name or folder of a model, or minilm."
-)
-@click.option("--index", "kind", default="flat", show_default=True, metavar="KIND", help=KIND_HELP)
+@click.option("--encoder", default="minilm", help="Hub name or folder of a model, or minilm.")
+@click.option("--index", "kind", default="flat", metavar="KIND", help=KIND_HELP)
 @click.option("--query-prompt", help="Text before each query.  [default: the model's own]")
 @click.option("--passage-prompt", help="Text before each passage.  [default: the model's own]")
 @click.option("--faiss-index", type=FILE, help="Adopt this index: check it against CORPUS, then link to it.")
 @click.option("--vectors", type=FILE, help="Build from the vectors in this flat index; nothing is encoded.")
-@click.option("--batch-size", type=AT_LEAST_1, default=64, show_default=True, help="Passages per model pass.")
+@click.option("--batch-size", type=AT_LEAST_1, default=64, help="Passages per model pass.")
 @click.option("--force", is_flag=True, help="Replace the index that INDEX_DIR already holds.")
 @options_option
 @backend_option
@@ -153,21 +152,19 @@ def ray_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @main.command(epilog=option_help())
 @click.argument("index_dir", type=FOLDER)
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 admits other machines.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
-@click.option("--http-threads", type=AT_LEAST_1, default=256, show_default=True, help="Requests at once.")
+@click.option("--host", default="127.0.0.1", help="0.0.0.0 admits other machines.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0: a free one.")
+@click.option("--http-threads", type=AT_LEAST_1, default=256, help="Requests at once.")
 @click.option(
     "--max-queue",
     type=AT_LEAST_1,
     default=1024,
-    show_default=True,
     help="Different queries in flight; a request that needs more is answered 503, with when to try again.",
 )
 @click.option(
     "--cache-size",
     type=click.IntRange(min=0),
     default=64,
-    show_default=True,
     metavar="MIB",
     help="Memory for answers and vectors of earlier queries. 0: none are kept.",
 )
@@ -188,7 +185,6 @@ def ray_options(command: Callable[..., None]) -> Callable[..., None]:
     "--encoder-dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
-    show_default=True,
     help="What the encoder computes in. The halves may be twice as fast; scores change in the fifth decimal.",
 )
 @click.option("--reranker", help="Hub name or folder of a cross-encoder that reorders what the index found.")
@@ -196,7 +192,6 @@ def ray_options(command: Callable[..., None]) -> Callable[..., None]:
     "--rerank-depth",
     type=click.IntRange(1, 1000),
     default=50,
-    show_default=True,
     help="Passages per query that the reranker reads, unless more are requested.",
 )
 @click.option("--skip-fingerprint", is_flag=True, help="Check sizes and sample rows, not the whole files.")
@@ -205,7 +200,6 @@ def ray_options(command: Callable[..., None]) -> Callable[..., None]:
     "--index-device",
     type=click.Choice(get_args(Device)),
     default="cpu",
-    show_default=True,
     help="Where flat and flat_fp16 are searched; auto: on GPUs if they fit.",
 )
 @options_option

@@ -274,5 +274,4 @@ class Corpus:
 
     def id(self, row: int) -> str:
         """The id of the row."""
-        name: str = json.loads(self.id_line(row))["id"]
-        return name
+        return json.loads(self.id_line(row))["id"]

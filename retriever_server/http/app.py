@@ -175,8 +175,7 @@ def _count(response: Response) -> Response:
 
 
 def _served() -> Served:
-    served: Served = current_app.extensions["served"]
-    return served
+    return current_app.extensions["served"]
 
 
 def _json(body: bytes) -> Response:

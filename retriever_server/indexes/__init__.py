@@ -98,8 +98,7 @@ def index_class(kind: str) -> type[Index]:
     if kind not in KINDS:
         raise RetrieverError(f'no index kind "{kind}"; there are: {", ".join(KINDS)}')
     module, name = KINDS[kind].split(":")
-    named: type[Index] = getattr(import_module(f"{__name__}.{module}"), name)
-    return named
+    return getattr(import_module(f"{__name__}.{module}"), name)
 
 
 def open_index(kind: str, directory: Path, settings: Settings) -> Index:

@@ -71,8 +71,7 @@ def lower(text: str) -> str:
 def split_words(text: str) -> list[str]:
     """The words of any text in their order, in lower case."""
     text = lower(text)
-    matches: list[str] = (_ASCII if text.isascii() else _UNICODE).findall(text)
-    return matches
+    return (_ASCII if text.isascii() else _UNICODE).findall(text)
 
 
 class Analyzer(dict[str, str]):
@@ -98,8 +97,7 @@ class Analyzer(dict[str, str]):
             return ""
         if len(word) <= 2:
             return word  # Porter's paper would leave nothing of "s"; his program leaves such words alone
-        stem: str = self._stemmer.stemWord(_apply_program_rules(word))
-        return stem
+        return self._stemmer.stemWord(_apply_program_rules(word))
 
 
 def _apply_program_rules(word: str) -> str:

@@ -62,8 +62,7 @@ class HnswIndex(FaissIndex):
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors of `rows` [n] from the graph's storage: float32 [n, dimension]."""
-        stored: np.ndarray = self._storage.reconstruct_batch(rows)
-        return stored
+        return self._storage.reconstruct_batch(rows)
 
     def _candidates(self, queries: np.ndarray, top_k: int) -> Sequence[np.ndarray]:
         # Always all that the walk visited: so the first of a long list are those of a short one.
@@ -127,8 +126,7 @@ class IvfPqIndex(FaissIndex):
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors of `rows` [n] from their refined form: float32 [n, dimension]."""
-        refined: np.ndarray = self._refined.reconstruct_batch(rows)
-        return refined
+        return self._refined.reconstruct_batch(rows)
 
     def _candidates(self, queries: np.ndarray, top_k: int) -> Sequence[np.ndarray]:
         # Always as many: so the first of a long list are those of a short one.

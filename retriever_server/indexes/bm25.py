@@ -62,8 +62,7 @@ class _Formula(NamedTuple):
 
     def saturation(self, counts: np.ndarray, lengths: np.ndarray | float) -> np.ndarray:
         k1, b = self.options.k1, self.options.b
-        saturated: np.ndarray = counts / (counts + k1 * (1 - b + b * lengths / self.mean_length))
-        return saturated
+        return counts / (counts + k1 * (1 - b + b * lengths / self.mean_length))
 
 
 class Bm25Index:

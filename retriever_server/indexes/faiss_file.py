@@ -74,8 +74,7 @@ class FaissIndex:
                 f"the index has vectors of {self.dimension} numbers, the encoder's have {vectors.shape[1]}"
             )
         agreement = (vectors * self.vectors(rows)).sum(axis=1)
-        agreeing: np.ndarray = np.abs(agreement - 1) <= 1 - self.least_agreement  # False for NaN
-        return agreeing
+        return np.abs(agreement - 1) <= 1 - self.least_agreement  # False for NaN
 
     def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """As in the protocol; scores are rounded to SCORE_DECIMALS."""
@@ -107,8 +106,7 @@ class FaissIndex:
 
     def _nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """What FAISS finds: scores float32 [q, count], best first, and rows int64 [q, count]."""
-        nearest: tuple[np.ndarray, np.ndarray] = self._index.search(queries, count)
-        return nearest
+        return self._index.search(queries, count)
 
     def _rank(self, query: np.ndarray, rows: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """The best top_k of the candidates, padded with row -1 and score -inf."""

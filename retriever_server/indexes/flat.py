@@ -70,8 +70,7 @@ class FlatSlice(FlatIndex):
         self._within = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
 
     def _nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        nearest: tuple[np.ndarray, np.ndarray] = self._index.search(queries, count, params=self._within)
-        return nearest
+        return self._index.search(queries, count, params=self._within)
 
 
 def map_vectors(path: Path | None) -> np.ndarray:

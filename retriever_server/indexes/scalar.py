@@ -51,8 +51,7 @@ class _ScalarIndex(FaissIndex):
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """The vectors of `rows` [n], decoded: float32 [n, dimension]."""
-        decoded: np.ndarray = self._index.reconstruct_batch(rows)
-        return decoded
+        return self._index.reconstruct_batch(rows)
 
 
 class ByteIndex(_ScalarIndex):

@@ -116,8 +116,7 @@ class _Passes:
         request = self._free.get()
         try:
             outputs = request.infer([features[name].numpy() for name in self._names])
-            states: np.ndarray = outputs[0].copy()  # the next pass writes into the same memory
-            return states
+            return outputs[0].copy()  # the next pass writes into the same memory
         finally:
             self._free.put(request)
 
@@ -135,8 +134,7 @@ def _convert(transformer: Any, example: "dict[str, torch.Tensor]") -> Any:
 
         def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
             named = dict(zip(example, tensors, strict=True))
-            states: torch.Tensor = self.transformer(**named, return_dict=True).last_hidden_state
-            return states
+            return self.transformer(**named, return_dict=True).last_hidden_state
 
     with torch.no_grad(), _silence():
         return openvino.convert_model(Traced().eval(), example_input=tuple(example.values()))

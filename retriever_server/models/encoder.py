@@ -110,8 +110,7 @@ class Encoder:
         from sentence_transformers.util import batch_to_device
 
         features = self._model.preprocess(texts, prompt=prompt)
-        on_device: dict[str, torch.Tensor] = batch_to_device(features, self._model.device)
-        return on_device
+        return batch_to_device(features, self._model.device)
 
     def _pass(self, features: "dict[str, torch.Tensor]") -> np.ndarray:
         import torch
@@ -122,8 +121,7 @@ class Encoder:
             vectors = self._model(features)["sentence_embedding"]
             # Normalised here, not by the model: half precision leaves lengths that are off by a hundredth.
             unit = normalize(truncate_embeddings(vectors, self._model.truncate_dim).float(), dim=1)
-            as_array: np.ndarray = unit.cpu().numpy()
-            return as_array
+            return unit.cpu().numpy()
 
 
 def _passes_at_once(backend: str) -> int:

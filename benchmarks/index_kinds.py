@@ -141,7 +141,7 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def build(kind: str, work: Path, threads: int) -> tuple[float, int, int]:
     """(seconds, bytes of memory at most, bytes on disk)."""
-    from retriever_server.indexes import Sources, index_class
+    from retriever_server.indexes import IndexSources, index_class
     from retriever_server.models.encoder import set_threads
 
     set_threads(threads)
@@ -149,7 +149,7 @@ def build(kind: str, work: Path, threads: int) -> tuple[float, int, int]:
     before, started = peak_memory(), time.monotonic()
     folder = folder_of(kind, work)
     folder.mkdir(exist_ok=True)
-    files = index_class(name).build(Sources(None, work / VECTORS, options), folder)  # type: ignore[arg-type]
+    files = index_class(name).build(IndexSources(None, work / VECTORS, options), folder)  # type: ignore[arg-type]
     return (
         time.monotonic() - started,
         peak_memory() - before,

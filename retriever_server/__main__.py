@@ -21,8 +21,7 @@ from retriever_server.indexes.options import option_help
 
 if TYPE_CHECKING:
     from retriever_server.http.server import SearcherLoader
-    from retriever_server.models.encoder import Backend, Dtype
-    from retriever_server.serving.metrics import Metrics
+    from retriever_server.serving.metrics import ServiceMetrics
     from retriever_server.serving.pipeline import ServingLimits
     from retriever_server.serving.service import Searcher
 
@@ -42,6 +41,7 @@ options_option = click.option(
 )
 backend_option = click.option(
     "--encoder-backend",
+    "backend",
     type=click.Choice(["auto", "torch", "openvino"]),
     default="auto",
     help="What computes the encoder; auto: OpenVINO on a CPU, else torch. Their vectors are the same.",
@@ -183,6 +183,7 @@ def ray_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--encoder", help="Where the model is now, if it has moved since the build.")
 @click.option(
     "--encoder-dtype",
+    "dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
     help="What the encoder computes in. The halves may be twice as fast; scores change in the fifth decimal.",
@@ -257,19 +258,15 @@ def _pop_cluster_options(options: dict[str, Any]) -> dict[str, Any] | None:
 def _loader(
     index_dir: Path,
     limits: "ServingLimits",
-    metrics: "Metrics",
+    metrics: "ServiceMetrics",
     cluster: dict[str, Any] | None,
     *,
-    encoder_dtype: "Dtype",
-    encoder_backend: "Backend",
     reranker: str | None,
     rerank_depth: int,
     threads: int | None,
     skip_fingerprint: bool,
     **opening: Any,
 ) -> "SearcherLoader":
-    opening |= {"dtype": encoder_dtype, "backend": encoder_backend}
-
     def load(report: Callable[[str], None]) -> "Searcher":
         report("loading libraries")
         from retriever_server.building.store import open_store

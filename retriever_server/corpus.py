@@ -51,7 +51,7 @@ class Document(NamedTuple):
         return json.dumps(self._asdict(), ensure_ascii=False).encode() + b"\n"
 
 
-def well_formed(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """The text with U+FFFD for each half of a surrogate pair, which neither UTF-8 nor tokenizers accept."""
     if text.isascii():
         return text
@@ -80,7 +80,7 @@ def read_documents(path: Path, repaired: list[int] | None = None) -> Iterator[tu
                 if not line.strip():
                     continue
                 raw = _parse(line)
-                document = Document(*map(well_formed, raw))
+                document = Document(*map(replace_surrogates, raw))
                 if repaired is not None and document != raw:
                     repaired.append(number)
                 yield number, document
@@ -110,7 +110,9 @@ def _lines_of_tar(file: BinaryIO) -> Iterator[bytes]:
     with tarfile.open(fileobj=file, mode="r|") as archive:
         for member in archive:
             content = archive.extractfile(member)
-            if content is None or not _is_json_lines(member.name):
+            path = PurePosixPath(member.name)
+            hidden = path.name.startswith(".")  # macOS adds ._NAME
+            if content is None or hidden or path.suffix not in (".jsonl", ".json"):
                 continue
             if corpus:
                 raise ValueError(
@@ -120,11 +122,6 @@ def _lines_of_tar(file: BinaryIO) -> Iterator[bytes]:
             yield from content
     if not corpus:
         raise ValueError(f"the archive holds no .jsonl file; {ACCEPTED}")
-
-
-def _is_json_lines(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix in (".jsonl", ".json") and not path.name.startswith(".")  # macOS adds ._NAME
 
 
 def _parse(line: bytes) -> Document:

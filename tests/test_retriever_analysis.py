@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retriever_server.indexes.analysis import STOP_WORDS, Analyzer, lower, split_words
+from retriever_server.indexes.analysis import STOP_WORDS, Analyzer, lower, lucene_words
 
 ANALYZER = Analyzer()
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)  # lone surrogates too
@@ -19,17 +19,17 @@ TRICKY = st.text(st.sampled_from(list(CHARACTERS)), max_size=40)
 @given(ANY_TEXT | TRICKY)
 def test_any_string_has_terms_in_lower_case_and_no_stop_words(text: str) -> None:
     assert lower(lower(text)) == lower(text)
-    assert split_words(text) == split_words(lower(text))
+    assert lucene_words(text) == lucene_words(lower(text))
     terms = ANALYZER.terms(text)
-    assert all(terms) and len(terms) <= len(split_words(text))
-    assert not STOP_WORDS & {word for word in split_words(text) if ANALYZER[word]}
+    assert all(terms) and len(terms) <= len(lucene_words(text))
+    assert not STOP_WORDS & {word for word in lucene_words(text) if ANALYZER[word]}
     assert ANALYZER.terms(f"{text}\n{text}") == terms * 2
 
 
 @settings(max_examples=200)
 @given(st.text(st.characters(max_codepoint=127), max_size=60))
 def test_plain_text_has_the_same_words_beside_other_scripts(text: str) -> None:
-    assert split_words(f"{text} é") == [*split_words(text), "é"]
+    assert lucene_words(f"{text} é") == [*lucene_words(text), "é"]
 
 
 @pytest.mark.parametrize("part", ["_", "a'", "1,", "bly", "é_", "a:", "é:", "\u0301", "ก", "😀\u200d"])

@@ -15,7 +15,7 @@ from retriever_server.errors import Closed, Unavailable
 from retriever_server.indexes import Queries
 from retriever_server.serving.batcher import Batcher
 from retriever_server.serving.cache import ENTRY_BYTES, Cache
-from retriever_server.serving.metrics import Metrics
+from retriever_server.serving.metrics import ServiceMetrics
 from retriever_server.serving.pipeline import Lookup, Pipeline, RankedRows, RerankRows, ServingLimits
 
 DEADLINE_S = 60
@@ -88,12 +88,12 @@ class FakeIndex(Gate):
 @contextmanager
 def pipeline(
     limits: ServingLimits = ServingLimits(),  # noqa: B008
-    metrics: Metrics | None = None,
+    metrics: ServiceMetrics | None = None,
     dense: bool = True,
     rerank: RerankRows | None = None,
 ) -> Iterator[tuple[Pipeline, FakeEncoder, FakeIndex]]:
     encoder, index = FakeEncoder(), FakeIndex()
-    made = Pipeline(index, encoder if dense else None, limits, metrics or Metrics(), rerank)
+    made = Pipeline(index, encoder if dense else None, limits, metrics or ServiceMetrics(), rerank)
     try:
         yield made, encoder, index
     finally:
@@ -278,7 +278,7 @@ def test_after_close_what_waits_is_answered_and_nothing_more_is_taken() -> None:
 
 
 def test_metrics_add_up() -> None:
-    metrics = Metrics()
+    metrics = ServiceMetrics()
     with pipeline(metrics=metrics) as (made, encoder, index):
         rows(made, ("1", 1), ("1", 1), ("2", 1))  # two encoded, one joined
         rows(made, ("1", 1), ("1", 2))  # one cached, one only searched

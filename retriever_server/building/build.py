@@ -32,9 +32,16 @@ from retriever_server.building.store import (
     mark_file,
     read_manifest,
 )
-from retriever_server.corpus import Corpus, CorpusSummary, row_chunks, scan_corpus, well_formed, write_corpus
+from retriever_server.corpus import (
+    Corpus,
+    CorpusSummary,
+    replace_surrogates,
+    row_chunks,
+    scan_corpus,
+    write_corpus,
+)
 from retriever_server.errors import RetrieverError
-from retriever_server.indexes import Needs, Settings, Sources, index_class, open_index
+from retriever_server.indexes import IndexSources, Needs, Settings, index_class, open_index
 from retriever_server.indexes.flat import FlatIndex, FlatWriter
 from retriever_server.indexes.options import IndexOptions, options_of, parse_options, require_serving
 from retriever_server.memory import GB, require_memory
@@ -65,7 +72,7 @@ class BuildOptions:
     device: str | None = None
     threads: int | None = None
     batch_size: int = 64
-    encoder_backend: Backend = "auto"
+    backend: Backend = "auto"
     faiss_index: Path | None = None
     vectors: Path | None = None
     force: bool = False
@@ -116,7 +123,7 @@ def build(options: BuildOptions) -> tuple[Manifest, bool]:
 def _check_options(options: BuildOptions) -> None:
     """Raise RetrieverError for options that are malformed or exclude each other."""
     for text in (options.encoder, options.query_prompt, options.passage_prompt):
-        if text and well_formed(text) != text:
+        if text and replace_surrogates(text) != text:
             raise RetrieverError(f"the encoder's name and the prompts must be UTF-8, {text!r} is not")
     dense, given = index_class(options.kind).dense, options.given_options()
     if options.vectors and (options.faiss_index or not dense or options.kind == "flat"):
@@ -155,7 +162,7 @@ def _load_encoder(options: BuildOptions) -> Encoder | None:
         passage_prompt=options.passage_prompt,
         device=options.device,
         batch_size=options.batch_size,
-        backend=options.encoder_backend,
+        backend=options.backend,
     )
 
 
@@ -235,7 +242,7 @@ def _write_index(options: BuildOptions, folder: Path, encoder: Encoder | None) -
     if options.faiss_index:
         names = [_link(folder / ADOPTED_FILE, options.faiss_index).name]
     else:
-        sources = Sources(corpus, _vectors(options, corpus, encoder, folder), typed)
+        sources = IndexSources(corpus, _vectors(options, corpus, encoder, folder), typed)
         names = index_class(options.kind).build(sources, folder)
     check_rows(open_index(options.kind, folder, Settings(typed)), corpus, encoder, _sample(corpus))
     return {name: mark_file(folder / name) for name in names}

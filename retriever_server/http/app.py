@@ -21,7 +21,7 @@ from flask.json.provider import DefaultJSONProvider
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException, NotFound, Unauthorized
 
-from retriever_server.corpus import well_formed
+from retriever_server.corpus import replace_surrogates
 from retriever_server.errors import Unavailable
 from retriever_server.http import wire
 from retriever_server.serving.served import Served
@@ -38,7 +38,7 @@ class _Json(DefaultJSONProvider):
 
     def dumps(self, obj: Any, **options: Any) -> str:
         """JSON that can be encoded as UTF-8 even if a path in a message cannot."""
-        return well_formed(super().dumps(obj, **options))
+        return replace_surrogates(super().dumps(obj, **options))
 
 
 def create_app(served: Served, token: str | None = None) -> Flask:

@@ -91,7 +91,9 @@ class HttpServer:
         until, quiet = time.monotonic() + grace_s, 0
         while quiet < QUIET_POLLS and time.monotonic() < until:
             time.sleep(POLL_S)
-            quiet = 0 if self._busy() else quiet + 1
+            channels = list(self._server.active_channels.values())
+            busy = any(channel.requests or channel.total_outbufs_len for channel in channels)
+            quiet = 0 if busy else quiet + 1
 
     def _close_listener(self) -> None:  # runs in waitress' thread: its map of sockets is not locked
         accepted = -1
@@ -100,7 +102,3 @@ class HttpServer:
             self._server.handle_accept()
         self._server.del_channel()
         self._server.socket.close()
-
-    def _busy(self) -> bool:
-        channels = list(self._server.active_channels.values())
-        return any(channel.requests or channel.total_outbufs_len for channel in channels)

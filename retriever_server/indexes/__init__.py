@@ -1,7 +1,7 @@
 """Index kinds, one class each, by the names that `build --index` takes.
 
-A kind is built once from `Sources`, into files of its own inside the index directory, and opened from there.
-To add one, write a class with the members of `Index` and name it in KINDS.
+A kind is built once from `IndexSources`, into files of its own inside the index directory, and opened from
+there. To add one, write a class with the members of `Index` and name it in KINDS.
 """
 
 from importlib import import_module
@@ -30,7 +30,7 @@ GPU_KINDS = ("flat", "flat_fp16")
 Device = Literal["cpu", "gpu", "auto"]
 
 
-class Sources(NamedTuple):
+class IndexSources(NamedTuple):
     """What an index is built from: passages, options, and for dense kinds a flat index file of vectors."""
 
     corpus: Corpus
@@ -77,7 +77,7 @@ class Index(Protocol):
         """What building over `count` passages takes beside the vectors; RetrieverError if impossible."""
 
     @classmethod
-    def build(cls, sources: Sources, directory: Path) -> list[str]:
+    def build(cls, sources: IndexSources, directory: Path) -> list[str]:
         """Write the index into `directory`; returns the names of its files."""
 
     def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:

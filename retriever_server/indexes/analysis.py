@@ -68,7 +68,7 @@ def lower(text: str) -> str:
     return text.lower() if text.isascii() else text.replace("İ", "i").replace("Σ", "σ").lower()
 
 
-def split_words(text: str) -> list[str]:
+def lucene_words(text: str) -> list[str]:
     """The words of any text in their order, in lower case."""
     text = lower(text)
     return (_ASCII if text.isascii() else _UNICODE).findall(text)
@@ -83,7 +83,7 @@ class Analyzer(dict[str, str]):
 
     def terms(self, text: str) -> list[str]:
         """The terms of a text in their order, with repetitions; empty for a text of stop words alone."""
-        return list(filter(None, map(self.__getitem__, split_words(text))))
+        return list(filter(None, map(self.__getitem__, lucene_words(text))))
 
     def __missing__(self, word: str) -> str:
         with self._lock:  # the stemmer is not thread-safe

@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 
 from retriever_server.errors import RetrieverError
-from retriever_server.indexes import Needs, Settings, Sources
+from retriever_server.indexes import IndexSources, Needs, Settings
 from retriever_server.indexes.faiss_file import FILE, FaissIndex, chunks, parts, training_sample
 from retriever_server.indexes.flat import map_vectors
 from retriever_server.indexes.options import HnswOptions, IndexOptions, IvfPqOptions
@@ -50,7 +50,7 @@ class HnswIndex(FaissIndex):
         return Needs(disk=size, memory=size + 4 * min(count, SQ_TRAINING_ROWS) * dimension)
 
     @classmethod
-    def build(cls, sources: Sources, directory: Path) -> list[str]:
+    def build(cls, sources: IndexSources, directory: Path) -> list[str]:
         """Link one vector after the other."""
         vectors, options = map_vectors(sources.vectors), cast(HnswOptions, sources.options)
         recipe = f"HNSW{options.M}{STORAGE[options.storage][0]}"
@@ -114,7 +114,7 @@ class IvfPqIndex(FaissIndex):
         return Needs(disk=size, memory=size + 4 * dimension * _training_rows(lists))
 
     @classmethod
-    def build(cls, sources: Sources, directory: Path) -> list[str]:
+    def build(cls, sources: IndexSources, directory: Path) -> list[str]:
         """Train on ROWS_PER_LIST vectors per list, then encode all."""
         vectors, options = map_vectors(sources.vectors), cast(IvfPqOptions, sources.options)
         (count, dimension), lists = vectors.shape, _lists(len(vectors), options)

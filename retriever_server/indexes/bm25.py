@@ -27,7 +27,7 @@ import bm25s
 import numpy as np
 
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
-from retriever_server.indexes import Needs, Queries, Settings, Sources
+from retriever_server.indexes import IndexSources, Needs, Queries, Settings
 from retriever_server.indexes.analysis import Analyzer
 from retriever_server.indexes.options import Bm25Options, IndexOptions
 from retriever_server.indexes.postings import Chunk, Terms, count_terms, scatter
@@ -94,7 +94,7 @@ class Bm25Index:
         return Needs(disk=2 * PASSAGE_BYTES * count, memory=CHUNK_BYTES + VOCABULARY_BYTES * count)
 
     @classmethod
-    def build(cls, sources: Sources, directory: Path) -> list[str]:
+    def build(cls, sources: IndexSources, directory: Path) -> list[str]:
         """Analyse the passages and write the index; an interrupted build starts over."""
         options = cast(Bm25Options, sources.options)
         terms = count_terms(sources.corpus, directory)

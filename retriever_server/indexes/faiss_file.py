@@ -16,6 +16,13 @@ from retriever_server.errors import RetrieverError, first_line
 from retriever_server.indexes import Queries, Settings
 
 FILE = "index.faiss"
+MEMBERS = {
+    faiss.IndexRefine: "base_index",
+    faiss.IndexPreTransform: "index",
+    faiss.IndexHNSW: "storage",
+    faiss.IndexIDMap: "index",
+}
+"""Type of an index around another -> its member that is the other."""
 CHUNK_ROWS = 1 << 14  # built at a time
 SCORE_DECIMALS = 6
 SPARE_CANDIDATES = 16
@@ -138,23 +145,11 @@ def chunks(vectors: np.ndarray, what: str) -> Iterator[np.ndarray]:
 
 def parts(index: faiss.Index) -> list[faiss.Index]:
     """The indexes inside, outermost first: what is refined, transformed, or stored under a graph."""
-    inner: list[Any] = []
-    part: Any = index
-    while (part := _inside(part)) is not None:
-        inner.append(part)
+    inner = []
+    while member := next((name for outer, name in MEMBERS.items() if isinstance(index, outer)), None):
+        index = faiss.downcast_index(getattr(index, member))
+        inner.append(index)
     return inner
-
-
-def _inside(index: faiss.Index) -> Any:
-    for types, member in (
-        (faiss.IndexRefine, "base_index"),
-        (faiss.IndexPreTransform, "index"),
-        (faiss.IndexHNSW, "storage"),
-        (faiss.IndexIDMap, "index"),
-    ):
-        if isinstance(index, types):
-            return faiss.downcast_index(getattr(index, member))
-    return None
 
 
 def _describe(index: faiss.Index) -> str:

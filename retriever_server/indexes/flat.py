@@ -12,7 +12,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from retriever_server.indexes import Needs, Settings, Sources
+from retriever_server.indexes import IndexSources, Needs, Settings
 from retriever_server.indexes.faiss_file import FILE, FaissIndex
 from retriever_server.indexes.gpu import gpu_screen
 from retriever_server.indexes.options import IndexOptions
@@ -41,7 +41,7 @@ class FlatIndex(FaissIndex):
         return Needs(disk=0, memory=0)
 
     @classmethod
-    def build(cls, sources: Sources, directory: Path) -> list[str]:
+    def build(cls, sources: IndexSources, directory: Path) -> list[str]:
         """Link the file of the vectors: it is the index."""
         assert sources.vectors is not None
         (directory / FILE).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from typing import cast
 import numpy as np
 
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
-from retriever_server.indexes import Index, Needs, Queries, Settings, Sources, index_class
+from retriever_server.indexes import Index, IndexSources, Needs, Queries, Settings, index_class
 from retriever_server.indexes.options import Bm25Options, HybridOptions, IndexOptions, options_of
 
 RANK_OFFSET = 60
@@ -43,7 +43,7 @@ class HybridIndex:
         return Needs(sum(part.disk for part in needs), max(part.memory for part in needs))
 
     @classmethod
-    def build(cls, sources: Sources, directory: Path) -> list[str]:
+    def build(cls, sources: IndexSources, directory: Path) -> list[str]:
         """Build each part in its own subfolder."""
         files = []
         for folder, part, options in _parts(sources.options):

@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 import torch
 
-from retriever_server.indexes import Needs, Settings, Sources
+from retriever_server.indexes import IndexSources, Needs, Settings
 from retriever_server.indexes.faiss_file import FILE, FaissIndex, chunks, training_sample
 from retriever_server.indexes.flat import map_vectors
 from retriever_server.indexes.gpu import gpu_screen
@@ -40,7 +40,7 @@ class _ScalarIndex(FaissIndex):
         return Needs(disk=count * dimension * cls.number_bytes, memory=memory)
 
     @classmethod
-    def build(cls, sources: Sources, directory: Path) -> list[str]:
+    def build(cls, sources: IndexSources, directory: Path) -> list[str]:
         """Write the codes; their ranges, if they have any, are those of a sample of TRAINING_ROWS."""
         vectors = map_vectors(sources.vectors)
         empty = faiss.IndexScalarQuantizer(vectors.shape[1], cls.quantizer, faiss.METRIC_INNER_PRODUCT)

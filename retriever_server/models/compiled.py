@@ -60,12 +60,14 @@ def can_compile(model: "SentenceTransformer") -> bool:
     return on_cpu and find_spec("openvino") is not None and hasattr(model[0], "auto_model")
 
 
-def streams_of(threads: int) -> int:
-    """The number of passes to compute at once.
+def passes_at_once() -> int:
+    """The number of passes to compute in parallel.
 
     Threads that share a pass wait for each other at each layer, longer if other processes use the cores too.
     """
-    return min(threads, MOST_STREAMS)
+    import torch
+
+    return min(torch.get_num_threads(), MOST_STREAMS)
 
 
 def _compiled_forward(model: "SentenceTransformer", transformer: Any, dtype: str) -> Any:
@@ -76,8 +78,8 @@ def _compiled_forward(model: "SentenceTransformer", transformer: Any, dtype: str
     example = model.preprocess(EXAMPLES)
     names = [name for name in example if isinstance(example[name], torch.Tensor)]
     converted = _convert(transformer, {name: example[name] for name in names})
-    # Compiled twice: a crowd is computed by several passes at once (see streams_of), a few texts by one.
-    crowd = _Passes(converted, dtype, names, streams_of(torch.get_num_threads()))
+    # Compiled twice: a crowd is computed by several passes at once (see passes_at_once), a few texts by one.
+    crowd = _Passes(converted, dtype, names, passes_at_once())
     alone = _Passes(converted, dtype, names, 1)
 
     def forward(**features: Any) -> BaseModelOutput:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from retriever_server.errors import RetrieverError, first_line
-from retriever_server.models.compiled import CROWD, can_compile, compile_model, streams_of
+from retriever_server.models.compiled import CROWD, can_compile, compile_model, passes_at_once
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,7 @@ class Encoder:
         self._batch_size = batch_size
         self._model = _load_model(name, device).eval()
         self.backend = _use_backend(self._model, dtype, backend)
-        self._passes = _passes_at_once(self.backend)
+        self._passes = passes_at_once() if self.backend == "openvino" else 1
         self._threads = ThreadPoolExecutor(self._passes, thread_name_prefix="encode")
         default = default_prompts(name, self._model.prompts)
         self.prompts = Prompts(
@@ -122,12 +122,6 @@ class Encoder:
             # Normalised here, not by the model: half precision leaves lengths that are off by a hundredth.
             unit = normalize(truncate_embeddings(vectors, self._model.truncate_dim).float(), dim=1)
             return unit.cpu().numpy()
-
-
-def _passes_at_once(backend: str) -> int:
-    import torch
-
-    return streams_of(torch.get_num_threads()) if backend == "openvino" else 1
 
 
 def default_prompts(name: str, configured: Mapping[str, str | None]) -> Prompts:

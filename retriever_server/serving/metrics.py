@@ -9,7 +9,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 NAMESPACE = "retriever"
 
 
-class Metrics:
+class ServiceMetrics:
     """Thread-safe counters, in a registry of their own, so that servers in one process do not mix."""
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from retriever_server.indexes import Index, Queries
 from retriever_server.models.encoder import Encoder
 from retriever_server.serving.batcher import Batcher
 from retriever_server.serving.cache import Cache
-from retriever_server.serving.metrics import Metrics
+from retriever_server.serving.metrics import ServiceMetrics
 
 ENCODE_BATCH, SEARCH_BATCH, RERANK_BATCH = 32, 256, 8
 WINDOW_S = 0.02
@@ -85,7 +86,7 @@ class Pipeline:
         index: Index,
         encoder: Encoder | None,
         limits: ServingLimits,
-        metrics: Metrics,
+        metrics: ServiceMetrics,
         rerank_rows: RerankRows | None = None,
     ) -> None:
         """Start the stages; the third one only with `rerank_rows`."""
@@ -215,9 +216,10 @@ class Pipeline:
     def _search(self, tickets: list[_Ticket]) -> None:
         # By depth: an index may find other rows when more are wanted, and each caller is to get what it would
         # have got alone.
-        ordered = sorted(tickets, key=_depth)
+        by_depth = attrgetter("lookup.depth")
+        ordered = sorted(tickets, key=by_depth)
         results = [
-            ranked for _, group in groupby(ordered, key=_depth) for ranked in self._ranked(list(group))
+            ranked for _, group in groupby(ordered, key=by_depth) for ranked in self._ranked(list(group))
         ]
         for ticket, ranked in zip(ordered, results, strict=True):
             ticket.ranked = ranked
@@ -267,7 +269,3 @@ class Pipeline:
         for ticket in tickets:
             if not ticket.answer.done():
                 ticket.answer.set_exception(error)
-
-
-def _depth(ticket: _Ticket) -> int:
-    return ticket.lookup.depth

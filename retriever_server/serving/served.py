@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence, Set
 
 from retriever_server.errors import Closed, Unavailable
-from retriever_server.serving.metrics import Metrics
+from retriever_server.serving.metrics import ServiceMetrics
 from retriever_server.serving.service import Passages, Searcher
 
 
@@ -11,7 +11,7 @@ class Served:
     """Shared by HTTP's threads, which read, and the thread that loads, which writes."""
 
     def __init__(self) -> None:
-        self.metrics = Metrics()
+        self.metrics = ServiceMetrics()
         self.stage = "starting"
         """What is being done until there is a searcher."""
         self.searcher: Searcher | None = None

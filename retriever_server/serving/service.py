@@ -9,7 +9,7 @@ import numpy as np
 from retriever_server.building.store import Manifest, Store
 from retriever_server.errors import Unavailable
 from retriever_server.models.reranker import Reranker
-from retriever_server.serving.metrics import Metrics
+from retriever_server.serving.metrics import ServiceMetrics
 from retriever_server.serving.pipeline import Lookup, Pipeline, RankedRows, ServingLimits
 
 NONE_EXCLUDED: Set[str] = frozenset()
@@ -38,7 +38,7 @@ class Searcher:
         self,
         store: Store,
         limits: ServingLimits = ServingLimits(),  # noqa: B008
-        metrics: Metrics | None = None,
+        metrics: ServiceMetrics | None = None,
         reranker: Reranker | None = None,
         rerank_depth: int = 0,
     ) -> None:
@@ -46,7 +46,7 @@ class Searcher:
         self._store, self._reranker, self._rerank_depth = store, reranker, rerank_depth
         self._answer_s = limits.answer_s
         rerank = self._rerank if reranker else None
-        self.pipeline = Pipeline(store.index, store.encoder, limits, metrics or Metrics(), rerank)
+        self.pipeline = Pipeline(store.index, store.encoder, limits, metrics or ServiceMetrics(), rerank)
 
     @property
     def manifest(self) -> Manifest:
@@ -64,7 +64,7 @@ class Searcher:
         """
         corpus = self._store.corpus
         return [
-            [Hit(*corpus[row], score) for row, score in _pairs(ranked)]
+            [Hit(*corpus[row], score) for row, score in zip(*map(np.ndarray.tolist, ranked), strict=True)]
             for ranked in self._ranked(queries, top_k, excluded)
         ]
 
@@ -127,7 +127,3 @@ class Searcher:
             RankedRows(ranked.rows[order], scores)
             for ranked, (order, scores) in zip(results, ranking, strict=True)
         ]
-
-
-def _pairs(ranked: RankedRows) -> list[tuple[int, float]]:
-    return list(zip(ranked.rows.tolist(), ranked.scores.tolist(), strict=True))

@@ -48,7 +48,7 @@ class Replica:
         return time.monotonic() - self.failed < REST_S
 
 
-Calls = dict["Future[ScoredRows]", Replica]
+ShardCalls = dict["Future[ScoredRows]", Replica]
 """The calls in progress for one query."""
 
 
@@ -62,13 +62,13 @@ class Shard:
         self._late_s = timeout_s / len(actors)
         self._lock = threading.Lock()
 
-    def begin(self, query: ShardQuery) -> Calls:
+    def begin(self, query: ShardQuery) -> ShardCalls:
         """Begin to answer `query`; pass the calls to `answer` to wait for them."""
-        calls: Calls = {}
+        calls: ShardCalls = {}
         self._call_another(query, calls)
         return calls
 
-    def answer(self, query: ShardQuery, calls: Calls) -> ScoredRows:
+    def answer(self, query: ShardQuery, calls: ShardCalls) -> ScoredRows:
         """Wait for one of `calls`, and make more of them if they fail or are late.
 
         Raises Unavailable when the time is up, and what the search itself raised.
@@ -85,7 +85,7 @@ class Shard:
             self._call_another(query, calls)
         raise Unavailable(f"shard {self._number} does not answer in time: {problem}", RETRY_AFTER_S)
 
-    def _call_another(self, query: ShardQuery, calls: Calls) -> None:
+    def _call_another(self, query: ShardQuery, calls: ShardCalls) -> None:
         replica = self._choose(besides=calls.values())
         if replica is None:
             return

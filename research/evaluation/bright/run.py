@@ -12,7 +12,6 @@ import requests
 from omegaconf import DictConfig
 
 from research.datasets.bright import BrightTask, hub_task, local_task
-from research.datasets.questions import atomic_path
 from research.datasets.rewriting_tasks import RewritingTask
 from research.errors import DataError
 from research.evaluation.bright.config import ORIGINAL, BrightConfig, read_config
@@ -26,6 +25,7 @@ from research.evaluation.config import EvaluationError
 from research.evaluation.engines.identity import model_identity
 from research.evaluation.outputs.folder import Free, check_same
 from research.evaluation.service import serving
+from research.files import atomic_path, write_atomically
 from research.places import CACHE
 from research.processes import alone_in
 
@@ -182,8 +182,7 @@ def _write(run_dir: Path, summary: dict[str, Any], scores: dict[str, dict[str, d
             file.writelines(
                 json.dumps({"task": task, "id": each, **row}) + "\n" for each, row in rows.items()
             )
-    with atomic_path(run_dir / METRICS_FILE) as temporary:
-        temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically(run_dir / METRICS_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
 def _asked(config: DictConfig) -> dict[str, Any]:

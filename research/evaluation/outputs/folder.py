@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from research.datasets.questions import atomic_path
 from research.evaluation.config import EvaluationError
+from research.files import write_atomically
 
 CONFIG, IDENTITY = "config.yaml", "identity.json"
 LOCK = ".lock"  # of research.processes.alone_in
@@ -68,8 +68,7 @@ def check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any], free
     if identity_path.exists():
         _check_identity(identity_path, identity)
     for target, text in ((identity_path, json.dumps(identity, indent=1)), (path, OmegaConf.to_yaml(config))):
-        with atomic_path(target) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_atomically(target, text)
 
 
 def _check_identity(path: Path, identity: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from research.episode.trajectory import Search, Trajectory
 from research.evaluation.config import EvaluationError
-from research.files import cut_half_line
+from research.files import atomic_path, cut_half_line
 
 PREDICTIONS, TIMINGS = "predictions.jsonl", "timings.jsonl"
 
@@ -100,12 +100,10 @@ class Predictions:
         """Bring the predictions into the order of the questions, all at once or not at all."""
         lines = {_line_key(line): line for line in _whole_lines(self._run_dir / PREDICTIONS)}
         path = self._run_dir / PREDICTIONS
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(lines[key] for key in order if key in lines)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
 
     def timings(self) -> list[dict[str, Any]]:
         """The rows of timings.jsonl, the last one of each question."""

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from research.drawing import COLOURS, STYLE, axes_of_figure, svg_text
 from research.evaluation.outputs.predictions import Predictions, read_predictions
 from research.evaluation.outputs.summary import COLUMNS, TITLES, cell_text, read_summary
+from research.files import write_atomically
 from research.metrics.statistics import bootstrap
 
 REPORT = "report.html"
@@ -38,9 +39,7 @@ def write_report(run_dir: Path) -> Path:
     )
     page = environment.get_template("evaluation/outputs/report.html.j2").render(_contents(run_dir))
     target = run_dir / REPORT
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(target)
+    write_atomically(target, page)
     return target
 
 

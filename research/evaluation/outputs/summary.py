@@ -12,6 +12,7 @@ import numpy as np
 
 from research.evaluation.outputs.predictions import Key
 from research.evaluation.outputs.scoring import METRICS, SHARES
+from research.files import write_atomically
 from research.metrics.statistics import bootstrap
 
 METRICS_FILE = "metrics.json"
@@ -65,10 +66,7 @@ def _means(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     """Write metrics.json, at once or not at all."""
-    path = run_dir / METRICS_FILE
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(run_dir / METRICS_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import requests
 from omegaconf import DictConfig, OmegaConf
 
 from research.datasets.bright import BrightTask, hub_task, local_task
-from research.datasets.questions import atomic_path
 from research.datasets.rewriting_tasks import RewritingTask
 from research.evaluation.bright.config import ORIGINAL, BrightConfig, read_bright_config
 from research.evaluation.bright.published import comparison
@@ -28,6 +27,7 @@ from research.evaluation.engines.identity import file_sha256, model_identity
 from research.evaluation.outputs.folder import RUNTIME_KEYS, check_same
 from research.evaluation.outputs.summary import MEAN, write_summary
 from research.evaluation.service import serving
+from research.files import atomic_path
 from research.places import CACHE
 from research.processes import alone_in
 

@@ -18,8 +18,8 @@ from urllib.parse import quote
 import numpy as np
 import pytrec_eval
 
-from research.datasets.questions import atomic_path
 from research.evaluation.config import EvaluationError
+from research.files import atomic_path
 
 Run = Mapping[str, Mapping[str, float]]
 """question id -> passage id -> score"""

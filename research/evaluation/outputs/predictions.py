@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.datasets.questions import atomic_path
 from research.episode.trajectory import Call, Trajectory
 from research.evaluation.config import EvaluationError
-from research.files import cut_half_line
+from research.files import atomic_path, cut_half_line
 
 PREDICTIONS, TIMINGS = "predictions.jsonl", "timings.jsonl"
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from research.datasets.questions import atomic_path
 from research.evaluation.outputs.predictions import PredictionKey
 from research.evaluation.outputs.scoring import METRICS, SHARES
+from research.files import atomic_path
 from research.metrics.statistics import bootstrap
 from research.report.tables import markdown_table
 

@@ -81,6 +81,8 @@ setup(
             "mypy",
             "grimp",
         ],
+        # The documentation site; pinned in requirements/docs.txt.
+        "docs": ["mkdocs-material", "mkdocstrings[python]", "ruff"],
     },
     entry_points={
         "verl.plugins": ["research = research.training.verl.plugin"],

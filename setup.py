@@ -64,7 +64,7 @@ setup(
             "evaluation/outputs/*.j2",
             "viewer/page/*",
         ],
-        "retriever_server": ["*.html"],
+        "retriever_server": ["http/*.html"],
     },
     install_requires=COMMON,
     extras_require={

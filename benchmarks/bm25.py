@@ -23,10 +23,10 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from retriever_server.analysis import STOP_WORDS, Analyzer
-from retriever_server.build import BuildOptions, build
+from retriever_server.building.build import BuildOptions, build
 from retriever_server.corpus import Corpus
 from retriever_server.indexes import Queries, Settings, index_class
+from retriever_server.indexes.analysis import STOP_WORDS, Analyzer
 from retriever_server.indexes.bm25 import Bm25Index
 from retriever_server.indexes.options import Bm25Options
 

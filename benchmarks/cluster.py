@@ -18,13 +18,13 @@ import click
 import numpy as np
 import ray
 
-from retriever_server.cluster import ClusterOptions, ShardedIndex
+from retriever_server.building.store import MANIFEST_FILE, Manifest, mark_file
 from retriever_server.corpus import CORPUS_FILE
-from retriever_server.encoder import set_threads
 from retriever_server.errors import Unavailable
 from retriever_server.indexes import Index, Queries
 from retriever_server.indexes.flat import FILE, FlatIndex, FlatWriter
-from retriever_server.store import MANIFEST_FILE, Manifest, mark_file
+from retriever_server.models.encoder import set_threads
+from retriever_server.serving.cluster import ClusterOptions, ShardedIndex
 
 TOP_K = 10
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-from retriever_server.bench import read_queries
+from benchmarks.load import read_queries
+from retriever_server.building.store import open_store
 from retriever_server.indexes import Queries
 from retriever_server.indexes.faiss_file import FILE, SCORE_DECIMALS
 from retriever_server.indexes.flat import map_vectors
-from retriever_server.store import open_store
 
 BATCH = 64
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import click
 from serving import answer, server
 
-from retriever_server.wire import MAX_QUERY_CHARS
+from retriever_server.http.wire import MAX_QUERY_CHARS
 
 ROUTES = {"/search": "query", "/batch_search": "query", "/retrieve": "queries"}
 SOCKET_S = 30

@@ -77,8 +77,8 @@ def main(corpora: tuple, questions: tuple, work: Path, rows: int, threads: int, 
 
 def prepare(corpora: tuple, questions: tuple, work: Path, rows: int, threads: int) -> None:
     """Write VECTORS and QUERIES into `work`."""
-    from retriever_server.encoder import Encoder, set_threads
     from retriever_server.indexes.flat import FlatWriter
+    from retriever_server.models.encoder import Encoder, set_threads
 
     set_threads(threads)
     encoder = Encoder("minilm")
@@ -141,15 +141,15 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def build(kind: str, work: Path, threads: int) -> tuple[float, int, int]:
     """(seconds, bytes of memory at most, bytes on disk)."""
-    from retriever_server.encoder import set_threads
-    from retriever_server.indexes import Sources, index_class
+    from retriever_server.indexes import IndexSources, index_class
+    from retriever_server.models.encoder import set_threads
 
     set_threads(threads)
     name, options = parsed(kind)
     before, started = peak_memory(), time.monotonic()
     folder = folder_of(kind, work)
     folder.mkdir(exist_ok=True)
-    files = index_class(name).build(Sources(None, work / VECTORS, options), folder)  # type: ignore[arg-type]
+    files = index_class(name).build(IndexSources(None, work / VECTORS, options), folder)  # type: ignore[arg-type]
     return (
         time.monotonic() - started,
         peak_memory() - before,
@@ -159,8 +159,8 @@ def build(kind: str, work: Path, threads: int) -> tuple[float, int, int]:
 
 def search(kind: str, work: Path, threads: int) -> dict[str, Any]:
     """Some fields of Figures."""
-    from retriever_server.encoder import set_threads
     from retriever_server.indexes import Queries, Settings, open_index
+    from retriever_server.models.encoder import set_threads
 
     set_threads(threads)
     name, options = parsed(kind)

@@ -20,9 +20,9 @@ import click
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.load import LevelResult, LoadProfile, measure, read_queries
 from benchmarks.serving import start, start_module
 from benchmarks.wsgi import processor_seconds
-from retriever_server.bench import Figures, Load, measure, read_queries
 
 STAGES = ("encode", "search")
 WARM_UP_S = 2.0
@@ -35,7 +35,7 @@ class SleepingEncoder:
         self._vector, self._seconds = np.full(dimension, dimension**-0.5, np.float32), seconds
 
     def encode_in_parts(self, texts: list[str]) -> Iterator[tuple[list[int], np.ndarray]]:
-        """See retriever_server.encoder.Encoder."""
+        """See retriever_server.models.encoder.Encoder."""
         time.sleep(self._seconds * len(texts))
         yield list(range(len(texts))), np.tile(self._vector, (len(texts), 1))
 
@@ -96,11 +96,13 @@ def cost(started: Any, queries: list[str], clients: int, seconds: float) -> tupl
     """
     process, port = started
     try:
-        url, found = f"http://127.0.0.1:{port}", list[Figures]()
-        warm = Load(url, seconds=WARM_UP_S, warm_up_s=0.0)
+        url, found = f"http://127.0.0.1:{port}", list[LevelResult]()
+        warm = LoadProfile(url, seconds=WARM_UP_S, warm_up_s=0.0)
         asyncio.run(measure(warm, [clients], queries[::-1], lambda figures: None))
         before = processor_seconds(process.pid)
-        asyncio.run(measure(Load(url, seconds=seconds, warm_up_s=0.0), [clients], queries, found.append))
+        asyncio.run(
+            measure(LoadProfile(url, seconds=seconds, warm_up_s=0.0), [clients], queries, found.append)
+        )
         busy = processor_seconds(process.pid) - before
         rate = found[0].requests_per_s
         figures = {"rate": rate, "cost": 1000 * busy / (rate * found[0].seconds)}
@@ -128,11 +130,11 @@ def stage_seconds(url: str) -> dict[str, float]:
 
 def serve_sleeping(index_dir: Path, encode_s: float, search_s: float) -> None:
     """The server itself, over the sleeping stages."""
-    from retriever_server import server
-    from retriever_server.pipeline import Limits
-    from retriever_server.served import Served
-    from retriever_server.service import Searcher
-    from retriever_server.store import open_store
+    from retriever_server.building.store import open_store
+    from retriever_server.http import server
+    from retriever_server.serving.pipeline import ServingLimits
+    from retriever_server.serving.served import Served
+    from retriever_server.serving.service import Searcher
 
     served = Served()
 
@@ -141,9 +143,9 @@ def serve_sleeping(index_dir: Path, encode_s: float, search_s: float) -> None:
         encoder = SleepingEncoder(store.manifest.dimension or 0, encode_s)
         index = SleepingIndex(store.manifest.count, search_s)
         slow: Any = replace(store, encoder=encoder, index=index)
-        return Searcher(slow, Limits(cache_mib=0), served.metrics)
+        return Searcher(slow, ServingLimits(cache_mib=0), served.metrics)
 
-    server.run(load, served, server.Options("127.0.0.1", 0, 256))
+    server.run(load, served, server.ListenOptions("127.0.0.1", 0, 256))
 
 
 if __name__ == "__main__":

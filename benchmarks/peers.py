@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from retriever_server.bench import Load, read_queries, wire_format
+from benchmarks.load import LoadProfile, read_queries, wire_format
 from retriever_server.corpus import read_documents
-from retriever_server.encoder import MINILM
+from retriever_server.models.encoder import MINILM
 
 ROOT = Path(__file__).parents[1]
 SHIM = Path(__file__).with_name("peer_shim.py")
@@ -226,13 +226,13 @@ def running(server: Server, work: Path) -> Iterator[str]:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until_it_answers(process, Load(url, server.wire), log.name)
+        wait_until_it_answers(process, LoadProfile(url, server.wire), log.name)
         yield url
     finally:
         stop(process)
 
 
-def wait_until_it_answers(process: subprocess.Popen, load: Load, log: str) -> None:
+def wait_until_it_answers(process: subprocess.Popen, load: LoadProfile, log: str) -> None:
     """Raises ClickException when it ends or does not answer in time."""
     deadline = time.monotonic() + START_DEADLINE_S
     while process.poll() is None and time.monotonic() < deadline:
@@ -256,7 +256,7 @@ def stop(process: subprocess.Popen) -> None:
 # ----------------------------------------------------------------------------------- measurements
 
 
-def ask(load: Load, query: str) -> list[str]:
+def ask(load: LoadProfile, query: str) -> list[str]:
     """The ids of the passages for one query. Raises OSError without an answer of status 200."""
     wire = wire_format(load.wire, 1)
     body = json.dumps(wire.body([query], load.top_k)).encode()
@@ -289,7 +289,7 @@ def measure(servers: list[Server], setting: Setting, rounds: int) -> list[dict[s
 def answers(url: str, server: Server, setting: Setting) -> list[list[str]]:
     """What the server finds for the first queries; it is warm afterwards."""
     queries = setting.queries.read_text().splitlines()[-COMPARED_QUERIES:]
-    return [ask(Load(url, server.wire, setting.top_k), query) for query in queries]
+    return [ask(LoadProfile(url, server.wire, setting.top_k), query) for query in queries]
 
 
 def report_agreement(found: dict[str, list[list[str]]]) -> None:
@@ -301,7 +301,7 @@ def report_agreement(found: dict[str, list[list[str]]]) -> None:
 
 
 def bench(url: str, server: Server, setting: Setting) -> Iterator[dict[str, Any]]:
-    """Figures of each concurrency, as `python -m retriever_server bench --json` prints them."""
+    """LevelResult of each concurrency, as `python -m retriever_server bench --json` prints them."""
     options = ["--url", url, "--wire", server.wire, "--queries", str(setting.queries), "--json"]
     options += ["--concurrency", setting.concurrency, "--seconds", str(setting.seconds)]
     command = [sys.executable, "-m", "retriever_server", "bench", *options, "--top-k", str(setting.top_k)]

@@ -6,7 +6,7 @@ costs.
 
 The application reads a JSON body and answers with 5 passages, after a wait in another thread as a search has
 one: what is measured is HTTP, Flask, and the hand-over between threads. `waitress` is the server as the
-retrieval service has it (retriever_server/httpd.py).
+retrieval service has it (retriever_server/http/httpd.py).
 """
 
 import asyncio
@@ -26,7 +26,7 @@ import click
 import psutil
 from flask import Flask, Response, request
 
-from retriever_server.bench import Figures, Load, measure
+from benchmarks.load import LevelResult, LoadProfile, measure
 
 THREADS = 256
 BATCH_S = 0.002  # between two answers to all who wait
@@ -61,7 +61,7 @@ def make_app() -> Flask:
 
 def serve_waitress(app: Flask, listener: socket.socket) -> None:
     """As the retrieval service does."""
-    from retriever_server.httpd import HttpServer
+    from retriever_server.http.httpd import HttpServer
 
     HttpServer(app, listener, THREADS).start()
     threading.Event().wait()
@@ -188,15 +188,17 @@ def granian_command(port: int) -> list[str]:
     ]
 
 
-async def ask(port: int, pid: int, clients: int, seconds: float) -> tuple[Figures, float]:
+async def ask(port: int, pid: int, clients: int, seconds: float) -> tuple[LevelResult, float]:
     """The figures, and the seconds of processor time that the server's processes took meanwhile."""
     await asyncio.to_thread(wait_until_it_listens, port)
-    load = Load(f"http://127.0.0.1:{port}", seconds=seconds, warm_up_s=1.0)
-    found: list[Figures] = []
+    load = LoadProfile(f"http://127.0.0.1:{port}", seconds=seconds, warm_up_s=1.0)
+    found: list[LevelResult] = []
     queries = [f"query {number}" for number in range(1000)]
-    await measure(Load(load.url, seconds=1.0), [clients], queries, lambda figures: None)
+    await measure(LoadProfile(load.url, seconds=1.0), [clients], queries, lambda figures: None)
     before = processor_seconds(pid)
-    await measure(Load(load.url, seconds=seconds, warm_up_s=0.0), [clients], queries * 100, found.append)
+    await measure(
+        LoadProfile(load.url, seconds=seconds, warm_up_s=0.0), [clients], queries * 100, found.append
+    )
     return found[0], processor_seconds(pid) - before
 
 

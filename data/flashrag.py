@@ -1,11 +1,8 @@
 """Question sets in FlashRAG's form: `python data/flashrag.py --help`."""
 
+import runpy
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from research.datasets.flashrag import main
-
-if __name__ == "__main__":
-    main()
+runpy.run_module("research.datasets.flashrag", run_name="__main__")

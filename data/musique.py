@@ -1,11 +1,8 @@
 """MuSiQue's questions: `python data/musique.py --help`."""
 
+import runpy
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from research.datasets.musique import main
-
-if __name__ == "__main__":
-    main()
+runpy.run_module("research.datasets.musique", run_name="__main__")

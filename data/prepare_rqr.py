@@ -1,11 +1,8 @@
-"""Training tasks for query reasoners out of Stack Exchange's dumps: `python data/prepare_rqr.py --help`."""
+"""Training tasks for query reasoners from Stack Exchange's dumps: `python data/prepare_rqr.py --help`."""
 
+import runpy
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from research.datasets.stack_exchange.prepare import main
-
-if __name__ == "__main__":
-    main()
+runpy.run_module("research.datasets.stack_exchange.prepare", run_name="__main__")

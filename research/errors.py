@@ -1,4 +1,4 @@
-"""Errors that end a command with one line."""
+"""Errors that end a command with one line, and warnings that do not."""
 
 import click
 
@@ -8,3 +8,8 @@ class DataError(click.ClickException, ValueError):
 
     A command that lets it through ends with `Error: MESSAGE` and exit code 1, without a traceback.
     """
+
+
+def warn(message: str) -> None:
+    """Print a warning in red, to stderr."""
+    click.secho(f"WARNING: {message}", fg="red", bold=True, err=True)

@@ -1,26 +1,51 @@
-"""Folders that appear whole or not at all, and files that lose the line which a kill cut off."""
+"""Files and folders that appear whole or not at all, and files that end in the line a kill cut off."""
 
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from research.errors import DataError
 
 
 @contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary neighbour to write: it becomes `path` if the block ends well, else it is removed.
+
+    Raises DataError if `path` cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all. Raises DataError."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
 def filling(folder: Path) -> Iterator[Path]:
     """A scratch folder whose files become those of `folder` if the block ends well.
 
-    A new folder appears whole; in an old one file after file is replaced. Raises DataError if that fails.
+    A new folder appears whole; in an existing one the files are replaced one by one. Raises DataError if
+    that fails.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside, prefix = folder.parent, f".{folder.name}."
         with tempfile.TemporaryDirectory(prefix=prefix, dir=beside, ignore_cleanup_errors=True) as name:
             scratch = Path(name)
-            scratch.chmod(0o755)  # made for its owner alone
+            scratch.chmod(0o755)  # tempfile makes it readable for its owner alone
             yield scratch
             if folder.exists():
                 for file in scratch.iterdir():
@@ -32,7 +57,7 @@ def filling(folder: Path) -> Iterator[Path]:
 
 
 def cut_half_line(path: Path) -> None:
-    """Take off a last line that was not written to its end: the next would be appended to it."""
+    """Remove an unfinished last line, which the next line would be appended to."""
     if not path.exists():
         return
     with path.open("rb+") as file:

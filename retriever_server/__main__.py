@@ -1,16 +1,15 @@
 """Command line: `python -m retriever_server build|serve|bench --help`.
 
-The commands import what they need inside: FAISS and Flask take a second, which --help does without.
+Commands import what they need inside: FAISS and Flask take a second, which --help does without.
 """
 
-import asyncio
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -21,30 +20,30 @@ from retriever_server.indexes import KINDS, Device
 from retriever_server.indexes.options import option_help
 
 if TYPE_CHECKING:
-    from retriever_server.encoder import Backend, Dtype
-    from retriever_server.metrics import Metrics
-    from retriever_server.pipeline import Limits
-    from retriever_server.server import Load
-    from retriever_server.service import Searcher
-    from retriever_server.store import Store
+    from retriever_server.http.server import SearcherLoader
+    from retriever_server.serving.metrics import ServiceMetrics
+    from retriever_server.serving.pipeline import ServingLimits
+    from retriever_server.serving.service import Searcher
 
 LARGE_BYTES = 2_000_000_000  # some ten seconds of SHA-256
 KIND_HELP = f"Kind of index: {', '.join(KINDS)}."
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 AT_LEAST_1 = click.IntRange(min=1)
-SECONDS = click.FloatRange(min=0.1)
-WIRES = ("research", "search_r1", "skyrl")
 
 threads_option = click.option("--threads", type=AT_LEAST_1, help="CPU threads.  [default: all cores]")
 options_option = click.option(
-    "--index-option", "index_options", multiple=True, metavar="KEY=VALUE", help="Of the kind, see below."
+    "--index-option",
+    "index_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the kind, see below.",
 )
 backend_option = click.option(
     "--encoder-backend",
+    "backend",
     type=click.Choice(["auto", "torch", "openvino"]),
     default="auto",
-    show_default=True,
     help="What computes the encoder; auto: OpenVINO on a CPU, else torch. Their vectors are the same.",
 )
 device_option = click.option("--device", help="cpu, cuda, cuda:1, ...  [default: an accelerator if any]")
@@ -52,14 +51,16 @@ device_option = click.option("--device", help="cpu, cuda, cuda:1, ...  [default:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Show the user's mistakes, and what the system refuses, as one line and exit status 1."""
+    """Show the user's mistakes, and the system's errors, as one line and exit with status 1."""
     try:
         yield
     except (RetrieverError, OSError) as error:
         raise click.ClickException(" ".join(str(error).split())) from error
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
+)
 def main() -> None:
     """Passage retrieval as a service: build an index over a corpus once, then serve it over HTTP.
 
@@ -69,23 +70,21 @@ def main() -> None:
       python -m retriever_server serve indexes/wiki --port 8000
       curl -s localhost:8000/search -d '{"query": "Who wrote Faust?", "top_n": 3}'
     """
-    # Threads that spin while they wait for each other are far slower when training has the cores too.
-    # OpenMP reads this as torch is loaded, which the commands do later.
+    # Threads that spin while they wait for each other are far slower when training uses the cores too.
+    # OpenMP reads this when torch is loaded, which the commands do later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @main.command(epilog=option_help())
 @click.argument("corpus", type=FILE)
 @click.argument("index_dir", type=FOLDER)
-@click.option(
-    "--encoder", default="minilm", show_default=True, help="Hub name or folder of a model, or minilm."
-)
-@click.option("--index", "kind", default="flat", show_default=True, metavar="KIND", help=KIND_HELP)
+@click.option("--encoder", default="minilm", help="Hub name or folder of a model, or minilm.")
+@click.option("--index", "kind", default="flat", metavar="KIND", help=KIND_HELP)
 @click.option("--query-prompt", help="Text before each query.  [default: the model's own]")
 @click.option("--passage-prompt", help="Text before each passage.  [default: the model's own]")
 @click.option("--faiss-index", type=FILE, help="Adopt this index: check it against CORPUS, then link to it.")
 @click.option("--vectors", type=FILE, help="Build from the vectors in this flat index; nothing is encoded.")
-@click.option("--batch-size", type=AT_LEAST_1, default=64, show_default=True, help="Passages a model pass.")
+@click.option("--batch-size", type=AT_LEAST_1, default=64, help="Passages per model pass.")
 @click.option("--force", is_flag=True, help="Replace the index that INDEX_DIR already holds.")
 @options_option
 @backend_option
@@ -94,9 +93,9 @@ def main() -> None:
 def build(corpus: Path, index_dir: Path, **options: Any) -> None:
     """Encode CORPUS into the new directory INDEX_DIR.
 
-    CORPUS is JSON Lines, plain, .gz or .tar.gz, one {"id": ..., "contents": "title\\ntext"} a row, or one
-    {"_id": ..., "title": ..., "text": ...} as in BEIR. INDEX_DIR appears only when it is complete; a build
-    that was interrupted resumes when the command is given again. Building the same index again does nothing.
+    CORPUS is JSON Lines, plain, .gz or .tar.gz, one {"id": ..., "contents": "title\\ntext"} per row, or one
+    {"_id": ..., "title": ..., "text": ...} as in BEIR. INDEX_DIR appears only when it is complete; an
+    interrupted build resumes when the command is given again. Building the same index again does nothing.
 
     \b
     Examples:
@@ -107,90 +106,94 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
       python -m retriever_server build wiki-18.jsonl indexes/wiki18_hnsw --index hnsw --index-option M=48 \\
           --encoder intfloat/e5-base-v2 --vectors e5_Flat.index
     """
-    from retriever_server import build as building
+    from retriever_server.building import build as building
 
-    # An exit that unwinds, so that what is encoded is on disk.
+    # Exit by unwinding, so that what is encoded is on disk.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with one_line_errors():
         manifest, built = building.build(building.BuildOptions(corpus=corpus, target=index_dir, **options))
     state = "built" if built else "already built, nothing to do"
     made_with = f"{manifest.kind}, {manifest.encoder}" if manifest.encoder else manifest.kind
-    figures = f"{manifest.count:,} passages, {made_with}, corpus {manifest.corpus.sha256[:12]}"
-    click.echo(f"{index_dir}: {state} ({figures})")
+    summary = f"{manifest.count:,} passages, {made_with}, corpus {manifest.corpus.sha256[:12]}"
+    click.echo(f"{index_dir}: {state} ({summary})")
 
 
-RAY_OPTIONS = (
-    click.option("--ray", is_flag=True, help="Search the index in shards, actors of a Ray cluster."),
-    click.option(
-        "--ray-address",
-        metavar="HOST:PORT",
-        help="Head of the cluster, of which this machine is a node.  [default: start Ray here]",
-    ),
-    click.option("--shards", type=AT_LEAST_1, help="Slices of the index.  [default: 1]"),
-    click.option("--replicas", type=AT_LEAST_1, help="Actors that hold each slice.  [default: 1]"),
-    click.option("--shard-cpus", type=AT_LEAST_1, help="CPUs, and threads, an actor.  [default: 1]"),
-    click.option(
-        "--shard-timeout",
-        type=click.FloatRange(min=0, min_open=True),
-        help="Seconds until a shard that does not answer is a 503.  [default: 10]",
-    ),
-)
+RAY_OPTIONS = {
+    "ray_address": "address",
+    "shards": "shards",
+    "replicas": "replicas",
+    "shard_cpus": "cpus",
+    "shard_timeout": "timeout_s",
+}
+"""Option -> field of ClusterOptions, whose defaults apply where an option is not given."""
 
 
 def ray_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that spread an index over a Ray cluster: None where not given."""
-    for option in reversed(RAY_OPTIONS):
+    """Add the options that distribute an index over a Ray cluster: None if not given."""
+    for option in (
+        click.option(
+            "--shard-timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Seconds until a shard that does not answer is a 503.  [default: 10]",
+        ),
+        click.option("--shard-cpus", type=AT_LEAST_1, help="CPUs, and threads, per actor.  [default: 1]"),
+        click.option("--replicas", type=AT_LEAST_1, help="Actors that hold each slice.  [default: 1]"),
+        click.option("--shards", type=AT_LEAST_1, help="Slices of the index.  [default: 1]"),
+        click.option(
+            "--ray-address",
+            metavar="HOST:PORT",
+            help="Head of the cluster, of which this machine is a node.  [default: start Ray here]",
+        ),
+        click.option("--ray", is_flag=True, help="Search the index in shards, actors of a Ray cluster."),
+    ):
         command = option(command)
     return command
 
 
 @main.command(epilog=option_help())
 @click.argument("index_dir", type=FOLDER)
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
-@click.option("--http-threads", type=AT_LEAST_1, default=256, show_default=True, help="Requests at once.")
+@click.option("--host", default="127.0.0.1", help="0.0.0.0 admits other machines.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0: a free one.")
+@click.option("--http-threads", type=AT_LEAST_1, default=256, help="Requests at once.")
 @click.option(
     "--max-queue",
     type=AT_LEAST_1,
     default=1024,
-    show_default=True,
-    help="Different queries in flight; a request that needs more is answered 503, with when to come back.",
+    help="Different queries in flight; a request that needs more is answered 503, with when to try again.",
 )
 @click.option(
     "--cache-size",
     type=click.IntRange(min=0),
     default=64,
-    show_default=True,
     metavar="MIB",
-    help="Memory for answers and vectors of queries seen before. 0: none are kept.",
+    help="Memory for answers and vectors of earlier queries. 0: none are kept.",
 )
 @click.option(
     "--token",
     envvar="RETRIEVER_TOKEN",
     show_envvar=True,
-    help='Requests must carry "Authorization: Bearer TOKEN", but for GET / and /health. Other users of this '
+    help='Requests must carry "Authorization: Bearer TOKEN", except GET / and /health. Other users of this '
     "machine can read a command line, but not the variable.",
 )
 @click.option(
     "--reload",
     is_flag=True,
-    help="On SIGHUP, and with a token on POST /reload, change to the index that is then in INDEX_DIR.",
+    help="On SIGHUP, and with a token on POST /reload, switch to the index that is then in INDEX_DIR.",
 )
 @click.option("--encoder", help="Where the model is now, if it has moved since the build.")
 @click.option(
     "--encoder-dtype",
+    "dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
-    show_default=True,
     help="What the encoder computes in. The halves may be twice as fast; scores change in the fifth decimal.",
 )
-@click.option("--reranker", help="Hub name or folder of a cross-encoder that orders what the index found.")
+@click.option("--reranker", help="Hub name or folder of a cross-encoder that reorders what the index found.")
 @click.option(
     "--rerank-depth",
     type=click.IntRange(1, 1000),
     default=50,
-    show_default=True,
-    help="Passages a query that the reranker reads, if more are not asked for.",
+    help="Passages per query that the reranker reads, unless more are requested.",
 )
 @click.option("--skip-fingerprint", is_flag=True, help="Check sizes and sample rows, not the whole files.")
 @click.option("--die-with-parent", is_flag=True, help="End when the starting process ends (Linux).")
@@ -198,7 +201,6 @@ def ray_options(command: Callable[..., None]) -> Callable[..., None]:
     "--index-device",
     type=click.Choice(get_args(Device)),
     default="cpu",
-    show_default=True,
     help="Where flat and flat_fp16 are searched; auto: on GPUs if they fit.",
 )
 @options_option
@@ -210,8 +212,8 @@ def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
     """Serve the index in INDEX_DIR over HTTP until SIGTERM or ctrl-C.
 
     GET /health answers 503 while the index loads. POST /search, /batch_search and /retrieve search it. GET /
-    is a page to search by hand, GET /metrics for Prometheus. A line "ready: URL" appears on standard output
-    once searches are answered. SIGTERM finishes what is in flight.
+    is a page to search by hand, GET /metrics is for Prometheus. A line "ready: URL" appears on standard
+    output once searches are answered. SIGTERM finishes what is in flight.
 
     With --ray, shards of an index of kind flat are searched on the nodes of a Ray cluster, which must all see
     INDEX_DIR at the same path. Answers are the same as without. Passages and encoder stay here.
@@ -225,11 +227,11 @@ def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
       python -m retriever_server serve indexes/wiki --index-device auto
       python -m retriever_server serve indexes/wiki --ray --ray-address 10.0.0.1:6379 --shards 4 --replicas 2
     """
-    from retriever_server import server
-    from retriever_server.pipeline import Limits
-    from retriever_server.served import Served
+    from retriever_server.http import server
+    from retriever_server.serving.pipeline import ServingLimits
+    from retriever_server.serving.served import Served
 
-    limits = Limits(cache_mib=options.pop("cache_size"), max_queue=options.pop("max_queue"))
+    limits = ServingLimits(cache_mib=options.pop("cache_size"), max_queue=options.pop("max_queue"))
     listen = {name: options.pop(name) for name in ("host", "port", "http_threads", "token", "reload")}
     with one_line_errors():
         if die_with_parent:
@@ -237,87 +239,66 @@ def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
         served = Served()
         cluster = _pop_cluster_options(options)
         load = _loader(index_dir, limits, served.metrics, cluster, **options)
-        server.run(load, served, server.Options(**listen), at_end=_leave_ray)
+        server.run(load, served, server.ListenOptions(**listen), at_end=_leave_ray)
 
 
 def _pop_cluster_options(options: dict[str, Any]) -> dict[str, Any] | None:
-    """Take the `ray_options` out: the given ones by the names of ClusterOptions, None without --ray."""
-    names = {
-        "ray_address": "address",
-        "shards": "shards",
-        "replicas": "replicas",
-        "shard_cpus": "cpus",
-        "shard_timeout": "timeout_s",
-    }
-    values = {option: options.pop(option) for option in names}
-    given = [option for option in names if values[option] is not None]
+    """Take the `ray_options` out: those given by the names of ClusterOptions, None without --ray."""
+    values = {option: options.pop(option) for option in RAY_OPTIONS}
+    given = [option for option in RAY_OPTIONS if values[option] is not None]
     if not options.pop("ray"):
         if given:
             raise click.UsageError(f"--{given[0].replace('_', '-')} needs --ray")
         return None
     if options["index_device"] != "cpu":
-        raise click.UsageError("--ray searches on CPUs: it does not go with --index-device")
-    return {names[option]: values[option] for option in given}
+        raise click.UsageError("--ray searches on CPUs: it cannot be combined with --index-device")
+    return {RAY_OPTIONS[option]: values[option] for option in given}
 
 
 def _loader(
     index_dir: Path,
-    limits: "Limits",
-    metrics: "Metrics",
+    limits: "ServingLimits",
+    metrics: "ServiceMetrics",
     cluster: dict[str, Any] | None,
     *,
-    encoder_dtype: "Dtype",
-    encoder_backend: "Backend",
     reranker: str | None,
     rerank_depth: int,
     threads: int | None,
     skip_fingerprint: bool,
     **opening: Any,
-) -> "Load":
-    opening |= {"dtype": encoder_dtype, "backend": encoder_backend}
-
-    def load(tell: Callable[[str], None]) -> "Searcher":
-        tell("loading libraries")
-        from retriever_server.encoder import set_threads
-        from retriever_server.service import Searcher
-        from retriever_server.store import open_store
+) -> "SearcherLoader":
+    def load(report: Callable[[str], None]) -> "Searcher":
+        report("loading libraries")
+        from retriever_server.building.store import open_store
+        from retriever_server.models.encoder import set_threads
+        from retriever_server.models.reranker import Reranker
+        from retriever_server.serving.service import Searcher
 
         if threads:
             set_threads(threads)
         contents = not skip_fingerprint and not _too_large_to_check(index_dir)
-        store = open_store(index_dir, check_contents=contents, tell=tell, **opening)
-        ranker = None
-        if reranker is not None:
-            tell("loading the reranker")
-            from retriever_server.rerank import Reranker
-
-            ranker = Reranker(reranker, opening["device"])
+        store = open_store(index_dir, check_contents=contents, report=report, **opening)
+        report("loading the reranker")
+        ranker = None if reranker is None else Reranker(reranker, opening["device"])
         if cluster is not None:  # last: what fails before leaves no actors behind
-            tell("starting the shards")
-            store = _sharded(store, index_dir, cluster)
+            report("starting the shards")
+            from retriever_server.serving.cluster import ClusterOptions, ShardedIndex
+
+            index = ShardedIndex(index_dir, ClusterOptions(**cluster))
+            store = replace(store, index=index, release=index.close)
         return Searcher(store, limits, metrics, ranker, rerank_depth)
 
     return load
 
 
-def _sharded(store: "Store", index_dir: Path, options: dict[str, Any]) -> "Store":
-    """`store` with its index on a Ray cluster."""
-    from retriever_server.cluster import ClusterOptions, ShardedIndex
-
-    index = ShardedIndex(index_dir, ClusterOptions(**options))
-    return replace(store, index=index, release=index.close)
-
-
 def _leave_ray() -> None:
-    """Stop the Ray that was started here. The kernel would stop it with us, but some of its processes only
-    after a minute.
-    """
+    """Stop a Ray that was started here; the kernel would end some of its processes only after a minute."""
     if ray := sys.modules.get("ray"):
         ray.shutdown()
 
 
 def _too_large_to_check(index_dir: Path) -> bool:
-    from retriever_server.store import read_manifest
+    from retriever_server.building.store import read_manifest
 
     manifest = read_manifest(index_dir)
     large = manifest.corpus.bytes + sum(file.bytes for file in manifest.files.values()) > LARGE_BYTES
@@ -326,62 +307,15 @@ def _too_large_to_check(index_dir: Path) -> bool:
     return large
 
 
-def _levels(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
-    levels = [int(word) if word.strip().isdecimal() else 0 for word in value.split(",")]
-    if min(levels) < 1:
-        raise click.BadParameter("numbers of clients with commas between them, such as 1,8,64")
-    return levels
-
-
-@main.command()
-@click.option("--url", help="The server to measure, for example http://127.0.0.1:8000.")
-@click.option("--ceiling", is_flag=True, help="Instead of --url: measure what this client itself can do.")
-@click.option("--queries", "queries_file", type=FILE, required=True, help="What to ask.")
-@click.option("--wire", type=click.Choice(WIRES), default="research", show_default=True, help="Wire format.")
-@click.option("--concurrency", callback=_levels, default="1,8,64,256", show_default=True, help="Clients.")
-@click.option("--top-k", type=AT_LEAST_1, default=5, show_default=True, help="Passages a query.")
-@click.option("--batch", type=AT_LEAST_1, default=1, show_default=True, help="Queries a request.")
-@click.option("--seconds", type=SECONDS, default=10, show_default=True, help="Seconds a concurrency.")
-@click.option("--requests", type=AT_LEAST_1, help="Requests a concurrency, instead of --seconds.")
-@click.option(
-    "--warm-up", "warm_up_s", type=SECONDS, default=1, show_default=True, help="Seconds before them."
-)
-@click.option(
-    "--timeout", "timeout_s", type=SECONDS, default=60, show_default=True, help="Seconds; an error."
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a concurrency instead of the table.")
-def bench(
-    url: str | None, ceiling: bool, queries_file: Path, concurrency: list[int], as_json: bool, **options: Any
-) -> None:
-    """Measure a server under load: requests/s, latencies, errors, for each number of clients at once.
-
-    The server may be any that speaks ReSearch's /search (research), Search-R1's and veRL's /retrieve
-    (search_r1) or SkyRL's (skyrl). The file of queries has one a line, or is JSON Lines with "question" or
-    "query"; none is asked twice as long as there are enough. Ctrl-C prints what was measured so far.
-
-    \b
-    Examples:
-      python -m retriever_server bench --url http://127.0.0.1:8000 --queries my.questions.jsonl
-      python -m retriever_server bench --url http://10.0.0.7:8000 --wire search_r1 --queries queries.txt \\
-          --concurrency 64 --seconds 30 --json
-    """
-    from retriever_server import bench as benching
-    from retriever_server.bench_ceiling import instant_server
-
-    if (url is None) != ceiling:
-        raise click.UsageError("give either --url or --ceiling")
-
-    def report(figures: benching.Figures) -> None:
-        click.echo(json.dumps(figures._asdict()) if as_json else benching.table_row(figures))
-
-    with one_line_errors(), ExitStack() as stack:
-        queries = benching.read_queries(queries_file)
-        address = url or stack.enter_context(instant_server(options["top_k"], options["batch"]))
-        load = benching.Load(url=address, **options)
-        asyncio.run(benching.check_server(load))
-        if not as_json:
-            click.echo(benching.HEADER)
-        asyncio.run(benching.measure(load, concurrency, queries, report))
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Measure any server of these wire formats under load (benchmarks/load.py, in a checkout)."""
+    try:
+        load = import_module("benchmarks.load")
+    except ModuleNotFoundError as error:
+        raise click.ClickException("bench is benchmarks/load.py of a checkout, which is not here") from error
+    load.main(list(arguments), prog_name="python -m retriever_server bench", standalone_mode=False)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Corpus: JSON Lines in, checked row by row; out a canonical copy with row offsets, read by memory map.
+"""Corpus: reads JSON Lines, checked row by row, and keeps a canonical copy with row offsets, memory-mapped.
 
 A source row is `{"id": ..., "contents": ...}`, or BEIR's `{"_id": ..., "title": ..., "text": ...}`; further
-keys are dropped. The canonical copy keeps exactly id and contents, so its SHA-256 is the corpus fingerprint,
-as `sha256sum corpus.jsonl` in an index directory shows.
+keys are dropped. The canonical copy has exactly id and contents, so its SHA-256, as shown by
+`sha256sum corpus.jsonl` in an index directory, is the fingerprint of the corpus.
 """
 
 import gzip
@@ -36,12 +36,12 @@ OTHER_FORMATS = {
     b"\xfd7zXZ\x00": "packed by xz",
     b"\x28\xb5\x2f\xfd": "packed by zstd",
 }
-"""what a file begins with -> what it is"""
+"""First bytes of a file -> its format."""
 _AFTER_ID = b'", "contents": '  # in a row of the canonical copy
 
 
 class Document(NamedTuple):
-    """One passage. `id` is always a string, also where the source gives an integer."""
+    """One passage. `id` is always a string, even if the source has an integer."""
 
     id: str
     contents: str
@@ -51,8 +51,8 @@ class Document(NamedTuple):
         return json.dumps(self._asdict(), ensure_ascii=False).encode() + b"\n"
 
 
-def well_formed(text: str) -> str:
-    """The text with U+FFFD for each half of a surrogate pair: no UTF-8 and no tokenizer takes those."""
+def replace_surrogates(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair, which neither UTF-8 nor tokenizers accept."""
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -60,7 +60,7 @@ def well_formed(text: str) -> str:
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What identifies a corpus: number of rows, size and SHA-256 of its canonical copy."""
+    """Identifies a corpus: its number of rows, and size and SHA-256 of its canonical copy."""
 
     count: int
     bytes: int
@@ -68,10 +68,10 @@ class CorpusSummary:
 
 
 def read_documents(path: Path, repaired: list[int] | None = None) -> Iterator[tuple[int, Document]]:
-    """Yield (line number from 1, document) for each row; blank lines are passed over.
+    """Yield (line number from 1, document) for each row, skipping blank lines.
 
-    Half surrogate pairs become U+FFFD, and the lines that hold any are put into `repaired`.
-    Raises RetrieverError that names file and line at the first malformed row.
+    Half surrogate pairs become U+FFFD, and the lines with any are appended to `repaired`. Raises
+    RetrieverError with file and line at the first malformed row.
     """
     number = 0
     try:
@@ -80,7 +80,7 @@ def read_documents(path: Path, repaired: list[int] | None = None) -> Iterator[tu
                 if not line.strip():
                     continue
                 raw = _parse(line)
-                document = Document(*map(well_formed, raw))
+                document = Document(*map(replace_surrogates, raw))
                 if repaired is not None and document != raw:
                     repaired.append(number)
                 yield number, document
@@ -91,10 +91,9 @@ def read_documents(path: Path, repaired: list[int] | None = None) -> Iterator[tu
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of the corpus, by what the file holds whatever it is called: the hub's wiki-18.jsonl.gz is a
-    gzipped tar.
-    """
-    head = _head(file)
+    """The lines of the corpus, by content, not by name: the hub's wiki-18.jsonl.gz is a gzipped tar."""
+    head = file.read(512)
+    file.seek(0)
     if head.startswith(b"\x1f\x8b"):
         with gzip.open(file) as unpacked:
             yield from _lines(unpacked)  # type: ignore[arg-type]
@@ -106,36 +105,27 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield from file
 
 
-def _head(file: BinaryIO) -> bytes:
-    head = file.read(512)
-    file.seek(0)
-    return head
-
-
 def _lines_of_tar(file: BinaryIO) -> Iterator[bytes]:
-    found = None
+    corpus = None
     with tarfile.open(fileobj=file, mode="r|") as archive:
         for member in archive:
             content = archive.extractfile(member)
-            if content is None or not _is_json_lines(member.name):
+            path = PurePosixPath(member.name)
+            hidden = path.name.startswith(".")  # macOS adds ._NAME
+            if content is None or hidden or path.suffix not in (".jsonl", ".json"):
                 continue
-            if found:
+            if corpus:
                 raise ValueError(
-                    f"the archive holds more than one corpus, {found} and {member.name}; unpack it"
+                    f"the archive holds more than one corpus, {corpus} and {member.name}; unpack it"
                 )
-            found = member.name
+            corpus = member.name
             yield from content
-    if not found:
+    if not corpus:
         raise ValueError(f"the archive holds no .jsonl file; {ACCEPTED}")
 
 
-def _is_json_lines(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix in (".jsonl", ".json") and not path.name.startswith(".")  # macOS adds ._NAME
-
-
 def _parse(line: bytes) -> Document:
-    """Check one row; a ValueError says what is wrong with it."""
+    """Check one row; raises ValueError with what is wrong with it."""
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -159,7 +149,7 @@ def _id_of(row: dict[str, Any]) -> str:
 
 
 def _contents_of(row: dict[str, Any]) -> str:
-    """The contents, or title and text put together as contents are."""
+    """The contents, or title and text joined into contents."""
     if "contents" in row:
         fields = {"contents": row["contents"]}
     elif "text" in row:
@@ -176,9 +166,10 @@ def _contents_of(row: dict[str, Any]) -> str:
 
 
 def scan_corpus(path: Path) -> CorpusSummary:
-    """Read the whole source once: check every row and that no id stands twice, and take the fingerprint.
+    """Read the whole source once: check every row and that ids are unique, and take the fingerprint.
 
-    Memory: 8 bytes a row. Raises RetrieverError at a malformed row, a repeated id, or a corpus without rows.
+    Memory: 8 bytes per row. Raises RetrieverError at a malformed row, a repeated id, or a corpus without
+    rows.
     """
     digest, size, id_hashes = hashlib.sha256(), 0, array("q")
     repaired: list[int] = []
@@ -201,10 +192,10 @@ def _refuse_repeated_ids(path: Path, id_hashes: array) -> None:
     suspects = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     if not suspects:
         return
-    lines: dict[str, int] = {}  # two ids may share a hash by chance: only a second look at the ids can tell
+    lines: dict[str, int] = {}  # ids may share a hash by chance, so the ids themselves are compared
     for number, (name, _) in read_documents(path):
         if name in lines:
-            raise RetrieverError(f'{path}:{number}: id "{name[:200]}" already stands in line {lines[name]}')
+            raise RetrieverError(f'{path}:{number}: id "{name[:200]}" is already in line {lines[name]}')
         if hash(name) in suspects:
             lines[name] = number
 
@@ -212,11 +203,10 @@ def _refuse_repeated_ids(path: Path, id_hashes: array) -> None:
 def write_corpus(source: Path, directory: Path, expected: CorpusSummary) -> None:
     """Write the canonical copy and its row offsets (int64 [count + 1]) into `directory`.
 
-    Raises RetrieverError when the source is no longer the one that `expected` was taken from.
+    Raises RetrieverError when the source has changed since `expected` was taken from it.
     """
-    offsets = np.lib.format.open_memmap(
-        directory / OFFSETS_FILE, mode="w+", dtype=np.int64, shape=(expected.count + 1,)
-    )
+    path, shape = directory / OFFSETS_FILE, (expected.count + 1,)
+    offsets = np.lib.format.open_memmap(path, mode="w+", dtype=np.int64, shape=shape)
     digest, written = hashlib.sha256(), 0
     with (directory / CORPUS_FILE).open("wb") as copy:
         documents = _with_progress(read_documents(source), "copying the corpus", expected.count)
@@ -238,14 +228,20 @@ def _with_progress(
     return tqdm(documents, desc=what, total=count, unit=" rows", mininterval=1, delay=2, leave=False)
 
 
-class Corpus:
-    """The canonical copy in an index directory: `corpus[row]` is a Document, read through a memory map.
+def row_chunks(count: int, size: int, what: str, done: int = 0) -> Iterator[range]:
+    """Ranges of at most `size` rows that cover `done` to `count`, with a progress bar titled `what`."""
+    with tqdm(total=count, initial=done, desc=what, unit=" passages", mininterval=1, delay=1) as progress:
+        for start in range(done, count, size):
+            rows = range(start, min(start + size, count))
+            yield rows
+            progress.update(len(rows))
 
-    Safe to read from many threads.
-    """
+
+class Corpus:
+    """The canonical copy in an index directory, memory-mapped; `corpus[row]` is a Document. Thread-safe."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises RetrieverError when the offsets do not belong to the copy, OSError when a file is absent."""
+        """Raise RetrieverError when the offsets do not belong to the copy, OSError when a file is absent."""
         with (directory / CORPUS_FILE).open("rb") as file:
             self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         offsets = directory / OFFSETS_FILE
@@ -263,17 +259,16 @@ class Corpus:
         return Document(**json.loads(self.line(row)))
 
     def line(self, row: int) -> bytes:
-        """The row as it stands in the copy, a JSON object in UTF-8, without its line feed."""
+        """The row as in the copy: a JSON object in UTF-8, without its line feed."""
         start, end = self._offsets[row : row + 2].tolist()
         return self._text[start : end - 1]
 
     def id_line(self, row: int) -> bytes:
-        """The row without its contents, a JSON object still; what it costs does not hang on their length."""
+        """The row without its contents, still JSON, at a cost that does not depend on their length."""
         start, end = self._offsets[row : row + 2].tolist()
-        # Inside an id the quotation marks would be escaped, so this is where it ends.
+        # Within an id, quotation marks are escaped, so this is where the id ends.
         return self._text[start : self._text.find(_AFTER_ID, start, end)] + b'"}'
 
     def id(self, row: int) -> str:
         """The id of the row."""
-        name: str = json.loads(self.id_line(row))["id"]
-        return name
+        return json.loads(self.id_line(row))["id"]

@@ -1,20 +1,20 @@
-"""The exceptions that others are to know: a mistake of the user's, and a service that cannot answer now."""
+"""The package's exceptions: a mistake of the user's, and a service that cannot answer now."""
 
 BUILD_AGAIN = "build the index again with --force"
 
 
 class RetrieverError(Exception):
-    """A wrong file, option or index. Its message is one line that says what is wrong and what to do."""
+    """A wrong file, option or index; the message is one line that says what is wrong and what to do."""
 
 
 class TooLittleMemory(RetrieverError):
-    """It may be enough another time: what is made already is worth keeping."""
+    """Too little memory right now: a later attempt may succeed, so finished work is worth keeping."""
 
 
 class Unavailable(Exception):
-    """No answer now, but probably in `retry_after_s` seconds: a full queue, a part of the index that is gone.
+    """No answer now, but probably in `retry_after_s` seconds: a full queue, or a missing part of the index.
 
-    HTTP answers 503 with Retry-After; whatever else waited in the same batch gets the same answer.
+    HTTP answers 503 with Retry-After; everything else in the same batch gets the same answer.
     """
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
@@ -23,4 +23,9 @@ class Unavailable(Exception):
 
 
 class Closed(Exception):
-    """The searcher takes no more queries: another one has taken its place, or the server ends."""
+    """The searcher takes no more queries: another one has replaced it, or the server is shutting down."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the error's message, or its type if the message is empty."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Main memory: is there enough, said before it is taken instead of by the kernel's killer afterwards."""
+"""Main memory: check that there is enough before taking it, so that the kernel does not kill the process."""
 
 import psutil
 
@@ -8,7 +8,7 @@ GB = 1e9
 
 
 def require_memory(needed: int, what: str, advice: str, free: int | None = None) -> None:
-    """Raises TooLittleMemory when `what` takes more than the `free` bytes (None: what the system has)."""
+    """Raise TooLittleMemory if `what` takes more than `free` bytes (None: what the system has available)."""
     free = psutil.virtual_memory().available if free is None else free
     if needed > free:
         raise TooLittleMemory(

@@ -25,8 +25,8 @@ from research.episode.loop import Generation, Limits
 from research.episode.protocol import Protocol
 from research.episode.tokens import TokenProtocol
 from research.episode.trajectory import Passage
-from retriever_server import build, store
-from retriever_server.encoder import MINILM, Encoder
+from retriever_server.building import build, store
+from retriever_server.models.encoder import MINILM, Encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import requests
 
-from retriever_server.build import BuildOptions, build
-from retriever_server.encoder import set_threads
+from retriever_server.building.build import BuildOptions, build
+from retriever_server.models.encoder import set_threads
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 120

@@ -21,7 +21,7 @@ from research.evaluation import service
 from research.evaluation.bright import run as bright_run
 from research.evaluation.bright.__main__ import main
 from research.evaluation.bright.trec import read_run
-from retriever_server.build import BuildOptions, build
+from retriever_server.building.build import BuildOptions, build
 
 DOCUMENTS = {
     "crown": "The king wears a crown of gold.",

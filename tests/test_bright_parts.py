@@ -17,10 +17,10 @@ from research.datasets.rewriting_tasks import RewritingTask
 from research.episode.trajectory import Passage
 from research.errors import DataError
 from research.evaluation.bright import published
-from research.evaluation.bright.config import compose_bright, read_bright
+from research.evaluation.bright.config import compose_bright, read_bright_config
 from research.evaluation.bright.fusion import best, fuse, reciprocal_ranks, summed
 from research.evaluation.bright.queries import TextFile, query_of
-from research.evaluation.bright.retrieve import retrieve, scores_of
+from research.evaluation.bright.retrieve import retrieve_all, scores_of
 from research.evaluation.bright.summary import figures, mean_figures, table
 from research.evaluation.bright.trec import METRICS
 from research.evaluation.config import EvaluationError
@@ -192,7 +192,7 @@ def test_a_retriever_that_is_gone_is_one_line() -> None:
     with pytest.raises(
         EvaluationError, match="the retriever failed: http://127.0.0.1:9/search: .* run again"
     ):
-        retrieve("http://127.0.0.1:9", [query], config)
+        retrieve_all("http://127.0.0.1:9", [query], config)
 
 
 # ------------------------------------------------------------------------------- texts and settings
@@ -201,7 +201,7 @@ QUESTION = RewritingTask("1", "why?", (), ("a",), (), "x")
 
 
 def config_of(*words: str):
-    return read_bright(compose_bright([*words], None))
+    return read_bright_config(compose_bright([*words], None))
 
 
 def test_a_trained_query_reasoner_is_asked_as_it_was_trained(tmp_path: Path) -> None:
@@ -213,10 +213,10 @@ def test_a_trained_query_reasoner_is_asked_as_it_was_trained(tmp_path: Path) -> 
         "actor_rollout_ref: {rollout: {dtype: float32, max_model_len: 256}}\n"
     )
     policy = str(tmp_path / "policy")
-    read = read_bright(compose_bright([f"engine.model={policy}"], policy))
+    read = read_bright_config(compose_bright([f"engine.model={policy}"], policy))
     assert (read.rewriting.prompt, read.rewriting.thinks, read.rewriting.tokens) == ("rqr", True, 64)
     assert (read.engine.dtype, read.engine.max_model_len) == ("float32", 256)
-    read = read_bright(compose_bright([f"engine.model={policy}", "rewriting.tokens=9"], policy))
+    read = read_bright_config(compose_bright([f"engine.model={policy}", "rewriting.tokens=9"], policy))
     assert read.rewriting.tokens == 9
 
 

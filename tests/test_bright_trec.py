@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from research.datasets.bright import question_file
 from research.evaluation.bright.score import score
-from research.evaluation.bright.trec import evaluate, read_qrels, read_run, write_run
+from research.evaluation.bright.trec import read_qrels, read_run, trec_scores, write_run
 from research.evaluation.config import EvaluationError
 
 NAMES = st.text(
@@ -42,10 +42,10 @@ def test_lines_stand_in_trec_evals_order(tmp_path: Path) -> None:
     write_run(tmp_path / "x.trec", run, "test")
     lines = [line.split() for line in (tmp_path / "x.trec").read_text().splitlines()]
     assert [(line[2], line[3]) for line in lines] == [("with%20blank", "1"), ("b", "2"), ("a", "3")]
-    figures = evaluate(run, {"q": {"a": 1}})
-    assert figures == evaluate(read_run(tmp_path / "x.trec"), {"q": {"a": 1}})
+    figures = trec_scores(run, {"q": {"a": 1}})
+    assert figures == trec_scores(read_run(tmp_path / "x.trec"), {"q": {"a": 1}})
     assert figures["q"]["ndcg@10"] == pytest.approx(1 / math.log2(4))
-    assert evaluate(run, {"q": {"with blank": 1}})["q"]["ndcg@10"] == 1.0
+    assert trec_scores(run, {"q": {"with blank": 1}})["q"]["ndcg@10"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_blanks_inside_ids_of_others_files_are_read_from_both_ends(
 ) -> None:
     (tmp_path / "x.trec").write_text(f"{line}\n7 Q0 other 2 0.4 x\n")
     run = read_run(tmp_path / "x.trec")
-    assert evaluate(run, {query: {passage: 1}})[query]["ndcg@10"] == 1.0
+    assert trec_scores(run, {query: {passage: 1}})[query]["ndcg@10"] == 1.0
     write_run(tmp_path / "again.trec", run, "test")
     assert read_run(tmp_path / "again.trec") == run
     if " " not in query:
@@ -116,7 +116,9 @@ def test_runs_score_as_trec_eval_says(task: str, shared_rows: Path) -> None:
     """The real rows are about half of the questions; the figures of both halves are known."""
     run = read_run(shared_rows / "crosscheck" / f"bright_{task}.reasonir_gpt4cot_top100.trec")
     questions = question_file(shared_rows / "bright.questions.jsonl", task)
-    rows = evaluate(run, {each.id: dict.fromkeys(each.gold_ids, 1) for each in questions if each.id in run})
+    rows = trec_scores(
+        run, {each.id: dict.fromkeys(each.gold_ids, 1) for each in questions if each.id in run}
+    )
     figures = json.loads((shared_rows / "crosscheck" / "bright_reasonir_ndcg.json").read_text())[task]
     ours, whole = np.mean([row["ndcg@10"] for row in rows.values()]), figures["queries"]
     assert round(float(ours), 5) == figures["ndcg@10" if len(rows) == whole else "ndcg@10_shared"]

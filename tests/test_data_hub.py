@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 from test_data_standin import COMMIT, HubStandIn, hub_stand_in
 
-from research.datasets.hub import download, exclusive, free_space, locate, remote_size, size_text
+from research.datasets.hub import download, exclusive, free_space, locate, size_text
 from research.errors import DataError
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ def partials(folder: Path) -> list[Path]:
 
 
 def test_size_and_version_come_from_metadata_alone(hub: HubStandIn) -> None:
-    assert remote_size(REPO, "whole.bin") == len(CONTENT)
+    assert locate(REPO, "whole.bin").size == len(CONTENT)
     assert locate(REPO, "whole.bin").etag == hashlib.sha256(CONTENT).hexdigest()
     assert hub.ranges == []
 
@@ -84,7 +84,7 @@ def test_a_download_given_up_goes_on_where_it_stopped(
     target = tmp_path / "file.bin"
     hub.faults.extend([("", 0)] * (len(names) - 1))
     hub.faults.extend([("cut", 40_500 - 30_000 * (len(names) - 1)), ("status", 503)])
-    with pytest.raises(DataError, match="status 503; run again to go on"):
+    with pytest.raises(DataError, match="status 503; run again to resume"):
         download(REPO, names, target)
     assert not target.exists()
     assert [path.stat().st_size for path in partials(tmp_path)] == [40_000]
@@ -133,7 +133,7 @@ def test_damage_is_noticed_and_removed(hub: HubStandIn, tmp_path: Path) -> None:
         download(REPO, ["whole.bin"], tmp_path / "file.bin")
     (partial,) = partials(tmp_path)
     partial.write_bytes(b"x" * 10_000)
-    with pytest.raises(DataError, match="came damaged and was removed; run again"):
+    with pytest.raises(DataError, match="arrived damaged and was removed; run again"):
         download(REPO, ["whole.bin"], tmp_path / "file.bin")
     assert not (tmp_path / "file.bin").exists()
     assert download(REPO, ["whole.bin"], tmp_path / "file.bin").read_bytes() == CONTENT
@@ -145,7 +145,7 @@ def test_a_good_part_outlives_a_damaged_one(hub: HubStandIn, tmp_path: Path) -> 
         download(REPO, ["part_aa", "part_ab"], tmp_path / "joined")
     (partial,) = partials(tmp_path)
     partial.write_bytes(CONTENT[:39_999] + b"x" + b"too long" * 10_000)
-    with pytest.raises(DataError, match="part_ab: came damaged and was removed; run again"):
+    with pytest.raises(DataError, match="part_ab: arrived damaged and was removed; run again"):
         download(REPO, ["part_aa", "part_ab"], tmp_path / "joined")
     hub.ranges.clear()
     assert download(REPO, ["part_aa", "part_ab"], tmp_path / "joined").read_bytes() == CONTENT

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from test_data_standin import HubStandIn, hub_stand_in
 
-from research.datasets import musique, wiki18
+from research.datasets import flashrag, musique, wiki18
 from research.datasets.questions import read_questions
 from research.errors import DataError
 
@@ -60,8 +60,8 @@ def musique_lines(split: str, count: int) -> bytes:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandIn]:
     with hub_stand_in(monkeypatch, tmp_path / "home") as hub:
-        hub.add(musique.REPO, "musique/train.jsonl", musique_lines("train", 30))
-        hub.add(musique.REPO, "musique/dev.jsonl", musique_lines("dev", 12))
+        hub.add(flashrag.REPO, "musique/train.jsonl", musique_lines("train", 30))
+        hub.add(flashrag.REPO, "musique/dev.jsonl", musique_lines("dev", 12))
         hub.add(wiki18.CORPUS_REPO, "wiki-18.jsonl.gz", gzip.compress(tar_of(CORPUS)))
         hub.add(wiki18.INDEX_REPO, "part_aa", INDEX[:900])
         hub.add(wiki18.INDEX_REPO, "part_ab", INDEX[900:])
@@ -89,8 +89,8 @@ def fetch_wiki(out: Path, *arguments: str) -> Result:
 def test_musique_from_the_hub_draws_and_warns(hub: HubStandIn, tmp_path: Path) -> None:
     done = command("research.datasets.musique", "--out", tmp_path, "--validation", "5")
     assert done.returncode == 0, done.stderr
-    assert "train.jsonl holds 30 questions; the full MuSiQue file holds 19,938" in done.stderr
-    assert "dev.jsonl holds 12 questions; the full MuSiQue file holds 2,417" in done.stderr
+    assert "train.jsonl: 30 questions; the published set has 19,938" in done.stderr
+    assert "dev.jsonl: 12 questions; the published set has 2,417" in done.stderr
     train, validation, test = (
         read_questions(tmp_path / f"{split}.questions.jsonl") for split in ("train", "validation", "test")
     )
@@ -106,8 +106,8 @@ def test_musique_from_the_hub_draws_and_warns(hub: HubStandIn, tmp_path: Path) -
 def test_musique_says_nothing_of_the_full_set(
     hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(musique, "FULL_TRAIN", 30)
-    monkeypatch.setattr(musique, "FULL_DEV", 12)
+    monkeypatch.setattr(musique, "TRAIN", musique.TRAIN._replace(questions=30))
+    monkeypatch.setattr(musique, "DEV", musique.DEV._replace(questions=12))
     done = CliRunner().invoke(musique.main, ["--out", str(tmp_path), "--validation", "12"])
     assert done.exit_code == 0 and "WARNING" not in done.output
 

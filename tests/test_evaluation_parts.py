@@ -29,7 +29,7 @@ from research.evaluation.engines.identity import model_identity
 from research.evaluation.engines.vllm_engine import _is_float32
 from research.evaluation.methods.ircot import first_sentence
 from research.evaluation.outputs.judging import judge_metrics
-from research.evaluation.outputs.predictions import Key
+from research.evaluation.outputs.predictions import PredictionKey
 from research.evaluation.outputs.summary import markdown, summarise
 from research.evaluation.runner import Runner, Task
 from research.judge import Verdict, content_key
@@ -158,7 +158,7 @@ def test_paired_difference_finds_what_is_there_and_nothing_else() -> None:
 
 def test_figures_are_rounded_once_when_they_are_shown() -> None:
     """.12549996 is .125, by way of six digits it would be .126."""
-    scores = {Key(name, "research", "q"): {"f1": 0.12549996} for name in ("one", "two")}
+    scores = {PredictionKey(name, "research", "q"): {"f1": 0.12549996} for name in ("one", "two")}
     shown = markdown(summarise(scores, {})["results"])
     assert shown.count("0.125") == 7 and "0.126" not in shown
 

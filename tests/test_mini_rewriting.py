@@ -27,9 +27,9 @@ from research.datasets.mini_rewriting.language import (
 from research.datasets.mini_rewriting.policy import train_tokenizer
 from research.datasets.mini_rewriting.world import SOURCES, MiniRewritingWorld, Topic, build, main, pool_of
 from research.datasets.rewriting_tasks import RewritingTask, read_tasks
-from retriever_server.analysis import Analyzer
 from retriever_server.corpus import Corpus, scan_corpus, write_corpus
-from retriever_server.indexes import Queries, Settings, Sources
+from retriever_server.indexes import IndexSources, Queries, Settings
+from retriever_server.indexes.analysis import Analyzer
 from retriever_server.indexes.bm25 import Bm25Index
 from retriever_server.indexes.options import Bm25Options
 
@@ -129,7 +129,7 @@ def test_right_terms_find_what_the_question_misses(
     world: MiniRewritingWorld, folder: Path, tmp_path: Path
 ) -> None:
     write_corpus(folder / "corpus.jsonl", tmp_path, scan_corpus(folder / "corpus.jsonl"))
-    Bm25Index.build(Sources(Corpus(tmp_path), None, Bm25Options()), tmp_path)
+    Bm25Index.build(IndexSources(Corpus(tmp_path), None, Bm25Options()), tmp_path)
     index = Bm25Index(tmp_path, Settings(Bm25Options()))
 
     def found(queries: list[str]) -> float:

@@ -136,7 +136,7 @@ def test_a_search_needs_the_words_of_the_passage(world: MiniWorld) -> None:
 def test_the_saved_encoder_gives_the_same_vectors(world: MiniWorld, tmp_path: Path) -> None:
     result = CliRunner().invoke(encoder_main, ["--out", str(tmp_path / "encoder")])
     assert result.exit_code == 0, result.output
-    from retriever_server.encoder import Encoder
+    from retriever_server.models.encoder import Encoder
 
     texts = [row["contents"] for row in world.corpus[:50]] + ["Who is the mentor of Nobody?"]
     saved = Encoder(str(tmp_path / "encoder"))

@@ -346,7 +346,7 @@ def test_a_model_that_always_fails_ends_the_run_and_keeps_the_rest(tmp_path):
     source = jsonl(tmp_path / "rows.jsonl", [row(number) for number in range(9)])
     with Model(refused=" ", shaky=False).running() as url:
         result = prepare(source, "--out", tmp_path / "out", *asking(url))
-    assert result.exit_code == 1 and "fails from question to question" in result.output
+    assert result.exit_code == 1 and "fails on question after question" in result.output
     nobody = prepare(source, "--out", tmp_path / "out", *asking(url), "--generate-deadline", "1")
     assert nobody.exit_code == 1 and "no OpenAI-compatible server answers" in nobody.output
     assert not (tmp_path / "out").exists()

@@ -142,7 +142,7 @@ def test_values_without_a_meaning_are_named_with_their_key(composed, key, value,
 
 
 def test_the_largest_top_k_is_the_servers():
-    assert SERVER_MAXIMUM == pytest.importorskip("retriever_server.wire").MAX_TOP_K
+    assert SERVER_MAXIMUM == pytest.importorskip("retriever_server.http.wire").MAX_TOP_K
 
 
 @pytest.mark.parametrize(

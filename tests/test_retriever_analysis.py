@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retriever_server.analysis import STOP_WORDS, Analyzer, lower, words
+from retriever_server.indexes.analysis import STOP_WORDS, Analyzer, lower, lucene_words
 
 ANALYZER = Analyzer()
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)  # lone surrogates too
@@ -19,17 +19,17 @@ TRICKY = st.text(st.sampled_from(list(CHARACTERS)), max_size=40)
 @given(ANY_TEXT | TRICKY)
 def test_any_string_has_terms_in_lower_case_and_no_stop_words(text: str) -> None:
     assert lower(lower(text)) == lower(text)
-    assert words(text) == words(lower(text))
+    assert lucene_words(text) == lucene_words(lower(text))
     terms = ANALYZER.terms(text)
-    assert all(terms) and len(terms) <= len(words(text))
-    assert not STOP_WORDS & {word for word in words(text) if ANALYZER.term(word)}
+    assert all(terms) and len(terms) <= len(lucene_words(text))
+    assert not STOP_WORDS & {word for word in lucene_words(text) if ANALYZER[word]}
     assert ANALYZER.terms(f"{text}\n{text}") == terms * 2
 
 
 @settings(max_examples=200)
 @given(st.text(st.characters(max_codepoint=127), max_size=60))
 def test_plain_text_has_the_same_words_beside_other_scripts(text: str) -> None:
-    assert words(f"{text} é") == [*words(text), "é"]
+    assert lucene_words(f"{text} é") == [*lucene_words(text), "é"]
 
 
 @pytest.mark.parametrize("part", ["_", "a'", "1,", "bly", "é_", "a:", "é:", "\u0301", "ก", "😀\u200d"])
@@ -76,7 +76,7 @@ def test_stems_are_those_of_porters_program(text: str, terms: str) -> None:
 
 
 def test_a_full_cache_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("retriever_server.analysis.MOST_CACHED", 3)
+    monkeypatch.setattr("retriever_server.indexes.analysis.MOST_CACHED", 3)
     analyzer = Analyzer()
     text = "one two three four five one two three"
     assert analyzer.terms(text) == ANALYZER.terms(text)

@@ -20,22 +20,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from retriever_process import CONTENTS, DEADLINE_S, ROOT, ROWS, start, wait_until_ready
 
-from retriever_server.__main__ import main
-from retriever_server.bench import (
+from benchmarks.load import (
     BATCH_WIRES,
     WIRES,
-    Figures,
-    Load,
+    LevelResult,
+    LoadProfile,
+    QuerySupply,
     Samples,
-    Supply,
     measure,
     percentile,
     read_queries,
     table_row,
 )
-from retriever_server.build import BuildOptions, build
-from retriever_server.encoder import set_threads
+from retriever_server.__main__ import main
+from retriever_server.building.build import BuildOptions, build
 from retriever_server.errors import RetrieverError
+from retriever_server.models.encoder import set_threads
 
 QUERIES = [contents.splitlines()[1] for contents in CONTENTS.values()]
 
@@ -88,10 +88,17 @@ def test_our_server_is_measured_in_every_wire_format(
         assert level["seconds"] == pytest.approx(12 / level["requests_per_s"], abs=0.001)  # as rounded
 
 
-def test_the_ceiling_needs_no_server(queries: Path) -> None:
-    for wire in WIRES:
-        for level in levels(run_bench("--ceiling", "--wire", wire, "--queries", str(queries))):
-            assert (level["requests"], level["errors"]) == (12, {})
+def test_the_ceiling_answers_in_every_wire_format(queries: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.ceiling"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[1]
+            for wire in WIRES:
+                for level in levels(run_bench("--url", url, "--wire", wire, "--queries", str(queries))):
+                    assert (level["requests"], level["errors"]) == (12, {})
+        finally:
+            process.kill()
 
 
 # -------------------------------------------------------------------------------- servers that fail
@@ -134,8 +141,8 @@ def answering(answers: list[tuple[int, bytes]], seen: Event | None = None) -> It
         httpd.server_close()
 
 
-def figures_of(load: Load, concurrency: int) -> Figures:
-    found: list[Figures] = []
+def result_of(load: LoadProfile, concurrency: int) -> LevelResult:
+    found: list[LevelResult] = []
     asyncio.run(measure(load, [concurrency], QUERIES, found.append))
     return found[0]
 
@@ -158,19 +165,19 @@ WRONG_ANSWERS = [
 def test_errors_are_counted_by_kind_and_not_as_requests() -> None:
     answers = [(200, RIGHT), (500, b"{}"), (200, RIGHT), (200, b"{}"), (0, b""), (503, b"{}")]
     with answering(answers) as url:
-        load = Load(url, requests=60, warm_up_s=0)
-        figures = figures_of(load, concurrency=1)
-    assert figures.requests == 20
-    assert figures.errors == {"HTTP 500": 10, "wrong answer": 10, "connection": 10, "HTTP 503": 10}
-    assert "10 HTTP 500, 10 wrong answer" in table_row(figures)
+        load = LoadProfile(url, requests=60, warm_up_s=0)
+        result = result_of(load, concurrency=1)
+    assert result.requests == 20
+    assert result.errors == {"HTTP 500": 10, "wrong answer": 10, "connection": 10, "HTTP 503": 10}
+    assert "10 HTTP 500, 10 wrong answer" in table_row(result)
 
 
 @pytest.mark.parametrize("body", WRONG_ANSWERS)
 def test_an_answer_of_the_wrong_shape_is_an_error(body: bytes) -> None:
     with answering([(200, body)]) as url:
-        figures = figures_of(Load(url, requests=2, warm_up_s=0), concurrency=2)
-    assert (figures.requests, figures.errors) == (0, {"wrong answer": 2})
-    assert (figures.p50_ms, figures.requests_per_s) == (None, 0)
+        result = result_of(LoadProfile(url, requests=2, warm_up_s=0), concurrency=2)
+    assert (result.requests, result.errors) == (0, {"wrong answer": 2})
+    assert (result.p50_ms, result.requests_per_s) == (None, 0)
 
 
 def test_a_server_that_does_not_answer_in_time_is_an_error() -> None:
@@ -178,16 +185,16 @@ def test_a_server_that_does_not_answer_in_time_is_an_error() -> None:
         await reader.read()
         writer.close()
 
-    async def ask() -> list[Figures]:
-        found: list[Figures] = []
+    async def ask() -> list[LevelResult]:
+        found: list[LevelResult] = []
         async with await asyncio.start_server(silent, "127.0.0.1", 0) as listening:
             port = listening.sockets[0].getsockname()[1]
-            load = Load(f"http://127.0.0.1:{port}", requests=3, warm_up_s=0, timeout_s=0.2)
+            load = LoadProfile(f"http://127.0.0.1:{port}", requests=3, warm_up_s=0, timeout_s=0.2)
             await measure(load, [3], QUERIES, found.append)
         return found
 
-    [figures] = asyncio.run(ask())
-    assert (figures.requests, figures.errors) == (0, {"time-out": 3})
+    [result] = asyncio.run(ask())
+    assert (result.requests, result.errors) == (0, {"time-out": 3})
 
 
 def test_mistakes_are_told_in_one_line(server: str, queries: Path, tmp_path: Path) -> None:
@@ -203,7 +210,7 @@ def test_mistakes_are_told_in_one_line(server: str, queries: Path, tmp_path: Pat
         (["--url", server, "--queries", str(empty)], "empty.txt: no queries in it"),
         (
             ["--url", server, "--queries", str(queries), "--wire", "skyrl", "--batch", "2"],
-            "one query a request",
+            "one query per request",
         ),
     ]
     for arguments, message in mistakes:
@@ -232,7 +239,7 @@ def test_interrupted_it_shows_what_it_measured(queries: Path) -> None:
     assert process.returncode != 0 and level["concurrency"] == 1 and level["requests"] > 0
 
 
-# ---------------------------------------------------------------------------- queries and figures
+# ---------------------------------------------------------------------------- queries and result
 
 
 def test_queries_are_read_in_each_form(tmp_path: Path) -> None:
@@ -254,11 +261,11 @@ def test_a_row_that_is_no_query_is_named(tmp_path: Path, row: str) -> None:
 def test_queries_repeat_only_when_all_were_asked_and_then_with_a_warning(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    supply = Supply(["a", "b", "c"])
+    supply = QuerySupply(["a", "b", "c"])
     assert supply.take(1) + supply.take(2) == ["a", "b", "c"]
     assert capsys.readouterr().err == ""
     assert supply.take(2) + supply.take(4) == ["a", "b", "c", "a", "b", "c"]
-    assert capsys.readouterr().err.count("WARNING: all 3 queries were asked") == 1
+    assert capsys.readouterr().err.count("WARNING: all 3 queries were sent") == 1
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.integers(1, 100))
@@ -272,6 +279,6 @@ def test_a_percentile_is_the_least_value_that_enough_do_not_exceed(values: list[
 
 @given(st.lists(st.floats(0, 100), min_size=1))
 def test_percentiles_do_not_fall(latencies: list[float]) -> None:
-    figures = Samples(latencies=latencies).figures(1)
-    assert figures.p50_ms is not None and figures.p95_ms is not None and figures.p99_ms is not None
-    assert figures.p50_ms <= figures.p95_ms <= figures.p99_ms <= round(1000 * max(latencies), 3)
+    result = Samples(latencies=latencies).result(1)
+    assert result.p50_ms is not None and result.p95_ms is not None and result.p99_ms is not None
+    assert result.p50_ms <= result.p95_ms <= result.p99_ms <= round(1000 * max(latencies), 3)

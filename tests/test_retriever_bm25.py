@@ -18,14 +18,14 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from retriever_server.__main__ import main
-from retriever_server.analysis import Analyzer
+from retriever_server.building.store import open_store
 from retriever_server.corpus import Corpus, scan_corpus, write_corpus
 from retriever_server.errors import RetrieverError
-from retriever_server.indexes import Queries, Settings, Sources
+from retriever_server.indexes import IndexSources, Queries, Settings
+from retriever_server.indexes.analysis import Analyzer
 from retriever_server.indexes.bm25 import Bm25Index, QueryWeightedBm25Index
 from retriever_server.indexes.options import Bm25Options, parse_options
-from retriever_server.service import Searcher
-from retriever_server.store import open_store
+from retriever_server.serving.service import Searcher
 
 ANALYZER = Analyzer()
 DEFAULT = Settings(Bm25Options())
@@ -59,7 +59,7 @@ def corpus_of(passages: list[str], folder: Path) -> Corpus:
 
 
 def index_over(passages: list[str], folder: Path, kind: str = "bm25", **options: float) -> Bm25Index:
-    KINDS[kind].build(Sources(corpus_of(passages, folder), None, Bm25Options(**options)), folder)
+    KINDS[kind].build(IndexSources(corpus_of(passages, folder), None, Bm25Options(**options)), folder)
     return KINDS[kind](folder, DEFAULT)
 
 
@@ -138,11 +138,11 @@ def test_answer_depends_on_neither_batch_nor_word_order(tmp_path: Path) -> None:
 
 
 def test_chunks_of_any_size_give_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = Bm25Index.build(Sources(corpus_of(PASSAGES, tmp_path), None, Bm25Options()), tmp_path)
+    names = Bm25Index.build(IndexSources(corpus_of(PASSAGES, tmp_path), None, Bm25Options()), tmp_path)
     whole = {name: (tmp_path / name).read_bytes() for name in names}
     monkeypatch.setattr("retriever_server.indexes.postings.CHUNK_ROWS", 2)
-    monkeypatch.setattr("retriever_server.indexes.postings.MOST_CACHED", 3)
-    assert names == Bm25Index.build(Sources(Corpus(tmp_path), None, Bm25Options()), tmp_path)
+    monkeypatch.setattr("retriever_server.indexes.analysis.MOST_CACHED", 3)
+    assert names == Bm25Index.build(IndexSources(Corpus(tmp_path), None, Bm25Options()), tmp_path)
     assert whole == {name: (tmp_path / name).read_bytes() for name in names}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [*names, "corpus.jsonl", "offsets.npy", "source.jsonl"]
@@ -259,7 +259,7 @@ def test_rows_in_another_order_are_refused_when_the_index_is_opened(tmp_path: Pa
     assert CliRunner().invoke(main, command).exit_code == 0
     (tmp_path / "other").mkdir()
     for name in Bm25Index.build(
-        Sources(corpus_of(PASSAGES[::-1], tmp_path / "other"), None, Bm25Options()), tmp_path / "other"
+        IndexSources(corpus_of(PASSAGES[::-1], tmp_path / "other"), None, Bm25Options()), tmp_path / "other"
     ):
         shutil.copy(tmp_path / "other" / name, tmp_path / "index" / name)
     with pytest.raises(RetrieverError, match="of the index is not passage"):

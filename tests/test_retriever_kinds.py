@@ -13,19 +13,19 @@ import torch
 from click.testing import CliRunner, Result
 
 from retriever_server.__main__ import main
-from retriever_server.build import SAMPLE_ROWS
-from retriever_server.encoder import Encoder, set_threads
+from retriever_server.building.build import SAMPLE_ROWS
+from retriever_server.building.store import open_store, read_manifest
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import KINDS, Queries, Settings, index_class, open_index, screen
 from retriever_server.indexes.faiss_file import FaissIndex
 from retriever_server.indexes.flat import FlatIndex, FlatWriter
 from retriever_server.indexes.gpu import RESERVE, Card, load, shares, what_lacks
-from retriever_server.indexes.options import HnswOptions, IvfPqOptions, Options, options_of
+from retriever_server.indexes.options import HnswOptions, IndexOptions, IvfPqOptions, options_of
 from retriever_server.indexes.scalar import write_codes
 from retriever_server.indexes.screen import Screen
 from retriever_server.memory import require_memory
-from retriever_server.service import Searcher
-from retriever_server.store import open_store, read_manifest
+from retriever_server.models.encoder import Encoder, set_threads
+from retriever_server.serving.service import Searcher
 
 PLACES = ("Rome", "Zürich", "Cairo", "Lima", "Oslo", "Perth", "Quito", "Kyoto", "Dakar", "Bergen")
 TRADES = ("baker", "sailor", "poet", "judge", "farmer", "painter", "doctor", "spy", "monk", "clockmaker")
@@ -156,7 +156,7 @@ def test_wrong_options_are_told_in_one_line(made: Path, tmp_path: Path) -> None:
     assert "M=1: Input should be greater than or equal to 4" in build_with("hnsw", "M=1")
     assert "not of the form key=value" in build_with("hnsw", "M")
     assert "M=5 does not divide the vectors' 384 numbers" in build_with("ivfpq", "M=5")
-    assert "nlist=100: 1,500 passages train 23 at most" in build_with("ivfpq", "nlist=100")
+    assert "nlist=100: 1,500 passages train at most 23" in build_with("ivfpq", "nlist=100")
     assert "no index kind" in one_line_error(
         "build", made / "corpus.jsonl", tmp_path / "i", "--index", "tree"
     )
@@ -168,7 +168,7 @@ def test_wrong_options_are_told_in_one_line(made: Path, tmp_path: Path) -> None:
 def test_too_small_a_corpus_for_ivfpq_is_told(tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_text('{"id": 1, "contents": "one"}\n')
     told = one_line_error("build", tmp_path / "corpus.jsonl", tmp_path / "i", "--index", "ivfpq")
-    assert "needs 1,000 passages to learn from, the corpus has 1: take flat" in told
+    assert "needs 1,000 passages to learn from, the corpus has 1: choose flat" in told
 
 
 def test_given_vectors_must_be_those_of_the_corpus(made: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_given_vectors_must_be_those_of_the_corpus(made: Path, tmp_path: Path) -
     write_flat(faiss.read_index(str(vectors)).reconstruct_n()[::-1], turned)
     arguments = ("build", made / "corpus.jsonl", tmp_path / "i", "--index", "hnsw", "--vectors")
     assert "is not passage" in one_line_error(*arguments, turned)
-    assert "goes without --faiss-index" in one_line_error(*arguments, vectors, "--faiss-index", vectors)
+    assert "excludes --faiss-index" in one_line_error(*arguments, vectors, "--faiss-index", vectors)
     told = one_line_error(*arguments, made / "sq8" / "index.faiss")
     assert 'IndexScalarQuantizer, by inner product, but the kind "flat" is' in told
 
@@ -196,7 +196,7 @@ def test_a_published_graph_is_adopted(made: Path, tmp_path: Path, queries: Queri
         "--faiss-index",
         tmp_path / "published.index",
     )
-    assert "M: the adopted index decides it" in one_line_error(
+    assert "M: the adopted index determines it" in one_line_error(
         *adopt, "--index", "hnsw", "--index-option", "M=8"
     )
     succeed(*adopt, "--index", "hnsw", "--index-option", "efSearch=200")
@@ -281,7 +281,7 @@ def test_flat_fp16_is_brute_force_over_the_numbers_in_half_precision(made: Path,
 def test_codes_written_in_chunks_are_the_file_that_faiss_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantizer: int
 ) -> None:
-    monkeypatch.setattr("retriever_server.indexes.building.CHUNK_ROWS", 100)
+    monkeypatch.setattr("retriever_server.indexes.faiss_file.CHUNK_ROWS", 100)
     vectors = unit_vectors(0, 1037, 24, 1000)
     index = faiss.IndexScalarQuantizer(24, quantizer, faiss.METRIC_INNER_PRODUCT)
     index.train(vectors)
@@ -300,7 +300,7 @@ def test_too_little_main_memory_is_told_before_it_is_taken() -> None:
     # The published figures of wiki-18: what a user with 32 GB must be told.
     needs = index_class("hnsw").needs(21_015_324, 768, HnswOptions())
     assert 32e9 < needs.disk < needs.memory < 45e9
-    assert index_class("flat_fp16").needs(21_015_324, 768, Options()).memory < 1e9
+    assert index_class("flat_fp16").needs(21_015_324, 768, IndexOptions()).memory < 1e9
 
 
 def test_where_vectors_go_on_gpus() -> None:

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from retriever_server.batcher import Batcher, BatchFigures
-from retriever_server.cache import ENTRY_BYTES, Cache
 from retriever_server.errors import Closed, Unavailable
 from retriever_server.indexes import Queries
-from retriever_server.metrics import Metrics
-from retriever_server.pipeline import Found, Limits, Pipeline, Question, Rerank
+from retriever_server.serving.batcher import Batcher
+from retriever_server.serving.cache import ENTRY_BYTES, Cache
+from retriever_server.serving.metrics import ServiceMetrics
+from retriever_server.serving.pipeline import Lookup, Pipeline, RankedRows, RerankRows, ServingLimits
 
 DEADLINE_S = 60
 
@@ -87,13 +87,13 @@ class FakeIndex(Gate):
 
 @contextmanager
 def pipeline(
-    limits: Limits = Limits(),  # noqa: B008
-    metrics: Metrics | None = None,
+    limits: ServingLimits = ServingLimits(),  # noqa: B008
+    metrics: ServiceMetrics | None = None,
     dense: bool = True,
-    rerank: Rerank | None = None,
+    rerank: RerankRows | None = None,
 ) -> Iterator[tuple[Pipeline, FakeEncoder, FakeIndex]]:
     encoder, index = FakeEncoder(), FakeIndex()
-    made = Pipeline(index, encoder if dense else None, limits, metrics or Metrics(), rerank)
+    made = Pipeline(index, encoder if dense else None, limits, metrics or ServiceMetrics(), rerank)
     try:
         yield made, encoder, index
     finally:
@@ -101,7 +101,7 @@ def pipeline(
 
 
 def rows(made: Pipeline, *asked: tuple[str, int]) -> list[list[int]]:
-    answers = made.ask([Question(*question) for question in asked])
+    answers = made.submit([Lookup(*question) for question in asked])
     return [answer.result(DEADLINE_S).rows.tolist() for answer in answers]
 
 
@@ -120,9 +120,9 @@ def test_each_of_many_callers_gets_its_own_answer() -> None:
 def test_what_waits_while_a_batch_is_encoded_goes_together() -> None:
     with pipeline() as (made, encoder, index):
         with encoder.held():
-            first = made.ask([Question("0", 1)])
+            first = made.submit([Lookup("0", 1)])
             assert encoder.reached.wait(DEADLINE_S)
-            rest = made.ask([Question(str(number), 1) for number in range(1, 40)])
+            rest = made.submit([Lookup(str(number), 1) for number in range(1, 40)])
         assert [answer.result(DEADLINE_S).rows.tolist() for answer in first + rest] == [
             [n] for n in range(40)
         ]
@@ -131,10 +131,10 @@ def test_what_waits_while_a_batch_is_encoded_goes_together() -> None:
 
 def test_encoding_goes_on_while_the_index_is_busy() -> None:
     with pipeline() as (made, encoder, index), index.held():
-        waiting = made.ask([Question("1", 1)])
+        waiting = made.submit([Lookup("1", 1)])
         assert index.reached.wait(DEADLINE_S)
         encoder.reached.clear()
-        waiting += made.ask([Question("2", 1)])
+        waiting += made.submit([Lookup("2", 1)])
         assert encoder.reached.wait(DEADLINE_S), (
             "the second query was not encoded while the first was searched"
         )
@@ -144,8 +144,8 @@ def test_encoding_goes_on_while_the_index_is_busy() -> None:
 def test_equal_questions_in_flight_are_searched_once_and_equal_texts_encoded_once() -> None:
     with pipeline() as (made, encoder, index):
         with encoder.held():
-            answers = made.ask([Question("7", 2), Question("7", 2), Question("7", 3)])
-            answers += made.ask([Question("7", 2)])
+            answers = made.submit([Lookup("7", 2), Lookup("7", 2), Lookup("7", 3)])
+            answers += made.submit([Lookup("7", 2)])
             assert answers[0] is answers[1] is answers[3]
         assert [len(answer.result(DEADLINE_S).rows) for answer in answers] == [2, 2, 3, 2]
         assert encoder.texts == ["7"] and sorted(index.batches) == [(1, 2), (1, 3)]
@@ -159,7 +159,7 @@ def test_a_text_that_was_encoded_lately_is_only_searched() -> None:
 
 
 def test_without_a_cache_everything_is_done_anew() -> None:
-    with pipeline(Limits(cache_mib=0)) as (made, encoder, index):
+    with pipeline(ServingLimits(cache_mib=0)) as (made, encoder, index):
         assert rows(made, ("7", 2)) == rows(made, ("7", 2)) == [[7, 8]]
         assert encoder.texts == ["7", "7"] and made.cached_bytes == 0
 
@@ -171,14 +171,14 @@ def test_kinds_without_an_encoder_are_searched_at_once() -> None:
 
 
 def test_a_full_queue_refuses_new_work_but_not_what_is_known() -> None:
-    with pipeline(Limits(max_queue=2)) as (made, encoder, index):
+    with pipeline(ServingLimits(max_queue=2)) as (made, encoder, index):
         assert rows(made, ("9", 1)) == [[9]]
         with encoder.held():
-            first = made.ask([Question("1", 1), Question("2", 1), Question("3", 1)])  # the queue was empty
+            first = made.submit([Lookup("1", 1), Lookup("2", 1), Lookup("3", 1)])  # the queue was empty
             with pytest.raises(Unavailable) as refused:
-                made.ask([Question("9", 1), Question("4", 1)])
+                made.submit([Lookup("9", 1), Lookup("4", 1)])
             assert refused.value.retry_after_s >= 0 and made.in_flight == 3
-            known = made.ask([Question("1", 1), Question("9", 1)])
+            known = made.submit([Lookup("1", 1), Lookup("9", 1)])
         assert [answer.result(DEADLINE_S).rows[0] for answer in first + known] == [1, 2, 3, 1, 9]
         assert rows(made, ("4", 1)) == [[4]] and made.in_flight == 0
 
@@ -186,9 +186,9 @@ def test_a_full_queue_refuses_new_work_but_not_what_is_known() -> None:
 def test_one_bad_text_does_not_spoil_the_others() -> None:
     with pipeline() as (made, encoder, index):
         with encoder.held():
-            first = made.ask([Question("0", 1)])
+            first = made.submit([Lookup("0", 1)])
             assert encoder.reached.wait(DEADLINE_S)
-            good, bad, other = made.ask([Question("1", 1), Question("bad text", 1), Question("2", 1)])
+            good, bad, other = made.submit([Lookup("1", 1), Lookup("bad text", 1), Lookup("2", 1)])
         assert first[0].result(DEADLINE_S).rows.tolist() == [0]
         assert [good.result(DEADLINE_S).rows[0], other.result(DEADLINE_S).rows[0]] == [1, 2]
         with pytest.raises(ValueError, match="bad text"):
@@ -200,13 +200,13 @@ def test_one_bad_text_does_not_spoil_the_others() -> None:
 
 @pytest.mark.parametrize("cache_mib", [0, 64])
 def test_a_part_that_is_not_encoded_costs_the_parts_before_it_nothing(cache_mib: int) -> None:
-    with pipeline(Limits(cache_mib=cache_mib)) as (made, encoder, index):
+    with pipeline(ServingLimits(cache_mib=cache_mib)) as (made, encoder, index):
         index.seconds = 0.1  # searching takes longer than encoding: parts wait for each other
         rows(made, ("0", 1))
         with encoder.held():
-            made.ask([Question("9", 1)])
+            made.submit([Lookup("9", 1)])
             assert encoder.reached.wait(DEADLINE_S)
-            first, bad, last = made.ask([Question(text, 1) for text in ("1", "bad part", "2")])
+            first, bad, last = made.submit([Lookup(text, 1) for text in ("1", "bad part", "2")])
         assert first.result(DEADLINE_S).rows.tolist() == [1]
         assert last.result(DEADLINE_S).rows.tolist() == [2]
         with pytest.raises(ValueError, match="bad part"):
@@ -218,7 +218,7 @@ def test_a_part_that_is_not_encoded_costs_the_parts_before_it_nothing(cache_mib:
 def test_a_panic_ends_in_an_answer_and_the_stage_goes_on() -> None:
     with pipeline() as (made, encoder, index):
         index.error = Panic("index out of bounds")
-        [answer] = made.ask([Question("1", 1)])
+        [answer] = made.submit([Lookup("1", 1)])
         with pytest.raises(RuntimeError, match="Panic: index out of bounds"):
             answer.result(DEADLINE_S)
         index.error = None
@@ -226,16 +226,16 @@ def test_a_panic_ends_in_an_answer_and_the_stage_goes_on() -> None:
 
 
 def test_a_reranker_that_loses_rows_or_gives_no_number_fails_its_own_queries_alone() -> None:
-    def broken(texts: list[str], found: list[Found]) -> list[Found]:
+    def broken(texts: list[str], found: list[RankedRows]) -> list[RankedRows]:
         entries = dict(zip(texts, found, strict=True))
         entries.pop("8", None)
         if "7" in entries:
-            entries["7"] = Found(entries["7"].rows, np.array([np.nan, 0.0]))
+            entries["7"] = RankedRows(entries["7"].rows, np.array([np.nan, 0.0]))
         return list(entries.values())
 
     with pipeline(rerank=broken) as (made, encoder, index):
         with encoder.held():
-            answers = made.ask([Question(text, 2) for text in ("6", "7", "8", "9")])
+            answers = made.submit([Lookup(text, 2) for text in ("6", "7", "8", "9")])
         for answer, complaint in ((answers[1], "not a finite number"), (answers[2], "shorter")):
             with pytest.raises(ValueError, match=complaint):
                 answer.result(DEADLINE_S)
@@ -246,7 +246,7 @@ def test_a_reranker_that_loses_rows_or_gives_no_number_fails_its_own_queries_alo
 def test_what_is_still_encoded_when_the_stages_end_is_told_so() -> None:
     with pipeline() as (made, encoder, index):
         with encoder.held():
-            [answer] = made.ask([Question("1", 1)])
+            [answer] = made.submit([Lookup("1", 1)])
             assert encoder.reached.wait(DEADLINE_S)
             made.close(0.01)
         with pytest.raises(Closed):
@@ -256,7 +256,7 @@ def test_what_is_still_encoded_when_the_stages_end_is_told_so() -> None:
 def test_an_index_that_is_away_tells_the_whole_batch_at_once() -> None:
     with pipeline() as (made, encoder, index):
         index.error = Unavailable("shard 2 is away", retry_after_s=3)
-        answers = made.ask([Question(str(number), 1) for number in range(8)])
+        answers = made.submit([Lookup(str(number), 1) for number in range(8)])
         for answer in answers:
             with pytest.raises(Unavailable, match="shard 2"):
                 answer.result(DEADLINE_S)
@@ -268,17 +268,17 @@ def test_an_index_that_is_away_tells_the_whole_batch_at_once() -> None:
 def test_after_close_what_waits_is_answered_and_nothing_more_is_taken() -> None:
     with pipeline() as (made, encoder, index):
         with encoder.held():
-            answers = made.ask([Question("1", 1), Question("2", 1)])
+            answers = made.submit([Lookup("1", 1), Lookup("2", 1)])
             closing = threading.Thread(target=made.close, args=(DEADLINE_S,))
             closing.start()
         closing.join(DEADLINE_S)
         assert [answer.result(DEADLINE_S).rows[0] for answer in answers] == [1, 2]
         with pytest.raises(Closed):
-            made.ask([Question("3", 1)])
+            made.submit([Lookup("3", 1)])
 
 
 def test_metrics_add_up() -> None:
-    metrics = Metrics()
+    metrics = ServiceMetrics()
     with pipeline(metrics=metrics) as (made, encoder, index):
         rows(made, ("1", 1), ("1", 1), ("2", 1))  # two encoded, one joined
         rows(made, ("1", 1), ("1", 2))  # one cached, one only searched
@@ -292,9 +292,9 @@ def test_metrics_add_up() -> None:
 def test_what_was_found_is_reranked_once() -> None:
     batches: list[list[str]] = []
 
-    def backwards(texts: list[str], found: list[Found]) -> list[Found]:
+    def backwards(texts: list[str], found: list[RankedRows]) -> list[RankedRows]:
         batches.append(texts)
-        return [Found(entry.rows[::-1], entry.scores[::-1] + 100) for entry in found]
+        return [RankedRows(entry.rows[::-1], entry.scores[::-1] + 100) for entry in found]
 
     with pipeline(rerank=backwards) as (made, encoder, index):
         assert rows(made, ("7", 3), ("1", 2), ("7", 3)) == [[9, 8, 7], [2, 1], [9, 8, 7]]
@@ -315,13 +315,18 @@ def test_cache_is_bounded_and_forgets_the_least_recently_used() -> None:
 
 
 def test_batcher_tells_sizes_and_ends_when_closed() -> None:
-    seen: list[BatchFigures] = []
+    seen: list[int] = []
     done: list[int] = []
     batcher: Batcher[int] = Batcher(
-        "test", done.extend, lambda jobs, error: None, max_batch=4, window_s=0.01, observe=seen.append
+        "test",
+        done.extend,
+        lambda jobs, error: None,
+        max_batch=4,
+        window_s=0.01,
+        observe=lambda jobs, seconds, waited_s: seen.append(jobs),
     )
     batcher.submit(list(range(10)))
     batcher.close(DEADLINE_S)
-    assert done == list(range(10)) and [figures.jobs for figures in seen] == [4, 4, 2]
+    assert done == list(range(10)) and seen == [4, 4, 2]
     with pytest.raises(Closed):
         batcher.submit([1])

@@ -9,8 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from retriever_server.errors import RetrieverError
-from retriever_server.rerank import Reranker
-from retriever_server.service import Hit
+from retriever_server.models.reranker import Reranker
 
 WORDS = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]"),
@@ -52,48 +51,44 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("reranker"))
 
 
-def hits(*contents: str) -> list[Hit]:
-    return [Hit(str(n), text, 1.0 - n / 100) for n, text in enumerate(contents)]
-
-
-FOUND = hits("rome", "goethe wrote faust", "a play", "the river of rome", "goethe wrote faust")
+PASSAGES = ["rome", "goethe wrote faust", "a play", "the river of rome", "goethe wrote faust"]
 
 
 def test_order_is_that_of_the_models_own_logits(model: Path) -> None:
-    [best] = Reranker(str(model), "cpu").rerank(["who wrote faust"], [FOUND], 3)
+    [(order, scores)] = Reranker(str(model), "cpu").rank(["who wrote faust"], [PASSAGES])
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
     network = BertForSequenceClassification.from_pretrained(model).eval()
     with torch.no_grad():
         logits = [
-            network(**tokenizer("who wrote faust", hit.contents, return_tensors="pt")).logits.item()
-            for hit in FOUND
+            network(**tokenizer("who wrote faust", text, return_tensors="pt")).logits.item()
+            for text in PASSAGES
         ]
-    expected = np.argsort(-np.round(logits, 4), kind="stable")[:3]
-    assert [hit.id for hit in best] == [FOUND[i].id for i in expected]
-    assert np.allclose([hit.score for hit in best], [logits[i] for i in expected], atol=1e-4)
+    expected = np.argsort(-np.round(logits, 4), kind="stable")
+    assert order.tolist() == expected.tolist()
+    assert np.allclose(scores, [logits[i] for i in expected], atol=1e-4)
 
 
 def test_equal_passages_keep_the_order_in_which_they_were_found(model: Path) -> None:
-    [best] = Reranker(str(model), "cpu").rerank(["who wrote faust"], [FOUND], 5)
-    ids = [hit.id for hit in best]
-    assert sorted(ids) == ["0", "1", "2", "3", "4"] and ids.index("4") == ids.index("1") + 1
+    [(order, _)] = Reranker(str(model), "cpu").rank(["who wrote faust"], [PASSAGES])
+    places = order.tolist()
+    assert sorted(places) == [0, 1, 2, 3, 4] and places.index(4) == places.index(1) + 1
 
 
-def test_queries_share_a_batch_and_each_gets_its_own_hits(model: Path) -> None:
+def test_queries_share_a_batch_and_each_gets_its_own_passages(model: Path) -> None:
     reranker = Reranker(str(model), "cpu", batch_size=4)
-    queries, found = ["who wrote faust", "rome", "a river"], [FOUND, [], FOUND[:2]]
-    together = reranker.rerank(queries, found, 2)
-    alone = [reranker.rerank([query], [own], 2)[0] for query, own in zip(queries, found, strict=True)]
-    for best, own in zip(together, alone, strict=True):
-        assert [hit.id for hit in best] == [hit.id for hit in own]
-        assert np.allclose([hit.score for hit in best], [hit.score for hit in own], atol=2e-4)
-    assert [len(best) for best in together] == [2, 0, 2]
-    assert reranker.rerank([], [], 2) == []
+    queries, passages = ["who wrote faust", "rome", "a river"], [PASSAGES, [], PASSAGES[:2]]
+    together = reranker.rank(queries, passages)
+    for (order, scores), query, own in zip(together, queries, passages, strict=True):
+        [(alone, alone_scores)] = reranker.rank([query], [own])
+        assert order.tolist() == alone.tolist()
+        assert np.allclose(scores, alone_scores, atol=2e-4)
+    assert [len(order) for order, _ in together] == [5, 0, 2]
+    assert reranker.rank([], []) == []
 
 
 def test_a_passage_longer_than_the_model_reads_is_cut(model: Path) -> None:
-    [best] = Reranker(str(model), "cpu").rerank(["who"], [hits("long " * 500, "rome")], 2)
-    assert len(best) == 2 and np.isfinite([hit.score for hit in best]).all()
+    [(order, scores)] = Reranker(str(model), "cpu").rank(["who"], [["long " * 500, "rome"]])
+    assert len(order) == 2 and np.isfinite(scores).all()
 
 
 def test_what_is_no_reranker_is_refused(tmp_path: Path) -> None:

@@ -20,14 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from retriever_process import CONTENTS, DEADLINE_S, ROOT, ROWS, ask, document, start, wait_until_ready
 
-from retriever_server.app import create_app
+from retriever_server.building.store import open_store
+from retriever_server.http.app import create_app
+from retriever_server.http.server import GRACE_S
+from retriever_server.http.wire import well_formed_json
 from retriever_server.indexes import Queries
-from retriever_server.pipeline import Limits
-from retriever_server.served import Served
-from retriever_server.server import GRACE_S
-from retriever_server.service import Searcher
-from retriever_server.store import open_store
-from retriever_server.wire import well_formed_json
+from retriever_server.serving.pipeline import ServingLimits
+from retriever_server.serving.served import Served
+from retriever_server.serving.service import Searcher
 
 
 def test_health_tells_the_figures(server: str) -> None:
@@ -269,9 +269,7 @@ def test_unforeseen_error_is_told_without_its_trace(served_index: Path) -> None:
     assert client.post("/search", json={"query": "x"}).status_code == 200
     searcher.close()
     reply = client.post("/search", json={"query": "x"})
-    assert reply.status_code == 500 and reply.get_json() == {
-        "error": "internal error; the server's log says more"
-    }
+    assert reply.status_code == 500 and reply.get_json() == {"error": "internal error; see the server's log"}
 
 
 def test_an_index_that_is_stuck_is_a_503_within_a_bound(word_index: Path) -> None:
@@ -283,7 +281,7 @@ def test_an_index_that_is_stuck_is_a_503_within_a_bound(word_index: Path) -> Non
             return store.index.search(queries, top_k)
 
     served = Served()
-    served.swap(Searcher(replace(store, index=Stuck()), Limits(answer_s=0.2)))
+    served.swap(Searcher(replace(store, index=Stuck()), ServingLimits(answer_s=0.2)))
     client = create_app(served).test_client()
     body = {"queries": ["spy", "", "poet"], "topk": 1}
     reply = client.post("/retrieve", json=body)

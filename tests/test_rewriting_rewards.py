@@ -26,7 +26,7 @@ from research.rewards.rewriting import (
 from research.rewards.rewriting.encoder import MINILM, BatchingEncoder, EncoderError, TextEncoder
 from research.rewards.rewriting.score import TextScorer
 from research.tools.search import RetrieverClient, RetrieverConfig
-from retriever_server.build import BuildOptions, build
+from retriever_server.building.build import BuildOptions, build
 
 SETTINGS = {
     "think": False,

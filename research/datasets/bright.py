@@ -17,9 +17,9 @@ import click
 
 from research.datasets.hub import download
 from research.datasets.json_rows import read_rows
-from research.datasets.questions import atomic_path
 from research.datasets.rewriting_tasks import RewritingTask, read_tasks, write_tasks
 from research.errors import DataError
+from research.files import atomic_path
 
 REPO = "xlangai/BRIGHT"
 # The published sizes: questions and passages (the short form).

@@ -1,4 +1,4 @@
-"""Evaluation questions by name, in FlashRAG's files on the hub.
+"""Evaluation questions by name, from FlashRAG's files on the hub.
 
     python -m research.datasets.flashrag --out DIR --datasets hotpotqa,bamboogle
 
@@ -11,8 +11,8 @@ from typing import NamedTuple
 import click
 
 from research.datasets.hub import download
-from research.datasets.questions import hop_counts, read_questions, write_questions
-from research.errors import DataError
+from research.datasets.questions import Question, hop_counts, read_questions, write_questions
+from research.errors import warn
 
 REPO = "RUC-NLPIR/FlashRAG_datasets"
 
@@ -24,7 +24,7 @@ class QuestionSet(NamedTuple):
     questions: int
 
 
-# The four of ReSearch, then the others of the Search-R1 papers' seven.
+# ReSearch's four, then the others of the seven in the Search-R1 papers.
 SETS = {
     "hotpotqa": QuestionSet("hotpotqa/dev.jsonl", 7_405),
     "2wiki": QuestionSet("2wikimultihopqa/dev.jsonl", 12_576),
@@ -36,25 +36,27 @@ SETS = {
 }
 
 
+def fetch(published: QuestionSet, target: Path, revision: str | None = None) -> list[Question]:
+    """The questions of a file, downloaded to `target`; warns if some are missing. Raises DataError."""
+    questions = read_questions(download(REPO, [published.file], target, revision))
+    if len(questions) != published.questions:
+        warn(f"{target}: {len(questions):,} questions; the published set has {published.questions:,}.")
+    return questions
+
+
 def prepare(name: str, folder: Path, revision: str | None = None) -> Path:
     """The question file of the set `name`, fetched if it is not there. Raises DataError."""
     target = folder / f"{name}.questions.jsonl"
-    if target.exists():
-        return target
-    questions = read_questions(download(REPO, [SETS[name].file], folder / f"{name}.hub.jsonl", revision))
-    if len(questions) != SETS[name].questions:
-        warning = (
-            f"WARNING: {name}: {len(questions):,} questions; the published set has {SETS[name].questions:,}."
-        )
-        click.secho(warning, fg="red", bold=True, err=True)
-    write_questions(target, questions)
-    click.echo(f"{target}: {len(questions):,} questions ({hop_counts(questions)})", err=True)
+    if not target.exists():
+        questions = fetch(SETS[name], folder / f"{name}.hub.jsonl", revision)
+        write_questions(target, questions)
+        click.echo(f"{target}: {len(questions):,} questions ({hop_counts(questions)})", err=True)
     return target
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the files.")
-@click.option("--datasets", default=",".join(SETS), show_default=True, help="Names, with commas between.")
+@click.option("--datasets", default=",".join(SETS), show_default=True, help="Names, separated by commas.")
 @click.option("--revision", help="Branch, tag or commit of the hub's dataset.  [default: main]")
 def main(out: Path, datasets: str, revision: str | None) -> None:
     """Fetch question sets for evaluation.
@@ -64,11 +66,8 @@ def main(out: Path, datasets: str, revision: str | None) -> None:
     names = datasets.split(",")
     if unknown := [name for name in names if name not in SETS]:
         raise click.BadParameter(f"no set is called {', '.join(unknown)}; there are: {', '.join(SETS)}")
-    try:
-        for name in names:
-            prepare(name, out, revision)
-    except DataError as error:
-        raise click.ClickException(str(error)) from error
+    for name in names:
+        prepare(name, out, revision)
 
 
 if __name__ == "__main__":

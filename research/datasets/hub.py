@@ -1,11 +1,12 @@
-"""Files of dataset repositories on the Hugging Face hub: sizes, and downloads that go on where they stopped.
+"""Downloads from dataset repositories on the Hugging Face hub that resume where they stopped.
 
     from research.datasets.hub import download
     download("PeterJinGo/wiki-18-corpus", ["wiki-18.jsonl.gz"], Path("wiki18/wiki-18.jsonl.gz"))
 
-The library's own download starts a broken-off file anew in the next process, which will not do
-for 64 GB: here, what has come so far stays in TARGET.XXXXXXXX.partial.
-HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE work as ever.
+The library's own download starts over in the next process (huggingface_hub 1.33 removes what a failed one
+leaves), which will not do for 64 GB, and joining its parts would take the space of one of them again. Here,
+what has arrived stays in TARGET.XXXXXXXX.partial. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE work as
+usual.
 """
 
 import fcntl
@@ -47,7 +48,7 @@ from research.errors import DataError
 DATASET = constants.REPO_TYPE_DATASET
 BLOCK = 1 << 24
 SHA256 = re.compile("[0-9a-f]{64}")
-# In a log file a line every ten seconds; the library's own bars would leave it silent for hours.
+# One line per ten seconds in a log file; the library's own bars would leave it silent for hours.
 ByteBar = functools.partial(
     tqdm,
     unit="B",
@@ -55,7 +56,7 @@ ByteBar = functools.partial(
     mininterval=0.1 if sys.stderr.isatty() else 10,
     disable=bool(constants.HF_HUB_DISABLE_PROGRESS_BARS),
 )
-# The first type that fits gives the reason; gated is also "not found", and all of them are HTTP errors.
+# The first type that fits gives the reason: a gated repository is also "not found", and all are HTTP errors.
 REASONS: tuple[tuple[type[Exception], str], ...] = (
     (OfflineModeIsEnabled, "HF_HUB_OFFLINE is set and the file is not in the local cache"),
     (GatedRepoError, "access must be granted: accept the terms on the dataset's page and set HF_TOKEN"),
@@ -77,31 +78,35 @@ class HubFile:
     cached: Path | None
 
 
-def remote_size(repo: str, name: str, revision: str | None = None) -> int:
-    """Bytes of a file on the hub, from its metadata alone. Raises DataError."""
-    return locate(repo, name, revision).size
-
-
 def locate(repo: str, name: str, revision: str | None = None) -> HubFile:
     """Ask the hub, or its cache under HF_HUB_OFFLINE, about a file; `revision` is a branch, tag or commit."""
     with plain_errors(f"{repo}/{name}"):
         url = hf_hub_url(repo, name, repo_type=DATASET, revision=revision)
         if is_offline_mode():
-            return _cached_file(repo, name, url, revision)
-        found = get_hf_file_metadata(url)
-        if found.size is None or found.etag is None or found.commit_hash is None:
+            cached = _cached(repo, name, revision)
+            if cached is None:
+                raise OfflineModeIsEnabled
+            # The cache names its blobs by their etags.
+            return HubFile(repo, name, url, cached.stat().st_size, cached.resolve().name, cached)
+        file = get_hf_file_metadata(url)
+        if file.size is None or file.etag is None or file.commit_hash is None:
             raise DataError(f"{repo}/{name}: {constants.ENDPOINT} is no hub; check HF_ENDPOINT")
-        # By its commit: a branch may move on while 64 GB come.
-        url = hf_hub_url(repo, name, repo_type=DATASET, revision=found.commit_hash)
-        cached = _cache_path(repo, name, found.commit_hash)
-        return HubFile(repo, name, url, found.size, found.etag, cached)
+        # By its commit: a branch may move while 64 GB arrive.
+        url = hf_hub_url(repo, name, repo_type=DATASET, revision=file.commit_hash)
+        return HubFile(repo, name, url, file.size, file.etag, _cached(repo, name, file.commit_hash))
+
+
+def _cached(repo: str, name: str, revision: str | None) -> Path | None:
+    path = try_to_load_from_cache(repo, name, repo_type=DATASET, revision=revision)
+    return Path(path) if isinstance(path, str) else None
 
 
 def download(repo: str, names: Sequence[str], target: Path, revision: str | None = None) -> Path:
     """Fetch files of a dataset, one after another into the one file `target`, which appears when complete.
 
-    A download broken off, even by a kill, goes on where it stopped. Large files are checked against the hub's
-    SHA-256 sums. A `target` of the right size is kept. Raises DataError: offline, missing, no space, broken.
+    An interrupted download, even a killed one, resumes where it stopped. Large files are checked against the
+    hub's SHA-256 sums. A `target` of the right size is kept. Raises DataError: offline, missing, no space,
+    interrupted, damaged.
     """
     if target.is_file() and is_offline_mode():
         return target
@@ -114,12 +119,64 @@ def download(repo: str, names: Sequence[str], target: Path, revision: str | None
     version = hashlib.sha256(" ".join(part.etag for part in parts).encode()).hexdigest()[:8]
     partial = target.with_name(f"{target.name}.{version}.partial")
     require_space(target.parent, total - (partial.stat().st_size if partial.exists() else 0))
-    with plain_errors(f"{repo}/{names[0]}"):
-        with exclusive(partial) as file:
-            _append(parts, file)
-        _check(partial, parts)
+    with plain_errors(f"{repo}/{names[0]}"), exclusive(partial) as file:
+        start = 0
+        for part in parts:
+            _append(part, file, start)
+            if not _is_intact(part, file, start):
+                file.truncate(start)
+                raise DataError(f"{repo}/{part.name}: arrived damaged and was removed; run again")
+            start += part.size
+        file.truncate(total)
         os.replace(partial, target)
     return target
+
+
+def _append(part: HubFile, file: BinaryIO, start: int) -> None:
+    """Fill `file`, whatever length it has, to the end of the part that begins at `start`."""
+    while (end := file.seek(0, os.SEEK_END)) < start + part.size:
+        if part.cached:
+            with part.cached.open("rb") as cached:
+                cached.seek(end - start)
+                shutil.copyfileobj(cached, file, BLOCK)
+        else:
+            _fetch(part, file, end - start)
+        if file.tell() <= end:
+            raise DataError(f"{part.repo}/{part.name}: interrupted; run again to resume")
+
+
+def _fetch(part: HubFile, file: BinaryIO, done: int) -> None:
+    """Append what follows `done` bytes, or as much of it as arrives before the connection breaks."""
+    before = file.tell()
+    # A compressed transfer could not resume at a byte of the file.
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    try:
+        http_get(
+            part.url,
+            file,
+            resume_size=done,
+            headers=headers,
+            expected_size=part.size,
+            displayed_filename=part.name,
+            tqdm_class=cast(Any, ByteBar),
+        )
+    except httpx.TransportError:
+        if file.tell() <= before:
+            raise
+
+
+def _is_intact(part: HubFile, file: BinaryIO, start: int) -> bool:
+    """Compare the SHA-256 of the part at `start` with the hub's, which has none for small files."""
+    if not SHA256.fullmatch(part.etag):
+        return True
+    digest, left = hashlib.sha256(), part.size
+    file.seek(start)
+    with ByteBar(total=part.size, desc=f"checking {part.name}") as bar:
+        while left and (block := file.read(min(BLOCK, left))):
+            digest.update(block)
+            left -= len(block)
+            bar.update(len(block))
+    return digest.hexdigest() == part.etag
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -145,9 +202,9 @@ def size_text(size: int) -> str:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[BinaryIO]:
-    """`path` open for appending, and for no other process. Raises DataError when another one has it."""
+    """`path` open for reading and appending, locked. Raises DataError if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
+    with path.open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -155,88 +212,9 @@ def exclusive(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _cached_file(repo: str, name: str, url: str, revision: str | None) -> HubFile:
-    cached = _cache_path(repo, name, revision)
-    if cached is None:
-        raise OfflineModeIsEnabled
-    # The cache names its blobs by their etags.
-    return HubFile(repo, name, url, cached.stat().st_size, cached.resolve().name, cached)
-
-
-def _cache_path(repo: str, name: str, revision: str | None) -> Path | None:
-    found = try_to_load_from_cache(repo, name, repo_type=DATASET, revision=revision)
-    return Path(found) if isinstance(found, str) else None
-
-
-def _append(parts: Sequence[HubFile], file: BinaryIO) -> None:
-    """Bring `file` to the length of all parts, whatever length it has."""
-    end = 0
-    for part in parts:
-        start, end = end, end + part.size
-        while (here := file.seek(0, os.SEEK_END)) < end:
-            if part.cached:
-                _copy(part.cached, file, here - start)
-            else:
-                _fetch(part, file, here - start)
-            if file.tell() <= here:
-                raise DataError(f"{part.repo}/{part.name}: broken off; run again to go on")
-
-
-def _copy(source: Path, file: BinaryIO, done: int) -> None:
-    with source.open("rb") as cached:
-        cached.seek(done)
-        shutil.copyfileobj(cached, file, BLOCK)
-
-
-def _fetch(part: HubFile, file: BinaryIO, done: int) -> None:
-    """Append what lies after `done` bytes, or the part of it that came before the connection broke."""
-    before = file.tell()
-    # A compressed transfer could not go on from a byte of the file.
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    try:
-        http_get(
-            part.url,
-            file,
-            resume_size=done,
-            headers=headers,
-            expected_size=part.size,
-            displayed_filename=part.name,
-            tqdm_class=cast(Any, ByteBar),
-        )
-    except httpx.TransportError:
-        if file.tell() <= before:
-            raise
-
-
-def _check(partial: Path, parts: Sequence[HubFile]) -> None:
-    """Compare SHA-256 sums with the hub's; a part that differs goes, and all after it."""
-    good = 0
-    with partial.open("rb+") as file:
-        for part in parts:
-            if not _sum_fits(file, part):
-                file.truncate(good)
-                raise DataError(f"{part.repo}/{part.name}: came damaged and was removed; run again")
-            good += part.size
-        file.truncate(good)
-
-
-def _sum_fits(file: BinaryIO, part: HubFile) -> bool:
-    """Read the next `part.size` bytes; small files have no SHA-256 on the hub and pass."""
-    if not SHA256.fullmatch(part.etag):
-        file.seek(part.size, os.SEEK_CUR)
-        return True
-    digest, left = hashlib.sha256(), part.size
-    with ByteBar(total=part.size, desc=f"checking {part.name}") as bar:
-        while left and (block := file.read(min(BLOCK, left))):
-            digest.update(block)
-            left -= len(block)
-            bar.update(len(block))
-    return digest.hexdigest() == part.etag
-
-
 @contextmanager
 def plain_errors(what: str) -> Iterator[None]:
-    """Turns what the library and the disk raise into a DataError of one line that starts with `what`."""
+    """Turn what the library and the disk raise into a DataError of one line that starts with `what`."""
     try:
         yield
     except (EntryNotFoundError, HFValidationError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
@@ -248,7 +226,7 @@ def _reason(error: Exception) -> str:
         if isinstance(error, kind):
             return reason
     if isinstance(error, HfHubHTTPError):
-        return f"the hub answered with status {error.response.status_code}; run again to go on"
+        return f"the hub answered with status {error.response.status_code}; run again to resume"
     if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
         return f"no connection to {constants.ENDPOINT} ({error}); run again when there is one"
     if isinstance(error, OSError) and error.strerror:

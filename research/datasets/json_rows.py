@@ -5,7 +5,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from research.errors import DataError
+from research.files import atomic_path
 
 BATCH = 256
 BLANK = re.compile(r"\s*")
@@ -119,6 +120,14 @@ def _decoded(content: bytes, path: Path, line: int) -> str:
     except UnicodeDecodeError as error:
         line += content.count(b"\n", 0, error.start)
         raise DataError(f"{path}:{line}: not UTF-8; {KINDS}") from error
+
+
+def write_json_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object per line, gzipped if named .gz, whole or not at all. Raises DataError."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with atomic_path(path) as temporary, opener(temporary, "wt", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def check_storable(values: Mapping[str, Any], where: str) -> None:

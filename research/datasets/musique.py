@@ -1,52 +1,21 @@
-"""MuSiQue, questions that take 2 to 4 passages to answer: training and validation questions.
+"""MuSiQue, questions that take 2 to 4 passages to answer: training, validation and test questions.
 
     python -m research.datasets.musique --out DIR    from the hub (FlashRAG's form)
-    python -m research.datasets.musique --out DIR --train train.jsonl --dev dev.jsonl   from files of yours
+    python -m research.datasets.musique --out DIR --train train.jsonl --dev dev.jsonl   from your own files
 
 Writes DIR/train.questions.jsonl, all training questions, and DIR/validation.questions.jsonl and
-DIR/test.questions.jsonl, two draws from the dev questions that share none, all in this project's form
-(research/datasets/questions.py); the recipe makes its rows from them.
+DIR/test.questions.jsonl, two disjoint draws from the dev questions, all in this project's form
+(research/datasets/questions.py); the recipe turns them into training rows.
 """
 
 from pathlib import Path
 
 import click
 
-from research.datasets.hub import download
-from research.datasets.questions import Question, hop_counts, read_questions, split_questions, write_questions
+from research.datasets.flashrag import SETS, QuestionSet, fetch
+from research.datasets.questions import hop_counts, read_questions, split_questions, write_questions
 
-REPO = "RUC-NLPIR/FlashRAG_datasets"
-# Answerable questions of the published sets.
-FULL_TRAIN, FULL_DEV = 19_938, 2_417
-
-
-def fetch(split: str, folder: Path, revision: str | None = None) -> Path:
-    """Download the question file of `split` ("train" or "dev") into `folder`. Raises DataError."""
-    return download(REPO, [f"musique/{split}.jsonl"], folder / f"{split}.jsonl", revision)
-
-
-def warn_unless_full(path: Path, questions: list[Question], full: int) -> None:
-    """Say loudly that the hub's file is not the set that published results were made with."""
-    if len(questions) != full:
-        warning = f"WARNING: {path} holds {len(questions):,} questions; the full MuSiQue file holds {full:,}."
-        click.secho(warning, fg="red", bold=True, err=True)
-
-
-def prepare(
-    train: list[Question], dev: list[Question], out: Path, validation: int, test: int, seed: int
-) -> None:
-    """Write the files into `out`, with `validation` and at most `test` questions of `dev` drawn by `seed`.
-
-    Raises DataError: `dev` holds fewer than `validation` questions.
-    """
-    rest, drawn = split_questions(dev, validation, seed)
-    _, asked = split_questions(rest, min(test, len(rest)), seed)
-    for split, questions in (("train", train), ("validation", drawn), ("test", asked)):
-        if not questions:
-            continue  # the validation took all
-        path = out / f"{split}.questions.jsonl"
-        write_questions(path, questions)
-        click.echo(f"{path}: {len(questions)} questions ({hop_counts(questions)})")
+TRAIN, DEV = QuestionSet("musique/train.jsonl", 19_938), SETS["musique"]
 
 
 @click.command()
@@ -54,7 +23,7 @@ def prepare(
 @click.option("--train", type=click.Path(path_type=Path), help="Question file instead of the hub's.")
 @click.option("--dev", type=click.Path(path_type=Path), help="Question file instead of the hub's.")
 @click.option("--validation", default=100, show_default=True, metavar="N", help="Dev questions to draw.")
-@click.option("--test", default=500, show_default=True, metavar="N", help="Others of them, at most.")
+@click.option("--test", default=500, show_default=True, metavar="N", help="Others to draw, at most.")
 @click.option("--seed", default=42, show_default=True, help="Seed of these draws.")
 @click.option("--revision", help="Branch, tag or commit of the hub's dataset.  [default: main]")
 def main(
@@ -72,13 +41,15 @@ def main(
     """
     if (train is None) != (dev is None):
         raise click.UsageError("--train and --dev go together.")
-    train_file = train or fetch("train", out / "raw", revision)
-    dev_file = dev or fetch("dev", out / "raw", revision)
-    train_set, dev_set = read_questions(train_file), read_questions(dev_file)
-    if train is None:
-        warn_unless_full(train_file, train_set, FULL_TRAIN)
-        warn_unless_full(dev_file, dev_set, FULL_DEV)
-    prepare(train_set, dev_set, out, validation, test, seed)
+    training = read_questions(train) if train else fetch(TRAIN, out / "raw" / "train.jsonl", revision)
+    rest = read_questions(dev) if dev else fetch(DEV, out / "raw" / "dev.jsonl", revision)
+    rest, validating = split_questions(rest, validation, seed)
+    _, testing = split_questions(rest, min(test, len(rest)), seed)
+    for split, questions in (("train", training), ("validation", validating), ("test", testing)):
+        if questions:  # --validation may take all of dev
+            path = out / f"{split}.questions.jsonl"
+            write_questions(path, questions)
+            click.echo(f"{path}: {len(questions)} questions ({hop_counts(questions)})")
 
 
 if __name__ == "__main__":

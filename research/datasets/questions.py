@@ -5,24 +5,22 @@
 Read are .jsonl, JSON arrays, both also as .gz, and .parquet; question_forms.py has the forms of rows.
 """
 
-import gzip
 import json
-import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from research.datasets.json_rows import check_storable, read_rows
+from research.datasets.json_rows import check_storable, read_rows, write_json_rows
 from research.datasets.question_forms import Question, Row, question_of
 from research.errors import DataError
+from research.files import atomic_path
 
 Item = TypeVar("Item")
 
@@ -100,17 +98,7 @@ def read_question_file(path: str | Path) -> QuestionFile:
 
 def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
     """Write JSONL rows `{"id", "question", "golden_answers", "metadata"}`, gzipped if named .gz."""
-    with atomic_path(Path(path)) as temporary:
-        opener = gzip.open if Path(path).suffix == ".gz" else open
-        with cast(BinaryIO, opener(temporary, "wb")) as file:
-            for each in questions:
-                row = {
-                    "id": each.id,
-                    "question": each.question,
-                    "golden_answers": list(each.golden_answers),
-                    "metadata": each.metadata,
-                }
-                file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    write_json_rows(Path(path), map(vars, questions))
 
 
 def split_questions(questions: Sequence[Item], validation: int, seed: int) -> tuple[list[Item], list[Item]]:
@@ -166,21 +154,6 @@ def write_rows(rows: Sequence[Row], path: str | Path, schema: pa.Schema = TRAINI
     with atomic_path(Path(path)) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
     return len(rows)
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary neighbour to write: it becomes `path` when the block ends well, else it is removed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def hop_counts(questions: Iterable[Question]) -> str:

@@ -7,7 +7,6 @@ a row of .jsonl, .jsonl.gz or .parquet; all but the first two may be left out. `
 `excluded_ids` those of passages that do not count, as in BRIGHT. What a list repeats counts once.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from research.datasets.json_rows import KINDS, check_storable, read_rows
+from research.datasets.json_rows import KINDS, check_storable, read_rows, write_json_rows
 from research.datasets.question_forms import named_fields
-from research.datasets.questions import AGENT_NAME, TEXTS, TRAINING_SCHEMA, Row, atomic_path
+from research.datasets.questions import AGENT_NAME, TEXTS, TRAINING_SCHEMA, Row
 from research.errors import DataError
+from research.files import atomic_path
 
 SCHEMA = pa.schema(
     {
@@ -78,12 +78,11 @@ def read_tasks(path: str | Path) -> list[RewritingTask]:
 def write_tasks(path: str | Path, tasks: Iterable[RewritingTask]) -> None:
     """Write .parquet or else JSONL, whole or not at all. Raises DataError."""
     rows = [asdict(task) for task in tasks]
+    if Path(path).suffix != ".parquet":
+        write_json_rows(Path(path), rows)
+        return
     with atomic_path(Path(path)) as temporary:
-        if Path(path).suffix == ".parquet":
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
-        else:
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            temporary.write_text("".join(lines), encoding="utf-8")
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
 
 
 def task_rows(tasks: Iterable[RewritingTask], split: str) -> list[Row]:

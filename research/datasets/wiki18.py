@@ -3,9 +3,9 @@
     python -m research.datasets.wiki18 --out DIR --dry-run  what is there, what is missing, what disk it needs
     python -m research.datasets.wiki18 --out DIR            fetch it: DIR/wiki-18.jsonl and DIR/e5_Flat.index
 
-After an interruption run it again: downloads go on where they stopped, and a file has its name only if whole.
-At its fullest the disk holds the two files, 79 GB, and no more: the archive of the corpus is removed before
-the index is fetched, and the two parts in which the hub keeps the index are downloaded into one file.
+After an interruption run it again: downloads resume, and a file has its name only when it is whole. The disk
+never holds more than the two files, 79 GB: the archive of the corpus is removed before the index is fetched,
+and the two parts in which the hub keeps the index are downloaded into one file.
 """
 
 import gzip
@@ -37,10 +37,9 @@ CORPUS, INDEX, ARCHIVE = "wiki-18.jsonl", "e5_Flat.index", "wiki-18.jsonl.gz"
 CORPUS_REPO, INDEX_REPO = "PeterJinGo/wiki-18-corpus", "PeterJinGo/wiki-18-e5-index"
 INDEX_PARTS = ("part_aa", "part_ab")
 PASSAGES, DIMENSION = 21_015_324, 768
-# Known beforehand, so that a plan needs no network; a download goes by what the hub says.
+# So that a plan needs no network; a download relies on the sizes that the hub reports.
 BYTES = {ARCHIVE: 5_123_307_260, CORPUS: 14_393_573_105, INDEX: 64_559_075_373}
-# What FAISS writes before the vectors of an IndexFlatIP: name, dimension, count, two unused numbers, trained,
-# metric, and the count of floats.
+# FAISS's header of an IndexFlatIP: name, dimension, count, two unused numbers, trained, metric, floats.
 INDEX_HEADER = struct.Struct("<4siqqq?iQ")
 BLOCK = 1 << 20
 
@@ -67,12 +66,13 @@ def space_needed(target: Path, names: tuple[str, ...] = (CORPUS, INDEX)) -> int:
 
 
 def plan(target: Path, names: tuple[str, ...] = (CORPUS, INDEX)) -> str:
-    """What is there and what is missing, for people."""
+    """What is there and what is missing, as text for people."""
     lines = [f"2018 Wikipedia in {target}"]
     for name in names:
-        state = "present" if (target / name).is_file() else "missing"
-        got = "" if state == "present" else _progress_text(target, ARCHIVE if name == CORPUS else INDEX)
-        lines.append(f"  {name:15} {size_text(BYTES[name]):>8}  {state}{got}")
+        file = ARCHIVE if name == CORPUS else INDEX
+        missing = f"missing, {size_text(_fetched(target, file))} of {size_text(BYTES[file])} downloaded"
+        state = "present" if (target / name).is_file() else missing
+        lines.append(f"  {name:15} {size_text(BYTES[name]):>8}  {state}")
     needed, free = space_needed(target, names), free_space(target)
     verdict = "" if needed <= free else ", NOT ENOUGH"
     lines.append(f"disk: {size_text(needed)} more needed, {size_text(free)} free{verdict}")
@@ -113,7 +113,7 @@ def unpack(archive: Path, corpus: Path) -> None:
 
 
 def check_corpus(corpus: Path) -> None:
-    """Raises DataError unless the file starts with a passage; after a bare gunzip it is a tar header."""
+    """Raise DataError unless the file starts with a passage; after a bare gunzip it is a tar header."""
     with corpus.open("rb") as file:
         first = file.readline(BLOCK)
     try:
@@ -125,7 +125,7 @@ def check_corpus(corpus: Path) -> None:
 
 
 def check_index(index: Path) -> None:
-    """Raises DataError unless the header tells of all passages' vectors and the file is as long as these."""
+    """Raise DataError unless the header announces a vector per passage and the file is as long as that."""
     with index.open("rb") as file:
         header = file.read(INDEX_HEADER.size)
     if len(header) < INDEX_HEADER.size or not header.startswith(b"IxFI"):
@@ -143,15 +143,13 @@ def _fetched(target: Path, name: str) -> int:
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
-def _progress_text(target: Path, download_name: str) -> str:
-    return f", {size_text(_fetched(target, download_name))} of {size_text(BYTES[download_name])} downloaded"
-
-
 @contextmanager
 def _unpacked(archive: Path) -> Iterator[IO[bytes]]:
-    """The passages in the archive. The hub's .jsonl.gz is a gzipped tar of one file; both are read."""
+    """The passages in the archive: a gzipped tar of one file, as on the hub, or the gzipped file itself."""
     try:
-        with _with_progress(archive) as packed, gzip.GzipFile(fileobj=packed) as stream:
+        size, desc = archive.stat().st_size, f"unpacking {archive.name}"
+        with archive.open("rb") as file, ByteBar(total=size, desc=desc) as bar:
+            stream = gzip.GzipFile(fileobj=CallbackIOWrapper(bar.update, file, "read"))
             if stream.peek(512)[257:262] == b"ustar":
                 with tarfile.open(fileobj=stream, mode="r|", bufsize=BLOCK) as tar:
                     yield _only_file(tar)
@@ -166,13 +164,6 @@ def _only_file(tar: tarfile.TarFile) -> IO[bytes]:
         if content := tar.extractfile(member):
             return content
     raise tarfile.ReadError("no file in the tar")
-
-
-@contextmanager
-def _with_progress(path: Path) -> Iterator[IO[bytes]]:
-    """`path` open for reading, with a bar that follows what is read."""
-    with path.open("rb") as file, ByteBar(total=path.stat().st_size, desc=f"unpacking {path.name}") as bar:
-        yield CallbackIOWrapper(bar.update, file, "read")
 
 
 def _copy_lines(source: IO[bytes], file: BinaryIO) -> int:

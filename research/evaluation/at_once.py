@@ -11,8 +11,8 @@ from research.evaluation.config import EvaluationError
 
 HOPELESS = 32  # in a row from the start that all failed: something is wrong with all of them
 MOST_CHARACTERS = 500  # of a reason
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Failed:
     reason: str
 
 
-async def at_once(items: Iterable[Item], concurrency: int, work: Callable[[Item], Awaitable[None]]) -> None:
+async def at_once(items: Iterable[_Item], concurrency: int, work: Callable[[_Item], Awaitable[None]]) -> None:
     """Do `work` for all items, `concurrency` at a time. The first exception ends all, and is raised."""
     waiting = iter(items)
 
@@ -38,7 +38,7 @@ async def at_once(items: Iterable[Item], concurrency: int, work: Callable[[Item]
         raise _first(errors) from None
 
 
-async def attempt(work: Awaitable[Result], seconds: float, result: str) -> Result | Failed:
+async def attempt(work: Awaitable[_Result], seconds: float, result: str) -> _Result | Failed:
     """The result, or why there is none. Raises EvaluationError, which ends the whole evaluation."""
     try:
         async with asyncio.timeout(seconds):

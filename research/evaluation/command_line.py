@@ -9,8 +9,6 @@ from typing import Any
 
 import click
 
-from research.errors import DataError
-from research.evaluation.config import EvaluationError
 from research.overrides import quoted
 from research.processes import Terminated, raise_on_terminate
 
@@ -50,7 +48,7 @@ def one_line_end(run_dir: Path) -> Iterator[None]:
     raise_on_terminate()
     try:
         yield
-    except (EvaluationError, DataError, OSError) as error:
+    except OSError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; what is finished is kept. Resume with --out {run_dir}", err=True)

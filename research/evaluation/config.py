@@ -8,6 +8,7 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+from click import ClickException
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -26,15 +27,15 @@ from research.tools.search import RetrieverConfig
 from research.values import ABOVE_0, SHARE, TEXT, Rule, integer, or_null
 
 
-class EvaluationError(Exception):
-    """The evaluation cannot start or continue; the message is one line for the user."""
+class EvaluationError(ClickException):
+    """The evaluation cannot start or continue; the message is one line, with which a command ends."""
 
 
 def _is_model(value: Any) -> bool:
     return rules.is_text(value) and (rules.is_url(value) or not value.startswith(("http://", "https://")))
 
 
-def names(example: str) -> Rule:
+def list_of_names(example: str) -> Rule:
     """Lists of at least one name."""
     wording = f"a list of at least one name, like [{example}]"
     return Rule(
@@ -90,8 +91,8 @@ class Baselines:
 class EvaluationConfig:
     """One evaluation; research/config/eval_multihop.yaml documents each key."""
 
-    datasets: Annotated[tuple[str, ...], names("hotpotqa")]
-    methods: Annotated[tuple[str, ...], names("research")]
+    datasets: Annotated[tuple[str, ...], list_of_names("hotpotqa")]
+    methods: Annotated[tuple[str, ...], list_of_names("research")]
     limit: Annotated[int | None, or_null(integer(1))]
     prompt: Annotated[str, TEXT]
     protocol: Protocol
@@ -189,7 +190,7 @@ def read_typed(cls: type, config: DictConfig, of_keys: Mapping[str, Rule]) -> An
     """
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     flat = rules.flattened(values)
-    with one_line_errors():
+    with evaluation_errors():
         rules.check(flat, of_keys)
         rules.check_limits(flat)
         if missing := sorted(of_keys.keys() - flat.keys() - OPTIONAL):
@@ -202,19 +203,19 @@ def read_typed(cls: type, config: DictConfig, of_keys: Mapping[str, Rule]) -> An
 
 def _object(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    with one_line_errors(prefix):
+    with evaluation_errors(prefix):
         return cls(**fields)
 
 
 def keep_prompt(section: DictConfig) -> None:
     """Put the text of a prompt that is a file into the configuration. Raises EvaluationError."""
     if isinstance(section.prompt, str):
-        with one_line_errors():
+        with evaluation_errors():
             section.prompt = with_text(section.prompt)
 
 
 @contextmanager
-def one_line_errors(prefix: str = "") -> Iterator[None]:
+def evaluation_errors(prefix: str = "") -> Iterator[None]:
     """Turn a ValueError, or the TypeError of an unknown key, into EvaluationError."""
     try:
         yield

@@ -10,8 +10,7 @@ from research.datasets.flashrag import SETS, prepare
 from research.datasets.questions import Question
 from research.environments import EpisodeSettings, environment_class, make_environment
 from research.environments.question_answering import Environment
-from research.errors import DataError
-from research.evaluation.config import EvaluationConfig, EvaluationError, one_line_errors
+from research.evaluation.config import EvaluationConfig, EvaluationError, evaluation_errors
 from research.evaluation.runner import Task
 from research.places import CACHE
 
@@ -21,7 +20,7 @@ FOLDER = CACHE / "flashrag"
 def read_datasets(config: EvaluationConfig) -> dict[str, list[Question]]:
     """Label -> questions; the label is a data set's name, or the beginning of its file's name.
 
-    Raises EvaluationError for an unknown name, an unreadable file, or two data sets with one label.
+    Raises EvaluationError for an unknown name or two data sets with one label, DataError for a bad file.
     """
     datasets: dict[str, list[Question]] = {}
     environment = _environment(config)
@@ -53,7 +52,7 @@ def _environment(config: EvaluationConfig) -> Environment:
     settings = EpisodeSettings(
         config.prompt, "exact_match", config.protocol, config.limits, config.retriever, config.tools
     )
-    with one_line_errors():
+    with evaluation_errors():
         section = {"environment": config.environment}
         if not issubclass(environment_class(section), Environment):
             raise ValueError(f"environment: {config.environment} asks no questions")
@@ -64,7 +63,4 @@ def _environment(config: EvaluationConfig) -> Environment:
 def _read(name: str, environment: Environment) -> list[Question]:
     if name not in SETS and not Path(name).exists():
         raise EvaluationError(f"{name} is neither a file nor one of {', '.join(SETS)}")
-    try:
-        return environment.questions(prepare(name, FOLDER) if name in SETS else Path(name))
-    except DataError as error:
-        raise EvaluationError(str(error)) from error
+    return environment.questions(prepare(name, FOLDER) if name in SETS else Path(name))

@@ -22,7 +22,7 @@ from research.evaluation.engines.identity import model_identity
 from research.evaluation.engines.opening import opened
 from research.evaluation.outputs.folder import RUNTIME_KEYS, check_same
 from research.evaluation.outputs.judging import JUDGEMENTS, judge_all, judge_metrics
-from research.evaluation.outputs.predictions import Predictions, failures, key_of, read_predictions
+from research.evaluation.outputs.predictions import Predictions, failures, prediction_key, read_predictions
 from research.evaluation.outputs.report import write_report
 from research.evaluation.outputs.summary import markdown, summarise, write_summary
 from research.evaluation.runner import Runner, Task
@@ -72,7 +72,7 @@ def _conclude(run_dir: Path, config: EvaluationConfig, identity: dict[str, Any])
     """Write metrics.json and report.html from the other files."""
     verdicts = read_verdicts(run_dir / JUDGEMENTS)
     scores = {
-        key_of(each): each.metrics | judge_metrics(config.judge, verdicts, each)
+        prediction_key(each): each.metrics | judge_metrics(config.judge, verdicts, each)
         for each in read_predictions(run_dir)
     }
     summary = summarise(scores, identity)

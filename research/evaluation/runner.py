@@ -1,5 +1,6 @@
 """Answer all questions with one engine and one retriever; a failed question counts as wrong."""
 
+import itertools
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -10,11 +11,11 @@ from research.datasets.questions import Question
 from research.episode.tools import SEARCH, SearchFunction, Tool, search_tool
 from research.episode.trajectory import Trajectory, well_formed
 from research.evaluation.at_once import Failed, at_once, attempt
-from research.evaluation.config import EvaluationConfig, one_line_errors
-from research.evaluation.engines import Engine, Stops, tokens_of
+from research.evaluation.config import EvaluationConfig, evaluation_errors
+from research.evaluation.engines import Engine, Sample, Stops, tokens_of
 from research.evaluation.methods import get_method
-from research.evaluation.methods.calls import Tools
-from research.evaluation.outputs.predictions import Key
+from research.evaluation.methods.calls import MethodTools
+from research.evaluation.outputs.predictions import PredictionKey
 from research.evaluation.outputs.scoring import score
 from research.tools import read_tools
 
@@ -28,9 +29,9 @@ class Task:
     question: Question
 
     @property
-    def key(self) -> Key:
-        """See `Key`."""
-        return Key(well_formed(self.dataset), self.method, well_formed(self.question.id))
+    def key(self) -> PredictionKey:
+        """See `PredictionKey`."""
+        return PredictionKey(well_formed(self.dataset), self.method, well_formed(self.question.id))
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class Runner:
 
         async def answer(task: Task) -> None:
             began = time.perf_counter()
-            sample = _Sampler(self, task).sample
-            given = Tools(sample, self.search, tools, tokens, self.config)
+            given = MethodTools(self._sampler(task), self.search, tools, tokens, self.config)
             work = get_method(task.method)(task.question.question, given)
             trajectory = await attempt(work, self.config.question_timeout, "answer")
             if isinstance(trajectory, Failed):
@@ -66,21 +66,18 @@ class Runner:
 
     def _tools(self) -> list[Tool]:
         """The tools of the configuration, with our own search: its failures may end the evaluation."""
-        with one_line_errors():
+        with evaluation_errors():
             tools = read_tools(self.config.tools, self.config.retriever)
         return [search_tool(self.search) if tool.name == SEARCH else tool for tool in tools]
 
+    def _sampler(self, task: Task) -> Sample:
+        """The engine for one question; each call has a seed that depends on this question alone."""
+        seeds = itertools.count(zlib.crc32(repr((self.config.sampling.seed, *task.key)).encode()) + 1)
 
-class _Sampler:
-    """The engine for one question; each call has a seed that depends on this question alone."""
+        async def sample(token_ids: list[int], max_tokens: int, stops: Stops) -> list[int]:
+            return await self.engine.generate(token_ids, max_tokens, stops, next(seeds))
 
-    def __init__(self, runner: Runner, task: Task) -> None:
-        self._engine = runner.engine
-        self._seed = zlib.crc32(repr((runner.config.sampling.seed, *task.key)).encode())
-
-    async def sample(self, token_ids: list[int], max_tokens: int, stops: Stops) -> list[int]:
-        self._seed += 1
-        return await self._engine.generate(token_ids, max_tokens, stops, self._seed)
+        return sample
 
 
 def _metadata(task: Task) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from research.files import write_atomically
+
 REPORT = "report.html"
 
 
@@ -14,7 +16,7 @@ def write_page(folder: Path, template: str, contents: Mapping[str, Any]) -> Path
     """Write FOLDER/report.html, whole or not at all, and return its path.
 
     `template` is a path within `research`. Templates also get `written`, the time. All values are escaped
-    except Markup. Raises OSError.
+    except Markup. Raises DataError.
     """
     environment = Environment(
         loader=PackageLoader("research", ""),
@@ -26,7 +28,5 @@ def write_page(folder: Path, template: str, contents: Mapping[str, Any]) -> Path
     written = f"{datetime.now():%Y-%m-%d %H:%M}"
     page = environment.get_template(template).render({"written": written, **contents})
     target = folder / REPORT
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(target)
+    write_atomically(target, page)
     return target

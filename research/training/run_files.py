@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from research.episode.trajectory import Trajectory
-from research.files import cut_half_line
+from research.files import cut_half_line, write_atomically
 
 
 class DamagedFile(ValueError):
@@ -136,9 +136,7 @@ def forget_steps_after(run_dir: Path, step: int) -> None:
     """
     rows = [row for row in read_metrics(run_dir) if row["step"] <= step]
     if (run_dir / "metrics.jsonl").exists():
-        temporary = run_dir / "metrics.jsonl.tmp"
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        temporary.replace(run_dir / "metrics.jsonl")
+        write_atomically(run_dir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     for path in (run_dir / "trajectories").glob("*step_*.jsonl"):
         found = TRAJECTORY_FILE.fullmatch(path.name)
         if found and int(found[2]) > step:
@@ -173,9 +171,7 @@ def mend_tracker(run_dir: Path) -> str | None:
         raise DamagedFile(
             f"{tracker} names no checkpoint, and none beside it is whole; remove it to start the run anew"
         )
-    temporary = tracker.with_suffix(".tmp")
-    temporary.write_text(str(step), encoding="utf-8")
-    temporary.replace(tracker)
+    write_atomically(tracker, str(step))
     return f"WARNING: {tracker} named no checkpoint; it now names the newest whole one, of step {step}"
 
 

@@ -3,7 +3,7 @@
 Routes:
     GET /                  the page; its scripts and styles are under /page/
     GET /api/state         what there is, after a look for newly written lines
-    GET /api/list          a part of the list: the fields of Query, offset, limit, and a, b to locate an entry
+    GET /api/list          a part of the list: fields of ListQuery, offset, limit; a, b locate an entry
     GET /api/trajectory    one trajectory: side (0 or 1), key
 """
 
@@ -19,7 +19,7 @@ from werkzeug.exceptions import BadRequest, HTTPException, NotFound, Unprocessab
 
 from research.validation import first_fault
 from research.viewer.catalogue import Catalogue
-from research.viewer.query import Query
+from research.viewer.query import ListQuery
 
 LIMIT = 500  # entries in one answer
 HEADERS = {
@@ -57,7 +57,7 @@ def create_app(catalogue: Catalogue, host: str) -> Flask:
         offset, limit = _number(values.pop("offset", "0")), _number(values.pop("limit", "100"))
         keys = values.pop("a", ""), values.pop("b", "")
         locate = keys if any(keys) else None
-        return jsonify(catalogue.page(Query.model_validate(values), offset, min(limit, LIMIT), locate))
+        return jsonify(catalogue.page(ListQuery.model_validate(values), offset, min(limit, LIMIT), locate))
 
     @app.get("/api/trajectory")
     def trajectory() -> Response:

@@ -7,7 +7,7 @@ from typing import Any
 
 from research.viewer.files import Source
 from research.viewer.pairs import pair
-from research.viewer.query import Entry, Query, facets, ranges
+from research.viewer.query import Entry, ListQuery, facets, ranges
 from research.viewer.text_search import TextSearch
 from research.viewer.view import entry_view, trajectory_view
 
@@ -25,7 +25,7 @@ class Catalogue:
         self._versions: list[int] = []  # of the files that the next three are from
         self._entries: list[Entry] = []
         self._choices: dict[str, Any] = {}
-        self._selected: dict[Query, list[Entry]] = {}
+        self._selected: dict[ListQuery, list[Entry]] = {}
         self._texts: dict[str, TextSearch] = {}
 
     def state(self) -> dict[str, Any]:
@@ -51,7 +51,9 @@ class Catalogue:
                 **self._choices,
             }
 
-    def page(self, query: Query, offset: int, limit: int, locate: tuple[str, str] | None) -> dict[str, Any]:
+    def page(
+        self, query: ListQuery, offset: int, limit: int, locate: tuple[str, str] | None
+    ) -> dict[str, Any]:
         """A part of the list.
 
         ``position`` is that of the entry with the keys ``locate``, None if it is not in the list;
@@ -88,7 +90,7 @@ class Catalogue:
             self._selected.clear()
             self._versions = versions
 
-    def _select(self, query: Query) -> tuple[list[Entry], bool]:
+    def _select(self, query: ListQuery) -> tuple[list[Entry], bool]:
         """The entries that pass the query, and whether all of them are known."""
         selected = self._selected.get(query)
         if selected is None:

@@ -71,11 +71,9 @@ class TrajectoryFile:
             self._lines += 1
         if line.strip():
             try:
-                trajectory, place = (
-                    Trajectory.from_json(line.decode()),
-                    (self.path.name, self._lines, self.scanned),
-                )
-                self.rows.append(make_row(trajectory, self.protocol, *place, self.split))
+                trajectory = Trajectory.from_json(line.decode())
+                place = (self.path.name, self._lines, self.scanned, self.split)
+                self.rows.append(make_row(trajectory, self.protocol, *place))
             except ValueError as error:
                 self._faults.append(self._fault(self._lines, str(error)))
         self.scanned += len(line)

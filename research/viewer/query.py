@@ -49,7 +49,7 @@ VERDICTS: dict[str, Callable[[Entry], bool]] = {
 }
 
 
-class Query(BaseModel):
+class ListQuery(BaseModel):
     """The filters of the page; None passes everything. An empty ``control`` is a real search."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

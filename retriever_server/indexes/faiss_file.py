@@ -1,64 +1,76 @@
-"""What the kinds that live in one FAISS file share: reading it, checking rows of it, and exact scores.
+"""What the kinds in one FAISS file share: building and reading it, checking its rows, and exact scores.
 
-FAISS finds candidates; they are scored once more here, in float64 from the vectors as the index stores them.
-So scores do not depend on the batch, and the order is total: by score, then by row.
+FAISS finds candidates; they are scored again here, in float64 from the vectors as the index stores them. So
+scores do not depend on the batch, and the order is total: by score, then by row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import faiss
 import numpy as np
 
-from retriever_server.errors import RetrieverError
+from retriever_server.corpus import row_chunks
+from retriever_server.errors import RetrieverError, first_line
 from retriever_server.indexes import Queries, Settings
 
 FILE = "index.faiss"
+MEMBERS = {
+    faiss.IndexRefine: "base_index",
+    faiss.IndexPreTransform: "index",
+    faiss.IndexHNSW: "storage",
+    faiss.IndexIDMap: "index",
+}
+"""Type of an index around another -> its member that is the other."""
+CHUNK_ROWS = 1 << 14  # built at a time
 SCORE_DECIMALS = 6
 SPARE_CANDIDATES = 16
-MOST_FETCHED = 1 << 22  # rows of all queries that FAISS is asked for more of; 12 bytes each
+MOST_FETCHED = 1 << 22  # further rows of all queries fetched from FAISS at a time; 12 bytes each
 RANKED_ROWS = 1 << 15  # scored exactly at a time
 # Two float32 sums of one inner product differ by less than this; so do scores that round to the same value.
 SCORE_NOISE = 1e-5
-# Queries from which FAISS multiplies matrices. Release 1.15 would not at all, and take four times as long.
+# Number of queries from which FAISS multiplies matrices. Release 1.15 never would, and take four times as
+# long.
 faiss.cvar.distance_compute_blas_threshold = 4
 
 
 class FaissIndex:
-    """One FAISS file, read only, memory-mapped as far as FAISS can. Safe to search from many threads.
+    """One FAISS file, read only, memory-mapped as far as FAISS can. Thread-safe.
 
-    A kind says what FAISS type it is (`fits`, in words `expected`), gives its stored `vectors`, and may find
-    `_candidates` in a way of its own.
+    A kind defines its FAISS `types` (`expected` in a message), returns its stored `vectors`, and may find
+    `_candidates` in its own way.
     """
 
     dense: ClassVar[bool] = True
     kind: ClassVar[str]
+    types: ClassVar[tuple[type, ...]]
     expected: ClassVar[str]
     least_agreement: ClassVar[float] = 0.99
-    """Of a stored vector with its passage encoded anew. Half precision keeps above .999, 8 bits above .99."""
+    """Of a stored vector with its passage encoded again. Half precision has .999 or more, 8 bits .99."""
 
     def __init__(self, directory: Path, settings: Settings, file: str = FILE) -> None:
-        """Raises RetrieverError when the file is not a FAISS index of this kind."""
+        """Open the file; RetrieverError when it is not a FAISS index of this kind."""
         path = directory / file
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
-            raise RetrieverError(f"{path}: FAISS cannot read it: {str(error).splitlines()[0]}") from error
+            raise RetrieverError(f"{path}: FAISS cannot read it: {first_line(error)}") from error
         if index.metric_type != faiss.METRIC_INNER_PRODUCT or not self.fits(index):
-            found = describe(index)
-            raise RetrieverError(f'{path}: it is {found}, but the kind "{self.kind}" is {self.expected}')
+            raise RetrieverError(
+                f'{path}: it is {_describe(index)}, but the kind "{self.kind}" is {self.expected}'
+            )
         self._index: Any = index
         self.count: int = index.ntotal
         self.dimension: int = index.d
 
-    @staticmethod
-    def fits(index: faiss.Index) -> bool:
-        """Whether FAISS's type is the kind's."""
-        raise NotImplementedError
+    @classmethod
+    def fits(cls, index: faiss.Index) -> bool:
+        """Whether the FAISS index is of this kind."""
+        return isinstance(index, cls.types)
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """The stored vectors of `rows` [n], as far as the kind keeps them: float [n, dimension]."""
+        """The stored vectors of `rows` [n], as exactly as the kind keeps them: float [n, dimension]."""
         raise NotImplementedError
 
     def check(self, rows: np.ndarray, texts: list[str], vectors: np.ndarray | None) -> np.ndarray:
@@ -66,11 +78,10 @@ class FaissIndex:
         assert vectors is not None
         if vectors.shape[1] != self.dimension:
             raise RetrieverError(
-                f"the index has vectors of {self.dimension} numbers, the encoder makes {vectors.shape[1]}"
+                f"the index has vectors of {self.dimension} numbers, the encoder's have {vectors.shape[1]}"
             )
         agreement = (vectors * self.vectors(rows)).sum(axis=1)
-        found: np.ndarray = np.abs(agreement - 1) <= 1 - self.least_agreement  # False for NaN
-        return found
+        return np.abs(agreement - 1) <= 1 - self.least_agreement  # False for NaN
 
     def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """As in the protocol; scores are rounded to SCORE_DECIMALS."""
@@ -82,33 +93,33 @@ class FaissIndex:
         return np.stack([scores for scores, _ in ranked]), np.stack([rows for _, rows in ranked])
 
     def _candidates(self, queries: np.ndarray, top_k: int) -> Sequence[np.ndarray]:
-        """For each query the rows [>= top_k] that hold every row whose exact score could be among the best
-        top_k. A kind that is not exhaustive gives what it found, and -1 for what it did not.
+        """For each query the rows [>= top_k] among which are all whose exact score could be in the top_k.
+
+        An approximate kind returns what it found, and -1 for what it did not.
         """
-        found: list[np.ndarray] = [np.zeros(0, np.int64)] * len(queries)
+        complete: list[np.ndarray] = [np.zeros(0, np.int64)] * len(queries)
         left = [(np.arange(len(queries)), min(top_k + SPARE_CANDIDATES, self.count))]
         while left:
             places, fetch = left.pop()
             scores, rows = self._nearest(queries[places], fetch)
-            tie_goes_on = (scores[:, -1] >= scores[:, top_k - 1] - SCORE_NOISE) & (fetch < self.count)
-            for place, of_query in zip(places[~tie_goes_on], rows[~tie_goes_on], strict=True):
-                found[place] = of_query
-            # The others have what they want; of those that go on, no more at a time than fit into memory.
-            more, tied = min(fetch * 4, self.count), places[tie_goes_on]
+            tie_continues = (scores[:, -1] >= scores[:, top_k - 1] - SCORE_NOISE) & (fetch < self.count)
+            for place, of_query in zip(places[~tie_continues], rows[~tie_continues], strict=True):
+                complete[place] = of_query
+            # The others are complete; of those with longer ties, no more at a time than fit into memory.
+            more, tied = min(fetch * 4, self.count), places[tie_continues]
             size = max(1, MOST_FETCHED // more)
             left += [(tied[start : start + size], more) for start in range(0, len(tied), size)]
-        return found
+        return complete
 
     def _nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """What FAISS finds: scores float32 [q, count], best first, and rows int64 [q, count]."""
-        found: tuple[np.ndarray, np.ndarray] = self._index.search(queries, count)
-        return found
+        return self._index.search(queries, count)
 
     def _rank(self, query: np.ndarray, rows: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """The best top_k of the candidates, padded with row -1 and score -inf."""
         rows = rows[rows >= 0]
-        # FAISS adds up in an order that depends on the batch size; scoring its candidates once more does not.
-        # In parts, for a tie may go on over more rows than fit into memory in float64.
+        # FAISS adds up in an order that depends on the batch size; scoring its candidates again does not. In
+        # parts, because a tie may have more rows than fit into memory in float64.
         parts = np.split(rows, list(range(RANKED_ROWS, len(rows), RANKED_ROWS)))
         vectors = (self.vectors(part).astype(np.float64) for part in parts)
         exact = np.concatenate([part @ query.astype(np.float64) for part in vectors]).round(SCORE_DECIMALS)
@@ -118,29 +129,31 @@ class FaissIndex:
         return scores, best
 
 
-def describe(index: faiss.Index) -> str:
-    """FAISS's type in words, with those it is made of: "an IndexRefine over IndexIVFPQ, by inner product"."""
-    names = [type(part).__name__ for part in (index, *parts(index))]
-    by_product = index.metric_type == faiss.METRIC_INNER_PRODUCT
-    return f"an {' over '.join(names)}, by {'inner product' if by_product else 'another distance'}"
+def training_sample(vectors: np.ndarray, rows: int) -> np.ndarray:
+    """At most `rows` of the memory-mapped vectors [count, dimension], drawn with a fixed seed: float32."""
+    if rows >= len(vectors):
+        return np.array(vectors)
+    drawn = np.random.default_rng(0).choice(len(vectors), size=rows, replace=False)
+    return np.array(vectors[np.sort(drawn)])
+
+
+def chunks(vectors: np.ndarray, what: str) -> Iterator[np.ndarray]:
+    """All vectors in order, float32 [<= CHUNK_ROWS, dimension] at a time, with progress titled `what`."""
+    for rows in row_chunks(len(vectors), CHUNK_ROWS, what):
+        yield np.array(vectors[rows.start : rows.stop])
 
 
 def parts(index: faiss.Index) -> list[faiss.Index]:
     """The indexes inside, outermost first: what is refined, transformed, or stored under a graph."""
-    found: list[Any] = []
-    inner: Any = index
-    while (inner := _inside(inner)) is not None:
-        found.append(inner)
-    return found
+    inner = []
+    while member := next((name for outer, name in MEMBERS.items() if isinstance(index, outer)), None):
+        index = faiss.downcast_index(getattr(index, member))
+        inner.append(index)
+    return inner
 
 
-def _inside(index: faiss.Index) -> Any:
-    for types, member in (
-        (faiss.IndexRefine, "base_index"),
-        (faiss.IndexPreTransform, "index"),
-        (faiss.IndexHNSW, "storage"),
-        (faiss.IndexIDMap, "index"),
-    ):
-        if isinstance(index, types):
-            return faiss.downcast_index(getattr(index, member))
-    return None
+def _describe(index: faiss.Index) -> str:
+    """FAISS's type in words, with its parts: "an IndexRefine over IndexIVFPQ, by inner product"."""
+    names = [type(part).__name__ for part in (index, *parts(index))]
+    by_product = index.metric_type == faiss.METRIC_INNER_PRODUCT
+    return f"an {' over '.join(names)}, by {'inner product' if by_product else 'another distance'}"

@@ -1,8 +1,8 @@
 """Flat index: every query against every vector by inner product (FAISS IndexFlatIP), exact, in a fixed order.
 
-The file is FAISS's own format: any FAISS program reads it, and an index that FAISS wrote elsewhere is served
-here. It is memory-mapped: several processes share one copy, and what does not fit into memory still works.
-On GPUs, half precision finds the candidates (screen.py), and the answers are the same.
+The file has FAISS's own format: any FAISS program reads it, and an index that FAISS wrote elsewhere is served
+here. It is memory-mapped: several processes share one copy, and one larger than the memory still works. On
+GPUs, half precision finds the candidates (screen.py), and the answers are the same.
 """
 
 import struct
@@ -12,42 +12,37 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from retriever_server.indexes import Needs, Settings, Sources
+from retriever_server.indexes import IndexSources, Needs, Settings
 from retriever_server.indexes.faiss_file import FILE, FaissIndex
 from retriever_server.indexes.gpu import gpu_screen
-from retriever_server.indexes.options import Options
+from retriever_server.indexes.options import IndexOptions
 
-DEFAULT = Settings(Options())
+DEFAULT = Settings(IndexOptions())
 
 
 class FlatIndex(FaissIndex):
-    """An IndexFlatIP file, read only. Safe to search from many threads."""
+    """An IndexFlatIP file, read only. Thread-safe."""
 
     kind = "flat"
+    types = (faiss.IndexFlat,)
     expected = "an IndexFlat by inner product"
 
     def __init__(self, directory: Path, settings: Settings = DEFAULT, file: str = FILE) -> None:
-        """Raises RetrieverError when the file is not a flat inner-product FAISS index, or as gpu_screen."""
+        """Open the file; RetrieverError when it is not a flat inner-product FAISS index, or as gpu_screen."""
         super().__init__(directory, settings, file)
-        # FAISS owns this memory: the view lives as long as self._index does.
-        self._vectors = faiss.rev_swig_ptr(self._index.get_xb(), self.count * self.dimension).reshape(
-            self.count, self.dimension
-        )
+        # FAISS owns this memory: the view is valid as long as self._index is.
+        numbers = faiss.rev_swig_ptr(self._index.get_xb(), self.count * self.dimension)
+        self._vectors = numbers.reshape(self.count, self.dimension)
         self._screen = gpu_screen(self._vectors, settings.device)
 
-    @staticmethod
-    def fits(index: faiss.Index) -> bool:
-        """An IndexFlat."""
-        return isinstance(index, faiss.IndexFlat)
-
     @classmethod
-    def needs(cls, count: int, dimension: int | None, options: Options) -> Needs:
+    def needs(cls, count: int, dimension: int | None, options: IndexOptions) -> Needs:
         """Nothing: the file of the vectors is the index."""
         return Needs(disk=0, memory=0)
 
     @classmethod
-    def build(cls, sources: Sources, directory: Path) -> list[str]:
-        """The file of the vectors is the index."""
+    def build(cls, sources: IndexSources, directory: Path) -> list[str]:
+        """Link the file of the vectors: it is the index."""
         assert sources.vectors is not None
         (directory / FILE).unlink(missing_ok=True)
         (directory / FILE).hardlink_to(sources.vectors)
@@ -64,26 +59,26 @@ class FlatIndex(FaissIndex):
 
 
 class FlatSlice(FlatIndex):
-    """A range of the rows of a flat index, on the CPU; they keep their numbers."""
+    """A range of a flat index's rows, on the CPU; they keep their numbers."""
 
     def __init__(self, directory: Path, rows: range) -> None:
-        """As FlatIndex does."""
+        """Open the file as FlatIndex does."""
         super().__init__(directory)
         self.count = len(rows)
         # FAISS reads such a range in place, and nothing else of the file.
-        within = faiss.IDSelectorRange(rows.start, rows.stop)
-        self._within = faiss.SearchParameters(sel=within)  # type: ignore[call-arg]
+        selector = faiss.IDSelectorRange(rows.start, rows.stop)
+        self._within = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
 
     def _nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        found: tuple[np.ndarray, np.ndarray] = self._index.search(queries, count, params=self._within)
-        return found
+        return self._index.search(queries, count, params=self._within)
 
 
-def map_vectors(path: Path) -> np.ndarray:
+def map_vectors(path: Path | None) -> np.ndarray:
     """The vectors in a flat index file, memory-mapped: float32 [count, dimension], read only.
 
     Raises RetrieverError when it is not one.
     """
+    assert path is not None
     index = FlatIndex(path.parent, file=path.name)
     shape = (index.count, index.dimension)
     header = path.stat().st_size - 4 * index.count * index.dimension  # the vectors come last
@@ -91,15 +86,14 @@ def map_vectors(path: Path) -> np.ndarray:
 
 
 class FlatWriter:
-    """Appends to an IndexFlatIP file of `count` rows, so that a half-written one can be gone on with.
+    """Appends to an IndexFlatIP file of `count` rows, and resumes a half-written one.
 
-    FAISS itself only writes what lies in memory as a whole. Opening the finished file with FlatIndex checks
-    it.
+    FAISS itself only writes what is completely in memory. Opening the finished file with FlatIndex checks it.
     """
 
     def __init__(self, path: Path, count: int, dimension: int) -> None:
-        """Open the file, new or left by a writer of the same size; `rows` says how many are in it whole."""
-        unused = 1 << 20  # two fields that FAISS keeps for old readers and always fills so
+        """Open the file, new or left by a writer of the same size, of which `rows` are complete."""
+        unused = 1 << 20  # two fields that FAISS keeps for old readers and always fills like this
         header = struct.pack(
             "<4siqqq?iQ",
             b"IxFI", dimension, count, unused, unused, True, faiss.METRIC_INNER_PRODUCT, count * dimension,
@@ -118,6 +112,6 @@ class FlatWriter:
         self._file.close()
 
     def append(self, vectors: np.ndarray) -> None:
-        """Add float32 [n, dimension]; they are with the system when this returns."""
+        """Add float32 [n, dimension]; they have reached the operating system when this returns."""
         self._file.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
         self._file.flush()

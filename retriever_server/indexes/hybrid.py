@@ -1,36 +1,35 @@
-"""Hybrid: a dense and a lexical kind, both asked, their lists joined by reciprocal-rank fusion.
+"""Hybrid: a dense and a lexical kind, whose lists are joined by reciprocal-rank fusion.
 
 A passage scores the sum of 1 / (60 + rank) over the lists that have it, ranks from 1 (Cormack, Clarke and
-Buettcher, SIGIR 2009, with their 60). Ranks alone count: inner products and BM25 scores have no common scale.
+Buettcher, SIGIR 2009, with their 60). Only ranks count: inner products and BM25 scores have no common scale.
 
-Both lists have the same length whatever is asked for, `depth`, so that the best k of a longer answer are the
-answer of length k. A passage that neither list has is not found.
+Both lists always have the same length, `depth`, so that the best k of a longer answer are the answer of
+length k. A passage that neither list has is not found.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
-from retriever_server.indexes import Index, Needs, Queries, Settings, Sources, index_class
-from retriever_server.indexes.options import Bm25Options, HybridOptions, Options, options_of
+from retriever_server.indexes import Index, IndexSources, Needs, Queries, Settings, index_class
+from retriever_server.indexes.options import Bm25Options, HybridOptions, IndexOptions, options_of
 
 RANK_OFFSET = 60
 
 
 class HybridIndex:
-    """A dense and a lexical index, joined. Safe to search from many threads."""
+    """A dense and a lexical index, joined. Thread-safe."""
 
     dense = True
 
     def __init__(self, directory: Path, settings: Settings) -> None:
-        """Raises RetrieverError when the parts are not such indexes, or not of one corpus."""
-        options = cast(HybridOptions, settings.options)
-        self._depth = options.depth
+        """Open both parts; RetrieverError when they are not such indexes, or not of one corpus."""
+        self._depth = cast(HybridOptions, settings.options).depth
         self._parts: list[Index] = [
-            index_class(kind)(directory / part, Settings(chosen))
-            for part, (kind, chosen) in _parts(options).items()
+            part(directory / folder, Settings(options)) for folder, part, options in _parts(settings.options)
         ]
         counts = {part.count for part in self._parts}
         if len(counts) > 1:
@@ -38,22 +37,19 @@ class HybridIndex:
         [self.count] = counts
 
     @classmethod
-    def needs(cls, count: int, dimension: int | None, options: Options) -> Needs:
+    def needs(cls, count: int, dimension: int | None, options: IndexOptions) -> Needs:
         """What both parts need; they are built one after the other."""
-        of_parts = [
-            index_class(kind).needs(count, dimension, chosen)
-            for kind, chosen in _parts(cast(HybridOptions, options)).values()
-        ]
-        return Needs(sum(part.disk for part in of_parts), max(part.memory for part in of_parts))
+        needs = [part.needs(count, dimension, own) for _, part, own in _parts(options)]
+        return Needs(sum(part.disk for part in needs), max(part.memory for part in needs))
 
     @classmethod
-    def build(cls, sources: Sources, directory: Path) -> list[str]:
-        """Each part in a subfolder of its own."""
+    def build(cls, sources: IndexSources, directory: Path) -> list[str]:
+        """Build each part in its own subfolder."""
         files = []
-        for part, (kind, chosen) in _parts(cast(HybridOptions, sources.options)).items():
-            (directory / part).mkdir(exist_ok=True)
-            of_part = index_class(kind).build(sources._replace(options=chosen), directory / part)
-            files += [f"{part}/{name}" for name in of_part]
+        for folder, part, options in _parts(sources.options):
+            (directory / folder).mkdir(exist_ok=True)
+            names = part.build(sources._replace(options=options), directory / folder)
+            files += [f"{folder}/{name}" for name in names]
         return files
 
     def check(self, rows: np.ndarray, texts: list[str], vectors: np.ndarray | None) -> np.ndarray:
@@ -61,30 +57,26 @@ class HybridIndex:
         return np.logical_and(*(part.check(rows, texts, vectors) for part in self._parts))
 
     def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores float64 [q, k] and rows int64 [q, k], k = min(top_k, count), best first, equal scores in row
-        order; row -1 with -inf where the two lists together have fewer.
-        """
+        """As in the protocol; row -1 with score -inf where the two lists together have fewer."""
         lists = [part.search(queries, self._depth)[1] for part in self._parts]
         joined = [fuse(ranked, min(top_k, self.count)) for ranked in zip(*lists, strict=True)]
         return np.stack([scores for scores, _ in joined]), np.stack([rows for _, rows in joined])
 
 
-def _parts(options: HybridOptions) -> dict[str, tuple[str, Options]]:
-    """Subfolder -> kind and options of each part."""
-    lexical = Bm25Options(k1=options.k1, b=options.b)
-    return {
-        "dense": (options.dense, options_of(options.dense)()),
-        "lexical": (options.lexical, lexical),
-    }
+def _parts(options: IndexOptions) -> Iterator[tuple[str, type[Index], IndexOptions]]:
+    """Subfolder, class and options of each part."""
+    hybrid = cast(HybridOptions, options)
+    yield "dense", index_class(hybrid.dense), options_of(hybrid.dense)()
+    yield "lexical", index_class(hybrid.lexical), Bm25Options(k1=hybrid.k1, b=hybrid.b)
 
 
 def fuse(lists: tuple[np.ndarray, ...], top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Join lists of rows, best first, -1 where there is none: scores float64 [top_k], rows int64 [top_k]."""
+    """Join lists of rows, best first, padded with -1: scores float64 [top_k], rows int64 [top_k]."""
     rows = np.concatenate(lists)
     ranks = np.concatenate([np.arange(1, len(ranked) + 1) for ranked in lists])
-    found, of = np.unique(rows[rows >= 0], return_inverse=True)
-    sums = np.bincount(of, weights=1 / (RANK_OFFSET + ranks[rows >= 0]), minlength=len(found))
-    best = np.argsort(-sums, kind="stable")[:top_k]  # `found` is in row order
+    distinct, of = np.unique(rows[rows >= 0], return_inverse=True)
+    sums = np.bincount(of, weights=1 / (RANK_OFFSET + ranks[rows >= 0]), minlength=len(distinct))
+    best = np.argsort(-sums, kind="stable")[:top_k]  # `distinct` is in row order
     scores, best_rows = np.full(top_k, -np.inf), np.full(top_k, -1, np.int64)
-    scores[: len(best)], best_rows[: len(best)] = sums[best], found[best]
+    scores[: len(best)], best_rows[: len(best)] = sums[best], distinct[best]
     return scores, best_rows

@@ -8,46 +8,41 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from retriever_server.errors import RetrieverError
 
 
-class Options(BaseModel):
-    """Those of a kind that has none. `at_serving` names those that a built index can still be served with."""
+class IndexOptions(BaseModel):
+    """Options of a kind that has none. `at_serving` names those that may change after the build."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     at_serving: ClassVar[frozenset[str]] = frozenset()
 
 
-class HnswOptions(Options):
+class HnswOptions(IndexOptions):
     """A graph of near passages. Defaults: measured, see docs/retriever.md."""
 
     at_serving = frozenset({"efSearch"})
-    M: int = Field(default=32, ge=4, le=128, description="links a passage")
-    efConstruction: int = Field(default=100, ge=8, le=2000, description="candidates looked at for each link")
-    efSearch: int = Field(default=128, ge=1, le=10_000, description="candidates looked at for a query")
-    storage: Literal["fp16", "flat", "sq8"] = Field(default="fp16", description="numbers of 2, 4 or 1 bytes")
+    M: int = Field(32, ge=4, le=128, description="links per passage")
+    efConstruction: int = Field(100, ge=8, le=2000, description="candidates considered for each link")
+    efSearch: int = Field(128, ge=1, le=10_000, description="candidates considered for a query")
+    storage: Literal["fp16", "flat", "sq8"] = Field("fp16", description="numbers of 2, 4 or 1 bytes")
 
 
-class IvfPqOptions(Options):
+class IvfPqOptions(IndexOptions):
     """Short codes in lists of near passages. Defaults: measured, see docs/retriever.md."""
 
     at_serving = frozenset({"nprobe", "candidates"})
-    nlist: int = Field(default=0, ge=0, le=1 << 20, description="lists; 0: 4 sqrt(passages), a power of 2")
-    M: int = Field(default=0, ge=0, le=4096, description="4-bit codes a passage; 0: one for each 2 numbers")
-    refine: Literal["SQ8", "SQ6", "SQ4", "SQfp16"] = Field(
-        default="SQ8", description="the form scored at last"
-    )
-    nprobe: int = Field(default=128, ge=1, le=1 << 20, description="lists looked into for a query")
-    candidates: int = Field(default=100, ge=1, le=100_000, description="of them scored with the refined form")
+    nlist: int = Field(0, ge=0, le=1 << 20, description="lists; 0: 4 sqrt(passages), a power of 2")
+    M: int = Field(0, ge=0, le=4096, description="4-bit codes per passage; 0: one for each 2 numbers")
+    refine: Literal["SQ8", "SQ6", "SQ4", "SQfp16"] = Field("SQ8", description="the form scored last")
+    nprobe: int = Field(128, ge=1, le=1 << 20, description="lists searched for a query")
+    candidates: int = Field(100, ge=1, le=100_000, description="of them scored with the refined form")
 
 
-class Bm25Options(Options):
+class Bm25Options(IndexOptions):
     """BM25's two parameters. The defaults are Anserini's and BRIGHT's."""
 
     k1: float = Field(
-        default=0.9,
-        ge=0,
-        allow_inf_nan=False,
-        description="how soon more of a word counts no more; 0: at once",
+        0.9, ge=0, allow_inf_nan=False, description="how soon repeating a word counts no more; 0: at once"
     )
-    b: float = Field(default=0.4, ge=0, le=1, description="how much long passages are held back")
+    b: float = Field(0.4, ge=0, le=1, description="how much long passages are penalised")
 
 
 class HybridOptions(Bm25Options):
@@ -55,38 +50,38 @@ class HybridOptions(Bm25Options):
 
     at_serving = frozenset({"depth"})
     dense: Literal["flat", "flat_fp16", "sq8", "hnsw", "ivfpq"] = Field(
-        default="flat", description="dense kind, with its default options"
+        "flat", description="dense kind, with its default options"
     )
-    lexical: Literal["bm25", "bm25_query_weighted"] = Field(default="bm25", description="lexical kind")
-    # 1000: as long as the longest answer that the service gives.
-    depth: int = Field(default=1000, ge=1, description="passages of each list that are joined")
+    lexical: Literal["bm25", "bm25_query_weighted"] = Field("bm25", description="lexical kind")
+    # 1000: as long as the longest answer of the service.
+    depth: int = Field(1000, ge=1, description="passages of each list that are joined")
 
 
-OPTIONS: dict[str, type[Options]] = {
+OPTIONS: dict[str, type[IndexOptions]] = {
     "hnsw": HnswOptions,
     "ivfpq": IvfPqOptions,
     "bm25": Bm25Options,
     "bm25_query_weighted": Bm25Options,
     "hybrid": HybridOptions,
 }
-"""name of a kind -> its options; kinds that are not named have none"""
+"""Name of a kind -> its options; other kinds have none."""
 
 
-def options_of(kind: str) -> type[Options]:
+def options_of(kind: str) -> type[IndexOptions]:
     """The class of the kind's options."""
-    return OPTIONS.get(kind, Options)
+    return OPTIONS.get(kind, IndexOptions)
 
 
-def parse_options(kind: str, words: Iterable[str]) -> dict[str, Any]:
-    """The options that `words`, each key=value, give: checked, and no defaults among them.
+def parse_options(kind: str, arguments: Iterable[str]) -> dict[str, Any]:
+    """The options among `arguments`, each key=value: validated, without defaults.
 
-    Raises RetrieverError for a word of another form, an unknown key, or a value out of its range.
+    Raises RetrieverError for an argument of another form, an unknown key, or a value out of range.
     """
     given = {}
-    for word in words:
-        key, equals, value = word.partition("=")
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
         if not equals:
-            raise RetrieverError(f'--index-option "{word}" is not of the form key=value')
+            raise RetrieverError(f'--index-option "{argument}" is not of the form key=value')
         given[key] = value
     try:
         return options_of(kind).model_validate(given).model_dump(exclude_unset=True)
@@ -99,12 +94,10 @@ def parse_options(kind: str, words: Iterable[str]) -> dict[str, Any]:
         raise RetrieverError(f"--index-option {key}={given[key]}: {problem['msg']}") from error
 
 
-def only_serving(kind: str, given: dict[str, Any], why: str) -> dict[str, Any]:
-    """`given` as it is; RetrieverError that says `why` if there are options that only a build can set."""
-    fixed = [key for key in given if key not in options_of(kind).at_serving]
-    if fixed:
+def require_serving(kind: str, given: Iterable[str], why: str) -> None:
+    """Raise RetrieverError with the reason `why` if any of the options `given` can only be set by a build."""
+    if fixed := [key for key in given if key not in options_of(kind).at_serving]:
         raise RetrieverError(f"--index-option {fixed[0]}: {why}")
-    return given
 
 
 def option_help() -> str:

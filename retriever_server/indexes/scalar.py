@@ -1,4 +1,4 @@
-"""Flat kinds of fewer bytes a number (FAISS IndexScalarQuantizer): flat_fp16 with two, sq8 with one.
+"""Flat kinds with fewer bytes per number (FAISS IndexScalarQuantizer): flat_fp16 with two, sq8 with one.
 
 The files are FAISS's own, written a chunk at a time: building needs no more memory for more passages.
 """
@@ -11,39 +11,37 @@ import faiss
 import numpy as np
 import torch
 
-from retriever_server.indexes import Needs, Settings, Sources
-from retriever_server.indexes.building import chunks, training_sample
-from retriever_server.indexes.faiss_file import FILE, FaissIndex
+from retriever_server.indexes import IndexSources, Needs, Settings
+from retriever_server.indexes.faiss_file import FILE, FaissIndex, chunks, training_sample
 from retriever_server.indexes.flat import map_vectors
 from retriever_server.indexes.gpu import gpu_screen
-from retriever_server.indexes.options import Options
+from retriever_server.indexes.options import IndexOptions
 from retriever_server.indexes.screen import Screen
 
-TRAINING_ROWS = 1 << 17  # show the range of each dimension; what lies outside is cut to it
-COUNT_FIELD = slice(8, 16)  # where a FAISS file says how many vectors it holds
+TRAINING_ROWS = 1 << 17  # determine the range of each dimension; what lies outside is clipped to it
+COUNT_FIELD = slice(8, 16)  # where a FAISS file stores its number of vectors
 
 
 class _ScalarIndex(FaissIndex):
+    types = (faiss.IndexScalarQuantizer,)
     quantizer: ClassVar[int]
     number_bytes: ClassVar[int]
 
     @classmethod
     def fits(cls, index: faiss.Index) -> bool:
-        """An IndexScalarQuantizer of this kind's numbers."""
-        return isinstance(index, faiss.IndexScalarQuantizer) and index.sq.qtype == cls.quantizer
+        """Whether it is an IndexScalarQuantizer of this kind's numbers."""
+        return isinstance(index, cls.types) and index.sq.qtype == cls.quantizer
 
     @classmethod
-    def needs(cls, count: int, dimension: int | None, options: Options) -> Needs:
+    def needs(cls, count: int, dimension: int | None, options: IndexOptions) -> Needs:
         """The codes on disk; in memory at most the sample they are trained on."""
         assert dimension is not None
-        return Needs(
-            disk=count * dimension * cls.number_bytes, memory=4 * min(count, TRAINING_ROWS) * dimension
-        )
+        memory = 4 * min(count, TRAINING_ROWS) * dimension
+        return Needs(disk=count * dimension * cls.number_bytes, memory=memory)
 
     @classmethod
-    def build(cls, sources: Sources, directory: Path) -> list[str]:
+    def build(cls, sources: IndexSources, directory: Path) -> list[str]:
         """Write the codes; their ranges, if they have any, are those of a sample of TRAINING_ROWS."""
-        assert sources.vectors is not None
         vectors = map_vectors(sources.vectors)
         empty = faiss.IndexScalarQuantizer(vectors.shape[1], cls.quantizer, faiss.METRIC_INNER_PRODUCT)
         if not empty.is_trained:
@@ -52,13 +50,12 @@ class _ScalarIndex(FaissIndex):
         return [FILE]
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """The vectors of `rows` [n] as their codes say: float32 [n, dimension]."""
-        decoded: np.ndarray = self._index.reconstruct_batch(rows)
-        return decoded
+        """The vectors of `rows` [n], decoded: float32 [n, dimension]."""
+        return self._index.reconstruct_batch(rows)
 
 
 class ByteIndex(_ScalarIndex):
-    """A byte a number, its range that of its dimension. FAISS scans all of them."""
+    """A byte per number, with the range of its dimension. FAISS scans all of them."""
 
     kind = "sq8"
     expected = "an IndexScalarQuantizer of 8 bits by inner product"
@@ -66,16 +63,16 @@ class ByteIndex(_ScalarIndex):
 
 
 class HalfIndex(_ScalarIndex):
-    """Half precision. Exact for the vectors as they are stored; see screen.py for the search."""
+    """Half precision. Exact for the vectors as stored; see screen.py for the search."""
 
     kind = "flat_fp16"
     expected = "an IndexScalarQuantizer of half precision by inner product"
     quantizer, number_bytes = faiss.ScalarQuantizer.QT_fp16, 2
 
     def __init__(self, directory: Path, settings: Settings) -> None:
-        """Raises RetrieverError when the file is not of this kind, or as gpu_screen does."""
+        """Open the file; RetrieverError when it is not of this kind, or as gpu_screen."""
         super().__init__(directory, settings)
-        # FAISS owns this memory: the view lives as long as self._index does.
+        # FAISS owns this memory: the view is valid as long as self._index is.
         codes = faiss.rev_swig_ptr(self._index.codes.data(), 2 * self.count * self.dimension)
         self._vectors = codes.view(np.float16).reshape(self.count, self.dimension)
         on_cpu = [torch.from_numpy(self._vectors)]
@@ -90,12 +87,13 @@ class HalfIndex(_ScalarIndex):
 
 
 def write_codes(empty: faiss.IndexScalarQuantizer, vectors: np.ndarray, path: Path) -> None:
-    """The file that faiss.write_index would write had all `vectors` [count, dimension] been added to the
-    trained index `empty`, which would have to hold them all in memory.
+    """Write the file that faiss.write_index would after adding all `vectors` [count, dimension] to `empty`.
+
+    FAISS would have to hold them all in memory; `empty` is a trained index.
     """
     header = bytearray(faiss.serialize_index(empty).tobytes())
     header[COUNT_FIELD] = len(vectors).to_bytes(8, "little")
-    header[-8:] = (len(vectors) * empty.code_size).to_bytes(8, "little")  # how many bytes of codes follow
+    header[-8:] = (len(vectors) * empty.code_size).to_bytes(8, "little")  # bytes of codes that follow
     with path.open("wb") as file:
         file.write(header)
         for chunk in chunks(vectors, "quantizing"):

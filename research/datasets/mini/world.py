@@ -16,7 +16,7 @@ import hashlib
 import json
 import random
 import zlib
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -150,7 +150,7 @@ def names_in_pool(pool: str, kind: str) -> tuple[str, ...]:
     return tuple(name for name in names if pool_of(name) == pool)
 
 
-def make_world(rng: random.Random, pool: str, entities: int, words: Set[str] | None = None) -> World:
+def make_world(rng: random.Random, pool: str, entities: int, words: set[str] | None = None) -> World:
     """A world of about `entities` entities, at least SMALLEST_WORLD: names, facts, then passages.
 
     With `words`, names are made of these alone.

@@ -5,8 +5,8 @@
 
 "question" may be "title" and "body" instead; an answer's text may be "body" or "answer", its score "score" or
 "votes", its acceptance "is_accepted". The second form is that of the hub's stack-exchange-preferences.
-Beside them, all optional: an id ("id", "qid", "question_id"), and where it is from ("source", "site",
-"domain", or the host of an address in "url", "link", "metadata").
+Optional: an id ("id", "qid", "question_id"), and the origin ("source", "site", "domain", or the host of an
+address in "url", "link", "metadata").
 """
 
 import hashlib
@@ -24,20 +24,18 @@ from research.errors import DataError
 Row = dict[str, Any]
 
 IDS, SOURCES, ADDRESSES = ("id", "qid", "question_id"), ("source", "site", "domain"), ("url", "link")
-TEXT, SCORE, ACCEPTED = (
-    ("text", "body", "answer"),
-    ("pm_score", "score", "votes"),
-    ("selected", "is_accepted"),
-)
-# The words of an image hold no further "![": else a row of those would be looked through from each.
+TEXTS, SCORES = ("text", "body", "answer"), ("pm_score", "score", "votes")
+ACCEPTANCES = ("selected", "is_accepted")
+# An image's words hold no further "![", or a row of those would be scanned again from each.
 IMAGE = re.compile(r"<img\b|!\[(?:(?!!\[)[^\]\n])*+\][(\[]", re.IGNORECASE)
 HOST_ENDS = (".stackexchange.com", ".com", ".net", ".org")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows are read. `text`: "html", "plain", or "auto" to look at each text; an accepted answer is the
-    positive, else up to `most` answers of at least `least_score`, the best first.
+    """How rows are read. `text`: "html", "plain", or "auto" to decide for each text.
+
+    An accepted answer is the positive, else up to `most` answers of at least `least_score`, best first.
     """
 
     text: str = "auto"
@@ -84,6 +82,7 @@ def _question(row: Row, reading: Reading, where: str) -> tuple[str, str]:
 
 
 def _positives(row: Row, reading: Reading, where: str) -> list[str]:
+    texts: list[str] = []
     if row.get("positives") is not None:
         raw = _list(row["positives"], "positives", where)
         texts = [_string(each, f'"positives"[{place}]', where) for place, each in enumerate(raw)]
@@ -91,16 +90,14 @@ def _positives(row: Row, reading: Reading, where: str) -> list[str]:
         texts = _good_answers(_list(row["answers"], "answers", where), reading, where)
     elif reading.need_positives:
         raise DataError(f'{where}: needs "positives" or "answers"')
-    else:
-        texts = []
     return [_plain(each, reading) for each in texts]
 
 
 def _good_answers(answers: list[Any], reading: Reading, where: str) -> list[str]:
-    """What is accepted, else what has the votes."""
-    read = [_answer(each, f'{where}: "answers"[{place}]') for place, each in enumerate(answers)]
-    accepted = [text for text, _, is_accepted in read if is_accepted]
-    voted = [(score, text) for text, score, _ in read if score is not None and score >= reading.least_score]
+    """The accepted answers, else those with the most votes."""
+    rows = [_answer(each, f'{where}: "answers"[{place}]') for place, each in enumerate(answers)]
+    accepted = [text for text, _, is_accepted in rows if is_accepted]
+    voted = [(score, text) for text, score, _ in rows if score is not None and score >= reading.least_score]
     voted.sort(key=lambda pair: -pair[0])
     return accepted or [text for _, text in voted[: reading.most]]
 
@@ -109,7 +106,7 @@ def _answer(answer: Any, where: str) -> tuple[str, float | None, bool]:
     """(text, score, accepted) of one answer."""
     if not isinstance(answer, dict):
         raise DataError(f"{where} must be an object")
-    text, score, accepted = (_first(answer, names) for names in (TEXT, SCORE, ACCEPTED))
+    text, score, accepted = (_first(answer, names) for names in (TEXTS, SCORES, ACCEPTANCES))
     if text is None:
         raise DataError(f'{where} needs "text", "body" or "answer"')
     if score is None and accepted is None:
@@ -122,12 +119,13 @@ def _answer(answer: Any, where: str) -> tuple[str, float | None, bool]:
 
 
 def _source(row: Row, where: str) -> str:
-    """Where a question is from: a name that is given, else the host of an address without its usual end."""
+    """The origin of a question: a given name, else the host of an address without its usual end."""
     metadata = row.get("metadata")
     rows = [row, metadata] if isinstance(metadata, dict) else [row]
-    if (name := next((found for each in rows if (found := _first(each, SOURCES))), None)) is not None:
-        return _string(name, '"source"', where)
-    addresses = [found for each in rows if (found := _first(each, ADDRESSES))]
+    for each in rows:
+        if name := _first(each, SOURCES):
+            return _string(name, '"source"', where)
+    addresses = [_first(each, ADDRESSES) for each in rows]
     addresses += metadata if isinstance(metadata, list) else []
     for each in addresses:
         if isinstance(each, str) and each.startswith("http"):

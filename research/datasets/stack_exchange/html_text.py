@@ -1,4 +1,4 @@
-"""The HTML of StackExchange posts as plain text: paragraphs on lines of their own, code as it stands."""
+"""The HTML of StackExchange posts as plain text: a line per paragraph, code unchanged."""
 
 import re
 from html import unescape
@@ -7,13 +7,12 @@ BLOCKS = frozenset(
     ("p", "pre", "div", "blockquote", "ul", "ol", "li", "h1", "h2", "h3", "h4", "h5", "h6", "hr")
     + ("table", "tr", "dl", "dt", "dd", "section", "article", "details", "summary")
 )
-# Rendered posts start with a block. Markdown and code may hold tags too, but not as the first thing.
+# Rendered posts start with a block. Markdown and code may hold tags too, but do not start with one.
 RENDERED = re.compile(rf"\s*<({'|'.join(sorted(BLOCKS))})\b[^<>]*>", re.IGNORECASE)
 HIDDEN = frozenset(("script", "style"))
 SPACES = re.compile(r"[ \t\r\n\f\v]+")
-# A comment, a hidden element, a tag, another declaration. None reaches past the next "<" to see whether it
-# ends, or else it takes all that is left: so broken HTML, too, is read in one pass (html.parser reads it in
-# quadratic time).
+# A comment, a hidden element, a tag, another declaration. None looks past the next "<" for its end, or else
+# it takes all that is left: so even broken HTML is read in one pass (html.parser takes quadratic time).
 MARKUP = re.compile(
     r"<!--.*?(?:-->|\Z)"
     rf"|<({'|'.join(sorted(HIDDEN))})\b[^<>]*+>.*?(?:</\1\b[^<>]*+>|\Z)"
@@ -21,7 +20,7 @@ MARKUP = re.compile(
     r"|<[!?/][^<>]*+>",
     re.IGNORECASE | re.DOTALL,
 )
-HUGE_NUMBER = re.compile(r"&#[0-9]{20,}+")  # of no character; Python refuses to read longer ones
+HUGE_NUMBER = re.compile(r"&#[0-9]{20,}+")  # no character; Python refuses to parse thousands of digits
 
 
 def is_html(text: str) -> bool:
@@ -30,13 +29,13 @@ def is_html(text: str) -> bool:
 
 
 def plain_text(html: str) -> str:
-    """What a reader sees: no tags, no link targets; broken HTML is read as far as it goes."""
+    """What a reader sees: no tags, no link targets; broken HTML is read as far as possible."""
     reader, position = _Reader(), 0
-    for found in MARKUP.finditer(html):
-        reader.read_text(html[position : found.start()])
-        if name := found["name"]:
-            (reader.end if found["close"] else reader.start)(name.lower())
-        position = found.end()
+    for match in MARKUP.finditer(html):
+        reader.read_text(html[position : match.start()])
+        if name := match["name"]:
+            (reader.end if match["close"] else reader.start)(name.lower())
+        position = match.end()
     reader.read_text(html[position:])
     return reader.text()
 
@@ -83,6 +82,6 @@ class _Reader:
             self._parts.append(data)
 
     def _break(self, lines: str) -> None:
-        """End the line, unless nothing stands there yet: a list's mark and the paragraph in it share one."""
+        """End the line, unless it is empty: a list's mark and the paragraph after it share one."""
         if self._parts and self._parts[-1] != "- ":
             self._parts.append(lines)

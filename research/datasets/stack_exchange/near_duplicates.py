@@ -1,7 +1,7 @@
 """Texts that say the same in nearly the same words: equal, edited, cut short, or quoted inside a longer text.
 
-A text is compared as the set of its shingles: each SHINGLE words in a row, of the text without case, marks,
-links and ways to write the same letter. Two measures:
+A text is compared as the set of its shingles, each SHINGLE words in a row, after case, punctuation, links and
+variants of letters are normalised away. Two measures:
 
   overlap  |A & B| / max(min(|A|, |B|), LEAST)   the share of the smaller text that stands in the larger one
   jaccard  |A & B| / |A | B|                     1 only for equal sets
@@ -30,7 +30,7 @@ WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Match:
-    """The text most like another: its name, the overlap, and whether the words are the very same."""
+    """The text most similar to another: its name, the overlap, and whether the words are identical."""
 
     name: str
     overlap: float
@@ -42,18 +42,14 @@ def words(text: str) -> list[str]:
     return WORD.findall(LINK.sub(" ", unicodedata.normalize("NFKC", text)).casefold())
 
 
-def shingles(text: str) -> set[str]:
-    """Every SHINGLE words in a row; a shorter text is one shingle, one without words has none."""
-    return _shingles(words(text))
-
-
-def _shingles(found: list[str]) -> set[str]:
-    starts = range(max(len(found) - SHINGLE + 1, min(len(found), 1)))
-    return {" ".join(found[start : start + SHINGLE]) for start in starts}
+def shingles(tokens: list[str]) -> set[str]:
+    """Every SHINGLE words in a row; fewer words are one shingle, no words none."""
+    starts = range(max(len(tokens) - SHINGLE + 1, min(len(tokens), 1)))
+    return {" ".join(tokens[start : start + SHINGLE]) for start in starts}
 
 
 class KnownTexts:
-    """Texts to look others up in by overlap, with every shingle counted: thousands, not millions."""
+    """Texts to look others up in by overlap; every shingle is counted, so for thousands, not millions."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         self._names = list(texts)
@@ -61,34 +57,31 @@ class KnownTexts:
         self._holders: dict[str, list[int]] = {}
         self._exact: dict[str, str] = {}
         for number, (name, text) in enumerate(texts.items()):
-            spoken = words(text)
-            found = _shingles(spoken)
-            self._sizes.append(len(found))
-            for each in found:
-                self._holders.setdefault(each, []).append(number)
-            if spoken:
-                self._exact.setdefault(" ".join(spoken), name)
+            tokens = words(text)
+            runs = shingles(tokens)
+            self._sizes.append(len(runs))
+            for run in runs:
+                self._holders.setdefault(run, []).append(number)
+            if tokens:
+                self._exact.setdefault(" ".join(tokens), name)
 
     def most_like(self, text: str) -> Match | None:
         """The text of the largest overlap, the first of several; None if no shingle is shared."""
-        spoken = words(text)
-        if same := self._exact.get(" ".join(spoken)):
+        tokens = words(text)
+        if same := self._exact.get(" ".join(tokens)):
             return Match(same, 1.0, exact=True)
-        found = _shingles(spoken)
-        shared = Counter(number for each in found for number in self._holders.get(each, ()))
-        overlaps = {
-            number: count / max(min(len(found), self._sizes[number]), LEAST)
-            for number, count in shared.items()
-        }
+        runs = shingles(tokens)
+        shared = Counter(number for run in runs for number in self._holders.get(run, ()))
+        overlaps = {n: count / max(min(len(runs), self._sizes[n]), LEAST) for n, count in shared.items()}
         if not overlaps:
             return None
-        best = min(overlaps, key=lambda number: (-overlaps[number], number))
+        best = min(overlaps, key=lambda n: (-overlaps[n], n))
         return Match(self._names[best], overlaps[best], exact=False)
 
 
 def jaccard(first: str, second: str) -> float:
     """The share of their shingles that two texts have in common; 0 for texts without words."""
-    one, other = shingles(first), shingles(second)
+    one, other = shingles(words(first)), shingles(words(second))
     return len(one & other) / len(one | other) if one or other else 0.0
 
 
@@ -99,11 +92,11 @@ def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int,
     """
     index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
     for place, text in enumerate(tqdm(texts, desc="comparing", unit=" questions", mininterval=BAR_PAUSE_S)):
-        found = shingles(text)
-        if not found:
+        runs = shingles(words(text))
+        if not runs:
             continue
         signature = MinHash(num_perm=PERMUTATIONS)
-        signature.update_batch([each.encode() for each in found])
+        signature.update_batch([run.encode() for run in runs])
         for earlier in sorted(index.query(signature)):
             similarity = jaccard(text, texts[earlier])
             if similarity >= threshold:

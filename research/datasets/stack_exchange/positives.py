@@ -1,18 +1,18 @@
-"""A corpus out of rewriting tasks alone: their positives are its passages, and what each should find.
+"""A corpus for rewriting tasks that have none: their positives become its passages, and what to find.
 
-For tasks without a corpus, such as those of prepare.py. Writes corpus.jsonl and SPLIT.tasks.jsonl,
-the same tasks with the ids of their positives as `gold_ids`:
+For tasks such as those of prepare.py. Writes corpus.jsonl and SPLIT.tasks.jsonl, the same tasks with the ids
+of their positives as `gold_ids`:
 
     python data/positives.py --out DIR --train train.parquet --validation dev.parquet
 """
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from research.datasets.json_rows import write_json_rows
 from research.datasets.rewriting_tasks import RewritingTask, read_tasks, write_tasks
 from research.errors import DataError
 from research.files import filling
@@ -21,15 +21,13 @@ FILE = click.Path(path_type=Path)
 
 
 def passage_id(text: str) -> str:
-    """The same for the same text, so that a text of several tasks is one passage."""
+    """Equal for equal texts, so that a text of several tasks is one passage."""
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def with_gold_ids(task: RewritingTask) -> RewritingTask:
-    """The task with its positives as what it should find. It excludes nothing: ids of another corpus mean
-    nothing here.
-    """
-    return replace(task, gold_ids=tuple(dict.fromkeys(map(passage_id, task.positives))), excluded_ids=())
+    """The task with its positives as gold passages, and without excluded ids, which are of another corpus."""
+    return replace(task, gold_ids=tuple(map(passage_id, task.positives)), excluded_ids=())
 
 
 def write_positives(out: Path, files: dict[str, Path]) -> int:
@@ -44,21 +42,17 @@ def write_positives(out: Path, files: dict[str, Path]) -> int:
                 passages |= {passage_id(text): text for text in task.positives}
             write_tasks(scratch / f"{split}.tasks.jsonl", map(with_gold_ids, tasks))
         rows = ({"id": name, "contents": text} for name, text in passages.items())
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (scratch / "corpus.jsonl").write_text("".join(lines), encoding="utf-8")
+        write_json_rows(scratch / "corpus.jsonl", rows)
     return len(passages)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--out", type=FILE, required=True, help="New folder.")
-@click.option(
-    "--train", type=FILE, required=True, help="Rewriting tasks (research/datasets/rewriting_tasks.py)."
-)
+@click.option("--train", type=FILE, required=True, help="Tasks (research/datasets/rewriting_tasks.py).")
 @click.option("--validation", type=FILE, help="More of them.")
 @click.option("--test", type=FILE, help="More of them.")
-def main(out: Path, train: Path, validation: Path | None, test: Path | None) -> None:
+def main(out: Path, **files: Path | None) -> None:
     """Write a corpus of the tasks' positives, and the tasks with the ids of these."""
-    files = {"train": train, "validation": validation, "test": test}
     count = write_positives(out, {split: path for split, path in files.items() if path})
     click.echo(f"{count} passages, written to {out}")
 

@@ -1,53 +1,56 @@
-"""Training tasks for query reasoners from questions of StackExchange: filtered, free of BRIGHT, split.
+"""Training tasks for query reasoners from Stack Exchange's questions: filtered, free of BRIGHT, split.
 
     python data/prepare_rqr.py biology.jsonl.gz math.parquet --bright bright.examples.jsonl --out data/rqr
 
 Input rows: research/datasets/stack_exchange/dump.py. Written, all at once:
   train.parquet, dev.parquet   tasks (datasets/rewriting_tasks.py), no question and no positive on both sides
   corpus.jsonl                 all positive texts as passages, for an index that retrieval_gain searches
-  report.json                  what became of every row, duplicates with their partners, options, fingerprints
+  report.json                  what became of every row, duplicates with their partners, options, checksums
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-from research.datasets.json_rows import read_rows
+from research.datasets.json_rows import read_rows, write_json_rows
 from research.datasets.rewriting_tasks import RewritingTask, write_tasks
 from research.datasets.stack_exchange.dump import Post, Reading, read_posts
 from research.datasets.stack_exchange.generated_positives import Asking, Generated, generate
 from research.datasets.stack_exchange.near_duplicates import BAR_PAUSE_S, KnownTexts
 from research.datasets.stack_exchange.selection import Draw, Filters, Tally, split_tasks, without_duplicates
-from research.errors import DataError
-from research.files import filling
+from research.errors import DataError, warn
+from research.files import filling, write_atomically
 
-TRAIN, DEV, CORPUS, REPORT = "train.parquet", "dev.parquet", "corpus.jsonl", "report.json"
+REPORT = "report.json"
 FILES = (".jsonl", ".json", ".gz", ".parquet")
-NO_BRIGHT = "WARNING: without --bright, questions that also stand in BRIGHT stay in the training data."
+PATH, POSITIVE = click.Path(path_type=Path), click.IntRange(1)
+SHARE, SECONDS = click.FloatRange(0, 1, min_open=True), click.FloatRange(0, min_open=True)
 
 
 def files_of(paths: Iterable[Path]) -> list[Path]:
     """The files, and those in the folders, in order. Raises DataError: missing, or empty."""
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
         inside = [path] if not path.is_dir() else [each for each in path.rglob("*") if each.suffix in FILES]
         if not inside:
             raise DataError(f"{path}: holds no file of {', '.join(FILES)}")
-        found += sorted(inside)
-    return found
+        files += sorted(inside)
+    return files
 
 
 def read_bright(paths: Sequence[Path]) -> dict[str, str]:
-    """BRIGHT's questions by id, from its own rows ("query") or ours ("question"); ids of several files,
-    which BRIGHT numbers anew in each, are told apart by the file's name. Raises DataError.
+    """BRIGHT's questions by id, from its own rows ("query") or ours ("question"). Raises DataError.
+
+    BRIGHT numbers each file from 0, so ids of several files are prefixed with the file's name.
     """
     texts: dict[str, str] = {}
     for path in paths:
@@ -75,7 +78,7 @@ def select(files: Sequence[Path], reading: Reading, filters: Filters, draw: Draw
 
 
 def tasks_of(posts: Iterable[Post]) -> tuple[list[RewritingTask], dict[str, str]]:
-    """(tasks, the positive texts by id). A text has one id wherever it stands: its hash. Raises DataError."""
+    """(tasks, the positive texts by id); the id of a text is its hash. Raises DataError for an id twice."""
     tasks: dict[str, RewritingTask] = {}
     corpus: dict[str, str] = {}
     places: dict[str, str] = {}
@@ -90,49 +93,47 @@ def tasks_of(posts: Iterable[Post]) -> tuple[list[RewritingTask], dict[str, str]
 
 
 def with_generated(
-    posts: Iterable[Post], generated: Generated, only_generated: bool, tally: Tally
+    posts: Iterable[Post], texts: dict[str, str], only_generated: bool, tally: Tally
 ) -> Iterator[Post]:
     """The posts with the model's text behind their own positives, or instead of them."""
     for post in posts:
         own = () if only_generated else post.positives
-        made = generated.texts.get(post.question)
-        positives = tuple(dict.fromkeys((*own, made) if made is not None else own))
+        positives = (*own, texts[post.question]) if post.question in texts else own
         if positives:
-            yield Post(**{**vars(post), "positives": positives})
+            yield replace(post, positives=tuple(dict.fromkeys(positives)))
         else:
             tally.drop("generation_failed")
 
 
 def write(folder: Path, train: list[RewritingTask], dev: list[RewritingTask], corpus: dict[str, str]) -> None:
     """The tasks and their passages, in the order of the tasks."""
-    write_tasks(folder / TRAIN, train)
-    write_tasks(folder / DEV, dev)
-    with (folder / CORPUS).open("w", encoding="utf-8") as file:
-        for name, text in corpus.items():
-            file.write(json.dumps({"id": name, "contents": text}, ensure_ascii=False) + "\n")
+    write_tasks(folder / "train.parquet", train)
+    write_tasks(folder / "dev.parquet", dev)
+    rows = ({"id": name, "contents": text} for name, text in corpus.items())
+    write_json_rows(folder / "corpus.jsonl", rows)
 
 
 def report(
-    tally: Tally, train: list[RewritingTask], dev: list[RewritingTask], corpus: dict[str, str]
+    tally: Tally, train: list[RewritingTask], dev: list[RewritingTask], passages: int
 ) -> dict[str, Any]:
     """What became of every row: `read` is the sum of `dropped`, `train` and `dev`."""
-    sides = {name: Counter(task.source for task in side) for name, side in (("train", train), ("dev", dev))}
+    of_train, of_dev = (Counter(task.source for task in side) for side in (train, dev))
     counts = {
         "read": tally.read.total(),
         "dropped": dict(sorted(tally.dropped.items())),
         "train": len(train),
         "dev": len(dev),
-        "corpus": len(corpus),
+        "corpus": passages,
     }
     sources = {
-        name: {"read": count, **{side: sides[side][name] for side in sides}}
+        name: {"read": count, "train": of_train[name], "dev": of_dev[name]}
         for name, count in sorted(tally.read.items())
     }
-    return {"counts": counts, "sources": sources, "removed": tally.removed()}
+    return {"counts": counts, "sources": sources, "removed": tally.removals}
 
 
 def fingerprints(files: Iterable[Path]) -> list[dict[str, Any]]:
-    """Name, bytes and SHA-256 of files that were read."""
+    """Name, bytes and SHA-256 of input files."""
     rows = []
     for path in files:
         with path.open("rb") as file:
@@ -147,102 +148,43 @@ def summary(counts: dict[str, Any]) -> str:
     return f"{counts['read']:,} rows: {counts['train']:,} train, {counts['dev']:,} dev; dropped: {dropped}"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the files.")
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=PATH)
+@click.option("--out", required=True, type=PATH, help="Folder for the files.")
 @click.option(
     "--bright",
     "bright_paths",
     multiple=True,
     metavar="FILE|DIR",
-    type=click.Path(path_type=Path),
-    help="BRIGHT's examples; may be repeated. Questions that stand there too are removed.",
+    type=PATH,
+    help="BRIGHT's examples; may be repeated. Questions that are there too are removed.",
 )
-@click.option(
-    "--bright-overlap",
-    default=0.3,
-    show_default=True,
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Share of three-word runs of the shorter text that makes a question one of BRIGHT's.",
-)
-@click.option(
-    "--duplicate-jaccard",
-    default=0.5,
-    show_default=True,
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Jaccard index of three-word runs that makes two questions one.",
-)
-@click.option(
-    "--max-chars", default=16_000, show_default=True, type=click.IntRange(min=1), help="Longest question."
-)
-@click.option(
-    "--min-words",
-    default=5,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Shortest question, and shortest positive.",
-)
-@click.option(
-    "--per-source",
-    default=1_200,
-    show_default=True,
-    type=click.IntRange(min=0),
-    help="Questions drawn of each source (site) at most; 0: all.",
-)
-@click.option(
-    "--min-score",
-    default=2.0,
-    show_default=True,
-    help="Where no answer was accepted: score from which an answer is a positive.",
-)
-@click.option(
-    "--max-positives",
-    default=3,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Where no answer was accepted: how many, best first.",
-)
+@click.option("--bright-overlap", default=0.3, type=SHARE, help="Overlap that makes a question BRIGHT's.")
+@click.option("--duplicate-jaccard", default=0.5, type=SHARE, help="Jaccard index that makes two one.")
+@click.option("--max-chars", default=16_000, type=POSITIVE, help="Longest question.")
+@click.option("--min-words", default=5, type=POSITIVE, help="Shortest question, and shortest positive.")
+@click.option("--per-source", default=1_200, type=click.IntRange(0), help="Most questions per site; 0: all.")
+@click.option("--min-score", default=2.0, help="If no answer was accepted: score that makes one a positive.")
+@click.option("--max-positives", default=3, type=POSITIVE, help="If none was accepted: how many, best first.")
 @click.option(
     "--text",
     default="auto",
-    show_default=True,
     type=click.Choice(["auto", "html", "plain"]),
-    help="What the texts are; auto takes those for HTML that start with a block, such as <p>.",
+    help="Form of the texts; auto takes those for HTML that start with a block, such as <p>.",
 )
-@click.option(
-    "--dev", "dev_size", default=100, show_default=True, type=click.IntRange(min=1), help="Dev tasks."
-)
-@click.option("--seed", default=42, show_default=True, help="Seed of the draws.")
+@click.option("--dev", "dev_size", default=100, type=POSITIVE, help="Dev tasks.")
+@click.option("--seed", default=42, help="Seed of the draws.")
 @click.option(
     "--generate-positives",
     "url",
     metavar="URL",
-    help="Ask a model for a positive of each question: OpenAI-compatible server (key: OPENAI_API_KEY).",
+    help="Generate a positive per question: OpenAI-compatible server (key: OPENAI_API_KEY).",
 )
-@click.option("--generate-model", metavar="NAME", help="That model.")
-@click.option("--only-generated", is_flag=True, help="Its texts replace the answers, not add to them.")
-@click.option(
-    "--generate-tokens",
-    default=2_048,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Longest text asked for.",
-)
-@click.option(
-    "--generate-concurrency",
-    default=16,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Questions at a time.",
-)
-@click.option(
-    "--generate-deadline",
-    default=600.0,
-    show_default=True,
-    metavar="SECONDS",
-    type=click.FloatRange(0, min_open=True),
-    help="For one question, with all attempts.",
-)
+@click.option("--generate-model", metavar="NAME", help="Its model.")
+@click.option("--only-generated", is_flag=True, help="Its texts replace the answers instead of joining them.")
+@click.option("--generate-tokens", default=2_048, type=POSITIVE, help="Longest text.")
+@click.option("--generate-concurrency", default=16, type=POSITIVE, help="Questions at a time.")
+@click.option("--generate-deadline", default=600.0, type=SECONDS, help="Seconds per question, with retries.")
 def main(files: tuple[Path, ...], out: Path, **options: Any) -> None:
     """Make training tasks from questions of StackExchange with their answers.
 
@@ -252,10 +194,12 @@ def main(files: tuple[Path, ...], out: Path, **options: Any) -> None:
       {"question", "positives": [text, ...]}
       {"question", "answers": [{"text", "pm_score", "selected"}, ...]}
 
-    or "title" and "body" for "question". An accepted answer is the positive, else those with the votes.
+    or "title" and "body" for "question". An accepted answer is the positive, else those with the most votes.
     The same input, options and seed give the same bytes.
 
-    What a model wrote is kept in OUT.generated.jsonl: run again to go on, or to ask anew what failed.
+    Texts are compared by their three-word runs; the overlap is the share of the shorter text's.
+
+    Texts of a model are kept in OUT.generated.jsonl: run again to resume, or to retry what failed.
 
     \b
     Examples:
@@ -272,26 +216,22 @@ def main(files: tuple[Path, ...], out: Path, **options: Any) -> None:
 
 def prepare(files: list[Path], out: Path, options: dict[str, Any]) -> None:
     """Carry out the command. Raises DataError; then, and if interrupted, `out` is as it was."""
-    tally = Tally()
-    bright_files = files_of(options["bright_paths"])
+    tally, bright_files = Tally(), files_of(options["bright_paths"])
     if not bright_files:
-        click.secho(NO_BRIGHT, fg="red", bold=True, err=True)
-    reading, filters = _reading(options), _filters(options, bright_files)
-    draw = Draw(options["per_source"] or None, options["seed"], tally)
-    posts = select(files, reading, filters, draw, tally)
-    posts = without_duplicates(posts, options["duplicate_jaccard"], tally)
-    generated = _generated(posts, out, options)
-    failures = {
-        post.id: generated.failures[post.question] for post in posts if post.question in generated.failures
-    }
+        warn("without --bright, questions that are in BRIGHT too stay in the training data.")
+    posts = _unique_posts(files, bright_files, options, tally)
+    failures: dict[str, str] = {}
     if options["url"]:
-        posts = list(with_generated(posts, generated, options["only_generated"], tally))
+        generated = _generate(posts, out, options)
+        reasons = {post.id: generated.failures.get(post.question) for post in posts}
+        failures = {name: reason for name, reason in reasons.items() if reason is not None}
+        posts = list(with_generated(posts, generated.texts, options["only_generated"], tally))
     tasks, corpus = tasks_of(posts)
     train, dev = split_tasks(tasks, options["dev_size"], options["seed"])
-    told = report(tally, train, dev, corpus)
+    rows = report(tally, train, dev, len(corpus))
     if not train or not dev:
-        raise DataError(f"too few questions are left, or --dev is too large: {summary(told['counts'])}")
-    told |= {
+        raise DataError(f"too few questions are left, or --dev is too large: {summary(rows['counts'])}")
+    rows |= {
         "generation_failures": failures,
         "options": {name: value for name, value in options.items() if name != "bright_paths"},
         "inputs": fingerprints(files),
@@ -299,39 +239,34 @@ def prepare(files: list[Path], out: Path, options: dict[str, Any]) -> None:
     }
     with filling(out) as folder:
         write(folder, train, dev, corpus)
-        (folder / REPORT).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    click.echo(f"{out}: {summary(told['counts'])}")
+        write_atomically(folder / REPORT, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    click.echo(f"{out}: {summary(rows['counts'])}")
 
 
-def _reading(options: dict[str, Any]) -> Reading:
-    needed = options["url"] is None
-    return Reading(options["text"], options["min_score"], options["max_positives"], needed)
-
-
-def _filters(options: dict[str, Any], bright_files: list[Path]) -> Filters:
+def _unique_posts(
+    files: list[Path], bright_files: list[Path], options: dict[str, Any], tally: Tally
+) -> list[Post]:
+    """The posts that pass the filters and are drawn, without duplicates."""
+    need_positives = options["url"] is None
+    reading = Reading(options["text"], options["min_score"], options["max_positives"], need_positives)
     known = KnownTexts(read_bright(bright_files)) if bright_files else None
-    needed = options["url"] is None
-    return Filters(options["max_chars"], options["min_words"], needed, known, options["bright_overlap"])
+    bounds = (options["max_chars"], options["min_words"], need_positives, known, options["bright_overlap"])
+    draw = Draw(options["per_source"] or None, options["seed"], tally)
+    posts = select(files, reading, Filters(*bounds), draw, tally)
+    return without_duplicates(posts, options["duplicate_jaccard"], tally)
 
 
-def _generated(posts: Sequence[Post], out: Path, options: dict[str, Any]) -> Generated:
-    """The model's texts, if it is to be asked; what failed is told."""
-    if options["url"] is None:
-        return Generated()
-    asking = Asking(
-        options["url"],
-        options["generate_model"],
-        options["generate_tokens"],
-        options["generate_concurrency"],
-        options["generate_deadline"],
+def _generate(posts: Sequence[Post], out: Path, options: dict[str, Any]) -> Generated:
+    """The model's texts; prints how many there are, and warns of failures."""
+    names = ("url", "generate_model", "generate_tokens", "generate_concurrency", "generate_deadline")
+    path = out.absolute().with_name(f"{out.absolute().name}.generated.jsonl")
+    generated = generate([post.question for post in posts], Asking(*(options[name] for name in names)), path)
+    click.echo(
+        f"{path}: {len(generated.texts):,} texts; {generated.requests:,} questions asked now", err=True
     )
-    kept = out.absolute().with_name(f"{out.absolute().name}.generated.jsonl")
-    generated = generate([post.question for post in posts], asking, kept)
-    click.echo(f"{kept}: {len(generated.texts):,} texts, {generated.asked:,} questions asked now", err=True)
     if generated.failures:
         reason = next(iter(generated.failures.values()))
-        failed = f"WARNING: no text for {len(generated.failures):,} questions, see {REPORT}; one is: {reason}"
-        click.secho(failed, fg="red", bold=True, err=True)
+        warn(f"no text for {len(generated.failures):,} questions, see {REPORT}; one reason: {reason}")
     return generated
 
 

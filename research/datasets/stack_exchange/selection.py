@@ -3,9 +3,9 @@
 import hashlib
 import heapq
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from research.datasets.rewriting_tasks import RewritingTask
@@ -13,24 +13,16 @@ from research.datasets.stack_exchange.dump import Post
 from research.datasets.stack_exchange.near_duplicates import Groups, KnownTexts, jaccard, similar_pairs, words
 
 
-@dataclass(frozen=True)
-class Removal:
-    """A post that says what another text says: `partner` is BRIGHT's id, or that of the post that stays."""
-
-    id: str
-    where: str
-    reason: str
-    partner: str
-    similarity: float
-
-
 @dataclass
 class Tally:
-    """What became of every row: each was dropped for one reason or is a task."""
+    """What became of every row: each was dropped for one reason or is a task.
+
+    A removal is a post that says what another text says: its `partner`, a question of BRIGHT or a kept post.
+    """
 
     read: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
-    removals: list[Removal] = field(default_factory=list)
+    removals: list[dict[str, Any]] = field(default_factory=list)
 
     def drop(self, reason: str) -> None:
         """Count a row that does not become a task."""
@@ -39,11 +31,8 @@ class Tally:
     def remove(self, post: Post, reason: str, partner: str, similarity: float) -> None:
         """Count and name a row that says what another text says."""
         self.drop(reason)
-        self.removals.append(Removal(post.id, post.where, reason, partner, round(similarity, 4)))
-
-    def removed(self) -> list[dict[str, Any]]:
-        """The removals as rows."""
-        return [asdict(each) for each in self.removals]
+        removal = {"id": post.id, "where": post.where, "reason": reason, "partner": partner}
+        self.removals.append(removal | {"similarity": round(similarity, 4)})
 
 
 @dataclass(frozen=True)
@@ -57,7 +46,7 @@ class Filters:
     bright_overlap: float
 
     def kept(self, posts: Iterable[Post], tally: Tally) -> Iterator[Post]:
-        """The posts that pass, without the answers that hardly say anything."""
+        """The posts that pass, without answers of too few words."""
         for post in posts:
             tally.read[post.source] += 1
             answers = tuple(each for each in post.positives if len(words(each)) >= self.least_words)
@@ -85,11 +74,10 @@ class Filters:
 
 
 class Draw:
-    """At most `most` posts of each source, drawn by the seed, whatever order they come in, in the memory
-    that these take. A question that comes again is found out on the way.
+    """At most `most` posts of each source, drawn by the seed in whatever order they come, without copies.
 
-    The rank of a question is a hash of seed and words: the lowest ranks of a source stay. One that was
-    pushed out cannot come in again, so copies of what stays are all the copies that matter.
+    The rank of a question is a hash of seed and words: the lowest ranks of a source stay, and no others are
+    held in memory. One that was pushed out cannot return, so only copies of what stays have to be noticed.
     """
 
     def __init__(self, most: int | None, seed: int, tally: Tally) -> None:
@@ -119,10 +107,9 @@ class Draw:
 
 
 def without_duplicates(posts: Sequence[Post], threshold: float, tally: Tally) -> list[Post]:
-    """One post, the first, of each group that pairs of a Jaccard index of `threshold` or more make.
+    """The first post of each group of posts that are linked by pairs with a Jaccard index of `threshold`.
 
-    The index that is told is that with the post that stays: lower than the threshold where one between them
-    made the group.
+    The tally gets the index with the post that stays, which is below the threshold if others link the two.
     """
     texts = [" ".join(words(post.question)) for post in posts]
     groups = Groups(len(posts))
@@ -142,16 +129,17 @@ def without_duplicates(posts: Sequence[Post], threshold: float, tally: Tally) ->
 def split_tasks(
     tasks: Sequence[RewritingTask], dev: int, seed: int
 ) -> tuple[list[RewritingTask], list[RewritingTask]]:
-    """(training, dev), both in the given order; tasks that share a gold passage stay on one side, so dev
-    holds `dev` tasks, or as many fewer as whole groups leave open.
+    """(training, dev), both in the given order, with tasks that share a gold passage on one side.
+
+    So dev may hold fewer than `dev` tasks: as many as whole groups fill.
     """
     groups, owner = Groups(len(tasks)), dict[str, int]()
     for place, task in enumerate(tasks):
         for name in task.gold_ids:
             groups.join(place, owner.setdefault(name, place))
-    members: dict[int, list[int]] = {}
+    members = defaultdict[int, list[int]](list)
     for place in range(len(tasks)):
-        members.setdefault(groups.first(place), []).append(place)
+        members[groups.first(place)].append(place)
     order = list(members.values())
     random.Random(seed).shuffle(order)
     drawn: set[int] = set()

@@ -6,11 +6,9 @@ from typing import Any
 
 import click
 
-from research.errors import DataError
 from research.evaluation import command_line as cli
 from research.evaluation.bright.config import MODES, compose_bright
 from research.evaluation.bright.fusion import FUSIONS
-from research.evaluation.config import EvaluationError
 from research.evaluation.outputs.folder import own_folder
 from research.places import RUNS
 
@@ -77,10 +75,7 @@ def score(run_file: Path, qrels: Path, task: str | None, long: bool) -> None:
     """Score a run file in TREC's form; questions that are missing there are named."""
     from research.evaluation.bright.score import score as scored
 
-    try:
-        click.echo(scored(run_file, qrels, task, long))
-    except (EvaluationError, DataError) as error:
-        raise click.ClickException(str(error)) from error
+    click.echo(scored(run_file, qrels, task, long))
 
 
 if __name__ == "__main__":

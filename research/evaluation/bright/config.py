@@ -18,7 +18,7 @@ from research.evaluation.config import (
     Sampling,
     compose_file,
     keep_prompt,
-    names,
+    list_of_names,
     read_typed,
     trained_values,
     training_of,
@@ -71,7 +71,7 @@ class RetrieverSettings:
 
 
 @dataclass(frozen=True)
-class Rewriting:
+class RewritingSettings:
     """How a model rewrites; `tokens` bounds a text, `samples` is their number per question."""
 
     prompt: Annotated[str, TEXT]
@@ -89,7 +89,7 @@ class Rewriting:
 class BrightConfig:
     """One evaluation; research/config/eval_bright.yaml documents each key."""
 
-    tasks: Annotated[tuple[str, ...], names("biology")]
+    tasks: Annotated[tuple[str, ...], list_of_names("biology")]
     data: Annotated[str | None, or_null(TEXT)]
     revision: Annotated[str | None, or_null(TEXT)]
     long: Annotated[bool, SWITCH]
@@ -102,7 +102,7 @@ class BrightConfig:
     rrf_k: Annotated[int, integer(0)]
     protocol: Protocol
     retriever: RetrieverSettings
-    rewriting: Rewriting
+    rewriting: RewritingSettings
     sampling: Sampling
     engine: EngineConfig
     concurrency: Annotated[int, integer(1)]
@@ -134,11 +134,11 @@ def compose_bright(overrides: list[str], model: str | None) -> DictConfig:
     """
     config = compose_file("eval_bright", overrides, _trained_values(model))
     keep_prompt(config.rewriting)
-    read_bright(config)
+    read_bright_config(config)
     return config
 
 
-def read_bright(config: DictConfig) -> BrightConfig:
+def read_bright_config(config: DictConfig) -> BrightConfig:
     """The configuration as objects. Raises EvaluationError naming what is unknown, missing or meaningless."""
     read: BrightConfig = read_typed(BrightConfig, config, BRIGHT)
     return read

@@ -11,13 +11,13 @@ lacks a passage adds nothing.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-Scores = Mapping[str, float]
+PassageScores = Mapping[str, float]
 """id of a passage -> score, higher is better"""
 FUSIONS = ("sum", "rrf")
 
 
 def fuse(
-    lists: Sequence[Scores], weights: Sequence[float], fusion: str, length: int, k: int = 60
+    lists: Sequence[PassageScores], weights: Sequence[float], fusion: str, length: int, k: int = 60
 ) -> dict[str, float]:
     """The `length` best, best first, from lists of at most `length`; a single list of weight 1 as it is."""
     if len(lists) == 1 and weights[0] == 1:
@@ -26,7 +26,7 @@ def fuse(
     return best(fused, length)
 
 
-def summed(lists: Sequence[Scores], weights: Sequence[float], length: int) -> dict[str, float]:
+def summed(lists: Sequence[PassageScores], weights: Sequence[float], length: int) -> dict[str, float]:
     """The weighted sum of scores for each passage of any list; missing ones as the module says."""
     floors = [min(scores.values()) if len(scores) >= length else 0.0 for scores in lists]
     total = dict.fromkeys((name for scores in lists for name in scores), 0.0)
@@ -36,7 +36,7 @@ def summed(lists: Sequence[Scores], weights: Sequence[float], length: int) -> di
     return total
 
 
-def reciprocal_ranks(lists: Sequence[Scores], weights: Sequence[float], k: int) -> dict[str, float]:
+def reciprocal_ranks(lists: Sequence[PassageScores], weights: Sequence[float], k: int) -> dict[str, float]:
     """The weighted sum of 1 / (k + rank) for each passage of any list."""
     total: dict[str, float] = defaultdict(float)
     for scores, weight in zip(lists, weights, strict=True):
@@ -45,7 +45,7 @@ def reciprocal_ranks(lists: Sequence[Scores], weights: Sequence[float], k: int) 
     return dict(total)
 
 
-def best(scores: Scores, length: int) -> dict[str, float]:
+def best(scores: PassageScores, length: int) -> dict[str, float]:
     """The `length` best, best first; equal scores by descending id, as trec_eval breaks ties."""
     names = sorted(scores, key=lambda name: (scores[name], name.encode()), reverse=True)
     return {name: scores[name] for name in names[:length]}

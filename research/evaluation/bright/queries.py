@@ -9,7 +9,6 @@ from research.datasets.bright import BrightTask
 from research.datasets.json_rows import read_rows
 from research.datasets.rewriting_tasks import RewritingTask
 from research.episode.trajectory import well_formed
-from research.errors import DataError
 from research.evaluation.bright.config import BrightConfig
 from research.evaluation.config import EvaluationError
 
@@ -18,7 +17,7 @@ NAMED = 10
 
 
 @dataclass(frozen=True)
-class Query:
+class BrightQuery:
     """What one question is searched with: texts, each with the weight of its list."""
 
     question: RewritingTask
@@ -26,7 +25,7 @@ class Query:
     weights: tuple[float, ...]
 
 
-def query_of(question: RewritingTask, rewrites: Sequence[str], config: BrightConfig) -> Query:
+def query_of(question: RewritingTask, rewrites: Sequence[str], config: BrightConfig) -> BrightQuery:
     """The texts by the mode of the configuration.
 
     Without rewrites (none was made, or all failed) there is nothing to search with, whatever the mode: a
@@ -34,10 +33,10 @@ def query_of(question: RewritingTask, rewrites: Sequence[str], config: BrightCon
     """
     texts = tuple(rewrites)
     if config.mode == "fuse" and rewrites:
-        return Query(question, (question.question, *texts), (config.weight, *[1.0] * len(texts)))
+        return BrightQuery(question, (question.question, *texts), (config.weight, *[1.0] * len(texts)))
     if config.mode == "concatenate":
         texts = tuple("\n".join([question.question] * config.weight + [each]) for each in rewrites)
-    return Query(question, texts, (1.0,) * len(texts))
+    return BrightQuery(question, texts, (1.0,) * len(texts))
 
 
 class TextFile:
@@ -47,14 +46,10 @@ class TextFile:
     """
 
     def __init__(self, path: Path, field: str | None) -> None:
-        """Raises EvaluationError naming file and line."""
-        self._path = path
+        """Raises EvaluationError or DataError naming file and line."""
         self._texts: dict[tuple[str | None, str], tuple[str, ...]] = {}
-        try:
-            for line, row in read_rows(path):
-                self._add(row, field, f"{path}:{line}")
-        except DataError as error:
-            raise EvaluationError(str(error)) from error
+        for line, row in read_rows(path):
+            self._add(row, field, f"{path}:{line}")
 
     def _add(self, row: Any, field: str | None, where: str) -> None:
         if not isinstance(row, dict) or not isinstance(row.get("id"), str | int):

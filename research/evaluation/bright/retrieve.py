@@ -10,12 +10,12 @@ from research.episode.trajectory import Passage
 from research.evaluation.at_once import at_once
 from research.evaluation.bright.config import BrightConfig
 from research.evaluation.bright.fusion import fuse
-from research.evaluation.bright.queries import Query
+from research.evaluation.bright.queries import BrightQuery
 from research.evaluation.config import EvaluationError
 from research.tools.search import RetrieverClient, RetrieverConfig
 
 
-def retrieve(url: str, queries: list[Query], config: BrightConfig) -> dict[str, dict[str, float]]:
+def retrieve_all(url: str, queries: list[BrightQuery], config: BrightConfig) -> dict[str, dict[str, float]]:
     """For each question its best passages, id -> score, best first; none for one without texts.
 
     Raises EvaluationError when the service fails for good.
@@ -23,7 +23,9 @@ def retrieve(url: str, queries: list[Query], config: BrightConfig) -> dict[str, 
     return asyncio.run(_retrieve(url, queries, config))
 
 
-async def _retrieve(url: str, queries: list[Query], config: BrightConfig) -> dict[str, dict[str, float]]:
+async def _retrieve(
+    url: str, queries: list[BrightQuery], config: BrightConfig
+) -> dict[str, dict[str, float]]:
     settings = config.retriever
     client = RetrieverClient(
         RetrieverConfig(
@@ -37,7 +39,7 @@ async def _retrieve(url: str, queries: list[Query], config: BrightConfig) -> dic
     )
     run: dict[str, dict[str, float]] = {query.question.id: {} for query in queries}
 
-    async def search(query: Query) -> None:
+    async def search(query: BrightQuery) -> None:
         excluded = frozenset(query.question.excluded_ids)
         lists = [
             scores_of(await client(text, exclude_ids=excluded)) if text.strip() else {}

@@ -14,21 +14,20 @@ import requests
 from omegaconf import DictConfig, OmegaConf
 
 from research.datasets.bright import BrightTask, hub_task, local_task
-from research.datasets.questions import atomic_path
 from research.datasets.rewriting_tasks import RewritingTask
-from research.errors import DataError
-from research.evaluation.bright.config import ORIGINAL, BrightConfig, read_bright
+from research.evaluation.bright.config import ORIGINAL, BrightConfig, read_bright_config
 from research.evaluation.bright.published import comparison
-from research.evaluation.bright.queries import Query, TextFile, named, query_of
-from research.evaluation.bright.retrieve import retrieve
+from research.evaluation.bright.queries import BrightQuery, TextFile, named, query_of
+from research.evaluation.bright.retrieve import retrieve_all
 from research.evaluation.bright.rewrite import Rewrites, rewrite_all, wanted
 from research.evaluation.bright.summary import figures, mean_figures, table
-from research.evaluation.bright.trec import Run, evaluate, read_run, write_run
+from research.evaluation.bright.trec import Run, read_run, trec_scores, write_run
 from research.evaluation.config import EvaluationError
-from research.evaluation.engines.identity import model_identity
+from research.evaluation.engines.identity import file_sha256, model_identity
 from research.evaluation.outputs.folder import RUNTIME_KEYS, check_same
 from research.evaluation.outputs.summary import MEAN, write_summary
 from research.evaluation.service import serving
+from research.files import atomic_path
 from research.places import CACHE
 from research.processes import alone_in
 
@@ -46,7 +45,7 @@ def run(config: DictConfig, run_dir: Path) -> str:
 
     Raises EvaluationError or DataError with a one-line reason. What is finished stays, whatever happens.
     """
-    read = read_bright(config)
+    read = read_bright_config(config)
     tasks = [_task(name, read) for name in read.tasks]
     identity = _identity(tasks, read)
     with alone_in(run_dir, EvaluationError):
@@ -58,7 +57,7 @@ def run(config: DictConfig, run_dir: Path) -> str:
             corpus = identity["tasks"][task.name]["corpus"]
             ranking, retriever = _retrieved(task, queries, read, run_dir, corpus)
             gold = {each.id: dict.fromkeys(each.gold_ids, 1) for each in task.questions}
-            scores[task.name] = evaluate(ranking, gold)
+            scores[task.name] = trec_scores(ranking, gold)
             row = {"task": task.name, **figures(scores[task.name]), **_counts(queries)}
             results.append(row | {"passages": retriever["count"], "retriever": retriever})
         if len(tasks) > 1:
@@ -80,14 +79,14 @@ def _identity(tasks: list[BrightTask], config: BrightConfig) -> dict[str, Any]:
     if config.queries is None:
         source = model_identity(config.engine)
     elif config.queries != ORIGINAL:
-        source["sha256"] = _file_hash(Path(config.queries))
+        source["sha256"] = file_sha256(Path(config.queries))
     return {
         "queries": source,
         "tasks": {
             task.name: {
                 "questions": len(task.questions),
                 "sha256": _hash([_parts(each) for each in task.questions]),
-                "corpus": _file_hash(task.corpus),
+                "corpus": file_sha256(task.corpus),
             }
             for task in tasks
         },
@@ -136,7 +135,7 @@ def _rewritten(tasks: list[BrightTask], config: BrightConfig, run_dir: Path, mod
 
 
 def _retrieved(
-    task: BrightTask, queries: list[Query], config: BrightConfig, run_dir: Path, corpus: str
+    task: BrightTask, queries: list[BrightQuery], config: BrightConfig, run_dir: Path, corpus: str
 ) -> tuple[Run, dict[str, Any]]:
     """The ranking, from the run file if it is of these texts, and what the retriever reports about itself."""
     settings = config.retriever
@@ -149,7 +148,7 @@ def _retrieved(
         return read_run(path), saved["retriever"]
     with serving(service) as url:
         health = requests.get(f"{url}/health", timeout=settings.timeout).json()
-        run = retrieve(url, queries, config)
+        run = retrieve_all(url, queries, config)
     retriever = {name: health[name] for name in ("index", "encoder", "count", "fingerprint")}
     retriever["options"] = list(service.options)
     write_run(path, run, settings.name)
@@ -157,7 +156,7 @@ def _retrieved(
     return run, retriever
 
 
-def _counts(queries: list[Query]) -> dict[str, Any]:
+def _counts(queries: list[BrightQuery]) -> dict[str, Any]:
     """Which questions have no text, and how many only blank ones: both count as 0."""
     return {
         "without_text": [query.question.id for query in queries if not query.texts],
@@ -185,14 +184,6 @@ def _parts(question: RewritingTask) -> list[Any]:
 
 def _hash(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _warn(message: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from research.datasets.bright import question_file
 from research.evaluation.bright.queries import named
 from research.evaluation.bright.summary import figures, table
-from research.evaluation.bright.trec import evaluate, plain_id, read_qrels, read_run
+from research.evaluation.bright.trec import plain_id, read_qrels, read_run, trec_scores
 
 
 def score(run_file: Path, qrels_file: Path, task: str | None = None, long: bool = False) -> str:
@@ -25,9 +25,9 @@ def score(run_file: Path, qrels_file: Path, task: str | None = None, long: bool 
         remarks.append(f"In the run without judgement, {len(others)}: {named(others)}.")
     if not both:
         return "\n".join(remarks)
-    rows = [{"task": "questions present", **figures(evaluate(run, both))}]
+    rows = [{"task": "questions present", **figures(trec_scores(run, both))}]
     if absent:
-        rows.append({"task": "missing as 0", **figures(evaluate(run, qrels))})
+        rows.append({"task": "missing as 0", **figures(trec_scores(run, qrels))})
     return "\n".join([table(rows), "", *remarks])
 
 

@@ -12,18 +12,18 @@ from research.evaluation.bright.trec import METRICS
 from research.metrics.statistics import bootstrap, bootstrap_mean_of
 from research.report.tables import markdown_table
 
-Scores = Mapping[str, Mapping[str, float]]
+QuestionScores = Mapping[str, Mapping[str, float]]
 """question id -> metric -> value"""
 
 
-def figures(scores: Scores) -> dict[str, Any]:
+def figures(scores: QuestionScores) -> dict[str, Any]:
     """One task: the number of questions, and the mean of each metric with its 95% interval."""
     columns = {name: np.array([row[name] for row in scores.values()]) for name in METRICS}
     intervals = {name: bootstrap(each)._asdict() for name, each in columns.items()}
     return {"questions": len(scores), **intervals}
 
 
-def mean_figures(tasks: Mapping[str, Scores]) -> dict[str, Any]:
+def mean_figures(tasks: Mapping[str, QuestionScores]) -> dict[str, Any]:
     """The plain mean over tasks; its interval resamples the questions within each task."""
     rows: dict[str, Any] = {"questions": sum(map(len, tasks.values()))}
     for name in METRICS:

@@ -18,8 +18,8 @@ from urllib.parse import quote
 import numpy as np
 import pytrec_eval
 
-from research.datasets.questions import atomic_path
 from research.evaluation.config import EvaluationError
+from research.files import atomic_path
 
 Run = Mapping[str, Mapping[str, float]]
 """question id -> passage id -> score"""
@@ -66,7 +66,7 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
-def evaluate(run: Run, qrels: Judgements) -> dict[str, dict[str, float]]:
+def trec_scores(run: Run, qrels: Judgements) -> dict[str, dict[str, float]]:
     """METRICS of each question of `qrels`, in its order; a question missing in the run has 0 in all."""
     results = pytrec_eval.RelevanceEvaluator(_plain(qrels, int), MEASURES).evaluate(_plain(run, float))
     nothing = dict.fromkeys(METRICS.values(), 0.0)

@@ -30,6 +30,10 @@ class Stops:
     strings: tuple[str, ...] = ()
 
 
+Sample = Callable[[list[int], int, Stops], Awaitable[list[int]]]
+"""(token ids, a maximum of new tokens, stops) -> new tokens"""
+
+
 class Engine(Protocol):
     """What a method samples with."""
 
@@ -56,9 +60,7 @@ def tokens_of(engine: Engine, form: AgentProtocol, prompt: str, tools: Sequence[
     return tokens
 
 
-def turn_generator(
-    sample: Callable[[list[int], int, Stops], Awaitable[list[int]]], tokens: TokenProtocol
-) -> Generate:
+def turn_generator(sample: Sample, tokens: TokenProtocol) -> Generate:
     """`sample` as the search loop calls it: a turn ends at the tags of the protocol."""
     stops = Stops(tuple(tokens.stop_token_ids), tuple(tokens.stop_strings))
 

@@ -23,10 +23,14 @@ def _checksum(folder: Path) -> str:
     """A hash of the names and contents of the files that matter; the same for a copy elsewhere."""
     checksum = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in READ and path.is_file()):
-        try:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise EvaluationError(f"{path} cannot be read ({error.strerror})") from error
-        checksum.update(f"{path.relative_to(folder)}\0{content}\0".encode())
+        checksum.update(f"{path.relative_to(folder)}\0{file_sha256(path)}\0".encode())
     return checksum.hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """The checksum of a file. Raises EvaluationError."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be read ({error.strerror})") from error

@@ -1,6 +1,6 @@
 """What methods work with: tools, and the model calls and searches of a baseline as one trajectory."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,17 +9,14 @@ from research.episode.tokens import TokenProtocol
 from research.episode.tools import SearchError, SearchFunction, Tool
 from research.episode.trajectory import Call, Passage, Segment, Trajectory
 from research.evaluation.config import EvaluationConfig
-from research.evaluation.engines import Stops
+from research.evaluation.engines import Sample, Stops
 
 
 @dataclass(frozen=True)
-class Tools:
-    """What a method answers with.
+class MethodTools:
+    """What a method answers with; `callable` is what the search loop may call."""
 
-    `sample` takes token ids, a maximum of new tokens, and stops; `callable` is what the search loop may call.
-    """
-
-    sample: Callable[[list[int], int, Stops], Awaitable[list[int]]]
+    sample: Sample
     search: SearchFunction
     callable: Sequence[Tool]
     tokens: TokenProtocol
@@ -29,7 +26,7 @@ class Tools:
 class Calls:
     """The trajectory of one question; the first prompt is its prompt, later ones are environment segments."""
 
-    def __init__(self, question: str, tools: Tools) -> None:
+    def __init__(self, question: str, tools: MethodTools) -> None:
         self.question, self._tools = question, tools
         self._trajectory = Trajectory(prompt_ids=[])
 

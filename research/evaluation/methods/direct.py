@@ -1,10 +1,10 @@
 """Direct generation: the question alone, no passages."""
 
 from research.episode.trajectory import Trajectory
-from research.evaluation.methods.calls import Calls, Tools
+from research.evaluation.methods.calls import Calls, MethodTools
 
 
-async def answer(question: str, tools: Tools) -> Trajectory:
+async def answer(question: str, tools: MethodTools) -> Trajectory:
     """One call."""
     calls = Calls(question, tools)
     return calls.finish(await calls.ask("direct"))

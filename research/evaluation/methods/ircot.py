@@ -3,14 +3,14 @@
 import re
 
 from research.episode.trajectory import Passage, Trajectory
-from research.evaluation.methods.calls import Calls, Tools
+from research.evaluation.methods.calls import Calls, MethodTools
 
 CONCLUSION = "So the answer is:"
 _CONCLUDES = re.compile(r"\banswer is\b:?(.*)", re.IGNORECASE | re.DOTALL)
 _SENTENCE = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
 
 
-async def answer(question: str, tools: Tools) -> Trajectory:
+async def answer(question: str, tools: MethodTools) -> Trajectory:
     """At most `baselines.ircot_steps` sentences; then the model is made to state an answer."""
     calls, thoughts = Calls(question, tools), list[str]()
     passages: dict[str, Passage] = {}

@@ -1,10 +1,10 @@
 """Iter-RetGen (arXiv 2305.15294): rounds that search with the question and the last answer, then answer."""
 
 from research.episode.trajectory import Trajectory
-from research.evaluation.methods.calls import Calls, Tools
+from research.evaluation.methods.calls import Calls, MethodTools
 
 
-async def answer(question: str, tools: Tools) -> Trajectory:
+async def answer(question: str, tools: MethodTools) -> Trajectory:
     """`baselines.iter_retgen_rounds` rounds; the last answer counts."""
     calls, reply = Calls(question, tools), ""
     for _ in range(tools.config.baselines.iter_retgen_rounds):

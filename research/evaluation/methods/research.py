@@ -5,10 +5,10 @@ from research.episode.prompts import build_prompt
 from research.episode.protocol import extract_answer
 from research.episode.trajectory import Trajectory
 from research.evaluation.engines import turn_generator
-from research.evaluation.methods.calls import Tools
+from research.evaluation.methods.calls import MethodTools
 
 
-async def answer(question: str, tools: Tools) -> Trajectory:
+async def answer(question: str, tools: MethodTools) -> Trajectory:
     """Think, search and answer by the protocol of the configuration."""
     tokens, config = tools.tokens, tools.config
     generate = turn_generator(tools.sample, tokens)

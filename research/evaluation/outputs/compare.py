@@ -9,12 +9,12 @@ import numpy as np
 
 from research.evaluation.config import EvaluationError
 from research.evaluation.outputs.folder import CONFIG, IDENTITY, flat, read_record
-from research.evaluation.outputs.predictions import PREDICTIONS, key_of, read_predictions
+from research.evaluation.outputs.predictions import PREDICTIONS, prediction_key, read_predictions
 from research.metrics.statistics import paired_difference
 
 COMPARED = ("em", "f1", "acc", "support_recall", "searches", "model_tokens")
 
-Scores = dict[str, dict[str, float]]
+MethodScores = dict[str, dict[str, float]]
 """question id -> metrics"""
 
 
@@ -35,20 +35,20 @@ def compare(run_a: Path, run_b: Path) -> str:
     return "\n".join(lines)
 
 
-def _scores(run_dir: Path) -> dict[tuple[str, str], Scores]:
+def _scores(run_dir: Path) -> dict[tuple[str, str], MethodScores]:
     """(data set, method) -> scores."""
     if not (run_dir / PREDICTIONS).exists():
         raise EvaluationError(f"{run_dir} is no evaluation: there is no {PREDICTIONS} in it")
-    scores: dict[tuple[str, str], Scores] = defaultdict(dict)
+    scores: dict[tuple[str, str], MethodScores] = defaultdict(dict)
     for trajectory in read_predictions(run_dir):
-        key = key_of(trajectory)
+        key = prediction_key(trajectory)
         scores[key.dataset, key.method][key.id] = trajectory.metrics
     return scores
 
 
 def _pairs(
-    a: dict[tuple[str, str], Scores], b: dict[tuple[str, str], Scores]
-) -> list[tuple[str, Scores, Scores]]:
+    a: dict[tuple[str, str], MethodScores], b: dict[tuple[str, str], MethodScores]
+) -> list[tuple[str, MethodScores, MethodScores]]:
     """What to compare: the same method on the same data set, else the only methods that each run has."""
     if same := [(f"{key[0]}, {key[1]}", a[key], b[key]) for key in a if key in b]:
         return same
@@ -60,7 +60,7 @@ def _pairs(
     return [(f"{each}, {of_a} and {of_b}", a[each, of_a], b[each, of_b]) for each in common]
 
 
-def _rows(label: str, a: Scores, b: Scores) -> Iterator[str]:
+def _rows(label: str, a: MethodScores, b: MethodScores) -> Iterator[str]:
     ids = [name for name in a if name in b]
     for metric in COMPARED:
         both = [name for name in ids if metric in a[name] and metric in b[name]]

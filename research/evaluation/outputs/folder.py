@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from research.datasets.questions import atomic_path
 from research.evaluation.config import EvaluationError
+from research.files import write_atomically
 from research.values import flattened
 
 CONFIG, IDENTITY = "config.yaml", "identity.json"
@@ -65,8 +65,7 @@ def check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any], free
     if identity_path.exists():
         _check_identity(identity_path, identity)
     for target, text in ((identity_path, json.dumps(identity, indent=1)), (path, OmegaConf.to_yaml(config))):
-        with atomic_path(target) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_atomically(target, text)
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,15 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.datasets.questions import atomic_path
 from research.episode.trajectory import Call, Trajectory
 from research.evaluation.config import EvaluationError
-from research.files import cut_half_line
+from research.files import atomic_path, cut_half_line
 
 PREDICTIONS, TIMINGS = "predictions.jsonl", "timings.jsonl"
 
 
-class Key(NamedTuple):
+class PredictionKey(NamedTuple):
     """What a prediction is of."""
 
     dataset: str
@@ -26,7 +25,7 @@ class Key(NamedTuple):
     id: str
 
 
-def key_of(trajectory: Trajectory) -> Key:
+def prediction_key(trajectory: Trajectory) -> PredictionKey:
     """The key of an evaluation's trajectory."""
     return _key(trajectory.metadata)
 
@@ -37,7 +36,7 @@ def read_predictions(run_dir: Path) -> Iterator[Trajectory]:
     for number, line in enumerate(_whole_lines(path), start=1):
         try:
             trajectory = Trajectory.from_json(line)
-            key_of(trajectory)
+            prediction_key(trajectory)
         except (ValueError, KeyError, TypeError) as error:
             message = f"{path}:{number} is no prediction; remove the line, and its question is asked again"
             raise EvaluationError(message) from error
@@ -49,16 +48,16 @@ def failures(run_dir: Path) -> list[tuple[str, int, list[str]]]:
     questions = searches = 0
     failed_questions, failed = list[str](), list[str]()
     for trajectory in read_predictions(run_dir):
-        name = " ".join(key_of(trajectory))
+        name = " ".join(prediction_key(trajectory))
         questions += 1
         searches += sum(bool(search.query) for search in trajectory.searches)
         if "error" in trajectory.metadata:
             failed_questions.append(f"{name} ({trajectory.metadata['error']})")
-        failed += [f"{name} ({search.error})" for search in failed_searches(trajectory)]
+        failed += [f"{name} ({search.error})" for search in lasting_failures(trajectory)]
     return [("questions", questions, failed_questions), ("searches", searches, failed)]
 
 
-def failed_searches(trajectory: Trajectory) -> list[Call]:
+def lasting_failures(trajectory: Trajectory) -> list[Call]:
     """Searches that failed for good, not for lack of a query."""
     return [search for search in trajectory.searches if search.query and search.error is not None]
 
@@ -73,28 +72,28 @@ class Predictions:
         EvaluationError.
         """
         self._run_dir = run_dir
-        self.done: dict[Key, dict[str, float]] = {}
+        self.done: dict[PredictionKey, dict[str, float]] = {}
         for name in (PREDICTIONS, TIMINGS):
             cut_half_line(run_dir / name)
         for trajectory in read_predictions(run_dir):
-            if "error" in trajectory.metadata or failed_searches(trajectory):
-                self.done.pop(key_of(trajectory), None)
+            if "error" in trajectory.metadata or lasting_failures(trajectory):
+                self.done.pop(prediction_key(trajectory), None)
             else:
-                self.done[key_of(trajectory)] = trajectory.metrics
+                self.done[prediction_key(trajectory)] = trajectory.metrics
 
     def add(self, trajectory: Trajectory, seconds: float) -> None:
         """Append a finished question, with the seconds it took."""
         times = {
-            "key": key_of(trajectory),
+            "key": prediction_key(trajectory),
             "seconds": round(seconds, 4),
             "generate_seconds": round(trajectory.generate_seconds, 4),
             "search_seconds": round(trajectory.call_seconds, 4),
         }
         _append(self._run_dir / TIMINGS, json.dumps(times))
         _append(self._run_dir / PREDICTIONS, _timeless(trajectory).to_json())
-        self.done[key_of(trajectory)] = trajectory.metrics
+        self.done[prediction_key(trajectory)] = trajectory.metrics
 
-    def sort(self, order: Iterable[Key]) -> None:
+    def sort(self, order: Iterable[PredictionKey]) -> None:
         """Bring the predictions into the order of the questions, all or nothing. Raises DataError."""
         path = self._run_dir / PREDICTIONS
         lines = {_key(json.loads(line)["metadata"]): line for line in _whole_lines(path)}
@@ -118,8 +117,8 @@ def _timeless(trajectory: Trajectory) -> Trajectory:
     return replace(trajectory, calls=calls, generate_seconds=0.0)
 
 
-def _key(metadata: Mapping[str, Any]) -> Key:
-    return Key(*(str(metadata[name]) for name in Key._fields))
+def _key(metadata: Mapping[str, Any]) -> PredictionKey:
+    return PredictionKey(*(str(metadata[name]) for name in PredictionKey._fields))
 
 
 def _whole_lines(path: Path) -> Iterator[str]:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from research.evaluation.outputs.predictions import Predictions, read_predictions
-from research.evaluation.outputs.summary import read_summary, table_rows
+from research.evaluation.outputs.summary import read_summary, result_rows
 from research.metrics.statistics import bootstrap
 from research.report.drawing import COLOURS, STYLE, axes_of_figure, svg_text
 from research.report.page import write_page
@@ -40,8 +40,8 @@ def write_report(run_dir: Path) -> Path:
     contents = {
         "name": run_dir.absolute().name,
         "summary": summary,
-        "rows": table_rows(summary["results"]),
-        "charts": [(title, Markup(svg)) for title, svg in draw_all(questions)],
+        "rows": result_rows(summary["results"]),
+        "charts": [(title, Markup(svg)) for title, svg in evaluation_charts(questions)],
         "seconds": dict(_seconds(run_dir)),
         "failures": failures[:MOST_FAILURES],
         "configuration": OmegaConf.to_yaml(OmegaConf.load(run_dir / "config.yaml")),
@@ -62,7 +62,7 @@ def _seconds(run_dir: Path) -> Iterator[tuple[str, str]]:
 # ---------------------------------------------------------------------------------------------- charts
 
 
-def draw_all(rows: Rows) -> list[tuple[str, str]]:
+def evaluation_charts(rows: Rows) -> list[tuple[str, str]]:
     """(title, SVG) of each chart there are data for."""
     by_method: dict[str, Rows] = defaultdict(list)
     for row in rows:

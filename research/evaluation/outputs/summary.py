@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from research.datasets.questions import atomic_path
-from research.evaluation.outputs.predictions import Key
+from research.evaluation.outputs.predictions import PredictionKey
 from research.evaluation.outputs.scoring import METRICS, SHARES
+from research.files import atomic_path
 from research.metrics.statistics import bootstrap
 from research.report.tables import markdown_table
 
@@ -27,7 +27,7 @@ TITLES = {
 WITH_INTERVAL = {"em", "f1", "acc", "judge"}
 
 
-def summarise(scores: dict[Key, dict[str, float]], identity: dict[str, Any]) -> dict[str, Any]:
+def summarise(scores: dict[PredictionKey, dict[str, float]], identity: dict[str, Any]) -> dict[str, Any]:
     """The contents of metrics.json; `identity` is what the figures depend on: model, retriever, ..."""
     groups: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
     for key, row in scores.items():
@@ -73,7 +73,7 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     return summary
 
 
-def table_rows(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def result_rows(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The figures as rows of text, after a header."""
     columns = [name for name in COLUMNS if any(name in row for row in results)]
     header = ["method", "data set", "questions", *(TITLES.get(name, name) for name in columns)]
@@ -90,7 +90,7 @@ def table_rows(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def markdown(results: Iterable[Mapping[str, Any]]) -> str:
     """The figures as a Markdown table."""
-    return markdown_table(table_rows([*results]))
+    return markdown_table(result_rows([*results]))
 
 
 def cell_text(name: str, figure: Mapping[str, float] | None) -> str:

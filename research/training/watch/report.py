@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from research.environments.headline import Headline
 from research.episode.pieces import pieces
 from research.episode.protocol import Protocol
+from research.files import write_atomically
 from research.training.config import headline_of, load_config, read_section
 from research.training.run.options import read_saved
 from research.training.run_files import read_metrics
@@ -74,9 +75,7 @@ def write_report(run_dir: Path) -> Path:
     )
     page = environment.get_template("training/watch/report.html.j2").render(_contents(run_dir.absolute()))
     target = run_dir / "report.html"
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(target)
+    write_atomically(target, page)
     return target
 
 

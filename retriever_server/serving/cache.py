@@ -1,17 +1,20 @@
-"""Cache: the values that were used last, as many as fit into a number of bytes."""
+"""Cache: the most recently used values, as many as fit into a number of bytes.
+
+By hand, because cachetools' LRUCache would have to measure an entry's bytes from its value alone.
+"""
 
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
 
-ENTRY_BYTES = 400  # of an entry beside its key's and value's own: measured for short tuples and small arrays
+ENTRY_BYTES = 400  # overhead per entry, measured for short tuples and small arrays
 
 
 class Cache:
-    """Least recently used goes first. Not locked: its owner sees to that."""
+    """Evicts the least recently used first. Not locked: the owner does that."""
 
     def __init__(self, max_bytes: int) -> None:
-        """`max_bytes` 0 keeps nothing."""
+        """Keep nothing if `max_bytes` is 0."""
         self._max_bytes = max_bytes
         self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self.bytes = 0
@@ -21,25 +24,18 @@ class Cache:
 
     def get(self, key: Hashable) -> Any | None:
         """The value of `key`, or None."""
-        entry = self._entries.get(key)
-        if entry is None:
+        if key not in self._entries:
             return None
         self._entries.move_to_end(key)
-        return entry[0]
+        return self._entries[key][0]
 
     def put(self, key: Hashable, value: Any, value_bytes: int) -> None:
-        """Keep `value`, which takes `value_bytes` with its key; one larger than the whole cache is not
-        kept.
-        """
+        """Keep `value`, which takes `value_bytes` with its key, unless it is larger than the whole cache."""
         size = value_bytes + ENTRY_BYTES
-        self._drop(key)
+        self.bytes -= self._entries.pop(key, (None, 0))[1]
         if size > self._max_bytes:
             return
         self._entries[key] = (value, size)
         self.bytes += size
         while self.bytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
-
-    def _drop(self, key: Hashable) -> None:
-        _, size = self._entries.pop(key, (None, 0))
-        self.bytes -= size
+            self.bytes -= self._entries.popitem(last=False)[1][1]

@@ -1,13 +1,14 @@
 """Sharded index: slices of a flat index in Ray actors on the nodes of a cluster, searched as one.
 
-An actor maps its slice of the index file, which every node sees at the same path, and searches it as
-FlatIndex does. The best of all slices' best are what one FlatIndex finds: the same rows, scores and order.
+An actor maps its slice of the index file, which every node sees at the same path, and searches it like
+FlatIndex. The best of all slices' best are what one FlatIndex finds: the same rows, scores and order. (faiss'
+own sharding stays within one process, and Ray Serve has no placement of replicas on different nodes.)
 
-Each slice is held by several actors, on different nodes where there are enough. A question that one of them
-loses, or does not answer in time, goes to another; Ray starts actors that died again. The actors belong to
-this process: Ray ends them when it ends, in whatever way.
+Several actors hold each slice, on different nodes if there are enough. A query that one of them loses, or
+does not answer in time, goes to another; Ray restarts actors that died. The actors belong to this process:
+Ray ends them when it ends, however that happens.
 
-Imported when `serve --ray` asks for it, since importing Ray takes a second.
+Imported only by `serve --ray`: importing Ray takes a second.
 """
 
 import logging
@@ -32,23 +33,23 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from retriever_server.building.store import Manifest, check_files, read_manifest
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import Queries
 from retriever_server.indexes.flat import FlatIndex, FlatSlice
-from retriever_server.shard import Question, Shard
-from retriever_server.store import Manifest, check_files, read_manifest
+from retriever_server.serving.shard import ScoredRows, Shard, ShardQuery
 
-REACH_S = 5.0  # to get a connection to a cluster's address
-REPORT_S = 10.0  # between two lines about actors that are not there yet
-OBJECT_STORE_BYTES = 256 * 1024 * 1024  # of a local Ray: questions and answers are small
+CONNECT_S = 5.0  # to connect to a cluster's address
+REPORT_S = 10.0  # between two lines about actors that are not ready yet
+OBJECT_STORE_BYTES = 256 * 1024 * 1024  # of a local Ray: queries and answers are small
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """How to spread an index.
+    """How to distribute an index.
 
-    `address` is HOST:PORT of a Ray cluster; None starts Ray on this machine. `cpus` and threads are those of
-    one actor. A question that a shard does not answer in `timeout_s` seconds is given up.
+    `address` is HOST:PORT of a Ray cluster; None starts Ray on this machine. `cpus` is the number of CPUs,
+    and threads, of one actor. A query that a shard does not answer in `timeout_s` seconds fails.
     """
 
     address: str | None = None
@@ -59,29 +60,27 @@ class ClusterOptions:
 
 
 class ShardActor:
-    """One slice of the rows of an index, in a process of its own on some node."""
+    """One slice of an index's rows, in its own process on some node."""
 
     def __init__(self, directory: Path, manifest: Manifest, rows: range, threads: int) -> None:
         faiss.omp_set_num_threads(threads)
         self._directory, self._manifest, self._rows = directory, manifest, rows
         self._index: FlatIndex | None = None
-        # An exception here would be this actor's end for good. The first question opens the file again, and
-        # tells what is wrong with it.
+        # An exception here would end this actor for good. The first query opens the file again, and reports
+        # it.
         with suppress(RetrieverError):
-            self._opened()
+            self.open()
 
     def open(self) -> None:
-        """Let the slice be in memory; RetrieverError when this node does not have the files of `manifest`."""
-        self._opened()
-
-    def search(self, vectors: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The slice's min(top_k, rows) best, as FlatIndex.search gives them; raises what `open` does."""
-        return self._opened().search(Queries([], vectors), top_k)
-
-    def _opened(self) -> FlatIndex:
+        """Load the slice; RetrieverError when this node does not have the files of `manifest`."""
         if self._index is None:
             self._index = self._open_slice()
-        return self._index
+
+    def search(self, vectors: np.ndarray, top_k: int) -> ScoredRows:
+        """The slice's min(top_k, rows) best, as FlatIndex.search; raises what `open` does."""
+        self.open()
+        assert self._index is not None
+        return self._index.search(Queries([], vectors), top_k)
 
     def _open_slice(self) -> FlatIndex:
         try:
@@ -93,13 +92,13 @@ class ShardActor:
         except (RetrieverError, OSError) as error:
             advice = "all nodes must see the same index at the same path"
             raise RetrieverError(f"node {ray.util.get_node_ip_address()}: {error} ({advice})") from error
-        # One search reads the whole slice from the disk, which the first question could not wait for.
+        # One search reads the whole slice from the disk, which would take too long for the first query.
         index.search(Queries([], index.vectors(np.array([self._rows.start]))), 1)
         return index
 
 
 class ShardedIndex(FlatIndex):
-    """A flat index searched by the shards of a Ray cluster. Safe to search from many threads."""
+    """A flat index searched by the shards of a Ray cluster. Thread-safe."""
 
     def __init__(self, directory: Path, options: ClusterOptions) -> None:
         """Start the actors and wait until all are ready, in the main thread: see `connect`.
@@ -112,7 +111,7 @@ class ShardedIndex(FlatIndex):
         super().__init__(directory)
         connect(options)
         self._timeout_s = options.timeout_s
-        # A group for each shard: "SPREAD" keeps its actors on different nodes if it can, the least busy ones.
+        # A group per shard: "SPREAD" puts its actors on different nodes if possible, the least busy ones.
         bundles = [{"CPU": options.cpus}] * options.replicas
         self._groups = [placement_group(bundles, strategy="SPREAD") for _ in range(options.shards)]
         try:
@@ -121,40 +120,40 @@ class ShardedIndex(FlatIndex):
             self.close()
             raise
 
-    def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """As FlatIndex.search, bit for bit. Raises Unavailable when a shard does not answer in time."""
+    def search(self, queries: Queries, top_k: int) -> ScoredRows:
+        """As FlatIndex.search, bit for bit; Unavailable when a shard does not answer in time."""
         assert queries.vectors is not None
         top_k = min(top_k, self.count)
         vectors = ray.put(np.ascontiguousarray(queries.vectors, dtype=np.float32))
-        question = Question(vectors, top_k, until=monotonic() + self._timeout_s)
-        asked = [(shard, shard.ask(question)) for shard in self._shards]  # all begin before one is awaited
-        return merge([shard.answer(question, calls) for shard, calls in asked], top_k)
+        query = ShardQuery(vectors, top_k, deadline=monotonic() + self._timeout_s)
+        begun = [(shard, shard.begin(query)) for shard in self._shards]  # all begin before one is awaited
+        return merge([shard.answer(query, calls) for shard, calls in begun], top_k)
 
     def actors(self) -> list[ActorHandle]:
-        """All of them, shard by shard."""
+        """All actors, shard by shard."""
         return [actor for shard in self._shards for actor in shard.actors]
 
     def close(self) -> None:
-        """End the actors. Ray stays: another index may take this one's place."""
+        """End the actors. Ray stays: another index may replace this one."""
         for group in self._groups:
             remove_placement_group(group)
 
 
-def merge(found: list[tuple[np.ndarray, np.ndarray]], top_k: int) -> tuple[np.ndarray, np.ndarray]:
+def merge(results: list[ScoredRows], top_k: int) -> ScoredRows:
     """The best `top_k` of several (scores [q, any], rows [q, any]), best first, equal scores in row order."""
-    scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*results, strict=True))
     order = np.lexsort((rows, -scores), axis=1)[:, :top_k]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def slices(count: int, shards: int) -> list[range]:
-    """The rows of each shard: consecutive, and equally many to one."""
+    """The rows of each shard: consecutive, and equally many up to one."""
     ends = [count * shard // shards for shard in range(shards + 1)]
     return [range(start, end) for start, end in zip(ends, ends[1:], strict=False)]
 
 
 def check_shardable(manifest: Manifest, options: ClusterOptions) -> None:
-    """Raises RetrieverError for another kind than flat, or more shards than passages."""
+    """Raise RetrieverError for a kind other than flat, or more shards than passages."""
     if manifest.kind != "flat":
         raise RetrieverError(f"--ray serves indexes of kind flat; this one is of kind {manifest.kind}")
     if options.shards > manifest.count:
@@ -162,16 +161,18 @@ def check_shardable(manifest: Manifest, options: ClusterOptions) -> None:
 
 
 def connect(options: ClusterOptions) -> None:
-    """Join the Ray cluster at `options.address`, in a namespace of our own, or start a Ray on this machine
-    that ends with this process; does nothing the second time. The first time is to be in the main thread: the
-    kernel ends that Ray with the thread that started it.
+    """Join the Ray cluster at `options.address`, or start a Ray on this machine that ends with this process.
 
-    Raises RetrieverError when the cluster cannot be joined or is too small for the actors.
+    Does nothing the second time. The first call must be in the main thread: the kernel ends a local Ray with
+    the thread that started it. Raises RetrieverError when the cluster cannot be joined or is too small for
+    the actors.
     """
     actors = options.shards * options.replicas
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a service does not report to others
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default; else a warning
+        os.environ.setdefault(
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+        )  # the future default; avoids a warning
         with _sigterm_kept():
             _join(options.address) if options.address else _start_local(2 * actors * options.cpus)
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
@@ -186,7 +187,7 @@ def connect(options: ClusterOptions) -> None:
 def _start_local(cpus: int) -> None:
     others = psutil.Process().children(recursive=True)
     try:
-        # Ray only counts CPUs. They are twice those needed, for an index that takes the place of another.
+        # Ray only counts CPUs. They are twice those needed, so that another index can replace this one.
         ray.init(
             "local",
             num_cpus=cpus,
@@ -208,8 +209,8 @@ def _start_local(cpus: int) -> None:
 def _join(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
-        # Ray itself tries for a minute, and says no more.
-        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+        # Ray itself tries for a minute, without a better message.
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise RetrieverError(
@@ -220,9 +221,7 @@ def _join(address: str) -> None:
 
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """ray.init takes SIGTERM for itself and lets it exit in its own way: give it back to its owner, with the
-    one that came meanwhile.
-    """
+    """Restore the SIGTERM handler that ray.init replaces, and deliver a SIGTERM that arrived meanwhile."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -256,7 +255,7 @@ def _start_shards(
 def _wait_until_open(actors: list[ActorHandle]) -> None:
     waiting: set[Future[None]] = set()
     for actor in actors:
-        call: ray.ObjectRef = actor.open.options(max_task_retries=-1).remote()  # a node may go meanwhile
+        call: ray.ObjectRef = actor.open.options(max_task_retries=-1).remote()  # a node may be lost meanwhile
         waiting.add(call.future())
     while waiting:
         done, waiting = wait(waiting, timeout=REPORT_S, return_when=FIRST_EXCEPTION)

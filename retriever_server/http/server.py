@@ -1,4 +1,4 @@
-"""Server process: listens at once, loads, answers, reloads when asked to, and ends on SIGTERM or ctrl-C."""
+"""Server process: listens at once, loads, answers, reloads on request, and ends on SIGTERM or ctrl-C."""
 
 import ctypes
 import errno
@@ -17,21 +17,21 @@ from typing import NoReturn
 
 import click
 
-from retriever_server.app import create_app
 from retriever_server.errors import RetrieverError, Unavailable
-from retriever_server.httpd import HttpServer
-from retriever_server.served import Served
-from retriever_server.service import Searcher
+from retriever_server.http.app import create_app
+from retriever_server.http.httpd import HttpServer
+from retriever_server.serving.served import Served
+from retriever_server.serving.service import Searcher
 
-GRACE_S = 30  # for what is in flight at the end; what takes longer is cut off
+GRACE_S = 30  # for requests in flight at the end; what takes longer is cut off
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-Load = Callable[[Callable[[str], None]], Searcher]
-"""Makes a searcher, and tells the stage it is at."""
+SearcherLoader = Callable[[Callable[[str], None]], Searcher]
+"""Loads a searcher, and reports each stage to its argument."""
 
 
 @dataclass(frozen=True)
-class Options:
+class ListenOptions:
     """Where to listen, and who may do what."""
 
     host: str
@@ -42,15 +42,16 @@ class Options:
 
 
 class _Stop(BaseException):
-    """A signal asks the process to end."""
+    """A signal asked the process to end."""
 
 
-def run(load: Load, served: Served, options: Options, at_end: Callable[[], None] = lambda: None) -> NoReturn:
-    """Serve until a signal comes, finish what is in flight, call `at_end`, then exit with status 0. HTTP
-    answers 503 until `load` returns.
+def run(
+    load: SearcherLoader, served: Served, options: ListenOptions, at_end: Callable[[], None] = lambda: None
+) -> NoReturn:
+    """Serve until a signal comes, finish what is in flight, call `at_end` and exit with status 0.
 
-    Loading stands in the main thread, so its errors end the process and a signal interrupts it.
-    Raises RetrieverError when the address cannot be had, and what `load` raises.
+    HTTP answers 503 until `load` returns. It runs in the main thread, so that its errors end the process and
+    a signal interrupts it. Raises RetrieverError when the address is not available, and what `load` raises.
     """
     listener = _bind(options.host, options.port)
     host = f"[{options.host}]" if ":" in options.host else options.host
@@ -60,15 +61,13 @@ def run(load: Load, served: Served, options: Options, at_end: Callable[[], None]
         _on_stop_signals(_stop)
         http.start()
         click.echo(f"listening on {url}, loading the index", err=True)
-        searcher = load(_teller(served))
-        served.swap(searcher)
-        _settle_memory()
-        click.echo(f"ready: {url} ({_figures(searcher)}, {time.monotonic() - served.started:.1f} s)")
-        _reload_when_asked(load, served, options.reload)
+        summary = _load_into(served, load, lambda stage: setattr(served, "stage", stage))
+        click.echo(f"ready: {url} ({summary})")
+        _reload_on_request(load, served, options.reload)
     except _Stop:
         http.stop(GRACE_S)
         at_end()
-    os._exit(0)  # the interpreter's own end, with torch loaded, takes longer than callers wait
+    os._exit(0)  # the interpreter's own shutdown, with torch loaded, takes longer than callers wait
 
 
 def die_with_parent() -> None:
@@ -78,65 +77,58 @@ def die_with_parent() -> None:
     parent = os.getppid()
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:  # it ended just before we asked
+    if os.getppid() != parent:  # the parent ended just before the call
         sys.exit(0)
 
 
-def _reload_when_asked(load: Load, served: Served, allowed: bool) -> NoReturn:
-    """The main thread's life: reload at each request, by SIGHUP or HTTP, until a signal ends it."""
+def _reload_on_request(load: SearcherLoader, served: Served, allowed: bool) -> NoReturn:
+    """Reload on each SIGHUP or HTTP request, in the main thread, until a signal ends it."""
     requests: SimpleQueue[Future[None]] = SimpleQueue()
 
-    def ask() -> Future[None]:
+    def request_reload() -> Future[None]:
         request: Future[None] = Future()
-        requests.put(request)  # a SimpleQueue may be put to from a signal handler
+        requests.put(request)  # a SimpleQueue is safe to use in a signal handler
         return request
 
     if allowed:
-        signal.signal(signal.SIGHUP, lambda number, frame: ask() and None)
-        served.reload = lambda: ask().result()
+        signal.signal(signal.SIGHUP, lambda number, frame: request_reload() and None)
+        served.reload = lambda: request_reload().result()
     while True:
         request = requests.get()
         try:
-            _reload(load, served)
-        except Exception as error:  # whatever was wrong with the new index, the old one goes on
+            summary = _load_into(served, load, lambda stage: None)
+            served.metrics.reload("done")
+            click.echo(f"reloaded: {summary}")
+        except Exception as error:  # whatever is wrong with the new index, the old one stays in service
             served.metrics.reload("failed")
             click.echo(f"reload failed, still serving the old index: {error}", err=True)
             request.set_exception(error)
         except _Stop:
-            request.set_exception(Unavailable("the server ends"))
+            request.set_exception(Unavailable("the server is shutting down"))
             raise
         else:
             request.set_result(None)
 
 
-def _reload(load: Load, served: Served) -> None:
+def _load_into(served: Served, load: SearcherLoader, report: Callable[[str], None]) -> str:
+    """Serve a newly loaded searcher; returns a summary of it for people."""
     started = time.monotonic()
-    searcher = load(lambda stage: None)
+    searcher = load(report)
     served.swap(searcher)
     _settle_memory()
-    served.metrics.reload("done")
-    click.echo(f"reloaded: {_figures(searcher)}, {time.monotonic() - started:.1f} s")
+    manifest = searcher.manifest
+    seconds = time.monotonic() - started
+    return f"{manifest.count:,} passages, {manifest.encoder or manifest.kind}, {seconds:.1f} s"
 
 
 def _settle_memory() -> None:
-    """Free what a replaced index leaves, and keep what is loaded out of further garbage collections: each
-    goes through all of torch, and holds up every request for a quarter of a second.
+    """Free a replaced index, and exempt what is loaded from further garbage collections.
+
+    Each of them would go through all of torch, and delay every request for a quarter of a second.
     """
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-
-
-def _figures(searcher: Searcher) -> str:
-    manifest = searcher.manifest
-    return f"{manifest.count:,} passages, {manifest.encoder or manifest.kind}"
-
-
-def _teller(served: Served) -> Callable[[str], None]:
-    def tell(stage: str) -> None:
-        served.stage = stage
-
-    return tell
 
 
 def _on_stop_signals(handler: "Callable[[int, FrameType | None], None] | signal.Handlers") -> None:
@@ -145,12 +137,12 @@ def _on_stop_signals(handler: "Callable[[int, FrameType | None], None] | signal.
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    _on_stop_signals(signal.SIG_IGN)  # one is enough: a second must not break into the clean end
+    _on_stop_signals(signal.SIG_IGN)  # one is enough: a second must not interrupt the clean shutdown
     raise _Stop
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A socket on one address of `host`, IPv4 if it has one: so port 0 gives one port, and one URL."""
+    """A socket on one address of `host`, IPv4 if it has one, so that port 0 gives one port and one URL."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         family, _, _, _, address = min(addresses, key=lambda entry: entry[0] != socket.AF_INET)

@@ -1,0 +1,1 @@
+"""Building: what an index directory holds, how it is opened, and how it is made from a corpus."""

@@ -1,0 +1,1 @@
+"""HTTP: the process, its WSGI server, the Flask application and the wire formats."""

@@ -1,0 +1,1 @@
+"""Models: the encoder, its OpenVINO form, and the reranker."""

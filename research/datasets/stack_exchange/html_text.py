@@ -11,8 +11,8 @@ BLOCKS = frozenset(
 RENDERED = re.compile(rf"\s*<({'|'.join(sorted(BLOCKS))})\b[^<>]*>", re.IGNORECASE)
 HIDDEN = frozenset(("script", "style"))
 SPACES = re.compile(r"[ \t\r\n\f\v]+")
-# A comment, a hidden element, a tag, another declaration. None looks past the next "<" for its end, or else it
-# takes all that is left: so even broken HTML is read in one pass (html.parser takes quadratic time).
+# A comment, a hidden element, a tag, another declaration. None looks past the next "<" for its end, or else
+# it takes all that is left: so even broken HTML is read in one pass (html.parser takes quadratic time).
 MARKUP = re.compile(
     r"<!--.*?(?:-->|\Z)"
     rf"|<({'|'.join(sorted(HIDDEN))})\b[^<>]*+>.*?(?:</\1\b[^<>]*+>|\Z)"

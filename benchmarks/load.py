@@ -326,21 +326,19 @@ def _levels(context: click.Context, parameter: click.Parameter, value: str) -> l
     return levels
 
 
-@click.command()
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
+)
 @click.option("--url", required=True, help="The server to measure, for example http://127.0.0.1:8000.")
 @click.option("--queries", "queries_file", type=FILE, required=True, help="Queries to send.")
-@click.option(
-    "--wire", type=click.Choice(list(WIRES)), default="research", show_default=True, help="Wire format."
-)
-@click.option("--concurrency", callback=_levels, default="1,8,64,256", show_default=True, help="Clients.")
-@click.option("--top-k", type=AT_LEAST_1, default=5, show_default=True, help="Passages per query.")
-@click.option("--batch", type=AT_LEAST_1, default=1, show_default=True, help="Queries per request.")
-@click.option("--seconds", type=SECONDS, default=10, show_default=True, help="Seconds per concurrency.")
+@click.option("--wire", type=click.Choice(list(WIRES)), default="research", help="Wire format.")
+@click.option("--concurrency", callback=_levels, default="1,8,64,256", help="Clients.")
+@click.option("--top-k", type=AT_LEAST_1, default=5, help="Passages per query.")
+@click.option("--batch", type=AT_LEAST_1, default=1, help="Queries per request.")
+@click.option("--seconds", type=SECONDS, default=10, help="Seconds per concurrency.")
 @click.option("--requests", type=AT_LEAST_1, help="Requests per concurrency, instead of --seconds.")
-@click.option("--warm-up", "warm_up_s", type=SECONDS, default=1, show_default=True, help="Seconds before.")
-@click.option(
-    "--timeout", "timeout_s", type=SECONDS, default=60, show_default=True, help="Seconds; an error."
-)
+@click.option("--warm-up", "warm_up_s", type=SECONDS, default=1, help="Seconds before.")
+@click.option("--timeout", "timeout_s", type=SECONDS, default=60, help="Seconds; an error.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per concurrency instead of the table.")
 def main(queries_file: Path, concurrency: list[int], as_json: bool, **options: Any) -> None:
     """Measure a server under load: requests/s, latencies, errors, for each number of clients at once.

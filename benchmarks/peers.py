@@ -1,6 +1,6 @@
 """Peers: our retrieval server beside Search-R1's and ReSearch's, under the same load in one session.
 
-    python benchmarks/peers.py --corpus my.corpus.jsonl --questions my.questions.jsonl \
+    python -m benchmarks.peers --corpus my.corpus.jsonl --questions my.questions.jsonl \
         --search-r1 CHECKOUT --research CHECKOUT --peer-python PEER_VENV/bin/python
 
 All servers get the same corpus file, the same FAISS file, the same encoder and the same queries, and are

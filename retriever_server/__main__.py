@@ -278,8 +278,10 @@ def _loader(
             set_threads(threads)
         contents = not skip_fingerprint and not _too_large_to_check(index_dir)
         store = open_store(index_dir, check_contents=contents, report=report, **opening)
-        report("loading the reranker")
-        ranker = None if reranker is None else Reranker(reranker, opening["device"])
+        ranker = None
+        if reranker is not None:
+            report("loading the reranker")
+            ranker = Reranker(reranker, opening["device"])
         if cluster is not None:  # last: what fails before leaves no actors behind
             report("starting the shards")
             from retriever_server.serving.cluster import ClusterOptions, ShardedIndex
@@ -314,7 +316,9 @@ def bench(arguments: tuple[str, ...]) -> None:
     try:
         load = import_module("benchmarks.load")
     except ModuleNotFoundError as error:
-        raise click.ClickException("bench is benchmarks/load.py of a checkout, which is not here") from error
+        if error.name not in ("benchmarks", "benchmarks.load"):
+            raise
+        raise click.ClickException("bench needs benchmarks/load.py: run it in a checkout") from error
     load.main(list(arguments), prog_name="python -m retriever_server bench", standalone_mode=False)
 
 

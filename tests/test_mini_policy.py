@@ -23,10 +23,9 @@ from research.datasets.mini.policy import (
     batches,
     build_model,
     cold_start,
-    curriculum,
     encode,
-    lessons_of,
     main,
+    stages_of,
 )
 from research.datasets.mini.tokenizer import BOX, END, PAD, START, TAGS, train_tokenizer
 from research.datasets.mini.world import pool_of
@@ -162,8 +161,7 @@ def test_a_fresh_model_already_looks_at_the_token_to_copy(tokenizer: Qwen2Tokeni
 def test_training_lowers_the_loss_and_repeats_itself(tokenizer: Qwen2Tokenizer) -> None:
     def train(seed: int) -> tuple[list[float], torch.Tensor]:
         model = build_model(tokenizer, SIZES["tiny"], seed)
-        lessons = lessons_of(tokenizer, curriculum((2,), FAULTS), seed)
-        losses = list(cold_start(model, lessons, Budget(steps=6)))
+        losses = list(cold_start(model, tokenizer, stages_of(seed, (2,)), seed, Budget(steps=6)))
         return losses, torch.cat([weights.flatten() for weights in model.parameters()])
 
     (losses, weights), (again, same), (_, other) = train(0), train(0), train(1)
@@ -173,8 +171,8 @@ def test_training_lowers_the_loss_and_repeats_itself(tokenizer: Qwen2Tokenizer) 
 
 def test_training_by_the_clock_ends(tokenizer: Qwen2Tokenizer) -> None:
     model = build_model(tokenizer, SIZES["tiny"], 0)
-    lessons = lessons_of(tokenizer, curriculum((1,), CLEAN), 0)
-    assert list(cold_start(model, lessons, Budget(seconds=0.5)))
+    stages = stages_of(0, (1,), clean=True)
+    assert list(cold_start(model, tokenizer, stages, 0, Budget(seconds=0.5)))
 
 
 def test_saved_folder_loads_as_it_was(tokenizer: Qwen2Tokenizer, trained: tuple[Path, str]) -> None:

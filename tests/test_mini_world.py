@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research.datasets.mini.encoder import build_encoder, encode
+from research.datasets.mini.encoder import encode, encoder_of, word_weights
 from research.datasets.mini.encoder import main as encoder_main
 from research.datasets.mini.language import KIND_SHARES, PAGES, RELATIONS, first_names, last_names, name_words
 from research.datasets.mini.world import (
@@ -142,7 +142,9 @@ def test_the_saved_encoder_gives_the_same_vectors(world: MiniWorld, tmp_path: Pa
     saved = Encoder(str(tmp_path / "encoder"))
     assert saved.dimension == encode(texts).shape[1]
     assert saved.encode_passages(texts) == pytest.approx(encode(texts), abs=1e-5)
-    assert build_encoder().encode(texts, normalize_embeddings=True) == pytest.approx(encode(texts), abs=1e-5)
+    assert encoder_of(word_weights()).encode(texts, normalize_embeddings=True) == pytest.approx(
+        encode(texts), abs=1e-5
+    )
 
 
 def test_questions_and_passages_have_the_stated_sizes(world: MiniWorld) -> None:

@@ -210,9 +210,15 @@ def test_the_index_and_its_server_take_more_words(tmp_path):
     assert not any("encoder" in command.what for command in bm25.prepare)
 
 
-@pytest.mark.parametrize("path", ["research/__init__.py", "data/__init__.py", "torch.py", "queue.py"])
+@pytest.mark.parametrize("path", ["research/__init__.py", "torch.py", "queue.py"])
 def test_a_module_in_the_folder_that_would_hide_one_of_the_workers(tmp_path, monkeypatch, path):
-    for each in (path, "tests/__init__.py", "few_searches.py", "retriever_server/notes.txt"):
+    for each in (
+        path,
+        "tests/__init__.py",
+        "few_searches.py",
+        "data/__init__.py",
+        "retriever_server/notes.txt",
+    ):
         (tmp_path / each).parent.mkdir(exist_ok=True)
         (tmp_path / each).touch()
     monkeypatch.chdir(tmp_path)

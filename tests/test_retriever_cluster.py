@@ -264,7 +264,10 @@ SERVE = [sys.executable, "-m", "retriever_server", "serve", "--port", "0", "--di
     ("options", "message"),
     [
         (["--shards", "2"], "--shards needs --ray"),
-        (["--ray", "--index-device", "auto"], "--ray searches on CPUs: it does not go with --index-device"),
+        (
+            ["--ray", "--index-device", "auto"],
+            "--ray searches on CPUs: it cannot be combined with --index-device",
+        ),
         (["--ray", "--ray-address", "127.0.0.1:1"], "cannot join a Ray cluster at 127.0.0.1:1"),
     ],
 )

@@ -1,13 +1,13 @@
 """Imperfect demonstrations of the search protocol over throw-away worlds, for the mini policy's cold start.
 
-They teach the form of an episode and the single skills, and leave reinforcement learning something to find:
+They teach the form of an episode and the single skills, and leave reinforcement learning something to learn:
 the demonstrator often stops one hop early, searches in the question's words, asks about the wrong entity or
 gives up (rates in `FAULTS`). Print a few with:
 
     python -m research.datasets.mini.demonstrations --count 5 --seed 0
 
 Results are what the mini world's encoder really finds. Names come from the practice pool alone
-(research/datasets/mini/world.py), so no demonstration tells a fact about a name of a split.
+(research/datasets/mini/world.py), so no demonstration reveals a fact about a name of a split.
 """
 
 import random
@@ -19,15 +19,7 @@ import numpy as np
 
 from research.datasets.mini.encoder import encode
 from research.datasets.mini.language import PAGES, Relation
-from research.datasets.mini.world import (
-    STATED_OTHERWISE,
-    Chain,
-    Entity,
-    HopCounts,
-    World,
-    ask,
-    practice_world,
-)
+from research.datasets.mini.world import STATED_OTHERWISE, Chain, Entity, ask, hops_option, practice_world
 from research.episode.protocol import Protocol, closing, opening, render_result
 
 PASSAGES = 1
@@ -41,11 +33,11 @@ class Faults:
     """How often the demonstrator fails, each a probability in [0, 1].
 
     Attributes:
-        early: of an episode with several hops: it stops one hop early if that is at a person or a city, which
-            look like answers to it; a third as often at anything else.
+        early: of an episode with several hops: it stops one hop early at a person or a city, which look like
+            answers; a third as often at anything else.
         guess: of an episode: it gives up before any search.
-        naive: of a hop's first search: it uses the question's words, not those that a passage would use.
-        astray: of a hop's first search: it asks about another entity than the one that matters.
+        naive: of a hop's first search: it uses the question's words, not those of a passage.
+        astray: of a hop's first search: it asks about another entity.
         resign: of a search that missed the fact: it gives up instead of searching in other words.
     """
 
@@ -57,7 +49,7 @@ class Faults:
 
 
 CLEAN = Faults()
-# For practice of single hops: it often begins with the wrong words and always finds better ones.
+# For single hops: it often begins with the wrong words and always finds better ones.
 PATIENT = Faults(naive=0.5)
 # Chosen so that the greedy cold-start policy answers about a third of two-hop questions.
 FAULTS = Faults(early=0.75, guess=0.03, naive=0.5, astray=0.08, resign=0.4)
@@ -79,7 +71,7 @@ class Demonstration:
 
 
 def turn(thought: str, tag: str, content: str) -> str:
-    """What the policy writes in one go: a thought and a query or an answer; blanks save tokens for names."""
+    """One turn of the policy: a thought and a query or an answer; the blanks save tokens for names."""
     protocol = Protocol()
     content = f"\\boxed{{ {content}}}" if tag == protocol.answer else f" {content}"
     parts = ((protocol.think, f" {thought}"), (tag, content))
@@ -90,7 +82,7 @@ class PracticeWorld:
     """A throw-away world with its own small index."""
 
     def __init__(self, seed: int) -> None:
-        self.world: World = practice_world(seed)
+        self.world = practice_world(seed)
         self.pages = [(entity, page) for entity in self.world.entities for page in range(PAGES)]
         self.contents = [self.world.contents(entity, page) for entity, page in self.pages]
         self.by_word = np.ascontiguousarray(encode(self.contents).T)
@@ -98,14 +90,14 @@ class PracticeWorld:
     def search(self, query: str, top_k: int) -> list[int]:
         """Places of the `top_k` best passages, best first."""
         vector = encode([query])[0]
-        words = vector.nonzero()[0]  # a handful of several hundred
-        scores = vector[words] @ self.by_word[words]
+        known = vector.nonzero()[0]  # a handful of several hundred words
+        scores = vector[known] @ self.by_word[known]
         return [int(place) for place in np.argsort(-scores, kind="stable")[:top_k]]
 
 
 @dataclass
 class _Episode:
-    """An episode in the making."""
+    """An episode that is being written."""
 
     rng: random.Random
     practice: PracticeWorld
@@ -116,18 +108,19 @@ class _Episode:
     faults: set[str] = field(default_factory=set)
 
     def fails(self, fault: str, share: float = 1.0) -> bool:
-        """Draw whether this fault happens here, at a `share` of its rate; remembers it."""
-        happens = self.rng.random() < share * getattr(self.rates, fault)
-        self.faults |= {fault} if happens else set()
+        """Draw whether this fault happens here, at a `share` of its rate, and record it."""
+        happens: bool = self.rng.random() < share * getattr(self.rates, fault)
+        if happens:
+            self.faults.add(fault)
         return happens
 
     def search(self, thought: str, query: str, subject: Entity, relation: Relation) -> bool:
         """Search; True if the passage that states `relation` of `subject` was found."""
         self.segments.append((turn(thought, Protocol().search, query), True))
-        found = self.practice.search(query, self.passages)
-        passages = [self.practice.contents[place] for place in found]
+        places = self.practice.search(query, self.passages)
+        passages = [self.practice.contents[place] for place in places]
         self.segments.append((render_result(passages, Protocol()), False))
-        return (subject, relation.page) in [self.practice.pages[place] for place in found]
+        return (subject, relation.page) in [self.practice.pages[place] for place in places]
 
     def answer(self, thought: str, answer: str) -> str:
         """End the episode; returns the answer."""
@@ -148,9 +141,8 @@ def demonstrate(
 def _follow(episode: _Episode) -> str:
     """Search hop by hop; returns the answer given.
 
-    Every thought lists all that is still to be found: by copying the policy then knows what to do next and
-    when to stop. Where a thought named the next relation alone, it learnt to make the same number of
-    searches, always.
+    Every thought lists all that is still to be found, so that copying it tells the policy what to do next
+    and when to stop. If a thought named the next relation alone, it learnt one fixed number of searches.
     """
     chain = episode.chain
     hops = len(chain.path)
@@ -178,13 +170,13 @@ def _find(episode: _Episode, hop: int, known: str, plan: str) -> bool:
     if episode.fails("astray"):
         queries.insert(0, (queries[0][0], episode.rng.choice(episode.practice.world.entities)))
     thought = f"{known}, then {plan}" if known else plan
-    for words, asked_about in queries:
-        if episode.search(thought, f"{words} {asked_about.mention}", subject, relation):
+    for phrase, entity in queries:
+        if episode.search(thought, f"{phrase} {entity.mention}", subject, relation):
             return True
         if episode.fails("resign"):
             return False
-        # To name what was tried makes trying it again less likely.
-        thought = f"not by {words.removesuffix(' of')}, then {plan}"
+        # Naming what was tried makes trying it again less likely.
+        thought = f"not by {phrase.removesuffix(' of')}, then {plan}"
     return False
 
 
@@ -195,9 +187,8 @@ def demonstrations(
     rng = random.Random(f"demonstrations {seed} {hops} {passages}")
     while True:
         practice = PracticeWorld(rng.getrandbits(64))
-        chains = [
-            chain for h in hops for chain in ask(rng, practice.world, h, QUESTIONS_PER_WORLD // len(hops))
-        ]
+        count = QUESTIONS_PER_WORLD // len(hops)
+        chains = [chain for h in hops for chain in ask(rng, practice.world, h, count)]
         rng.shuffle(chains)
         for chain in chains:
             yield demonstrate(rng, practice, chain, rates, passages)
@@ -206,7 +197,7 @@ def demonstrations(
 @click.command()
 @click.option("--count", default=5, show_default=True, type=click.IntRange(1), help="How many to print.")
 @click.option("--seed", default=0, show_default=True, help="Same seed, same demonstrations.")
-@click.option("--hops", type=HopCounts(least=1), default="2", show_default=True, help="Hop counts.")
+@hops_option(least=1, default="2")
 def main(count: int, seed: int, hops: tuple[int, ...]) -> None:
     """Print demonstrations of the search protocol, each with its faults.
 

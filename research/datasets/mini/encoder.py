@@ -1,6 +1,6 @@
 """The mini world's text encoder: TF-IDF vectors, one dimension for each word of its passages.
 
-A sentence-transformers model like any other (`StaticEmbedding`), a thousand times quicker than a transformer
+A sentence-transformers model like any other (`StaticEmbedding`), a thousand times faster than a transformer
 on a CPU. It matches words, not meanings: a query finds what shares its rare words, and words that no passage
 uses count for nothing. Saves a folder for `retriever_server build --encoder`:
 
@@ -11,6 +11,7 @@ import math
 import random
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,34 +37,32 @@ def split_words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
+def rarities(texts: Sequence[str], words: Iterable[str]) -> dict[str, float]:
+    """The inverse document frequency of each word of the texts, and of `words`, in alphabetical order."""
+    counts = Counter(word for text in texts for word in set(split_words(text)))
+    return {word: math.log(len(texts) / max(counts[word], 1)) for word in sorted({*counts, *words})}
+
+
 @cache
 def word_weights() -> dict[str, float]:
-    """The inverse document frequency of each word of the world's passages, in the order of the dimensions;
-    the same at every call.
-    """
+    """The weight of each word of the world's passages, in the order of the dimensions; always the same."""
     world = make_world(random.Random("reference"), "practice", REFERENCE_ENTITIES)
     texts = [world.contents(entity, page) for entity in world.entities for page in range(PAGES)]
-    counts = Counter(word for text in texts for word in set(split_words(text)))
     names = {word.lower() for word in name_words()}
-    return {
-        word: (NAME_WEIGHT if word in names else 1.0) * math.log(len(texts) / max(counts[word], 1))
-        for word in sorted({*counts, *names})
-    }
+    weights = rarities(texts, names)
+    return {word: weight * NAME_WEIGHT if word in names else weight for word, weight in weights.items()}
 
 
 @cache
-def _dimensions() -> dict[str, int]:
-    return {word: place for place, word in enumerate(word_weights())}
-
-
-@cache
-def _weights() -> np.ndarray:
-    return np.fromiter(word_weights().values(), np.float32)
+def _dimensions() -> tuple[dict[str, int], np.ndarray]:
+    """The dimension of each word, and the weight of each dimension."""
+    weights = word_weights()
+    return {word: place for place, word in enumerate(weights)}, np.fromiter(weights.values(), np.float32)
 
 
 def encode(texts: list[str]) -> np.ndarray:
     """float32 (texts, words), each row of length 1, or 0 if no word is known. Equal to the saved model's."""
-    dimensions, weights = _dimensions(), _weights()
+    dimensions, weights = _dimensions()
     counts = np.zeros((len(texts), len(weights)), np.float32)
     for row, text in zip(counts, texts, strict=True):
         for word in split_words(text):
@@ -71,11 +70,6 @@ def encode(texts: list[str]) -> np.ndarray:
                 row[dimensions[word]] += 1
     vectors = counts * weights
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-
-
-def build_encoder() -> "SentenceTransformer":
-    """The same vectors as a sentence-transformers model."""
-    return encoder_of(word_weights())
 
 
 def encoder_of(weights: dict[str, float]) -> "SentenceTransformer":
@@ -92,6 +86,14 @@ def encoder_of(weights: dict[str, float]) -> "SentenceTransformer":
     return SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=table)], device="cpu")
 
 
+def save_encoder(weights: dict[str, float], out: Path) -> None:
+    """Write the model of these words as a folder, which appears whole. Raises DataError."""
+    model = encoder_of(weights)
+    with filling(out) as scratch:
+        model.save(str(scratch), create_model_card=False)
+    click.echo(f"{len(weights)} words, saved in {out}")
+
+
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder.")
 def main(out: Path) -> None:
@@ -100,14 +102,6 @@ def main(out: Path) -> None:
     Example: python -m research.datasets.mini.encoder --out cache/encoder
     """
     save_encoder(word_weights(), out)
-
-
-def save_encoder(weights: dict[str, float], out: Path) -> None:
-    """Write the model of these words as a folder; it appears whole. Raises DataError."""
-    model = encoder_of(weights)
-    with filling(out) as scratch:
-        model.save(str(scratch), create_model_card=False)
-    click.echo(f"{len(weights)} words, saved in {out}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """The words of the mini world: kinds, relations, sentences, epithets and the words that names are made of.
 
 Every world draws on these lists whatever its seed, so one tokenizer and one encoder serve them all. A
-relation is asked for in one of two phrases and stated in one of two others that share no word with them:
-whoever searches with the words of the question finds the right entity and often the wrong one of its two
-pages.
+relation is asked for in one of two phrases and stated in one of two others that share no word with them: a
+search in the question's words finds the right entity, but often the wrong one of its two pages.
 """
 
 import random
@@ -15,11 +14,9 @@ PAGES = 2  # passages about an entity; each states half of its relations
 
 @dataclass(frozen=True)
 class Relation:
-    """A function from entities of one kind to entities of another, with the ways to ask for it and to state
-    it.
+    """A function from entities of one kind to entities of another, with the phrases for it.
 
-    A question says "the `asked[i]` of"; page `page` (0 or 1) of the subject says "It `stated[j]`" and the
-    object.
+    A question says "the `asked[i]` of"; page `page` (0 or 1) of the subject says "It `stated[j]` OBJECT".
     """
 
     subject: str
@@ -30,7 +27,7 @@ class Relation:
 
     @property
     def name(self) -> str:
-        """The first of the ways to ask, which names the relation in decompositions."""
+        """The first way to ask, which names the relation in decompositions."""
         return self.asked[0]
 
 
@@ -82,8 +79,7 @@ EPITHETS = {
     "ship": ("ferry", "trawler", "schooner", "tanker"),
     "country": ("kingdom", "republic", "duchy", "union"),
 }
-# How the two pages begin ({s} subject, {e} its epithet), what else they tell, and whom they mention in
-# passing.
+# How the two pages begin ({s} subject, {e} epithet), what else they tell, and whom they mention in passing.
 OPENINGS = {
     "person": ("{s} is a {e}.", "In later years {s} kept bees."),
     "city": ("{s} is a {e} on a river.", "Visitors to {s} admire the old walls."),
@@ -117,7 +113,7 @@ _LAST_ENDINGS = {
 
 
 def invented_words(seed: str, count: int, *parts: str) -> tuple[str, ...]:
-    """Pronounceable words, one piece from each part; any two differ in two pieces, to be told apart."""
+    """Pronounceable words, one piece from each part; any two differ in at least two pieces."""
     rng = random.Random(seed)
     chosen: list[tuple[str, ...]] = []
     while len(chosen) < count:
@@ -136,9 +132,8 @@ def first_names() -> tuple[str, ...]:
 @cache
 def last_names(kind: str) -> tuple[str, ...]:
     """Last words of the names of a kind; their endings tell the kind."""
-    return invented_words(
-        f"last {kind}", LAST_NAMES, ONSETS, VOWELS, "nn rr mm lt rk nd sk v dd", _LAST_ENDINGS[kind]
-    )
+    parts = (ONSETS, VOWELS, "nn rr mm lt rk nd sk v dd", _LAST_ENDINGS[kind])
+    return invented_words(f"last {kind}", LAST_NAMES, *parts)
 
 
 def name_words() -> tuple[str, ...]:

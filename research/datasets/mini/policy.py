@@ -4,10 +4,10 @@ Plain torch on a CPU, about four minutes on two cores; saves an ordinary Hugging
 
     python -m research.datasets.mini.policy --out DIR --seed 0
 
-What lets so small a model learn to copy names it never saw, in so few steps: a starting point wired for
-copying (`wire_copying`), Muon on the hidden matrices, one-hop episodes first, and batches that waste no work
-(equal lengths, no attention mask, logits only where there is a loss). With --steps (the default) the same
-seed gives the same weights on the same machine and thread count; with --seconds the clock decides.
+A model this small learns to copy unseen names in so few steps because it starts wired for copying
+(`wire_copying`), trains its hidden matrices with Muon, sees one-hop episodes first, and wastes no work in its
+batches (equal lengths, no attention mask, logits only where there is a loss). With --steps (the default) the
+same seed gives the same weights on the same machine and thread count; with --seconds the clock decides.
 """
 
 import json
@@ -26,10 +26,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from research.datasets.mini.demonstrations import CLEAN, FAULTS, PATIENT, Faults, demonstrations
+from research.datasets.mini.demonstrations import CLEAN, FAULTS, PATIENT, demonstrations
 from research.datasets.mini.muon import Muon
 from research.datasets.mini.tokenizer import LONGEST, train_tokenizer
-from research.datasets.mini.world import HopCounts
+from research.datasets.mini.world import hops_option
 from research.errors import DataError
 from research.files import filling
 
@@ -54,24 +54,8 @@ SIZES = {"tiny": Size(128, 4, 256), "small": Size(192, 5, 512)}
 HEAD = 32
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of the curriculum: until `end` (share of the training), demonstrations of these hops and
-    faults.
-    """
-
-    end: float
-    hops: tuple[int, ...]
-    rates: Faults
-
-
-def curriculum(hops: tuple[int, ...], rates: Faults) -> tuple[Stage, ...]:
-    """One hop first, where copying and searching again are learnt, then all hops with the faults."""
-    return (Stage(0.3, (1,), PATIENT), Stage(1.0, hops, rates))
-
-
-class Demonstration(Protocol):
-    """An episode to learn from: a question and segments, (text, True) the policy's and (text, False) not."""
+class Episode(Protocol):
+    """A demonstration: a question and segments, (text, True) written by the policy and (text, False) not."""
 
     @property
     def question(self) -> str: ...
@@ -88,11 +72,11 @@ class Example:
     mask: list[int]
 
 
-def encode(tokenizer: Qwen2Tokenizer, demonstration: Demonstration) -> Example:
-    """Each segment is tokenised by itself, as in an episode: turns and injected blocks never merge."""
-    user = [{"role": "user", "content": demonstration.question}]
+def encode(tokenizer: Qwen2Tokenizer, episode: Episode) -> Example:
+    """Tokenise each segment by itself, as in a rollout: turns and injected blocks never merge."""
+    user = [{"role": "user", "content": episode.question}]
     prompt = str(tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True))
-    segments = [(prompt, False), *demonstration.segments, (str(tokenizer.eos_token), True)]
+    segments = [(prompt, False), *episode.segments, (str(tokenizer.eos_token), True)]
     ids: list[int] = []
     mask: list[int] = []
     for text, is_policy in segments:
@@ -126,11 +110,11 @@ def build_model(tokenizer: Qwen2Tokenizer, size: Size, seed: int) -> Qwen2ForCau
 
 @torch.no_grad()
 def wire_copying(model: Qwen2ForCausalLM) -> None:
-    """Start every head by attending to equal tokens and passing them on; wire one induction head.
+    """Let every head attend to equal tokens and pass them on, and wire one induction head.
 
     Queries and keys of a head share a random projection ("mimetic" initialisation). Head 0 of layer 0 looks
     one token back, by its biases alone, and writes what it sees into directions that the keys of layer 1's
-    head 0 read: that head thus finds the token after an earlier copy of the present one. All stays trainable.
+    head 0 read: so that head finds the token after an earlier copy of the current one. All stays trainable.
     """
     hidden = model.config.hidden_size
     model.model.embed_tokens.weight.normal_(0, 0.1)
@@ -155,7 +139,7 @@ def _directions(hidden: int) -> Tensor:
 
 
 def _look_one_back(model: Qwen2ForCausalLM, query: torch.nn.Linear, key: torch.nn.Linear) -> None:
-    """Biases of head 0 whose rotary product is largest at distance one, whatever the tokens are."""
+    """Set biases of head 0 whose rotary product is largest at distance one, whatever the tokens are."""
     # Rotary embedding turns pair (i, i + HEAD / 2) by position * frequency; a key turned ahead by one
     # frequency meets the query of the next position. Only the fast pairs tell neighbours apart.
     frequencies = model.model.rotary_emb.inv_freq[:6]
@@ -167,9 +151,9 @@ def _look_one_back(model: Qwen2ForCausalLM, query: torch.nn.Linear, key: torch.n
 
 
 def batches(examples: Iterator[Example], rng: random.Random, pad: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (ids, mask) pairs, each (episodes, tokens), TOKENS_PER_STEP large at most, padded on the right.
+    """Endless (ids, mask) pairs, each (episodes, tokens) of at most TOKENS_PER_STEP, padded on the right.
 
-    Examples are sorted by length within a pool, so that little is padding; the batches then come shuffled.
+    Examples are sorted by length within a pool, so that little is padding; its batches are shuffled.
     """
     while True:
         pool = sorted(islice(examples, POOL), key=lambda example: len(example.ids))
@@ -189,8 +173,8 @@ def batches(examples: Iterator[Example], rng: random.Random, pad: int) -> Iterat
 def loss_of(model: Qwen2ForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
     """Mean cross-entropy over the policy's own tokens; ids and mask are (episodes, tokens).
 
-    Padding is on the right and attention is causal, so no attention mask is needed; logits are made only at
-    positions whose next token counts.
+    Padding is on the right and attention is causal, so no attention mask is needed; logits are computed only
+    at positions whose next token counts.
     """
     states = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     counted = mask[:, 1:].bool()
@@ -200,11 +184,7 @@ def loss_of(model: Qwen2ForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
 class Optimiser:
     """Muon on the hidden matrices and AdamW on the rest, under one learning-rate factor in [0, 1]."""
 
-    def __init__(
-        self,
-        model: Qwen2ForCausalLM,
-        adam_rate: float = ADAM_RATE,
-    ) -> None:
+    def __init__(self, model: Qwen2ForCausalLM, adam_rate: float = ADAM_RATE) -> None:
         self.adam_rate = adam_rate
         self.parameters = list(model.parameters())
         named = list(model.named_parameters())
@@ -243,34 +223,34 @@ class Budget:
         return step / self.steps if self.seconds is None else elapsed / self.seconds
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """Batches of (ids, mask) to train on until `end`, a share of the training."""
-
-    end: float
-    batches: Iterator[tuple[Tensor, Tensor]]
+# What to train on until a share of the training, of which the last is 1.
+Stages = Sequence[tuple[float, Iterator[Episode]]]
 
 
-def lesson(
-    end: float, tokenizer: Qwen2Tokenizer, demonstrations: Iterator[Demonstration], seed: int
-) -> Lesson:
-    """The lesson that endless demonstrations make."""
-    examples = (encode(tokenizer, demonstration) for demonstration in demonstrations)
-    return Lesson(end, batches(examples, random.Random(seed), tokenizer.pad_token_id))
+def stages_of(seed: int, hops: tuple[int, ...], clean: bool = False) -> Stages:
+    """One hop first, where copying and searching again are learnt, then all hops with the faults."""
+    rates = CLEAN if clean else FAULTS
+    return ((0.3, demonstrations(seed, (1,), PATIENT)), (1.0, demonstrations(seed, hops, rates)))
 
 
 def cold_start(
-    model: Qwen2ForCausalLM, lessons: Sequence[Lesson], budget: Budget, optimiser: Optimiser | None = None
+    model: Qwen2ForCausalLM,
+    tokenizer: Qwen2Tokenizer,
+    stages: Stages,
+    seed: int,
+    budget: Budget,
+    adam_rate: float = ADAM_RATE,
 ) -> Iterator[float]:
-    """Train the model in place, the last lesson until 1; yields the loss of every step (nats per policy
-    token).
-    """
+    """Train the model in place and yield the loss of every step, in nats per token of the policy."""
+    lessons = []
+    for end, episodes in stages:
+        examples = (encode(tokenizer, episode) for episode in episodes)
+        lessons.append((end, batches(examples, random.Random(seed), tokenizer.pad_token_id)))
     model.train()
-    optimiser = optimiser or Optimiser(model)
-    start, step = time.monotonic(), 0
+    optimiser, start, step = Optimiser(model, adam_rate), time.monotonic(), 0
     while (progress := budget.progress(step, time.monotonic() - start)) < 1:
-        current = next(lesson for lesson in lessons if progress < lesson.end)
-        loss = loss_of(model, *next(current.batches))
+        batch = next(next(lesson for end, lesson in lessons if progress < end))
+        loss = loss_of(model, *batch)
         loss.backward()
         optimiser.step(rate_factor(step, progress))
         step += 1
@@ -278,14 +258,8 @@ def cold_start(
     model.eval()
 
 
-def lessons_of(tokenizer: Qwen2Tokenizer, stages: Sequence[Stage], seed: int) -> list[Lesson]:
-    """A lesson for each stage of the curriculum."""
-    shown = [demonstrations(seed, stage.hops, stage.rates) for stage in stages]
-    return [lesson(stage.end, tokenizer, each, seed) for stage, each in zip(stages, shown, strict=True)]
-
-
 def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path, seconds: float) -> None:
-    """Write the Hugging Face folder and how long it took; appears whole or not at all. Raises DataError."""
+    """Write the Hugging Face folder and its training time, whole or not at all. Raises DataError."""
     with filling(folder) as scratch:
         model.generation_config = GenerationConfig(
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
@@ -296,17 +270,24 @@ def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path, secon
 
 
 def make_policy(
-    out: Path, tokenizer: Qwen2Tokenizer, model: Qwen2ForCausalLM, losses: Iterator[float]
+    out: Path,
+    tokenizer: Qwen2Tokenizer,
+    size: Size,
+    stages: Stages,
+    seed: int,
+    budget: Budget,
+    adam_rate: float = ADAM_RATE,
 ) -> None:
-    """Train by `losses` to the end, telling how it goes, and save the folder. Raises DataError."""
+    """Train a fresh model, printing how it goes, and save the folder. Raises DataError."""
+    model = build_model(tokenizer, size, seed)
     weights = sum(parameter.numel() for parameter in model.parameters())
     click.echo(f"{weights / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
-    save(model, tokenizer, out, _report(losses))
+    save(model, tokenizer, out, _report(cold_start(model, tokenizer, stages, seed, budget, adam_rate)))
     click.echo(f"saved in {out}")
 
 
 def check_options(out: Path, steps: int | None, seconds: float | None) -> None:
-    """Before anything is computed. Raises UsageError, and DataError for a folder that is in use."""
+    """Fail before anything is computed. Raises UsageError, and DataError for a folder that is in use."""
     if steps and seconds:
         raise click.UsageError("give --steps or --seconds, not both")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -328,7 +309,7 @@ def _report(losses: Iterator[float]) -> float:
 @click.option("--steps", type=click.IntRange(1), help=f"Training steps.  [default: {DEFAULT_STEPS}]")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Train by the clock instead.")
 @click.option("--size", type=click.Choice(list(SIZES)), default="tiny", show_default=True, help="Model size.")
-@click.option("--hops", type=HopCounts(least=1), default="2,3,4", show_default=True, help="Hops to show.")
+@hops_option(least=1, default="2,3,4")
 @click.option("--clean", is_flag=True, help="Demonstrations without faults: a supervised baseline for RL.")
 def main(
     out: Path,
@@ -344,10 +325,8 @@ def main(
     Example: python -m research.datasets.mini.policy --out cache/policy
     """
     check_options(out, steps, seconds)
-    tokenizer = train_tokenizer()
-    lessons = lessons_of(tokenizer, curriculum(hops, CLEAN if clean else FAULTS), seed)
-    model = build_model(tokenizer, SIZES[size], seed)
-    make_policy(out, tokenizer, model, cold_start(model, lessons, Budget(steps or DEFAULT_STEPS, seconds)))
+    budget = Budget(steps or DEFAULT_STEPS, seconds)
+    make_policy(out, train_tokenizer(), SIZES[size], stages_of(seed, hops, clean), seed, budget)
 
 
 if __name__ == "__main__":

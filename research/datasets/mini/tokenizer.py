@@ -7,7 +7,7 @@ shorter; a name is two tokens, one a word. Inspect it with:
     python -m research.datasets.mini.tokenizer "Who is the founder of Nalnia Wuskcorp?"
 
 It is a Qwen2Tokenizer because transformers 5 loads every Qwen2 folder with that class, whatever the folder
-says: any other pre-tokenisation would be lost. Like all of its class it normalises text to Unicode's NFC.
+says: any other pre-tokenisation would be lost. Like all of that class it normalises text to Unicode's NFC.
 """
 
 import re
@@ -48,18 +48,18 @@ def phrases() -> list[str]:
     """Fixed word groups of passages, questions and thoughts, with their leading blank, longest first."""
     groups = ["not there", NO_IDEA, "Who is", "What is"]
     for relation in RELATIONS:
-        # One token for a relation in question and thought, one for each way to state it: then following a
-        # plan is copying, and putting it into a passage's words is looking up.
+        # One token per way to ask and to state a relation: following a plan then is copying, and putting it
+        # into a passage's words is a look-up.
         groups += [f"the {phrase}" for phrase in relation.asked] + list(relation.stated)
     texts = (*(text for two in OPENINGS.values() for text in two), *MENTIONS)
     groups += [part.strip() for text in texts for part in re.split(r"\{\w+\}|\.", text)]
     groups += [remark.rstrip(".") for remarks in REMARKS.values() for remark in remarks]
-    found = {f" {group}" for group in groups if " " in group}
+    tokens = {", then", *(f" {group}" for group in groups if " " in group)}
     # At the beginning of a text there is no blank.
-    found |= {text.partition(" {s}")[0] for two in OPENINGS.values() for text in two if text[0] != "{"}
+    tokens |= {text.partition(" {s}")[0] for two in OPENINGS.values() for text in two if text[0] != "{"}
     for epithet in (epithet for epithets in EPITHETS.values() for epithet in epithets):
-        found |= {f" the {epithet}", f" ({epithet})", f" {epithet}"}
-    return sorted({", then", *found}, key=lambda group: (-len(group), group))
+        tokens |= {f" the {epithet}", f" ({epithet})", f" {epithet}"}
+    return sorted(tokens, key=lambda group: (-len(group), group))
 
 
 def _names() -> list[str]:
@@ -68,14 +68,16 @@ def _names() -> list[str]:
 
 
 def train_tokenizer() -> Qwen2Tokenizer:
-    """The tokenizer, the same at every call: no user's seed enters, so token ids are stable between runs."""
+    """The same tokenizer at every call: it depends on no seed, so token ids are stable between runs."""
     return tokenizer_of(_texts(), [*TAGS, BOX, *phrases(), *_names()])
 
 
 def tokenizer_of(texts: Iterable[str], added: Sequence[str]) -> Qwen2Tokenizer:
-    """A tokenizer with BPE learnt from `texts`, each of `added` as one token, and the chat template."""
+    """A tokenizer with each of `added` as one token and BPE learnt from the rest of `texts`."""
+    settled = re.compile("|".join(map(re.escape, added)))
+    rest = (part for text in texts for part in settled.split(text))
     blank = Qwen2Tokenizer(unk_token=PAD, pad_token=PAD, eos_token=END, additional_special_tokens=[START])
-    tokenizer = blank.train_new_from_iterator(texts, VOCABULARY, show_progress=False)
+    tokenizer = blank.train_new_from_iterator(rest, VOCABULARY, show_progress=False)
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
     tokenizer.chat_template = _TEMPLATE
     tokenizer.model_max_length = LONGEST
@@ -84,15 +86,10 @@ def tokenizer_of(texts: Iterable[str], added: Sequence[str]) -> Qwen2Tokenizer:
 
 
 def _texts() -> Iterator[str]:
-    """What BPE has to learn: whatever of the demonstrations is neither tag, nor phrase, nor name."""
-    settled = re.compile("|".join(re.escape(text) for text in (*TAGS, BOX, *phrases(), *_names())))
     for demonstration in islice(demonstrations(seed=0, hops=(1, 2, 3, 4)), 1000):
-        for text in (
-            f"user\n{demonstration.question}",
-            "assistant\n",
-            *(s for s, _ in demonstration.segments),
-        ):
-            yield from settled.split(text)
+        yield f"user\n{demonstration.question}"
+        yield "assistant\n"
+        yield from (text for text, _ in demonstration.segments)
 
 
 @click.command()

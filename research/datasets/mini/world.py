@@ -6,17 +6,16 @@ splits train, validation and test:
     python -m research.datasets.mini.world --out DIR --seed 0 --passages 20000
 
 What makes searching hard: a question asks for a relation in other words than the passage states it; an entity
-has two passages, and those about others mention it, too; every seventh entity shares its name with another
-and is told from it by an epithet. Names are dealt into four pools by a hash (`pool_of`): train, validation,
-test and practice. No seed can move a name to another pool, so a world made for the cold start
-(`practice_world`) meets no name of a split.
+has two passages, and those about others mention it too; every seventh entity shares its name with another,
+and an epithet tells them apart. A hash deals names into four pools (`pool_of`): train, validation, test and
+practice. No seed can move a name to another pool, so a world made for the cold start (`practice_world`)
+contains no name of a split.
 """
 
 import hashlib
-import json
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 import click
 
+from research.datasets.json_rows import write_json_rows
 from research.datasets.mini.language import (
     EPITHETS,
     KIND_SHARES,
@@ -51,8 +51,8 @@ NAMESAKES = 0.07  # of all entities share their name with another one of the sam
 ASKED_OTHERWISE = 0.4  # of the relations in questions are asked for in the second way
 STATED_OTHERWISE = 0.3  # of the facts in passages are stated in the second way
 HOPS = (2, 3, 4)
-# Of the hop counts in training questions, about as in MuSiQue. Those of four hops are for validation and
-# test: a policy that searches as often as it must answers them, too.
+# Of the hop counts in training questions, about as in MuSiQue. Questions of four hops are for validation and
+# test: a policy that searches as often as it must answers them too.
 TRAIN_SHARES = {2: 0.6, 3: 0.4}
 ID_PREFIX = "mini_p"
 
@@ -61,9 +61,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Entity:
-    """Someone or something with passages of its own. Where `has_namesake`, only the epithet tells which
-    one.
-    """
+    """Someone or something that has passages. If `has_namesake`, only the epithet tells which one."""
 
     name: str
     kind: str
@@ -72,25 +70,24 @@ class Entity:
 
     @property
     def mention(self) -> str:
-        """How texts and questions call it: "Flora Jarrow", or "Flora Jarrow the painter"."""
+        """Its name in texts and questions: "Flora Jarrow", or "Flora Jarrow the painter"."""
         return f"{self.name} the {self.epithet}" if self.has_namesake else self.name
 
     @property
     def title(self) -> str:
-        """Of its passages: "Flora Jarrow", or "Flora Jarrow (painter)"."""
+        """The title of its passages: "Flora Jarrow", or "Flora Jarrow (painter)"."""
         return f"{self.name} ({self.epithet})" if self.has_namesake else self.name
 
     @property
     def golden_answers(self) -> tuple[str, ...]:
         """The name, and for a namesake also the name with its epithet on either side."""
-        named = (self.name, self.mention, f"{self.epithet} {self.name}")
-        return named if self.has_namesake else named[:1]
+        names = (self.name, self.mention, f"{self.epithet} {self.name}")
+        return names if self.has_namesake else names[:1]
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A question with its way to the answer: `path[i]` leads to `entities[i]`, and the last one is the
-    answer.
+    """A question with the way to its answer: `path[i]` leads to `entities[i]`, whose last is the answer.
 
     `asked[i]` is the phrase by which the question asks for `path[i]`.
     """
@@ -132,8 +129,7 @@ class MiniWorld:
     def write(self, folder: Path) -> None:
         """Write corpus.jsonl and a SPLIT.questions.jsonl per split. Raises DataError."""
         with filling(folder) as scratch:
-            with (scratch / "corpus.jsonl").open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in self.corpus)
+            write_json_rows(scratch / "corpus.jsonl", self.corpus)
             for split, questions in self.questions.items():
                 write_questions(scratch / f"{split}.questions.jsonl", questions)
 
@@ -151,33 +147,24 @@ def names_in_pool(pool: str, kind: str) -> tuple[str, ...]:
 
 
 def make_world(rng: random.Random, pool: str, entities: int, words: set[str] | None = None) -> World:
-    """A world of about `entities` entities, at least SMALLEST_WORLD: names, facts, then passages.
-
-    With `words`, names are made of these alone.
-    """
-    names = {kind: names_in_pool(pool, kind) for kind in KIND_SHARES}
-    if words is not None:
-        names = {
-            kind: tuple(n for n in of_kind if words >= set(n.split())) for kind, of_kind in names.items()
-        }
-    world = World([each for kind in KIND_SHARES for each in _members(rng, names[kind], kind, entities)])
+    """A world of about `entities` entities with facts and passages, named by `words` alone if given."""
+    members: list[Entity] = []
+    for kind in KIND_SHARES:
+        names = names_in_pool(pool, kind)
+        names = names if words is None else tuple(name for name in names if words.issuperset(name.split()))
+        members += _members(rng, names, kind, entities)
+    world = World(members)
     of_kind = {kind: [each for each in world.entities if each.kind == kind] for kind in KIND_SHARES}
     for each in world.entities:
         relations = [relation for relation in RELATIONS if relation.subject == each.kind]
-        world.facts[each] = {
-            relation: _another(rng, of_kind[relation.object], each) for relation in relations
-        }
-        world.stated[each] = {
-            relation: _varied(rng, relation.stated, STATED_OTHERWISE) for relation in relations
-        }
+        world.facts[each] = {r: _another(rng, of_kind[r.object], each) for r in relations}
+        world.stated[each] = {r: _varied(rng, r.stated, STATED_OTHERWISE) for r in relations}
         world.texts[each] = tuple(_text(rng, world, each, page) for page in range(PAGES))
     return world
 
 
 def practice_world(seed: int, entities: int = 400) -> World:
-    """A throw-away world for demonstrations, large enough that names are confused; it shares no name with any
-    train, validation or test world.
-    """
+    """A world for demonstrations, large enough to confuse names; it shares none with the splits' worlds."""
     rng = random.Random(f"practice {seed}")
     words = {word for kind in KIND_SHARES for word in rng.sample(last_names(kind), PRACTICE_LAST_NAMES)}
     words |= set(rng.sample(first_names(), PRACTICE_FIRST_NAMES))
@@ -220,21 +207,19 @@ def _text(rng: random.Random, world: World, entity: Entity, page: int) -> str:
 
 
 def ask(rng: random.Random, world: World, hops: int, count: int) -> list[Chain]:
-    """`count` different questions of `hops` hops; no name comes twice in a chain.
+    """`count` different questions of `hops` hops; no name occurs twice in a chain.
 
-    Raises DataError when the world does not hold that many (found by drawing).
+    Raises DataError if repeated draws do not find that many.
     """
-    found: dict[tuple[Entity, tuple[Relation, ...]], Chain] = {}
+    chains: dict[tuple[Entity, tuple[Relation, ...]], Chain] = {}
     for _ in range(30 * count + 100):
-        if len(found) == count:
-            break
+        if len(chains) == count:
+            return list(chains.values())
         chain = _walk(rng, world, rng.choice(world.entities), hops)
         if len({each.name for each in (chain.start, *chain.entities)}) == hops + 1:
-            found.setdefault((chain.start, chain.path), chain)
-    else:
-        entities = len(world.entities)
-        raise DataError(f"{entities} entities hold under {count} {hops}-hop questions: raise --passages")
-    return list(found.values())
+            chains.setdefault((chain.start, chain.path), chain)
+    entities = len(world.entities)
+    raise DataError(f"{entities} entities hold under {count} {hops}-hop questions: raise --passages")
 
 
 def _walk(rng: random.Random, world: World, start: Entity, hops: int) -> Chain:
@@ -248,9 +233,8 @@ def _walk(rng: random.Random, world: World, start: Entity, hops: int) -> Chain:
         entities.append(world.facts[entities[-1]][relation])
     what = " of ".join(f"the {phrase}" for phrase in reversed(asked))
     word = "Who" if path[-1].object == "person" else "What"
-    return Chain(
-        f"{word} is {what} of {start.mention}?", start, tuple(path), tuple(asked), tuple(entities[1:])
-    )
+    text = f"{word} is {what} of {start.mention}?"
+    return Chain(text, start, tuple(path), tuple(asked), tuple(entities[1:]))
 
 
 def build(
@@ -263,9 +247,9 @@ def build(
 ) -> MiniWorld:
     """Three worlds with disjoint names over one corpus of about `passages` passages.
 
-    `train` questions in all (None: three for ten passages), of those `hops` that TRAIN_SHARES knows;
-    `validation` and `test` questions for each hop count. Raises DataError when the passages are too few, or
-    too many for the names there are.
+    `train` questions in all (None: three per ten passages) of those `hops` that are in TRAIN_SHARES;
+    `validation` and `test` questions per hop count. Raises DataError if the passages are too few, or too many
+    for the names.
     """
     worlds = {split: _split_world(seed, split, passages) for split in SPLIT_SHARES}
     corpus, ids = _corpus(worlds)
@@ -297,10 +281,9 @@ def _split_world(seed: int, split: str, passages: int) -> World:
     largest = int(min(len(names_in_pool(split, kind)) / part for kind, part in KIND_SHARES.items()))
     if not SMALLEST_WORLD <= entities <= largest:
         fewest = max(SMALLEST_WORLD * PAGES / part for part in SPLIT_SHARES.values())
-        raise DataError(
-            f"the {split} world would have {entities} entities; it needs {SMALLEST_WORLD} to {largest} "
-            f"(ask for {round(fewest)} to {int(largest * PAGES / share)} passages)"
-        )
+        limits = f"(ask for {round(fewest)} to {int(largest * PAGES / share)} passages)"
+        needs = f"it needs {SMALLEST_WORLD} to {largest} {limits}"
+        raise DataError(f"the {split} world would have {entities} entities; {needs}")
     return make_world(random.Random(f"{split} world {seed}"), split, entities)
 
 
@@ -343,32 +326,26 @@ def _question(chain: Chain, ids: dict[tuple[Entity, int], str]) -> Question:
     return Question(f"{hops}hop__{'_'.join(facts)}", chain.text, chain.entities[-1].golden_answers, metadata)
 
 
-class HopCounts(click.ParamType):
-    """Comma-separated hop counts, such as "2,3"; each from `least` to 4."""
+def hops_option(least: int, default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option --hops: hop counts from `least` to 4, separated by commas, as an ascending tuple."""
 
-    name = "hops"
-
-    def __init__(self, least: int) -> None:
-        self.least = least
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The counts as a tuple, ascending, without repeats; a wrong value ends the command with one line."""
-        if isinstance(value, tuple):
-            return value
+    def parse(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
         parts = [part.strip() for part in value.split(",")]
-        if not all(part.isdigit() and self.least <= int(part) <= max(HOPS) for part in parts):
-            self.fail(f"{value!r}: give numbers from {self.least} to {max(HOPS)}, with commas", param, ctx)
+        if not all(part.isdigit() and least <= int(part) <= max(HOPS) for part in parts):
+            raise click.BadParameter(f"{value!r}: give numbers from {least} to {max(HOPS)}, with commas")
         return tuple(sorted({int(part) for part in parts}))
+
+    return click.option("--hops", default=default, show_default=True, callback=parse, help="Hop counts.")
 
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
 @click.option("--seed", default=0, show_default=True, help="Same seed, same bytes.")
 @click.option("--passages", default=20000, show_default=True, help="Passages in the one corpus, about.")
-@click.option("--train", type=click.IntRange(1), help="Questions in all.  [default: three for ten passages]")
+@click.option("--train", type=click.IntRange(1), help="Questions in all.  [default: three per ten passages]")
 @click.option("--validation", default=100, show_default=True, type=click.IntRange(1), help="Per hop count.")
 @click.option("--test", default=500, show_default=True, type=click.IntRange(1), help="Per hop count.")
-@click.option("--hops", type=HopCounts(least=2), default="2,3,4", show_default=True, help="Hop counts.")
+@hops_option(least=2, default="2,3,4")
 def main(
     out: Path, seed: int, passages: int, train: int | None, validation: int, test: int, hops: tuple[int, ...]
 ) -> None:

@@ -1,14 +1,14 @@
 """Imperfect demonstrations of query rewriting, for the cold start of the tiny rewriting policy.
 
-They teach what concept a lay wording means and that experts call it by its root and an ending, and leave
-reinforcement learning something to find: the demonstrator has a wrong belief in four fields of six about the
-school that the field follows, uses any other school more often than not, leaves lay words as they are, and
-forgets concepts (rates in `FAULTS`). Print a few with:
+They teach which concept a lay wording means and that experts call it by its root and an ending, and leave
+reinforcement learning something to learn: in four fields of six the demonstrator is wrong about the school
+that the field follows, mostly it uses other schools anyway, and it keeps lay words and forgets concepts
+(rates in `FAULTS`). Print a few with:
 
     python -m research.datasets.mini_rewriting.demonstrations --count 5 --seed 0
 
-Combinations come from the practice pool alone (datasets/mini_rewriting/world.py). Within one rewriting the
-school is the same.
+Combinations come from the practice pool alone (datasets/mini_rewriting/world.py). Each rewriting uses one
+school.
 """
 
 import random
@@ -27,7 +27,7 @@ class Faults:
 
     Attributes:
         belief: of a rewriting: it uses the school that it believes the field to follow; otherwise each of the
-            other three equally often. None: always the school that the field does follow.
+            other three equally often. None: always the school that the field really follows.
         copied: of a concept: its lay wording stays as it is.
         dropped: of a concept: it is left out, unless all of them would be.
     """
@@ -38,7 +38,7 @@ class Faults:
 
 
 CLEAN = Faults()
-# For practice of single concepts, where roots are learnt.
+# For single concepts, where roots are learnt.
 SINGLE = Faults(belief=0.4)
 # Chosen so that the greedy cold-start policy reaches a third of what the right terms reach.
 FAULTS = Faults(belief=0.4, copied=0.2, dropped=0.12)
@@ -61,7 +61,7 @@ class Demonstration:
 
     @property
     def segments(self) -> tuple[tuple[str, bool], ...]:
-        """The episode: one turn of the policy's. A leading blank makes each word one token as elsewhere."""
+        """The episode: one turn of the policy. The leading blank lets its first word be one token."""
         return ((f" {self.rewriting}", True),)
 
 
@@ -71,8 +71,8 @@ def demonstrate(rng: random.Random, combination: Combination, rates: Faults) -> 
     shown = [_fate(rng, rates) for _ in combination]
     if set(shown) == {"dropped"}:
         shown[rng.randrange(len(shown))] = "term"
-    words = [_words(each, fate, school, question) for each, fate in zip(combination, shown, strict=True)]
-    return Demonstration(question, " ".join(filter(None, words)), combination, school, tuple(shown))
+    names = [_name(each, fate, school, question) for each, fate in zip(combination, shown, strict=True)]
+    return Demonstration(question, " ".join(filter(None, names)), combination, school, tuple(shown))
 
 
 def _school(rng: random.Random, field: Field, rates: Faults) -> str:
@@ -90,7 +90,7 @@ def _fate(rng: random.Random, rates: Faults) -> str:
     return "dropped" if drawn < rates.copied + rates.dropped else "term"
 
 
-def _words(concept: Concept, fate: str, school: str, question: str) -> str:
+def _name(concept: Concept, fate: str, school: str, question: str) -> str:
     if fate == "copied":
         return next(wording for wording in concept.wordings if wording in question)
     return concept.term(school) if fate == "term" else ""
@@ -99,9 +99,7 @@ def _words(concept: Concept, fate: str, school: str, question: str) -> str:
 def demonstrations(
     seed: int, rates: Faults = FAULTS, sizes: Sequence[int] = (2, 3)
 ) -> Iterator[Demonstration]:
-    """Endless demonstrations, each number of concepts equally often; the same arguments give the same
-    sequence.
-    """
+    """Endless demonstrations, the same for the same arguments; each number of concepts equally often."""
     rng = random.Random(f"rewriting demonstrations {seed} {sizes}")
     while True:
         combination = tuple(rng.sample(concepts_of(rng.choice(FIELDS)), rng.choice(sizes)))

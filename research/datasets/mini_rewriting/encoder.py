@@ -1,18 +1,16 @@
-"""The mini rewriting world's text encoder: TF-IDF vectors as of mini/encoder.py, for `embedding_gain`.
+"""The mini rewriting world's text encoder: TF-IDF vectors as in mini/encoder.py, for `embedding_gain`.
 
-A general encoder cannot tell the invented terms apart; this one knows every word that passages can hold, and
-lay words, too. The same whatever the world's seed:
+A general encoder cannot tell the invented terms apart; this one knows every word that passages can hold, lay
+words included. It is the same whatever the world's seed:
 
     python -m research.datasets.mini_rewriting.encoder --out DIR
 """
 
-import math
-from collections import Counter
 from pathlib import Path
 
 import click
 
-from research.datasets.mini.encoder import save_encoder, split_words
+from research.datasets.mini.encoder import rarities, save_encoder
 from research.datasets.mini_rewriting.language import SCHOOLS, concepts
 from research.datasets.mini_rewriting.world import build
 
@@ -22,9 +20,7 @@ REFERENCE_SEED = 0  # of the world in which words are counted
 def word_weights() -> dict[str, float]:
     """The inverse document frequency of each word, in the order of the dimensions."""
     texts = [row["contents"] for row in build(REFERENCE_SEED).corpus]
-    counts = Counter(word for text in texts for word in set(split_words(text)))
-    terms = {concept.term(school) for concept in concepts() for school in SCHOOLS}
-    return {word: math.log(len(texts) / max(counts[word], 1)) for word in sorted({*counts, *terms})}
+    return rarities(texts, (concept.term(school) for concept in concepts() for school in SCHOOLS))
 
 
 @click.command()

@@ -2,10 +2,9 @@
 
 A layman calls a concept by one of two wordings of everyday words ("the creaking lantern"), an expert by a
 term: the concept's root and the ending of a school ("gendon" + "lith"). Four schools have named every
-concept, and each field follows one of them: its literature writes that school's terms. Three schools have two
-fields each, the fourth is out of date everywhere. Which school a field follows is told by nothing but the
-corpus. The cold start's demonstrator believes in a school for each field, too, and in four fields of six it
-is the wrong one.
+concept, and the literature of each field uses one school's terms. Three schools have two fields each, the
+fourth is obsolete everywhere. Only the corpus shows which school a field follows. The cold start's
+demonstrator believes in a school for each field too, and in four fields of six it is the wrong one.
 
 This is the same whatever a world's seed: one tokenizer, one encoder and any cold start serve every world.
 """
@@ -19,14 +18,12 @@ from research.datasets.mini.language import ONSETS, VOWELS, invented_words
 SCHOOLS = ("lith", "gen", "dyn", "phor")
 CONCEPTS_PER_FIELD = 32
 WORDINGS = 2
-RESERVED = 4  # one concept in RESERVED stands in no training question
+RESERVED = 4  # one concept in RESERVED is in no training question
 
 
 @dataclass(frozen=True)
 class Field:
-    """A branch of knowledge: how questions set their scene, the journal of its passages, the school it
-    follows, and the school that the demonstrator believes it follows.
-    """
+    """A branch of knowledge: scenes of questions, the school it follows, and the one believed to be it."""
 
     name: str
     scenes: tuple[str, ...]
@@ -55,9 +52,7 @@ FIELDS = tuple(_field(line) for line in _FIELD_TABLE.strip().splitlines())
 
 @dataclass(frozen=True)
 class Concept:
-    """What questions and passages are about. `reserved` ones stand in demonstrations and in test questions,
-    but in no training question.
-    """
+    """A subject of questions and passages; `reserved` ones are in no training question."""
 
     field: Field
     root: str
@@ -84,7 +79,7 @@ apron badge basket bell belt blanket bottle bowl brush bucket button candle carp
 comb cord cup curtain drum feather fence flag glove hammer hat hinge jar kettle key knob ladder lamp lantern
 leaf mirror needle pebble pillow pipe ribbon ring rope sack shelf spoon string thread tray wheel
 """
-# What lay people ask about {a} and {b}, or {a}, {b} and {c}. Of one concept asks the cold start alone.
+# What lay people ask about one, two or three concepts; only the cold start asks about one.
 QUESTIONS = {
     1: (
         "what is the {a}?",
@@ -111,7 +106,7 @@ QUESTIONS = {
         "which comes from the {a}: the {b} or the {c}?",
     ),
 }
-# What experts write of one concept, and of nothing in particular.
+# What experts write about one concept, and about nothing in particular.
 STATEMENTS = (
     "Samples of {x} were collected in spring.",
     "The effect of {x} is well documented.",
@@ -135,7 +130,7 @@ ASIDES = (
     "The report was revised last year.",
 )
 GLOSS = "It is popularly known as the {x}."
-# Where lay words stand for the things themselves.
+# Where lay words mean the things themselves.
 STORIES = (
     "He sold the {x} at a jumble sale.",
     "Grandmother left us the {x} and a letter.",
@@ -155,13 +150,9 @@ def concepts() -> tuple[Concept, ...]:
     roots = invented_words("roots", count, ONSETS, VOWELS, "l r n m d rv lv nd sk lt", "a o i u", "l n r m")
     pairs = [f"{adjective} {noun}" for adjective in _ADJECTIVES.split() for noun in _NOUNS.split()]
     wordings = random.Random("wordings").sample(pairs, WORDINGS * count)
+    names = [tuple(wordings[start : start + WORDINGS]) for start in range(0, len(wordings), WORDINGS)]
     return tuple(
-        Concept(
-            FIELDS[place // CONCEPTS_PER_FIELD],
-            root.lower(),
-            tuple(wordings[WORDINGS * place : WORDINGS * (place + 1)]),
-            reserved=place % RESERVED == 0,
-        )
+        Concept(FIELDS[place // CONCEPTS_PER_FIELD], root.lower(), names[place], place % RESERVED == 0)
         for place, root in enumerate(roots)
     )
 

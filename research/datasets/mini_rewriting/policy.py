@@ -5,9 +5,9 @@ question alone, its answer the rewritten query in plain words:
 
     python -m research.datasets.mini_rewriting.policy --out DIR --seed 0
 
-Model and training are those of mini/policy.py. The tokenizer keeps a lay wording, a root and the ending
-of a school as one token each, so that to rewrite is to look up a root for a token and to choose an ending. It
-is the same whatever the seed; the policy serves worlds of all seeds.
+Model and training are those of mini/policy.py. The tokenizer keeps a lay wording, a root and the ending of a
+school as one token each, so that rewriting is to look up a root for a token and to choose an ending. It is
+the same whatever the seed; the policy serves worlds of all seeds.
 """
 
 import re
@@ -18,29 +18,20 @@ from pathlib import Path
 import click
 from transformers import Qwen2Tokenizer
 
-from research.datasets.mini.policy import (
-    Budget,
-    Optimiser,
-    Size,
-    build_model,
-    check_options,
-    cold_start,
-    lesson,
-    make_policy,
-)
+from research.datasets.mini.policy import Budget, Size, check_options, make_policy
 from research.datasets.mini.tokenizer import tokenizer_of
 from research.datasets.mini_rewriting.demonstrations import CLEAN, FAULTS, SINGLE, demonstrations
 from research.datasets.mini_rewriting.language import FIELDS, QUESTIONS, SCHOOLS, concepts
 
 DEFAULT_STEPS = 500
 SIZE = Size(hidden=128, layers=2, feed_forward=256)
-# What has to be learnt is a dictionary, which stands in the embeddings: these learn fast.
+# What has to be learnt is a dictionary, which is stored in the embeddings: these learn fast.
 ADAM_RATE = 1e-2
 SINGLE_CONCEPTS = 0.3  # of the training, at its beginning
 
 
 def single_tokens() -> list[str]:
-    """What is one token: scenes, the words between a question's concepts, wordings, roots and endings."""
+    """Texts of one token: scenes, the words between a question's concepts, wordings, roots and endings."""
     patterns = "{x}".join(text for texts in QUESTIONS.values() for text in texts)
     asked = re.split(r" ?\{\w\}", patterns)
     groups = [scene + "," for field in FIELDS for scene in field.scenes]
@@ -50,15 +41,13 @@ def single_tokens() -> list[str]:
 
 
 def train_tokenizer() -> Qwen2Tokenizer:
-    """The same at every call."""
+    """The same tokenizer at every call."""
     return tokenizer_of(_texts(), single_tokens())
 
 
 def _texts() -> Iterator[str]:
-    """What BPE has to learn: whatever of the prompts is no single token."""
-    settled = re.compile("|".join(re.escape(text) for text in single_tokens()))
     for demonstration in islice(demonstrations(seed=0, sizes=(1, 2, 3)), 1000):
-        yield from settled.split(f"user\n{demonstration.question}")
+        yield f"user\n{demonstration.question}"
         yield "assistant\n"
 
 
@@ -74,15 +63,12 @@ def main(out: Path, seed: int, steps: int | None, seconds: float | None, clean: 
     Example: python -m research.datasets.mini_rewriting.policy --out cache/rewriting_policy
     """
     check_options(out, steps, seconds)
-    tokenizer = train_tokenizer()
-    model = build_model(tokenizer, SIZE, seed)
-    stages = (SINGLE_CONCEPTS, CLEAN if clean else SINGLE, (1,)), (1.0, CLEAN if clean else FAULTS, (2, 3))
-    lessons = [
-        lesson(end, tokenizer, demonstrations(seed, rates, sizes), seed) for end, rates, sizes in stages
-    ]
-    budget = Budget(steps or DEFAULT_STEPS, seconds)
-    losses = cold_start(model, lessons, budget, Optimiser(model, ADAM_RATE))
-    make_policy(out, tokenizer, model, losses)
+    first = demonstrations(seed, CLEAN if clean else SINGLE, (1,))
+    then = demonstrations(seed, CLEAN if clean else FAULTS, (2, 3))
+    stages = ((SINGLE_CONCEPTS, first), (1.0, then))
+    make_policy(
+        out, train_tokenizer(), SIZE, stages, seed, Budget(steps or DEFAULT_STEPS, seconds), ADAM_RATE
+    )
 
 
 if __name__ == "__main__":

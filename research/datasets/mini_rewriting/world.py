@@ -9,17 +9,16 @@ A question names two or three concepts of one field in lay words. Relevant are t
 these by the terms of the school that the field follows (datasets/mini_rewriting/language.py). What makes
 searching hard: for every relevant combination there is a passage with the terms of another school; others
 name one of its concepts; and in stories the lay words mean the things themselves. Expert passages sometimes
-mention a lay wording, so that the question's own words do find something now and then.
+mention a lay wording, so that the question's own words find something now and then.
 
-What is held out: combinations of concepts. A hash deals them into train, validation, test and practice
-(`pool_of`), whatever the seed, so no question of a split has the combination of another one's or of a
-demonstration. The concepts themselves and the words for them are the same everywhere, but for the source
-"unseen_concepts" (in validation and test alone): these concepts occur in demonstrations and in no training
-question, so the reward never told anything about them.
+Combinations of concepts are held out. A hash deals them into train, validation, test and practice
+(`pool_of`), whatever the seed, so no question shares its combination with another split or a demonstration.
+The concepts and the words for them are the same everywhere, except for the source "unseen_concepts" (in
+validation and test alone): these concepts occur in demonstrations and in no training question, so no reward
+reveals their terms.
 """
 
 import hashlib
-import json
 import random
 import zlib
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import click
 
+from research.datasets.json_rows import write_json_rows
 from research.datasets.mini import world as mini_world
 from research.datasets.mini_rewriting.language import (
     ASIDES,
@@ -49,7 +49,7 @@ from research.files import filling
 SOURCES = {"two_concepts": 2, "three_concepts": 3, "unseen_concepts": 2}
 TRAIN_SHARES = {"two_concepts": 0.6, "three_concepts": 0.4}
 RELEVANT = (1, 2, 2, 3)  # passages about a combination, one of these numbers
-GLOSSED = 0.5  # of the concepts of expert passages: one of their lay wordings is mentioned, too
+GLOSSED = 0.5  # of the concepts of expert passages: one of their lay wordings is mentioned too
 STORIES_SHARE = 0.25  # of the passages that no question needs
 ID_PREFIX = "mini_r"
 
@@ -81,8 +81,7 @@ class MiniRewritingWorld:
     def write(self, folder: Path) -> None:
         """Write corpus.jsonl and a SPLIT.tasks.jsonl per split. Raises DataError."""
         with filling(folder) as scratch:
-            with (scratch / "corpus.jsonl").open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in self.corpus)
+            write_json_rows(scratch / "corpus.jsonl", self.corpus)
             for split, tasks in self.tasks.items():
                 write_tasks(scratch / f"{split}.tasks.jsonl", tasks)
 
@@ -99,12 +98,12 @@ def pool_of(combination: Combination) -> str:
 def ask(rng: random.Random, combination: Sequence[Concept]) -> str:
     """A question in lay words that names the concepts in this order."""
     scene = rng.choice(combination[0].field.scenes)
-    words = dict(zip("abc", (rng.choice(each.wordings) for each in combination), strict=False))
-    return f"{scene}, {rng.choice(QUESTIONS[len(combination)]).format(**words)}"
+    wordings = dict(zip("abc", (rng.choice(each.wordings) for each in combination), strict=False))
+    return f"{scene}, {rng.choice(QUESTIONS[len(combination)]).format(**wordings)}"
 
 
 def draw_topics(rng: random.Random, split: str, source: str, count: int) -> list[Topic]:
-    """`count` topics of different combinations. Raises DataError when there are not that many."""
+    """`count` topics of different combinations. Raises DataError if there are not that many."""
     reserved = source == "unseen_concepts"
     owned = [
         combination
@@ -123,8 +122,8 @@ def build(
 ) -> MiniRewritingWorld:
     """One corpus of `passages` passages and the tasks of three splits.
 
-    `train` questions in all, shared out by TRAIN_SHARES; `validation` and `test` of each source. Raises
-    DataError when there are not that many combinations or too few passages for them.
+    `train` questions in all, divided by TRAIN_SHARES; `validation` and `test` of each source. Raises
+    DataError if there are not that many combinations, or too few passages for them.
     """
     counts = {
         "train": {source: round(train * share) for source, share in TRAIN_SHARES.items()},
@@ -134,9 +133,8 @@ def build(
     topics: dict[str, list[Topic]] = {}
     for split, of_source in counts.items():
         rng = random.Random(f"{split} topics {seed}")
-        topics[split] = [
-            topic for s, count in of_source.items() for topic in draw_topics(rng, split, s, count)
-        ]
+        drawn = [draw_topics(rng, split, source, count) for source, count in of_source.items()]
+        topics[split] = list(chain.from_iterable(drawn))
         rng.shuffle(topics[split])
     everything = list(chain.from_iterable(topics.values()))
     corpus = _corpus(random.Random(f"passages {seed}"), everything, passages)
@@ -144,7 +142,7 @@ def build(
 
 
 def _corpus(rng: random.Random, topics: Sequence[Topic], passages: int) -> list[dict[str, str]]:
-    """All passages as rows; those that no topic needs are about single concepts, or tell stories."""
+    """All passages as rows; those that no topic needs are about single concepts, or stories."""
     texts: list[str] = []
     for topic in topics:
         right = topic.concepts[0].field.school
@@ -160,7 +158,7 @@ def _corpus(rng: random.Random, topics: Sequence[Topic], passages: int) -> list[
             texts.append(_story(rng, rng.sample(everything, 2)))
         else:
             texts.append(_expert(rng, (one,), rng.choice((one.field.school, *SCHOOLS))))
-    # Hash order mixes the splits and the kinds, so that neither position nor id tells them.
+    # Hash order mixes the splits and the kinds, so that neither position nor id reveals them.
     texts = sorted(texts[:passages], key=lambda text: hashlib.sha256(text.encode()).digest())
     return [{"id": f"{ID_PREFIX}{i:05d}", "contents": text} for i, text in enumerate(texts)]
 

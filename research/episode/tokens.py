@@ -227,7 +227,7 @@ class TokenProtocol:
         return f"<{tag}>{content}</{tag}>: {tool.description}"
 
     def clean(self, text: str) -> str:
-        """Text from outside without tags and special tokens, see :func:`research.protocol.neutralise`."""
+        """Text from outside without tags and special tokens, as protocol.neutralise makes it."""
         clean = self._neutralise(well_formed(text))
         if clean.isascii():
             return clean

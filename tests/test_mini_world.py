@@ -86,7 +86,7 @@ def test_decomposition_leads_to_the_answer(world: MiniWorld) -> None:
             page = texts[passage_id]
             assert subject in page["text"] and page["title"] == step["support_title"]
             assert page["title"].partition(" (")[0] in subject and passage_id == step["support_id"]
-            stated = [way for each in RELATIONS if each.name == relation for way in each.stated]
+            stated = [way for each in RELATIONS if each.name == relation for way in each.passage_phrases]
             assert any(f"{way} {step['answer']}." in page["text"] for way in stated)
             answers.append(step["answer"])
         assert answers[-1] in question.golden_answers
@@ -95,11 +95,13 @@ def test_decomposition_leads_to_the_answer(world: MiniWorld) -> None:
 
 def test_questions_and_passages_share_no_words_for_a_relation() -> None:
     assert len(RELATIONS) == 24 == len({relation.name for relation in RELATIONS})
-    phrases = [way for relation in RELATIONS for way in (*relation.asked, *relation.stated)]
+    phrases = [
+        way for relation in RELATIONS for way in (*relation.question_phrases, *relation.passage_phrases)
+    ]
     assert len(phrases) == len(set(phrases))
     for relation in RELATIONS:
-        asked = {word for way in relation.asked for word in way.split()}
-        assert not asked & {word for way in relation.stated for word in way.split()} - {"of"}
+        asked = {word for way in relation.question_phrases for word in way.split()}
+        assert not asked & {word for way in relation.passage_phrases for word in way.split()} - {"of"}
 
 
 def test_namesakes_are_told_apart_by_their_epithets(world: MiniWorld) -> None:
@@ -127,8 +129,8 @@ def test_a_search_needs_the_words_of_the_passage(world: MiniWorld) -> None:
 
     facts = [(e, relation) for e in part.entities for relation in part.facts[e]]
     gold = [ids[part.contents(e, relation.page)] for e, relation in facts]
-    asked = found([f"the {relation.asked[0]} of {e.mention}" for e, relation in facts])
-    stated = found([f"{part.stated[e][relation]} {e.mention}" for e, relation in facts])
+    asked = found([f"the {relation.question_phrases[0]} of {e.mention}" for e, relation in facts])
+    stated = found([f"{part.phrases[e][relation]} {e.mention}" for e, relation in facts])
     assert sum(a == b for a, b in zip(stated, gold, strict=True)) > 0.95 * len(gold)
     assert 0.3 * len(gold) < sum(a == b for a, b in zip(asked, gold, strict=True)) < 0.7 * len(gold)
 

@@ -1,4 +1,4 @@
-"""BRIGHT: questions whose passages take reasoning to find, with what is relevant and what does not count.
+"""BRIGHT: questions whose passages take reasoning to find, with gold passages and those that do not count.
 
     python -m research.datasets.bright --out cache/bright --tasks biology,pony
 
@@ -7,7 +7,6 @@ xlangai/BRIGHT (arXiv 2407.12883). Evaluation reads the same from local folders,
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,9 @@ from typing import Any
 import click
 
 from research.datasets.hub import download
-from research.datasets.json_rows import read_rows
+from research.datasets.json_rows import read_rows, write_json_rows
 from research.datasets.rewriting_tasks import RewritingTask, read_tasks, write_tasks
-from research.errors import DataError
-from research.files import atomic_path
+from research.errors import DataError, warn
 
 REPO = "xlangai/BRIGHT"
 # The published sizes: questions and passages (the short form).
@@ -61,7 +59,7 @@ def hub_task(name: str, folder: Path, long: bool = False, revision: str | None =
     questions = _questions(examples, name, long)
     expected = SIZES[name][0]
     if len(questions) != expected:
-        _warn(f"{name}: {len(questions)} questions; the published set has {expected}")
+        warn(f"{name}: {len(questions)} questions; the published set has {expected}.")
     return BrightTask(name, questions, _corpus(documents, folder))
 
 
@@ -80,14 +78,15 @@ def local_task(name: str, source: Path, folder: Path, long: bool = False) -> Bri
         tasks = tuple(read_tasks(source / f"{name}.questions.jsonl"))
         _check(tasks, str(source / f"{name}.questions.jsonl"))
         return BrightTask(name, tasks, _present(source / f"{name}.corpus.jsonl"))
-    examples = _found(source, "examples", name)
-    documents = _found(source, "long_documents" if long else "documents", name)
+    examples = _local(source, "examples", name)
+    documents = _local(source, "long_documents" if long else "documents", name)
     return BrightTask(name, _questions(examples, name, long), _corpus(documents, folder))
 
 
 def question_file(path: Path, task: str | None = None, long: bool = False) -> tuple[RewritingTask, ...]:
-    """The questions with their gold ids of one file: BRIGHT's examples, rewriting tasks, or questions with a
-    task and gold ids in their metadata, of which `task` takes those of one. Raises DataError.
+    """The questions of one file with their gold ids, of one `task` if it holds several. Raises DataError.
+
+    Its rows are BRIGHT's examples, rewriting tasks, or questions with a task and gold ids in their metadata.
     """
     if task == PROXY:
         return _proxy_questions(path)
@@ -98,12 +97,8 @@ def question_file(path: Path, task: str | None = None, long: bool = False) -> tu
     questions = []
     for where, row in rows:
         if task is None or row.get("task", task) == task:
-            filled = {
-                "query": row.get("question"),
-                "excluded_ids": [],
-                **row,
-                "id": row.get("bright_id", row.get("id")),
-            }
+            name = row.get("bright_id", row.get("id"))
+            filled = {"query": row.get("question"), "excluded_ids": [], **row, "id": name}
             questions.append(_question(filled, where, task or path.name, long))
     _check(questions, str(path))
     return tuple(questions)
@@ -114,7 +109,7 @@ def _fetched(part: str, name: str, folder: Path, revision: str | None) -> list[P
     return [download(REPO, [f"{part}/{name}-00000-of-00001.parquet"], target, revision)]
 
 
-def _found(source: Path, part: str, name: str) -> list[Path]:
+def _local(source: Path, part: str, name: str) -> list[Path]:
     """The file of one part of a task, or its pieces in their order."""
     for kind in KINDS:
         if (path := source / f"{name}.{part}{kind}").exists():
@@ -196,32 +191,31 @@ def _corpus(paths: list[Path], folder: Path) -> Path:
     target = folder / "corpora" / f"{name}-{key}.jsonl"
     if target.exists():
         return target
-    last = {_id(row, where): place for place, (where, row) in enumerate(_rows(paths, ["id"]))}
-    kept, seen = 0, 0
-    with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8") as file:
+    names = [_id(row, where) for where, row in _rows(paths, ["id"])]
+    last = {name: place for place, name in enumerate(names)}
+    kept = 0
+
+    def passages() -> Iterator[dict[str, str]]:
+        nonlocal kept
         for place, (where, row) in enumerate(_rows(paths)):
-            seen += 1
-            contents = _contents(row, where)
-            # As in BRIGHT's own evaluation the last of equal ids stands. Blank ones cannot be found at all.
-            if contents.strip() and last[_id(row, where)] == place:
-                file.write(
-                    json.dumps({"id": _id(row, where), "contents": contents}, ensure_ascii=False) + "\n"
-                )
+            contents = row.get("content", row.get("contents"))
+            if not isinstance(contents, str):
+                raise DataError(f'{where}: "content" must be a string')
+            # As in BRIGHT's own evaluation the last of equal ids counts. Blank ones cannot be found at all.
+            if contents.strip() and last[names[place]] == place:
                 kept += 1
-    if kept < seen:
-        _warn(f"{paths[0]}: {seen - kept} of {seen:,} documents are blank or repeat an id, and are left out")
+                yield {"id": names[place], "contents": contents}
+
+    write_json_rows(target, passages())
+    if dropped := len(names) - kept:
+        warn(
+            f"{paths[0]}: {dropped} of {len(names):,} documents are blank or repeat an id, and are left out."
+        )
     return target
 
 
-def _contents(row: dict[str, Any], where: str) -> str:
-    value = row.get("content", row.get("contents"))
-    if not isinstance(value, str):
-        raise DataError(f'{where}: "content" must be a string')
-    return value
-
-
 def _rows(paths: list[Path], columns: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file and row, the row) of each; `columns` bounds what is read of parquet files."""
+    """(file and row number, the row) of each; of parquet files only `columns` are read."""
     for path in paths:
         for number, row in read_rows(path, columns):
             if not isinstance(row, dict):
@@ -229,27 +223,20 @@ def _rows(paths: list[Path], columns: list[str] | None = None) -> Iterator[tuple
             yield f"{path}:{number}", row
 
 
-def _warn(message: str) -> None:
-    click.secho(f"WARNING: {message}.", fg="red", bold=True, err=True)
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the files.")
-@click.option("--tasks", default=",".join(SIZES), help="Names, with commas between.  [default: all 12]")
-@click.option("--long", is_flag=True, help="Whole pages in place of passages.")
+@click.option("--tasks", default=",".join(SIZES), help="Names, separated by commas.  [default: all 12]")
+@click.option("--long", is_flag=True, help="Whole pages instead of passages.")
 @click.option("--revision", help="Branch, tag or commit of the hub's dataset.  [default: main]")
 def main(out: Path, tasks: str, long: bool, revision: str | None) -> None:
     """Fetch tasks of BRIGHT.
 
     Example: python -m research.datasets.bright --out cache/bright --tasks biology,pony
     """
-    try:
-        for name in tasks.split(","):
-            task = hub_task(name, out, long, revision)
-            write_tasks(out / f"{name}{'.long' * long}.questions.jsonl", task.questions)
-            click.echo(f"{name}: {len(task.questions)} questions; passages: {task.corpus}")
-    except DataError as error:
-        raise click.ClickException(str(error)) from error
+    for name in tasks.split(","):
+        task = hub_task(name, out, long, revision)
+        write_tasks(out / f"{name}{'.long' * long}.questions.jsonl", task.questions)
+        click.echo(f"{name}: {len(task.questions)} questions; passages: {task.corpus}")
 
 
 if __name__ == "__main__":

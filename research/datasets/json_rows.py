@@ -1,4 +1,4 @@
-"""Rows of files, each with its line: .jsonl, .jsonl.gz, JSON arrays; and of parquet files."""
+"""Rows of files, each with its line number: .jsonl, .jsonl.gz, JSON arrays, and parquet."""
 
 import codecs
 import gzip
@@ -22,8 +22,9 @@ KINDS = "each line must be one JSON object, or the file one JSON array, both als
 
 
 def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, Any]]:
-    """(line, row) as `read_json_rows`, and of .parquet, of which `columns` bounds what is read, with rows
-    counted from 1; in little memory.
+    """(line, row) of any such file, in little memory; rows of .parquet, limited to `columns`, count from 1.
+
+    Raises DataError as `read_json_rows`.
     """
     if path.suffix != ".parquet":
         yield from read_json_rows(path)
@@ -43,20 +44,20 @@ def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[in
 
 
 def read_json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, parsed JSON) of each row; the line of an array's row is where the row starts.
+    """(line, parsed JSON) of each row; a row of an array is on the line where it starts.
 
-    Raises DataError naming file and line for what is not JSON, UTF-8 or whole, or cannot be read.
+    Raises DataError naming file and line: not JSON, not UTF-8, cut short, or unreadable.
     """
     with _opened(path) as file:
-        seen_any = False
+        is_first = True
         for line, raw in enumerate(file, 1):
             content = raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw
             if not content.strip():
                 continue
-            if not seen_any and content.lstrip().startswith(b"["):
+            if is_first and content.lstrip().startswith(b"["):
                 yield from _array_rows(content + file.read(), path, line)
                 return
-            seen_any = True
+            is_first = False
             text = _decoded(content, path, line)
             with _json_faults(f"{path}:{line}"):
                 row = json.loads(text)
@@ -64,7 +65,7 @@ def read_json_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _array_rows(content: bytes, path: Path, line: int) -> Iterator[tuple[int, Any]]:
-    """(line, row) of a JSON array that starts on `line`; parsed row by row, so that a fault can be placed."""
+    """(line, row) of a JSON array that starts on `line`; parsed row by row, to name the line of a fault."""
     text = _decoded(content, path, line)
     decode = json.JSONDecoder().raw_decode
     counted, at = 0, _next(text, text.index("[") + 1)
@@ -107,7 +108,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _json_faults(where: str) -> Iterator[None]:
-    """Places JSON that is malformed, nested too deeply, or holds a number of thousands of digits."""
+    """Name the place of JSON that is malformed, too deeply nested, or has a number of too many digits."""
     try:
         yield
     except (ValueError, RecursionError) as error:
@@ -131,9 +132,7 @@ def write_json_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def check_storable(values: Mapping[str, Any], where: str) -> None:
-    """Raises DataError for what JSON and parquet files cannot hold: JSON can spell half a surrogate pair,
-    parquet can have dates and bytes.
-    """
+    """Raise DataError for values that JSON files cannot hold: half a surrogate pair, dates, bytes."""
     for name, value in values.items():
         try:
             json.dumps(value, ensure_ascii=False).encode()

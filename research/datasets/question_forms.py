@@ -40,7 +40,7 @@ class Question:
 
     @property
     def hops(self) -> int | None:
-        """Passages to chain, from the metadata or a MuSiQue id (`3hop1__...`); None where nothing tells."""
+        """Passages to chain, from the metadata or a MuSiQue id (`3hop1__...`); None if unknown."""
         hops = self.metadata.get("hops")
         if type(hops) is int and 0 < hops < 100:
             return hops
@@ -51,22 +51,22 @@ class Question:
 
     @property
     def supporting_ids(self) -> list[str]:
-        """Ids of the gold passages in the data set's own corpus; empty where it has none."""
+        """Ids of the gold passages in the data set's own corpus, if it has one."""
         return _once(map(str, _items(self.metadata.get("supporting_ids"))))
 
     @property
     def supporting_titles(self) -> list[str]:
-        """Titles of the gold passages, also by FlashRAG's metadata; empty where those label none."""
+        """Titles of the gold passages, also from FlashRAG's metadata, if any are labelled."""
         try:
             return _once(_items(self.metadata.get("supporting_titles"))) or _gold_titles(self.metadata)
-        except ValueError:  # metadata are free: what has another form means something else
+        except ValueError:  # metadata are free: another form means something else
             return []
 
 
 def question_of(row: Row, where: str, number: int) -> Question | None:
-    """The question of a row, None for one that the data set marks as unanswerable; every field is checked.
+    """The question of a row, or None if the data set marks it as unanswerable; every field is checked.
 
-    veRL's rows need no id: `number`, the row's in its file, stands for it. Raises DataError.
+    veRL's rows need no id: it is replaced by `number`, the row's number in its file. Raises DataError.
     """
     row = {name: value for name, value in row.items() if value is not None}
     if not FIELDS & row.keys():
@@ -103,16 +103,16 @@ def _asked(row: Row, where: str) -> str:
 
 
 def _of_prompt(prompt: Any) -> str | None:
-    """What the user says last; in Search-R1's prompts the question stands behind instructions."""
+    """The last text of the user; in Search-R1's prompts the question follows instructions."""
     messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-    said = [each.get("content") for each in messages if isinstance(each, dict) and each.get("role") == "user"]
-    return said[-1].rpartition("Question:")[2].strip() if said and isinstance(said[-1], str) else None
+    users = [each for each in messages if isinstance(each, dict) and each.get("role") == "user"]
+    text = users[-1].get("content") if users else None
+    return text.rpartition("Question:")[2].strip() if isinstance(text, str) else None
 
 
 def _answers(row: Row, where: str) -> tuple[str, ...]:
     if "golden_answers" in row:
-        wanted = "must be a non-empty list of strings"
-        return _texts(row["golden_answers"], where, "golden_answers", wanted)
+        return _texts(row["golden_answers"], where, "golden_answers", "must be a non-empty list of strings")
     if "answer" in row:
         aliases = row.get("answer_aliases", [])
         if not isinstance(aliases, list) or not all(isinstance(each, str) for each in aliases):
@@ -138,7 +138,7 @@ def _texts(value: Any, where: str, name: str, wanted: str) -> tuple[str, ...]:
 
 
 def _kept(row: Row, name: str, where: str) -> dict[str, Any]:
-    """What is metadata of a row that has none of its own."""
+    """The metadata of a row that brings none."""
     extra = _extra(row)
     kept = {key: row[key] for key in KEPT if key in row}
     kept |= {key: extra[key] for key in ("hops", "supporting_ids") if extra.get(key)}
@@ -154,7 +154,7 @@ def _kept(row: Row, name: str, where: str) -> dict[str, Any]:
 def _gold_titles(fields: dict[str, Any]) -> list[str]:
     """Titles by supporting facts (HotpotQA, 2Wiki), paragraphs (MuSiQue), or steps (FlashRAG's MuSiQue).
 
-    Raises ValueError for one of another form: the titles would be a part of what is gold.
+    Raises ValueError for another form: it could yield only some of the gold titles.
     """
     titles: list[str] = []
     for name, read in {"supporting_facts": _of_facts, "paragraphs": _of_paragraphs}.items():
@@ -170,15 +170,15 @@ def _gold_titles(fields: dict[str, Any]) -> list[str]:
 
 
 def _of_facts(facts: Any) -> list[Any]:
-    """Of [[title, sentence], ...]; on the hub {"title": [...], "sent_id": [...]}, or either as JSON text."""
+    """Titles of [[title, sentence], ...], the hub's {"title": [...], "sent_id": [...]}, or that as JSON."""
     facts = json.loads(facts) if isinstance(facts, str) else facts
     pairs = [[title] for title in _only(list, facts["title"])] if isinstance(facts, dict) else facts
     return [_only(list, pair)[0] for pair in _only(list, pairs)]
 
 
 def _of_paragraphs(paragraphs: Any) -> list[Any]:
-    found = [_only(dict, each) for each in _only(list, paragraphs)]
-    return [each["title"] for each in found if _only(bool, each.get("is_supporting", False))]
+    rows = [_only(dict, each) for each in _only(list, paragraphs)]
+    return [each["title"] for each in rows if _only(bool, each.get("is_supporting", False))]
 
 
 def _only(kind: type, value: Any) -> Any:
@@ -189,11 +189,8 @@ def _only(kind: type, value: Any) -> Any:
 
 def _check_gold(metadata: dict[str, Any], where: str) -> None:
     for name, kinds in {"supporting_ids": (str, int), "supporting_titles": (str,)}.items():
-        value = metadata.get(name)
-        value = [] if value is None else value
-        if not isinstance(value, list) or not all(
-            type(each) in kinds and str(each).strip() for each in value
-        ):
+        value = [] if metadata.get(name) is None else metadata[name]
+        if not isinstance(value, list) or any(type(e) not in kinds or not str(e).strip() for e in value):
             raise DataError(f'{where}: "{name}" of "metadata" must be a list of strings, none of them empty')
 
 
@@ -215,7 +212,7 @@ def _once(values: Iterable[Any]) -> list[Any]:
 
 
 def named_fields(row: Row) -> str:
-    """Some names of fields for people, in one line whatever they hold."""
+    """The first few field names for people, escaped so that they fit on one line."""
     return ", ".join(json.dumps(name[:40]) for name in list(row)[:5]) or "no fields"
 
 

@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 
 AGENT_NAME = "search_agent"
 TEXTS = pa.list_(pa.string())
-# Spelled out: types guessed from the rows differ between files (empty lists, missing hops), and veRL cannot
+# Explicit: types inferred from the rows differ between files (empty lists, missing hops), and veRL cannot
 # concatenate such files.
 TRAINING_SCHEMA = pa.schema(
     {
@@ -45,7 +45,7 @@ TRAINING_SCHEMA = pa.schema(
                 "supporting_ids": TEXTS,
                 "control": pa.string(),
                 "decoys": TEXTS,
-                "metadata": pa.string(),  # JSON: each file has keys of its own
+                "metadata": pa.string(),  # JSON: each file has other keys
             }
         ),
         "agent_name": pa.string(),
@@ -54,7 +54,7 @@ TRAINING_SCHEMA = pa.schema(
 
 
 class QuestionFile(NamedTuple):
-    """What a file held: its questions in order, and how many rows were passed over as unanswerable."""
+    """The questions of a file in order, and the number of rows that were skipped as unanswerable."""
 
     questions: list[Question]
     unanswerable: int
@@ -66,13 +66,13 @@ def read_questions(path: str | Path) -> list[Question]:
 
 
 def read_question_file(path: str | Path) -> QuestionFile:
-    """Like `read_questions`, with the count of rows that the data set itself marks as unanswerable.
+    """Like `read_questions`, with the number of rows that the data set itself marks as unanswerable.
 
-    Where a row of another `data_source` has its id, that of the row stands before it: Search-R1's files
+    An id that a row of another `data_source` has already is prefixed with the row's own: Search-R1's files
     number each of their data sets from 0.
     """
-    found: dict[str, Question] = {}
-    given: dict[str, tuple[int, Any]] = {}
+    questions: dict[str, Question] = {}
+    origins: dict[str, tuple[int, Any]] = {}
     unanswerable = 0
     for line, row in read_rows(Path(path)):
         where = f"{path}:{line}"
@@ -83,17 +83,16 @@ def read_question_file(path: str | Path) -> QuestionFile:
             unanswerable += 1
             continue
         source = row.get("data_source")
-        if isinstance(source, str) and given.get(question.id, (0, source))[1] != source:
+        if isinstance(source, str) and origins.get(question.id, (0, source))[1] != source:
             question = replace(question, id=f"{source}_{question.id}")
-        if question.id in found:
-            raise DataError(
-                f'{where}: "id" {question.id!r} was given on line {given[question.id][0]} already'
-            )
+        if question.id in questions:
+            first = origins[question.id][0]
+            raise DataError(f'{where}: "id" {question.id!r} was given on line {first} already')
         check_storable(vars(question), where)
-        found[question.id], given[question.id] = question, (line, source)
-    if not found:
+        questions[question.id], origins[question.id] = question, (line, source)
+    if not questions:
         raise DataError(f"{path}: holds no {'answerable ' if unanswerable else ''}questions")
-    return QuestionFile(list(found.values()), unanswerable)
+    return QuestionFile(list(questions.values()), unanswerable)
 
 
 def write_questions(path: str | Path, questions: Iterable[Question]) -> None:
@@ -113,9 +112,9 @@ def split_questions(questions: Sequence[Item], validation: int, seed: int) -> tu
 def training_rows(
     questions: Iterable[Question], split: str, data_source: str, by_hops: bool = False, first_index: int = 0
 ) -> list[Row]:
-    """Rows for veRL's RLHFDataset, see TRAINING_SCHEMA; `extra_info.index` counts up from `first_index`.
+    """Rows for veRL's RLHFDataset, see TRAINING_SCHEMA; `extra_info.index` starts at `first_index`.
 
-    veRL reports each `data_source` apart; with `by_hops`, that of a two-hop question is `{data_source}_2hop`.
+    veRL reports each `data_source` separately; with `by_hops` a two-hop question has `{data_source}_2hop`.
     """
     rows = []
     for index, each in enumerate(questions, first_index):
@@ -146,9 +145,7 @@ def training_rows(
 
 
 def write_rows(rows: Sequence[Row], path: str | Path, schema: pa.Schema = TRAINING_SCHEMA) -> int:
-    """Write what `training_rows` made, or rows of another schema, as a parquet file and return its length.
-    Raises DataError for none.
-    """
+    """Write rows as a parquet file and return their number. Raises DataError if there are none."""
     if not rows:
         raise DataError(f"{path}: there are no questions to write")
     with atomic_path(Path(path)) as temporary:
@@ -166,7 +163,7 @@ def hop_counts(questions: Iterable[Question]) -> str:
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Parquet file to write.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Take only the first N questions.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Take only the first N questions.")
 @click.option("--split", default="train", show_default=True, help="Name stored with every row.")
 @click.option("--data-source", help="Name in veRL's metrics.  [default: the file's name up to a dot]")
 @click.option("--by-hops", is_flag=True, help="Add the hops to that name: NAME_2hop, NAME_3hop.")
@@ -184,7 +181,7 @@ def main(
         if unanswerable:
             click.echo(f"{file}: {unanswerable} unanswerable rows left out")
         source = data_source or file.name.split(".")[0]
-        # One count over all files: rows that shared an index would end up in one GRPO group.
+        # Numbered across all files: rows that shared an index would end up in one GRPO group.
         rows += training_rows(questions, split, source, by_hops, first_index=len(rows))
     click.echo(f"{out}: {write_rows(rows[:limit], out)} rows")
 

@@ -2,13 +2,14 @@
 
     {"id", "question", "positives": [text, ...], "gold_ids": [id, ...], "excluded_ids": [id, ...], "source"}
 
-a row of .jsonl, .jsonl.gz or .parquet; all but the first two may be left out. `positives` are relevant texts
-(for the reward embedding_gain), `gold_ids` the ids of relevant passages of a corpus (for retrieval_gain),
-`excluded_ids` those of passages that do not count, as in BRIGHT. What a list repeats counts once.
+in each row of .jsonl, .jsonl.gz or .parquet; all but the first two are optional. `positives` are relevant
+texts (for the reward embedding_gain), `gold_ids` the ids of relevant passages of a corpus (for
+retrieval_gain), `excluded_ids` those of passages that do not count, as in BRIGHT. Repetitions in a list count
+once.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ SCHEMA = pa.schema(
 LISTS = ("positives", "gold_ids", "excluded_ids")
 _INFO = {"index": pa.int64(), "split": pa.string(), "control": pa.string()}
 _INFO |= {name: SCHEMA.field(name).type for name in SCHEMA.names if name != "source"}
-# As that of questions, but for what an episode is told.
+# As that of questions, except for the extra_info and without a reward_model.
 TASK_SCHEMA = pa.schema(
     [
         *(field for field in TRAINING_SCHEMA if field.name not in ("reward_model", "extra_info")),
@@ -45,7 +46,7 @@ TASK_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class RewritingTask:
-    """See the module; `source` names where it is from, and figures are told by it."""
+    """See the module; metrics are reported for each `source`."""
 
     id: str
     question: str
@@ -77,7 +78,7 @@ def read_tasks(path: str | Path) -> list[RewritingTask]:
 
 def write_tasks(path: str | Path, tasks: Iterable[RewritingTask]) -> None:
     """Write .parquet or else JSONL, whole or not at all. Raises DataError."""
-    rows = [asdict(task) for task in tasks]
+    rows = [vars(task) for task in tasks]
     if Path(path).suffix != ".parquet":
         write_json_rows(Path(path), rows)
         return
@@ -86,10 +87,10 @@ def write_tasks(path: str | Path, tasks: Iterable[RewritingTask]) -> None:
 
 
 def task_rows(tasks: Iterable[RewritingTask], split: str) -> list[Row]:
-    """Rows for veRL's RLHFDataset, see TASK_SCHEMA; veRL reports each source apart, as `{split}_{source}`."""
+    """Rows for veRL's RLHFDataset, see TASK_SCHEMA; veRL reports each source, as `{split}_{source}`."""
     rows = []
     for index, task in enumerate(tasks):
-        info = {name: value for name, value in asdict(task).items() if name != "source"}
+        info = {name: value for name, value in vars(task).items() if name != "source"}
         row = {
             "data_source": f"{split}_{task.source}" if task.source else split,
             "prompt": [{"role": "user", "content": task.question}],
@@ -105,9 +106,8 @@ def _task(row: Any, where: str) -> RewritingTask:
     if not isinstance(row, dict):
         raise DataError(f"{where}: a task must be a JSON object")
     if not {"id", "question"} & row.keys():
-        raise DataError(
-            f'{where}: an object with {named_fields(row)} is no task, {{"id", "question", ...}}: {KINDS}'
-        )
+        task = 'task, {"id", "question", ...}'
+        raise DataError(f"{where}: an object with {named_fields(row)} is no {task}: {KINDS}")
     for name in ("id", "question"):
         value = str(row.get(name)) if name == "id" and type(row.get(name)) is int else row.get(name)
         if not isinstance(value, str) or not value.strip():
@@ -122,12 +122,7 @@ def _task(row: Any, where: str) -> RewritingTask:
 
 
 def _texts(row: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
-    value = row.get(name)
-    value = [] if value is None else value
-    if not isinstance(value, list) or not all(type(each) is int or _is_text(each) for each in value):
+    value = [] if row.get(name) is None else row[name]
+    if not isinstance(value, list) or any(type(e) not in (str, int) or not str(e).strip() for e in value):
         raise DataError(f'{where}: "{name}" must be a list of strings, none of them empty')
     return tuple(map(str, value))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())

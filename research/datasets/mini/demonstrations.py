@@ -151,22 +151,22 @@ def _follow(episode: _Episode) -> str:
         hops -= episode.fails("early", 1.0 if tempting else 1 / 3)
     known = ""
     for hop in range(hops):
-        plan = ", then ".join(f"the {phrase}" for phrase in chain.asked[hop:])
+        plan = ", then ".join(f"the {phrase}" for phrase in chain.phrases[hop:])
         if not _find(episode, hop, known, plan):
             return episode.answer("not there", NO_IDEA)
-        known = f"the {chain.asked[hop]} is {chain.entities[hop].mention}"
+        known = f"the {chain.phrases[hop]} is {chain.entities[hop].mention}"
     return episode.answer(known, chain.entities[hops - 1].mention)
 
 
 def _find(episode: _Episode, hop: int, known: str, plan: str) -> bool:
     """Search for the passage that takes this hop, in other words after each miss; False if it gives up."""
     relation, subject = episode.chain.path[hop], episode.chain.subjects[hop]
-    ways = list(relation.stated)
+    ways = list(relation.passage_phrases)
     if episode.rng.random() < STATED_OTHERWISE:
         ways.reverse()
     queries = [(way, subject) for way in ways]
     if episode.fails("naive"):
-        queries.insert(0, (f"the {episode.chain.asked[hop]} of", subject))
+        queries.insert(0, (f"the {episode.chain.phrases[hop]} of", subject))
     if episode.fails("astray"):
         queries.insert(0, (queries[0][0], episode.rng.choice(episode.practice.world.entities)))
     thought = f"{known}, then {plan}" if known else plan

@@ -16,19 +16,20 @@ PAGES = 2  # passages about an entity; each states half of its relations
 class Relation:
     """A function from entities of one kind to entities of another, with the phrases for it.
 
-    A question says "the `asked[i]` of"; page `page` (0 or 1) of the subject says "It `stated[j]` OBJECT".
+    A question says "the `question_phrases[i]` of"; page `page` (0 or 1) of the subject says
+    "It `passage_phrases[j]` OBJECT".
     """
 
     subject: str
     object: str
     page: int
-    asked: tuple[str, str]
-    stated: tuple[str, str]
+    question_phrases: tuple[str, str]
+    passage_phrases: tuple[str, str]
 
     @property
     def name(self) -> str:
         """The first way to ask, which names the relation in decompositions."""
-        return self.asked[0]
+        return self.question_phrases[0]
 
 
 # One line a relation: subject kind, object kind, page, two ways to ask, two ways to state.
@@ -61,9 +62,8 @@ ship | country | 1 | flag state / register | flies the colours of / pays its due
 
 
 def _relation(line: str) -> Relation:
-    subject, target, page, asked, stated = (part.strip() for part in line.split("|"))
-    first, second = asked.split(" / ")
-    plain, other = stated.split(" / ")
+    subject, target, page, *phrases = (part.strip() for part in line.split("|"))
+    (first, second), (plain, other) = (pair.split(" / ") for pair in phrases)
     return Relation(subject, target, int(page), (first, second), (plain, other))
 
 

@@ -50,7 +50,7 @@ def phrases() -> list[str]:
     for relation in RELATIONS:
         # One token per way to ask and to state a relation: following a plan then is copying, and putting it
         # into a passage's words is a look-up.
-        groups += [f"the {phrase}" for phrase in relation.asked] + list(relation.stated)
+        groups += [f"the {phrase}" for phrase in relation.question_phrases] + list(relation.passage_phrases)
     texts = (*(text for two in OPENINGS.values() for text in two), *MENTIONS)
     groups += [part.strip() for text in texts for part in re.split(r"\{\w+\}|\.", text)]
     groups += [remark.rstrip(".") for remarks in REMARKS.values() for remark in remarks]

@@ -89,13 +89,13 @@ class Entity:
 class Chain:
     """A question with the way to its answer: `path[i]` leads to `entities[i]`, whose last is the answer.
 
-    `asked[i]` is the phrase by which the question asks for `path[i]`.
+    `phrases[i]` is the phrase by which the question asks for `path[i]`.
     """
 
     text: str
     start: Entity
     path: tuple[Relation, ...]
-    asked: tuple[str, ...]
+    phrases: tuple[str, ...]
     entities: tuple[Entity, ...]
 
     @property
@@ -110,7 +110,7 @@ class World:
 
     entities: list[Entity]
     facts: dict[Entity, dict[Relation, Entity]] = field(default_factory=dict)
-    stated: dict[Entity, dict[Relation, str]] = field(default_factory=dict)
+    phrases: dict[Entity, dict[Relation, str]] = field(default_factory=dict)
     texts: dict[Entity, tuple[str, ...]] = field(default_factory=dict)
 
     def contents(self, entity: Entity, page: int) -> str:
@@ -158,7 +158,7 @@ def make_world(rng: random.Random, pool: str, entities: int, words: set[str] | N
     for each in world.entities:
         relations = [relation for relation in RELATIONS if relation.subject == each.kind]
         world.facts[each] = {r: _another(rng, of_kind[r.object], each) for r in relations}
-        world.stated[each] = {r: _varied(rng, r.stated, STATED_OTHERWISE) for r in relations}
+        world.phrases[each] = {r: _varied(rng, r.passage_phrases, STATED_OTHERWISE) for r in relations}
         world.texts[each] = tuple(_text(rng, world, each, page) for page in range(PAGES))
     return world
 
@@ -197,7 +197,7 @@ def _text(rng: random.Random, world: World, entity: Entity, page: int) -> str:
     """An opening, then in any order: the facts of this page, and a remark or the mention of someone else."""
     pronoun = PRONOUNS[entity.kind]
     facts = [(relation, other) for relation, other in world.facts[entity].items() if relation.page == page]
-    sentences = [f"{pronoun} {world.stated[entity][relation]} {other.mention}." for relation, other in facts]
+    sentences = [f"{pronoun} {world.phrases[entity][relation]} {other.mention}." for relation, other in facts]
     stranger = _another(rng, world.entities, entity)
     mention = rng.choice(MENTIONS).format(pronoun=pronoun, o=stranger.mention)
     sentences.append(rng.choice((mention, rng.choice(REMARKS[entity.kind]))))
@@ -224,17 +224,17 @@ def ask(rng: random.Random, world: World, hops: int, count: int) -> list[Chain]:
 
 def _walk(rng: random.Random, world: World, start: Entity, hops: int) -> Chain:
     path: list[Relation] = []
-    asked: list[str] = []
+    phrases: list[str] = []
     entities = [start]
     for _ in range(hops):
         relation = rng.choice(list(world.facts[entities[-1]]))
         path.append(relation)
-        asked.append(_varied(rng, relation.asked, ASKED_OTHERWISE))
+        phrases.append(_varied(rng, relation.question_phrases, ASKED_OTHERWISE))
         entities.append(world.facts[entities[-1]][relation])
-    what = " of ".join(f"the {phrase}" for phrase in reversed(asked))
+    what = " of ".join(f"the {phrase}" for phrase in reversed(phrases))
     word = "Who" if path[-1].object == "person" else "What"
     text = f"{word} is {what} of {start.mention}?"
-    return Chain(text, start, tuple(path), tuple(asked), tuple(entities[1:]))
+    return Chain(text, start, tuple(path), tuple(phrases), tuple(entities[1:]))
 
 
 def build(

@@ -33,9 +33,9 @@ SINGLE_CONCEPTS = 0.3  # of the training, at its beginning
 def single_tokens() -> list[str]:
     """Texts of one token: scenes, the words between a question's concepts, wordings, roots and endings."""
     patterns = "{x}".join(text for texts in QUESTIONS.values() for text in texts)
-    asked = re.split(r" ?\{\w\}", patterns)
+    parts = re.split(r" ?\{\w\}", patterns)
     groups = [scene + "," for field in FIELDS for scene in field.scenes]
-    groups += [f" {part.strip()}" for part in asked if " " in part.strip()]
+    groups += [f" {part.strip()}" for part in parts if " " in part.strip()]
     names = [f" {name}" for concept in concepts() for name in (*concept.wordings, concept.root)]
     return [*dict.fromkeys(groups), *names, *SCHOOLS]
 

@@ -155,7 +155,7 @@ def test_table_and_report_are_of_the_policy_that_is_handed_over_and_name_its_ste
     for step, em in ((0, 0.0), (2, 1.0), (4, 0.0)):
         write_episodes(run, "validation", step, episode(1, em, source="validation_2hop"))
     (row,) = table_rows(run)
-    assert row.before.em == 0 and row.after.em == 1
+    assert row.before.value == 0 and row.after.value == 1
     line = "step 2, mean validation EM 0.800, the best of all validations (step 4, the last: 0.200)"
     assert provenance([validated(2, 0.8), validated(4, 0.2, **judged)], "EM").endswith(line)
     assert line in write_report(run).read_text()

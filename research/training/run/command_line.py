@@ -99,10 +99,12 @@ def run_options(recipe: str, steps: str) -> Callable[[Function], Function]:
 
 
 def machine_options(index: str) -> Callable[[Function], Function]:
-    """The options about machines and servers, and the configuration's own words. `index` is the default
-    kind.
-    """
-    return _all_of(
+    """The options about machines and servers, and the overrides; `index` is the default kind."""
+    return _all_of(*_index_options(index), *_server_options(), click.argument("overrides", nargs=-1))
+
+
+def _index_options(index: str) -> list[Callable[[Any], Any]]:
+    return [
         click.option(
             "--index", metavar="KIND", type=NAME, help=f"Kind of the index, of {', '.join(KINDS)}. [{index}]"
         ),
@@ -118,6 +120,11 @@ def machine_options(index: str) -> Callable[[Function], Function]:
             default="",
             help="More options of `retriever_server serve`: '--threads 4 --index-device auto'.",
         ),
+    ]
+
+
+def _server_options() -> list[Callable[[Any], Any]]:
+    return [
         click.option("--gpus", type=click.IntRange(1), help="GPUs a node. [all]"),
         click.option(
             "--nodes",
@@ -144,8 +151,7 @@ def machine_options(index: str) -> Callable[[Function], Function]:
         click.option(
             "--dry-run", is_flag=True, help="Print the configuration and every command; run nothing."
         ),
-        click.argument("overrides", nargs=-1),
-    )
+    ]
 
 
 def _all_of(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:

@@ -1,5 +1,6 @@
 """The shape that docs/architecture.md tells of: arrows between packages go down, and no import goes round."""
 
+import ast
 from pathlib import Path
 
 import grimp
@@ -53,8 +54,12 @@ def test_no_import_goes_round(graph: grimp.ImportGraph) -> None:
 
 
 @pytest.mark.parametrize("package", ["research", "retriever_server"])
-def test_folders_and_files_are_small(package: str) -> None:
+def test_folders_files_and_functions_are_small(package: str) -> None:
     files = list((ROOT / package).rglob("*.py"))
     assert max(len(path.read_text(encoding="utf-8").splitlines()) for path in files) <= 400
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 40, f"{path}: {node.name} has over 40 lines"
     folders = {path.parent for path in files}
     assert [folder for folder in folders if len(list(folder.glob("*.py"))) > 12] == []

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What the train_*.sh have in common: bash recipes/train.sh MODULE ARGUMENTS sets up the environment of the hardware that
-# the arguments name, or else of this machine, and runs the recipe's module in it.
+# What the train_*.sh have in common: bash recipes/train.sh RECIPE ARGUMENTS sets up the environment of the hardware that
+# the arguments name, or else of this machine, and runs the recipe (musique or rqr) in it.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-module=$1
+recipe=$1
 shift
 
 detected=$(nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
@@ -29,4 +29,4 @@ fi
 unset PYTHONDONTWRITEBYTECODE
 # Modules in the folder that this is called in (a data/, say) are not ours; research/doors.py looks there last.
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
-exec "$root/.venv/bin/python" -m "$module" --hardware "$hardware" "$@"
+exec "$root/.venv/bin/python" -m research.training "$recipe" --hardware "$hardware" "$@"

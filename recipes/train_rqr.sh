@@ -4,4 +4,4 @@
 #   bash recipes/train_rqr.sh                             # by this machine: the GPU profile, or the CPU one
 #   bash recipes/train_rqr.sh --help                      # all options
 #   bash recipes/train_rqr.sh --hardware gpu --dry-run    # what would run, on any machine
-exec bash "$(dirname "${BASH_SOURCE[0]}")/train.sh" research.training.recipe_rqr "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/train.sh" rqr "$@"

@@ -1,5 +1,6 @@
-"""What the values of a configuration may be: rules, and those of the sections that trainings and evaluations
-share. The keys themselves are documented in research/config.
+"""Rules for the values of a configuration, and those of the sections that trainings and evaluations share.
+
+The keys themselves are documented in research/config.
 """
 
 import math
@@ -12,65 +13,65 @@ from urllib.parse import urlsplit
 from research.episode.protocol import Protocol, render_passage
 from research.episode.trajectory import Passage
 
-SERVER_MAXIMUM = 1000  # passages of a search, at the retrieval server
+SERVER_MAXIMUM = 1000  # passages that the retrieval server returns for a search
 NAMES = ("think", "search", "result", "answer")
 
 
 class Rule(NamedTuple):
-    """Whether a value has a meaning, and in words which do."""
+    """Whether a value is allowed, and which values are, to follow "must be" in a message."""
 
     holds: Callable[[Any], bool]
-    words: str
+    meaning: str
 
 
 def is_integer(value: Any, least: float, most: float = math.inf) -> bool:
-    """Whether it is a whole number within bounds; true and false are none."""
+    """Whether it is a whole number within bounds; true and false are not."""
     return type(value) is int and least <= value <= most
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number; true and false are none."""
+    """Whether it is a finite number; true and false are not."""
     finite = isinstance(value, int | float) and abs(value) <= sys.float_info.max  # not nan
     return finite and not isinstance(value, bool)
 
 
 def is_text(value: Any) -> bool:
-    """Whether it is a text that says something."""
+    """Whether it is a text that is not blank."""
     return isinstance(value, str) and bool(value.strip())
 
 
 def is_url(value: Any) -> bool:
-    """Whether it is an http(s) address, with a port that can be one."""
+    """Whether it is an http(s) address, whose port is possible."""
     try:
         parts = urlsplit(value)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except (ValueError, TypeError, AttributeError):  # a port that is no number; no text at all
+    except (ValueError, TypeError, AttributeError):  # a port that is no number; not a text
         return False
 
 
 def integer(least: int, most: float = math.inf) -> Rule:
     """Whole numbers within bounds."""
-    words = f"an integer of at least {least}" if most == math.inf else f"an integer from {least} to {most}"
-    return Rule(lambda value: is_integer(value, least, most), words)
+    meaning = f"an integer of at least {least}" if most == math.inf else f"an integer from {least} to {most}"
+    return Rule(lambda value: is_integer(value, least, most), meaning)
 
 
 def either(also: Any, word: str, rule: Rule) -> Rule:
-    """One value more than the rule has, called `word`."""
-    return Rule(lambda value: value == also or rule.holds(value), f"{rule.words}, or {word}")
+    """The values of a rule, and one more, which messages call `word`."""
+    return Rule(lambda value: value == also or rule.holds(value), f"{rule.meaning}, or {word}")
 
 
 def or_null(rule: Rule) -> Rule:
-    """What the rule has, or nothing."""
+    """The values of a rule, or null."""
     return either(None, "null", rule)
 
 
-def list_of(holds: Callable[[Any], bool], words: str) -> Rule:
-    """Lists, also empty ones, of what `holds`."""
-    return Rule(lambda value: isinstance(value, list) and all(map(holds, value)), words)
+def list_of(holds: Callable[[Any], bool], meaning: str) -> Rule:
+    """Lists, also empty ones, whose elements pass `holds`."""
+    return Rule(lambda value: isinstance(value, list) and all(map(holds, value)), meaning)
 
 
 def one_of(names: Sequence[str]) -> Rule:
-    """Some names."""
+    """A choice of names."""
     return Rule(lambda value: isinstance(value, str) and value in names, f"one of {', '.join(names)}")
 
 
@@ -141,24 +142,24 @@ def _items(value: Any) -> list[tuple[Any, Any]]:
 
 
 def check(values: Mapping[str, Any], rules: Mapping[str, Rule], prefix: str = "") -> None:
-    """The values that have a rule; a key that is missing is left to who needs it.
+    """Check the values that have a rule; a missing key is left to whatever needs it.
 
     Raises:
         ValueError: a value has no meaning; names key, reason and value.
     """
     for key, rule in rules.items():
         if key in values and not rule.holds(values[key]):
-            raise ValueError(f"{prefix}{key} must be {rule.words}, not {values[key]!r}")
+            raise ValueError(f"{prefix}{key} must be {rule.meaning}, not {values[key]!r}")
 
 
 def check_limits(flat: Mapping[str, Any], prefix: str = "") -> None:
-    """Raises ValueError where searches are made, and none of their passages may be shown."""
+    """Raises ValueError if searches are allowed, but no token of their passages may be shown."""
     if flat.get("limits.searches") and flat.get("limits.passage_tokens") == 0:
         raise ValueError(f"{prefix}limits.passage_tokens must be at least 1 where searches are made")
 
 
 def check_protocol(protocol: Protocol, prefix: str = "") -> None:
-    """Raises ValueError where two tags have one name, or a passage cannot be put into its template."""
+    """Raises ValueError if two tags have the same name, or the template of a passage cannot be filled in."""
     if len(set(protocol.names)) < len(protocol.names):
         raise ValueError(
             f"{prefix}protocol: {', '.join((*NAMES, *protocol.tools))} must have different names"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from research.training.watch.guards import GUARDS, GuardConfig, GuardWatch, alarms, check, equal_group_share
+from research.training.config import GuardConfig
+from research.training.watch.guards import GUARDS, GuardWatch, alarms_of, check_guards, equal_group_share
 
 CONFIG = GuardConfig()
 STEPS = 120
@@ -41,7 +42,7 @@ def late(good, bad):
 
 
 def test_a_healthy_training_raises_nothing():
-    assert alarms(rows(), CONFIG) == []
+    assert alarms_of(rows(), CONFIG) == []
 
 
 @pytest.mark.parametrize(
@@ -63,32 +64,32 @@ def test_a_healthy_training_raises_nothing():
     ],
 )
 def test_each_guard_fires_on_its_fault_alone(name, changes):
-    assert list(check(rows(**changes), CONFIG)) == [name]
+    assert list(check_guards(rows(**changes), CONFIG)) == [name]
 
 
 def test_low_entropy_needs_a_stuck_reward_or_a_value_near_zero():
     """Entropy may fall to a fraction of its start while the policy learns."""
     fallen = {"actor/entropy": late(1.2, 0.15)}
-    assert check(rows(**fallen), CONFIG) == {}
-    stuck = check(rows(**fallen, **{"critic/score/mean": lambda step: 0.4}), CONFIG)
+    assert check_guards(rows(**fallen), CONFIG) == {}
+    stuck = check_guards(rows(**fallen, **{"critic/score/mean": lambda step: 0.4}), CONFIG)
     assert set(stuck) == {"entropy_collapse", "reward_stuck"}
     assert "the reward does not move" in stuck["entropy_collapse"]
 
 
 def test_a_reward_at_its_ceiling_is_not_stuck():
-    assert check(rows(**{"critic/score/mean": lambda step: 1.0}), CONFIG) == {}
+    assert check_guards(rows(**{"critic/score/mean": lambda step: 1.0}), CONFIG) == {}
 
 
 def test_message_names_the_loss_before_what_follows_from_it():
     row = {**healthy(1), "a/metric": math.nan, "actor/grad_norm": math.nan}
-    message = check([row], CONFIG)["not_finite"]
+    message = check_guards([row], CONFIG)["not_finite"]
     assert message.index("actor/grad_norm is nan") < message.index("a/metric")
 
 
 def test_every_message_is_one_line():
     bad = {key: lambda step: math.nan for key in ("actor/pg_loss", "actor/kl_loss", "x", "y")}
     bad |= {"search/searches": lambda step: 0.0, "search/equal_groups": lambda step: 1.0}
-    assert all("\n" not in message for message in check(rows(**bad), CONFIG).values())
+    assert all("\n" not in message for message in check_guards(rows(**bad), CONFIG).values())
 
 
 def test_a_warning_comes_once_and_again_after_it_cleared():
@@ -96,16 +97,16 @@ def test_a_warning_comes_once_and_again_after_it_cleared():
     seen = []
     for step, difference in enumerate([1e-7, 1e-2, 1e-2, 1e-7, 1e-2], start=1):
         row = {**healthy(step), "training/rollout_probs_diff_mean": difference}
-        seen += [(step, warning.name) for warning in watch.see(row)]
+        seen += [(step, warning.name) for warning in watch.observe(row)]
         assert watch.metrics().keys() == {f"guard/{name}" for name in GUARDS}
         assert watch.metrics()["guard/rollout_mismatch"] == float(difference == 1e-2)
     assert seen == [(2, "rollout_mismatch"), (5, "rollout_mismatch")]
-    assert [(alarm.first, alarm.last) for alarm in alarms(watch.rows, CONFIG)] == [(2, 3), (5, 5)]
+    assert [(alarm.first, alarm.last) for alarm in alarms_of(watch.rows, CONFIG)] == [(2, 3), (5, 5)]
 
 
 def test_missing_metrics_and_evaluations_alone_raise_nothing():
     few = [{"step": row["step"], "critic/score/mean": row["critic/score/mean"]} for row in rows()]
-    assert alarms([{"step": 0, "val-aux/x/em/mean@1": 0.0}, *few], CONFIG) == []
+    assert alarms_of([{"step": 0, "val-aux/x/em/mean@1": 0.0}, *few], CONFIG) == []
 
 
 def test_equal_groups_are_counted_by_question():
@@ -130,15 +131,15 @@ def validated(step, **scores):
 def test_a_fallen_validation_is_named_by_data_set_with_its_interval():
     """As a run of 60 steps really went: four hops died in its last ten, the others stayed."""
     before, between = validated(50, two=0.93, four=0.89), healthy(51)
-    assert check([before, validated(60, two=0.90, four=0.80)], CONFIG) == {}, "within the noise"
-    found = check([before, between, validated(60, two=0.92, four=0.14)], CONFIG)
+    assert check_guards([before, validated(60, two=0.90, four=0.80)], CONFIG) == {}, "within the noise"
+    found = check_guards([before, between, validated(60, two=0.92, four=0.14)], CONFIG)
     assert list(found) == ["validation_drop"]
     message = found["validation_drop"]
     assert "four fell from 0.89 [0.81, 0.94] at step 50 to 0.14 [0.09, 0.22]" in message
     assert "two" not in message and "step 50 was the best" in message
     assert (
         "the start was the best"
-        in check([validated(0, two=0.9), validated(1, two=0.1)], CONFIG)["validation_drop"]
+        in check_guards([validated(0, two=0.9), validated(1, two=0.1)], CONFIG)["validation_drop"]
     )
 
 
@@ -148,6 +149,6 @@ def test_a_fallen_validation_warns_until_it_has_risen_again_and_knows_the_start(
     fired = []
     rows_of_run = [start, healthy(1), validated(2, two=0.3), healthy(3), validated(4, two=0.85), healthy(5)]
     for row in rows_of_run:
-        watch.see({key: value for key, value in row.items() if key != "critic/score/mean" or row["step"]})
+        watch.observe({key: value for key, value in row.items() if key != "critic/score/mean" or row["step"]})
         fired.append("validation_drop" in watch.firing)
     assert fired == [False, False, True, True, False, False]

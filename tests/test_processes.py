@@ -1,6 +1,5 @@
 """Children of a run: one that does not end, a retriever that dies again and again, and its token."""
 
-import os
 import subprocess
 import threading
 import time
@@ -13,10 +12,10 @@ import ray
 from omegaconf import OmegaConf
 
 from research.processes import stop_descendants
-from research.training.run.options import TOKEN, Command, Options
+from research.tools.search import TOKEN_VARIABLE
+from research.training.run.options import Command, RecipeOptions, RunFailed
 from research.training.run.retriever_keeper import (
     RETRIEVER_RESTARTS,
-    RetrieverFailed,
     RetrieverKeeper,
     is_healthy,
 )
@@ -54,7 +53,7 @@ def test_descendants_end_also_if_they_do_not_listen():
 
 def keeper(tmp_path):
     """Of a server that ends at once."""
-    options = Options(hardware="cpu", run_dir=tmp_path)
+    options = RecipeOptions(hardware="cpu", run_dir=tmp_path)
     return RetrieverKeeper(SimpleNamespace(options=options, serve=Command("serve", ["true"])), 1)
 
 
@@ -64,9 +63,9 @@ def test_a_retriever_that_dies_again_and_again_ends_the_run(tmp_path, capsys):
         watched.process.wait()
         watched.keep_alive()
     watched.process.wait()
-    with pytest.raises(RetrieverFailed, match="died 11 times within"):
+    with pytest.raises(RunFailed, match="died 11 times within"):
         watched.keep_alive()
-    assert capsys.readouterr().err.count("starting it again") == RETRIEVER_RESTARTS
+    assert capsys.readouterr().err.count("restarting it") == RETRIEVER_RESTARTS
 
 
 def test_deaths_of_long_ago_do_not_count(tmp_path):
@@ -94,9 +93,9 @@ def test_the_health_check_carries_the_token(monkeypatch):
     server = HTTPServer(("127.0.0.1", 0), Guarded)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.delenv(TOKEN, raising=False)
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     assert not is_healthy(url)
-    monkeypatch.setenv(TOKEN, "secret")
+    monkeypatch.setenv(TOKEN_VARIABLE, "secret")
     assert is_healthy(url)
     server.shutdown()
     server.server_close()
@@ -105,7 +104,7 @@ def test_the_health_check_carries_the_token(monkeypatch):
 def test_ray_workers_get_the_token_and_the_configuration_does_not(monkeypatch, capsys):
     started = {}
     monkeypatch.setattr(ray, "init", lambda **options: started.update(options))
-    monkeypatch.setenv(TOKEN, "secret")
+    monkeypatch.setenv(TOKEN_VARIABLE, "secret")
     ray_init = {"num_cpus": 2, "address": "local", "runtime_env": {"env_vars": {"A": "1"}}}
     parts = {
         "transfer_queue": {"enable": False},
@@ -114,5 +113,5 @@ def test_ray_workers_get_the_token_and_the_configuration_does_not(monkeypatch, c
     config = OmegaConf.create({"ray_kwargs": {"ray_init": ray_init}, **parts})
     launch._start_ray_with_token(config)
     environment = started["runtime_env"]["env_vars"]
-    assert (environment[TOKEN], environment["A"], started["num_cpus"]) == ("secret", "1", 2)
-    assert "secret" not in OmegaConf.to_yaml(config) and os.environ[TOKEN] not in capsys.readouterr().out
+    assert (environment[TOKEN_VARIABLE], environment["A"], started["num_cpus"]) == ("secret", "1", 2)
+    assert "secret" not in OmegaConf.to_yaml(config) and "secret" not in capsys.readouterr().out

@@ -11,9 +11,9 @@ from run_folder import episode, step_row, write_episodes, write_rows
 from research.environments.query_rewriting import HEADLINE as REWRITINGS
 from research.environments.question_answering import HEADLINE as ANSWERS
 from research.metrics.answers import wilson_interval
+from research.training.config import GuardConfig
 from research.training.run_files import forget_steps_after, write_trajectory
 from research.training.watch.episodes import choose_pairs
-from research.training.watch.guards import GuardConfig
 from research.training.watch.progress import StepPrinter
 from research.training.watch.table import as_text, failures_warning, header_of, held_out_steps, table_rows
 from research.viewer.files import Source

@@ -10,8 +10,8 @@ from research.episode.protocol import Protocol
 from research.episode.tokens import TokenProtocol
 from research.evaluation.config import EvaluationError
 from research.evaluation.config import compose_multihop as compose_evaluation
-from research.training.run.options import Options
-from research.training.run.plan import ConfigurationError, compose_config, make_plan
+from research.training.run.options import RecipeOptions, RunFailed
+from research.training.run.plan import compose_config, make_plan
 
 MINE = "# Task\nSearch, then: answer.\n--- \nQuestion: {question}\n"
 
@@ -24,7 +24,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def training(run_dir: Path, prompt: object) -> str:
-    plan = make_plan(Options("cpu", run_dir, overrides=(f"research.prompt={prompt}",)))
+    plan = make_plan(RecipeOptions("cpu", run_dir, overrides=(f"research.prompt={prompt}",)))
     return str(compose_config(plan, "http://127.0.0.1:1").research.prompt)
 
 
@@ -97,7 +97,7 @@ def test_what_is_no_prompt_is_refused_in_one_line(
     path = tmp_path / "mine.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigurationError) as of_training:
+    with pytest.raises(RunFailed) as of_training:
         training(tmp_path / "run", path)
     with pytest.raises(EvaluationError) as of_evaluation:
         evaluation(path)

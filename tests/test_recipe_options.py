@@ -16,11 +16,11 @@ import pytest
 from click.testing import CliRunner
 from loopback import speaking
 
+from research.training.__main__ import musique as main
 from research.training.config import read_research_config
-from research.training.recipe import main
 from research.training.run.command_line import resolve_options
-from research.training.run.execute import RunFailed
-from research.training.run.plan import Options, compose_config, make_plan
+from research.training.run.options import RecipeOptions, RunFailed
+from research.training.run.plan import compose_config, make_plan
 from research.training.run.preflight import file_problems, free_port, problems
 from research.training.run.retriever_keeper import is_healthy
 
@@ -58,7 +58,7 @@ def test_folders_of_models_are_those_of_the_users_folder(tmp_path, monkeypatch):
 
 
 def options(tmp_path, hardware="cpu", **values):
-    return Options(hardware=hardware, run_dir=tmp_path / "run", **values)
+    return RecipeOptions(hardware=hardware, run_dir=tmp_path / "run", **values)
 
 
 def compose(tmp_path, hardware="cpu", *overrides, **values):
@@ -71,7 +71,7 @@ def run_main(*arguments):
 
 def dry_run(*arguments):
     """In a process of its own: veRL fixes its platform at import."""
-    command = [sys.executable, "-m", "research.training.recipe", "--dry-run", *map(str, arguments)]
+    command = [sys.executable, "-m", "research.training", "musique", "--dry-run", *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
@@ -207,7 +207,7 @@ def test_the_index_and_its_server_take_more_words(tmp_path):
     assert problems(plan) == []
     bm25 = make_plan(options(tmp_path, index="bm25"))
     assert "--encoder" not in bm25.build[-1].argv
-    assert not any("encoder" in command.what for command in bm25.prepare)
+    assert not any("encoder" in command.task for command in bm25.prepare)
 
 
 @pytest.mark.parametrize("path", ["research/__init__.py", "torch.py", "queue.py"])
@@ -240,8 +240,8 @@ def test_other_kinds_are_built_from_the_vectors_of_the_index_that_is_downloaded(
         ({"build_args": "--nope"}, "--build-args: No such option"),
         ({"build_args": "--threads 0"}, "--build-args: Invalid value for '--threads'"),
         ({"build_args": "--index-option M=8"}, "--build-args: "),  # flat has no options
-        ({"build_args": "--index=hnsw"}, "--build-args: --index=hnsw is not for here"),
-        ({"serve_args": "--port 3"}, "--serve-args: --port is not for here"),
+        ({"build_args": "--index=hnsw"}, "--build-args: --index=hnsw cannot be given here"),
+        ({"serve_args": "--port 3"}, "--serve-args: --port cannot be given here"),
         ({"serve_args": "--token x"}, "RETRIEVER_TOKEN"),
         ({"serve_args": "stray"}, "--serve-args: "),
     ],
@@ -254,11 +254,11 @@ def test_words_that_the_retrieval_server_does_not_take(tmp_path, words, message)
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"retriever": "x"}, "unexpected keyword argument 'retriever'"),
-        ({"hardware": "tpu"}, "hardware is 'tpu'"),
-        ({"steps": "ten"}, "steps is 'ten'"),
-        ({"overrides": None}, ""),
-        ({"corpus": 5}, ""),
+        ({"retriever": "x"}, "retriever: Unexpected keyword argument"),
+        ({"hardware": "tpu"}, "hardware: Input should be 'cpu' or 'gpu'"),
+        ({"steps": "ten"}, "steps: Input should be a valid integer"),
+        ({"overrides": None}, "overrides: "),
+        ({"corpus": 5}, "corpus: "),
         (None, "not JSON"),
         ([], "not an object"),
     ],

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from test_recipe_options import compose, options, run_main
 
-from research.training.config import read_research_config
-from research.training.run.plan import ConfigurationError, make_plan
+from research.training.config import RESEARCH, check_research, read_research_config
+from research.training.run.models import GIB, fit_to_model, model_sizes, set_sizes
+from research.training.run.options import RunFailed
+from research.training.run.plan import make_plan
 from research.training.run.preflight import problems
-from research.training.values import RESEARCH, check_research, check_training
-from research.training.verl.model_sizes import GIB, fit_to_model, model_sizes, set_sizes
+from research.training.values import check_training
 from research.values import SERVER_MAXIMUM
 
 
@@ -79,15 +80,15 @@ def test_names_on_the_hub_are_allowed(tmp_path, name):
         ("research.retriever.url=http://other", "give --retriever-url"),
         ("trainer.nnodes=2", "give --nodes"),
         ("hardware=gpu", "give --hardware"),
-        ("=1", "a word is key=value"),
-        ("+=1", "a word is key=value"),
-        ("data=null", "a word is key=value"),
-        ("research=1", "a word is key=value"),
+        ("=1", "an override is key=value"),
+        ("+=1", "an override is key=value"),
+        ("data=null", "an override is key=value"),
+        ("research=1", "an override is key=value"),
         ("", "mismatched input"),
     ],
 )
 def test_unknown_keys_and_values_fail(tmp_path, override, message):
-    with pytest.raises(ConfigurationError, match=re.escape(message)) as raised:
+    with pytest.raises(RunFailed, match=re.escape(message)) as raised:
         compose(tmp_path, "cpu", override)
     assert "\n" not in str(raised.value)
 

@@ -11,7 +11,7 @@ from run_folder import episode, make_run, step_row, write_episodes, write_rows
 from research.episode.pieces import pieces
 from research.episode.protocol import Protocol
 from research.training.watch.episodes import choose_pairs
-from research.training.watch.report import main, write_report
+from research.training.watch.report import main, write_training_report
 
 HOSTILE = '</div><script>alert("x")</script><img src="http://evil.example/x">'
 
@@ -38,7 +38,7 @@ def charts(page):
 
 
 def test_page_tells_the_run(tmp_path):
-    page = write_report(finished_run(tmp_path / "my-run")).read_text()
+    page = write_training_report(finished_run(tmp_path / "my-run")).read_text()
     for text in ("<h1>my-run</h1>", "tiny", "4 of 4 steps", "a=b", "test_2hop", "shuffled_2hop"):
         assert text in page
     assert "not finished" not in page
@@ -48,15 +48,15 @@ def test_page_tells_the_run(tmp_path):
 
 
 def test_page_is_whole_in_itself(tmp_path):
-    page = write_report(finished_run(tmp_path / "run")).read_text()
+    page = write_training_report(finished_run(tmp_path / "run")).read_text()
     assert not re.search(r"<script|<link|<img|<iframe|@import|url\((?!#)|\bsrc=", page)
     namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
     assert "http" not in namespaces
 
 
 def test_charts_are_text_in_the_colour_of_the_page(tmp_path):
-    drawn = charts(write_report(finished_run(tmp_path / "run")).read_text())
-    assert {"Training questions", "Entropy", "KL", "Seconds a step"} <= drawn.keys()
+    drawn = charts(write_training_report(finished_run(tmp_path / "run")).read_text())
+    assert {"Training questions", "Entropy", "KL", "Seconds per step"} <= drawn.keys()
     held_out = drawn["EM on held-out questions, by hops"]
     assert "currentColor" in held_out and re.search(r"<text[^>]*>2hop</text>", held_out)
 
@@ -67,7 +67,7 @@ def test_hostile_text_is_only_text(tmp_path):
     bad.metadata |= {"question": HOSTILE, "id": HOSTILE, "golden_answers": [HOSTILE]}
     bad.reward_reason = HOSTILE
     write_episodes(run, "test", 0, bad)
-    page = write_report(run).read_text()
+    page = write_training_report(run).read_text()
     assert "<script" not in page and "<img" not in page
     assert page.count("&lt;script&gt;") >= 6
 
@@ -79,7 +79,7 @@ def test_an_unfinished_run_has_a_report_of_what_is_there(tmp_path, rows):
     write_episodes(run, "test", 0, episode(1, 1.0))
     with (run / "trajectories" / "test_step_0.jsonl").open("a") as file:
         file.write('{"prompt_ids": [1')  # an episode that is being written
-    page = write_report(run).read_text()
+    page = write_training_report(run).read_text()
     assert "not finished" in page and f"{rows} of 4 steps" in page
     assert "right before, not asked after" in page
 
@@ -89,7 +89,7 @@ def test_a_missing_metric_leaves_its_chart_out_and_says_so(tmp_path):
     row = step_row(1)
     del row["search/equal_groups"]
     write_rows(run, row)
-    page = write_report(run).read_text()
+    page = write_training_report(run).read_text()
     assert "Left out: Questions whose samples all earned the same (search/equal_groups not in" in page
     assert "Not in the metrics of this run: actor/kl_loss." in page
     assert "No evaluation was written yet." in page and "No held-out episode was written yet." in page
@@ -99,7 +99,7 @@ def test_numbers_that_are_not_finite_leave_gaps(tmp_path):
     run = make_run(tmp_path / "run")
     nan = {"critic/score/mean": float("nan"), "training/rollout_probs_diff_mean": float("inf")}
     write_rows(run, *(step_row(step, **(nan if step == 5 else {})) for step in range(1, 31)))
-    assert len(charts(write_report(run).read_text())) >= 8
+    assert len(charts(write_training_report(run).read_text())) >= 8
 
 
 def test_episodes_are_a_mix_of_questions_that_searched(tmp_path):

@@ -21,16 +21,15 @@ from research.environments.query_rewriting import task_of
 from research.episode.protocol import Protocol
 from research.episode.trajectory import Segment, Trajectory
 from research.errors import DataError
-from research.training.config import headline_of, read_research_config
-from research.training.recipe_rqr import main
+from research.training.__main__ import rqr as main
+from research.training.config import GuardConfig, headline_of, read_research_config
 from research.training.rows import write_run_rows
 from research.training.run.command_line import resolve_options
-from research.training.run.execute import RunFailed
-from research.training.run.options import Options
-from research.training.run.plan import ConfigurationError, compose_config, make_plan
-from research.training.watch.guards import GuardConfig, all_failed, check
+from research.training.run.options import RecipeOptions, RunFailed
+from research.training.run.plan import compose_config, make_plan
+from research.training.watch.guards import all_failed, check_guards
 from research.training.watch.progress import StepPrinter
-from research.training.watch.report import write_report
+from research.training.watch.report import write_training_report
 from research.training.watch.table import as_text, failures_warning, table_rows
 from research.viewer.rows import make_row
 from research.viewer.view import trajectory_view
@@ -39,7 +38,7 @@ URL = "http://127.0.0.1:1"
 
 
 def options(tmp_path, hardware="cpu", **values):
-    return Options(hardware, tmp_path / "run", "rqr", **values)
+    return RecipeOptions(hardware, tmp_path / "run", "rqr", **values)
 
 
 def compose(tmp_path, hardware="cpu", *overrides, **values):
@@ -48,7 +47,7 @@ def compose(tmp_path, hardware="cpu", *overrides, **values):
 
 def dry_run(*arguments):
     """In a process of its own: veRL fixes its platform at import."""
-    command = [sys.executable, "-m", "research.training.recipe_rqr", "--dry-run", *map(str, arguments)]
+    command = [sys.executable, "-m", "research.training", "rqr", "--dry-run", *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
@@ -123,7 +122,7 @@ def test_rewards_are_named_or_mixed(tmp_path):
     ],
 )
 def test_unknown_keys_and_values_fail(tmp_path, override, message):
-    with pytest.raises(ConfigurationError, match=message):
+    with pytest.raises(RunFailed, match=message):
         compose(tmp_path, "cpu", override)
 
 
@@ -257,13 +256,13 @@ def test_texts_that_could_not_be_scored_are_told(run_dir):
         table_rows(run_dir), REWRITINGS
     )
     assert all_failed({"scoring_failed": 1.0}) and not all_failed({"scoring_failed": 0.99})
-    assert list(check([step_row(1, **{"search/scoring_failed": 0.01})], GuardConfig())) == [
+    assert list(check_guards([step_row(1, **{"search/scoring_failed": 0.01})], GuardConfig())) == [
         "scoring_failures"
     ]
 
 
 def test_report_shows_the_curve_and_episodes(run_dir):
-    page = write_report(run_dir).read_text()
+    page = write_training_report(run_dir).read_text()
     for text in (
         "nDCG@10 on held-out questions, by source",
         "the questions themselves",

@@ -70,7 +70,7 @@ def test_a_damaged_row_of_metrics_is_named_by_file_and_line(tmp_path, line):
         file.write(line + "\n")
     with pytest.raises(DamagedFile, match="metrics.jsonl, line 2: ") as raised:
         read_metrics(run)
-    assert "\n" not in str(raised.value) and "take that line out" in str(raised.value)
+    assert "\n" not in str(raised.value) and "remove that line" in str(raised.value)
     result = CliRunner().invoke(report, [str(run)])
     assert result.exit_code == 1 and result.output.startswith(f"Error: {run / 'metrics.jsonl'}, line 2")
 
@@ -120,7 +120,7 @@ def test_what_is_asked_again_is_not_appended_to_an_unfinished_line(tmp_path):
         ("", 10**6, "the disk of {} is full (1.0 MB are free)"),
         ("OSError: x", 10**6, "the disk of {} is full (1.0 MB are free); OSError: x"),
         ("OSError: x", 10**9, "OSError: x"),
-        ("", 10**9, "its process ended without a word"),
+        ("", 10**9, "its process ended without an error message"),
     ],
 )
 def test_a_full_disk_is_named_as_the_cause(tmp_path, monkeypatch, said, free, expected):

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given
@@ -11,10 +12,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from test_recipe_options import compose
 
-from research.training.config import read_research_config
-from research.training.run.plan import ConfigurationError
+from research.training.config import GuardConfig, read_research_config
+from research.training.run.options import RunFailed
 from research.training.values import ESTIMATORS, LOGGERS, TRAINING, check_training
-from research.training.watch.guards import GuardConfig
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
@@ -81,7 +81,7 @@ def test_a_rule_takes_or_refuses_any_value(key, value):
 
 
 def test_every_count_of_a_guard_is_an_integer():
-    assert {name for name, kind in GuardConfig.__annotations__.items() if kind is int} == {
+    assert {name for name, kind in get_type_hints(GuardConfig).items() if kind is int} == {
         "recent_steps",
         "reward_steps",
         "reward_zero_steps",
@@ -96,18 +96,18 @@ def test_every_count_of_a_guard_is_an_integer():
         ("data.val_files=[other.parquet]", "give --validation and --test"),
         ("data.seed=7", "give --seed"),
         (f"{ROLLOUT}.seed=7", "give --seed"),
-        (f"{ROLLOUT}.agent.agent_loop_config_path=other.yaml", "the recipe's episodes are its own"),
+        (f"{ROLLOUT}.agent.agent_loop_config_path=other.yaml", "the recipe has its own episodes"),
         ("trainer.n_gpus_per_node=2", "give --gpus"),
     ],
 )
 def test_a_key_that_the_recipe_sets_is_refused_with_its_option(tmp_path, override, message):
-    with pytest.raises(ConfigurationError, match=message) as raised:
+    with pytest.raises(RunFailed, match=message) as raised:
         compose(tmp_path, "cpu", override, gpus=1)
     assert override.split("=")[0] in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_the_questions_of_the_other_recipe_have_its_option(tmp_path):
-    with pytest.raises(ConfigurationError, match="give --tasks"):
+    with pytest.raises(RunFailed, match="give --tasks"):
         compose(tmp_path, "cpu", "data.train_files=other.parquet", recipe="rqr")
 
 

@@ -8,15 +8,15 @@ from omegaconf import OmegaConf
 from run_folder import episode, make_run, step_row, write_episodes, write_rows
 
 from research.training.run.execute import export
-from research.training.watch.report import write_report
+from research.training.watch.report import write_training_report
 from research.training.watch.table import table_rows
 from research.training.watch.validations import (
-    Score,
+    DataSetScore,
     best_checkpoint,
     best_of_all,
     best_step,
     data_set_scores,
-    handed_over,
+    final_checkpoint,
     keep_as_best,
     provenance,
     score_metrics,
@@ -46,10 +46,10 @@ def test_scores_come_from_verls_metrics_by_data_set():
     }
     found = score_metrics(metrics, {"validation_2hop": 10, "validation_4hop": 30}, "em")
     assert found["validation/score"] == pytest.approx(0.3), "each data set counts the same"
-    assert data_set_scores(found) == {"2hop": Score(0.5, 10), "4hop": Score(0.1, 30)}
+    assert data_set_scores(found) == {"2hop": DataSetScore(0.5, 10), "4hop": DataSetScore(0.1, 30)}
     assert data_set_scores(
         score_metrics({"val-core/validation/em/mean@1": 1.0}, {"validation": 5}, "em")
-    ) == {"all": Score(1.0, 5)}
+    ) == {"all": DataSetScore(1.0, 5)}
 
 
 def test_the_best_step_is_a_trained_one_and_of_equal_ones_the_later():
@@ -111,16 +111,16 @@ def test_an_early_end_leaves_the_checkpoint_of_its_step(tmp_path, monkeypatch, k
 
 
 def test_the_best_checkpoint_outlives_the_one_it_came_from(tmp_path):
-    assert handed_over(tmp_path, "best") is None and best_checkpoint(tmp_path) is None
+    assert final_checkpoint(tmp_path, "best") is None and best_checkpoint(tmp_path) is None
     first = save(tmp_path, 10)
     keep_as_best(tmp_path, 10)
     assert (first / "actor" / "model.pt").stat().st_nlink == 2, "no second copy on the disk"
     for path in (first / "actor" / "model.pt", first / "actor", first):  # as veRL rotates
         path.unlink() if path.is_file() else path.rmdir()
     save(tmp_path, 20)
-    step, folder = handed_over(tmp_path, "best")
+    step, folder = final_checkpoint(tmp_path, "best")
     assert step == 10 and (folder / "actor" / "model.pt").read_text() == "weights 10"
-    assert handed_over(tmp_path, "last") == (20, tmp_path / "checkpoints" / "global_step_20")
+    assert final_checkpoint(tmp_path, "last") == (20, tmp_path / "checkpoints" / "global_step_20")
 
 
 def test_a_better_checkpoint_takes_the_place_of_the_best(tmp_path):
@@ -135,7 +135,7 @@ def test_what_a_kill_left_half_linked_is_made_anew(tmp_path):
     (tmp_path / "checkpoints" / "best" / "new" / "actor").mkdir(parents=True)
     keep_as_best(tmp_path, 10)
     assert best_checkpoint(tmp_path) == 10
-    assert (handed_over(tmp_path, "best")[1] / "actor" / "model.pt").read_text() == "weights 10"
+    assert (final_checkpoint(tmp_path, "best")[1] / "actor" / "model.pt").read_text() == "weights 10"
 
 
 def test_a_policy_that_is_written_already_is_named(tmp_path, capsys):
@@ -158,7 +158,7 @@ def test_table_and_report_are_of_the_policy_that_is_handed_over_and_name_its_ste
     assert row.before.value == 0 and row.after.value == 1
     line = "step 2, mean validation EM 0.800, the best of all validations (step 4, the last: 0.200)"
     assert provenance([validated(2, 0.8), validated(4, 0.2, **judged)], "EM").endswith(line)
-    assert line in write_report(run).read_text()
+    assert line in write_training_report(run).read_text()
 
 
 def test_a_run_that_goes_on_says_nothing_of_a_policy_that_is_not_judged(tmp_path):

@@ -1,3 +1,1 @@
-"""All that touches veRL: the agent loop that adapts the search loop, the trainer, the CPU platform, the
-launch.
-"""
+"""Training with GRPO on veRL: the recipes (run/), the adapters to veRL (verl/), what people see (watch/)."""

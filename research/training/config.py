@@ -1,28 +1,56 @@
-"""The ``research`` section of the configuration as typed objects. The keys are documented in
-research/config.
-"""
+"""The ``research`` section of a training's configuration as objects; research/config documents the keys."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from research import values as rules
 from research.environments import BaseEnvironment, EpisodeSettings, environment_class, make_environment
 from research.environments.headline import Headline
 from research.episode.loop import Limits
 from research.episode.prompts import load_prompt
 from research.episode.protocol import Protocol
 from research.tools.search import RetrieverConfig
-from research.training.values import check_research
-from research.training.watch.guards import GuardConfig
-from research.training.watch.validations import KEEP
-from research.values import check_protocol
+from research.values import ABOVE_0, AT_LEAST_0, Rule, integer, is_integer, list_of
 
 Section = TypeVar("Section")
+
+BEST, LAST = "best", "last"
+KEEP = (BEST, LAST)
+REWARDS = Rule(lambda value: isinstance(value, str | Mapping), "a name, or names with their weights")
+HOP_COUNTS = list_of(lambda value: is_integer(value, 1), "a list of hop counts like [2, 3]")
+CONTROL_NAMES = list_of(lambda value: isinstance(value, str), "a list like [closed_book]")
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """Thresholds, the keys of ``research.guards``; see research/config/common.yaml for each.
+
+    Raises:
+        ValueError: a value is no number, negative, too few steps for a slope, or a fraction of a step.
+    """
+
+    recent_steps: Annotated[int, integer(1)] = 5
+    entropy_share: Annotated[float, AT_LEAST_0] = 0.2
+    entropy_low: Annotated[float, AT_LEAST_0] = 0.05
+    reward_steps: Annotated[int, integer(3)] = 80
+    reward_noise: Annotated[float, AT_LEAST_0] = 2.0
+    reward_ceiling: Annotated[float, AT_LEAST_0] = 0.95
+    reward_zero_steps: Annotated[int, integer(1)] = 10
+    format_drop: Annotated[float, AT_LEAST_0] = 0.3
+    equal_groups: Annotated[float, AT_LEAST_0] = 0.9
+    cut_share: Annotated[float, AT_LEAST_0] = 0.2
+    cut_rise: Annotated[float, AT_LEAST_0] = 0.1
+    rollout_difference: Annotated[float, AT_LEAST_0] = 1e-3
+    few_searches: Annotated[float, AT_LEAST_0] = 0.1
+
+    def __post_init__(self) -> None:
+        rules.check(vars(self), rules.rules_of(GuardConfig), "research.guards.")
 
 
 @dataclass(frozen=True)
@@ -30,22 +58,36 @@ class ResearchConfig:
     """The section as objects; see research/config for each key, common.yaml first."""
 
     run_dir: Path
-    prompt: str
-    reward: str | dict[str, Any]
+    prompt: Annotated[str, rules.TEXT]
+    reward: Annotated[str | dict[str, Any], REWARDS]
     protocol: Protocol
     limits: Limits
     retriever: RetrieverConfig
     guards: GuardConfig
-    repeatable_sampling: bool
-    generate_timeout: float
-    max_steps_without_retriever: int
-    weight_update_timeout: float
+    repeatable_sampling: Annotated[bool, rules.SWITCH]
+    generate_timeout: Annotated[float, ABOVE_0]
+    max_steps_without_retriever: Annotated[int, integer(1)]
+    weight_update_timeout: Annotated[float, ABOVE_0]
     keep: str
-    early_stop: int | None
-    environment: BaseEnvironment
-    tools: Any = "search"
-    train_hops: tuple[int, ...] = ()
-    controls: tuple[str, ...] = ()
+    early_stop: Annotated[int | None, rules.or_null(integer(1))]
+    environment: Annotated[BaseEnvironment, rules.ENVIRONMENT]
+    tools: Annotated[Any, rules.TOOLS] = "search"
+    train_hops: Annotated[tuple[int, ...], HOP_COUNTS] = ()
+    controls: Annotated[tuple[str, ...], CONTROL_NAMES] = ()
+
+
+RESEARCH = rules.rules_of(ResearchConfig) | rules.PROTOCOL | rules.LIMITS | rules.RETRIEVER
+
+
+def check_research(values: Mapping[str, Any]) -> None:
+    """Check the values of the section; a missing key is left to whatever needs it.
+
+    Raises:
+        ValueError: a value has no meaning; names key, reason and value.
+    """
+    flat = rules.flattened(values)
+    rules.check(flat, RESEARCH, "research.")
+    rules.check_limits(flat, "research.")
 
 
 def read_research_config(section: DictConfig) -> ResearchConfig:
@@ -63,40 +105,28 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
     values["run_dir"] = Path(values["run_dir"])
     for name in {"train_hops", "controls"} & values.keys():
         values[name] = tuple(values[name])
-    values["environment"] = make_environment(values, _settings(values))
+    shared = {each.name: values[each.name] for each in fields(EpisodeSettings) if each.name in values}
+    values["environment"] = make_environment(values, EpisodeSettings(**shared))
     values.pop(own_section, None)
     config: ResearchConfig = _build(ResearchConfig, values, "research")
-    check_protocol(config.environment.protocol, "research.")
+    rules.check_protocol(config.environment.protocol, "research.")
     load_prompt(config.prompt)
     if config.keep not in KEEP:
         raise ValueError(f"research.keep: {config.keep!r}; it is one of: {', '.join(KEEP)}")
     return config
 
 
-def _settings(values: Mapping[str, Any]) -> EpisodeSettings:
-    return EpisodeSettings(
-        **{each.name: values[each.name] for each in fields(EpisodeSettings) if each.name in values}
-    )
-
-
 def headline_of(run_dir: Path) -> Headline:
-    """By the environment of the run; a folder without a configuration is taken for a search agent's."""
+    """That of the run's environment; a folder without a configuration is taken for a search agent's."""
     path = run_dir / "config.yaml"
     section = OmegaConf.to_container(load_config(path).research) if path.exists() else {}
     return environment_class(dict(section)).headline  # type: ignore[arg-type]
 
 
 def load_config(path: Path) -> DictConfig:
-    """The configuration that was saved with a run.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is no configuration; names the file.
-    """
+    """The configuration saved with a run. Raises ValueError if the file is missing or is none."""
     try:
         config = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise
     except (YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise ValueError(f"{path} is no configuration: {' '.join(str(error).split())}") from error
     if not isinstance(config, DictConfig) or not isinstance(config.get("research"), DictConfig):
@@ -105,7 +135,7 @@ def load_config(path: Path) -> DictConfig:
 
 
 def read_section(cls: type[Section], values: DictConfig | dict[str, Any]) -> Section:
-    """One nested section, of a saved configuration whose others may be of another version.
+    """One nested section of a saved configuration, whose other sections may be of another version.
 
     Raises:
         ValueError: a key is unknown or missing, or a value has no meaning.

@@ -1,8 +1,8 @@
 """The parquet rows of a run: `python -m research.training.rows RUN_DIR --questions FILE`.
 
-Reads the environment, the prompt, the model and the lengths from RUN_DIR/config.yaml. Those whose prompt
-does not fit are taken out and named: veRL would cut them silently. Writes
-RUN_DIR/data/{train,validation,test}.parquet; the last is what is asked before the first step and after the
+Reads the environment, the prompt, the model and the lengths from RUN_DIR/config.yaml. Questions whose prompt
+does not fit are left out and named: veRL would cut them silently. Writes
+RUN_DIR/data/{train,validation,test}.parquet; the last has what is asked before the first step and after the
 last one, with each of `research.controls`.
 """
 
@@ -20,18 +20,17 @@ from research.errors import DataError
 from research.training.config import ResearchConfig, read_research_config
 
 HELD_OUT_SHARE, HELD_OUT_MAXIMUM = 0.1, 100
+QUESTION_FILE = click.Path(path_type=Path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--questions", type=click.Path(path_type=Path), required=True, help="To train on.")
-@click.option(
-    "--validation", type=click.Path(path_type=Path), help="Held-out questions; else some are split off."
-)
+@click.option("--questions", type=QUESTION_FILE, required=True, help="To train on.")
+@click.option("--validation", type=QUESTION_FILE, help="Held-out questions; without it, some are split off.")
 @click.option(
     "--test",
-    type=click.Path(path_type=Path),
-    help="Questions asked before and after; without, and without --validation, some are split off.",
+    type=QUESTION_FILE,
+    help="Questions asked before and after; without it and --validation, some are split off.",
 )
 def main(run_dir: Path, questions: Path, validation: Path | None, test: Path | None) -> None:
     """Write the parquet rows of the run in RUN_DIR."""
@@ -39,7 +38,7 @@ def main(run_dir: Path, questions: Path, validation: Path | None, test: Path | N
 
 
 def write_run_rows(run_dir: Path, questions: Path, validation: Path | None, test: Path | None = None) -> None:
-    """Read, split if there is no validation file, drop what does not fit, write.
+    """Read the files, split off missing held-out questions, leave out what does not fit, write the rows.
 
     Raises:
         DataError: a file is missing or a row malformed; names file and line. Or too few questions are left,
@@ -47,22 +46,22 @@ def write_run_rows(run_dir: Path, questions: Path, validation: Path | None, test
     """
     config = OmegaConf.load(run_dir / "config.yaml")
     research = read_research_config(config.research)
+    environment, seed = research.environment, config.data.seed
     files = {"train": questions, "validation": validation, "test": test}
-    given = {split: path for split, path in files.items() if path}
-    environment = research.environment
-    items = {split: environment.read(path, split) for split, path in given.items()}
-    fitting = _fitting_splits(items, questions, config, research)
-    rows = environment.rows(fitting, config.data.seed, questions)
+    splits = {split: environment.read(path, split) for split, path in files.items() if path}
+    _split_off(splits, questions, seed)
+    fits = _FitsPrompt(config, research)
+    fitting = {split: fits.keep(items) for split, items in splits.items()}
+    rows = environment.rows(fitting, seed, questions)
     require_batch(len(rows["train"]), config, questions)
     for split, each in rows.items():
-        path = run_dir / "data" / f"{split}.parquet"
-        write_rows(each, path, environment.schema)
+        write_rows(each, run_dir / "data" / f"{split}.parquet", environment.schema)
         click.echo(f"{split}: {sum(not row['extra_info']['control'] for row in each)} questions")
     (run_dir / "data" / "done").touch()
 
 
 def total_steps(config: Any, run_dir: Path) -> int | None:
-    """The steps of the run: as configured, or what its epochs come to; None until its rows are written."""
+    """The steps of the run: as configured, or as its epochs amount to; None until its rows are written."""
     steps, path = config.trainer.total_training_steps, run_dir / "data" / "train.parquet"
     if steps is not None or not path.exists():
         return steps
@@ -72,25 +71,23 @@ def total_steps(config: Any, run_dir: Path) -> int | None:
 
 
 def settle(config: Any, run_dir: Path) -> None:
-    """Fill in what follows from the rows that were written: the steps, and the held-out files."""
+    """Fill in what depends on the rows that were written: the steps, and the held-out files."""
     config.trainer.total_training_steps = total_steps(config, run_dir)
     files = (run_dir / "data" / f"{split}.parquet" for split in ("validation", "test"))
     config.data.val_files = [str(path) for path in files if path.exists()]
 
 
-def _fitting_splits(
-    splits: dict[str, list[Any]], file: Path, config: Any, research: ResearchConfig
-) -> dict[str, list[Any]]:
-    """The splits, with a validation one, without what does not fit."""
-    drawn = ["validation", "test"] if splits.keys() == {"train"} else ["validation"]
+def _split_off(splits: dict[str, list[Any]], file: Path, seed: int) -> None:
+    """Take a validation split, and a test split if there is neither, from the training questions."""
+    if "validation" in splits:
+        return
+    missing = ["validation", "test"] if splits.keys() == {"train"} else ["validation"]
     share = max(1, min(HELD_OUT_MAXIMUM, int(HELD_OUT_SHARE * len(splits["train"]))))
-    for split in drawn if "validation" not in splits else ():
+    for split in missing:
         if split == "test" and share < 2:
             continue  # one question shows nothing, and the control shuffled needs a second
-        splits["train"], splits[split] = split_questions(splits["train"], share, config.data.seed)
+        splits["train"], splits[split] = split_questions(splits["train"], share, seed)
         click.echo(f"{file.name}: {share} questions are held out for {split}")
-    fits = _FitsPrompt(config, research)
-    return {split: fits.keep(each) for split, each in splits.items()}
 
 
 def require_batch(count: int, config: Any, file: Path) -> None:
@@ -108,24 +105,26 @@ class _FitsPrompt:
     def __init__(self, config: Any, research: ResearchConfig) -> None:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
-        self.prompt = research.prompt
+        model, environment = config.actor_rollout_ref.model.path, research.environment
+        self.prompt, self.maximum = research.prompt, config.data.max_prompt_length
+        tokenizer = AutoTokenizer.from_pretrained(model)
         try:
-            environment = research.environment
             self.tokens = TokenProtocol(tokenizer, environment.protocol, environment.tools)
             build_prompt(self.prompt, "", self.tokens)
         except ValueError as error:
-            raise DataError(f"{config.actor_rollout_ref.model.path}: {error}") from error
-        self.maximum = config.data.max_prompt_length
+            raise DataError(f"{model}: {error}") from error
 
-    def keep(self, questions: list[Any]) -> list[Any]:
-        """The questions that fit, in order."""
-        lengths = [len(build_prompt(self.prompt, each.question, self.tokens)) for each in questions]
-        for question, length in zip(questions, lengths, strict=True):
-            if length > self.maximum:
-                why = f"its prompt has {length} tokens, data.max_prompt_length is {self.maximum}"
-                click.echo(f"left out {question.id}: {why}")
-        return [q for q, length in zip(questions, lengths, strict=True) if length <= self.maximum]
+    def keep(self, items: list[Any]) -> list[Any]:
+        """The items that fit, in order."""
+        fitting = []
+        for item in items:
+            length = len(build_prompt(self.prompt, item.question, self.tokens))
+            if length <= self.maximum:
+                fitting.append(item)
+            else:
+                reason = f"its prompt has {length} tokens, data.max_prompt_length is {self.maximum}"
+                click.echo(f"left out {item.id}: {reason}")
+        return fitting
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""The files that a training run appends to: ``metrics.jsonl`` and ``trajectories/``. See
-docs/architecture.md.
-"""
+"""The files of a run folder: recipe.json, metrics.jsonl, trajectories/, checkpoints/."""
 
 import json
 import numbers
@@ -8,27 +6,33 @@ import os
 import re
 import socket
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from research.episode.trajectory import Trajectory
+from research.errors import DataError
 from research.files import cut_half_line, write_atomically
 
+StepMetrics = Mapping[str, float]
+"""The metrics of a step, a line of metrics.jsonl: ``{"step": 3, "critic/score/mean": 0.41, ...}``"""
+History = Sequence[StepMetrics]
+"""The steps of a run, in order"""
+TRAJECTORY_FILE = re.compile(r"(?:(\w+)_)?step_(\d+)(?:\..+)?\.jsonl")
+"""(split, none for training; step) of a file's name"""
 
-class DamagedFile(ValueError):
+
+class DamagedFile(DataError):
     """A file of the run is not as it was written; the message, for the user, names it and what to do."""
 
 
 class MetricsFile:
-    """One JSON line a step: ``{"step": 3, "critic/score/mean": 0.41, ...}``. Has the form of a veRL
-    logger.
-    """
+    """metrics.jsonl as a logger of veRL's, one line per step."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def log(self, data: dict[str, Any], step: int) -> None:
+    def log(self, data: Mapping[str, Any], step: int) -> None:
         """Append the numbers among ``data``."""
         append_line(self.path, json.dumps(metrics_row(data, step)))
 
@@ -36,8 +40,8 @@ class MetricsFile:
         """Nothing is kept open."""
 
 
-def metrics_row(data: dict[str, Any], step: int) -> dict[str, float]:
-    """What stands in ``metrics.jsonl`` of the metrics of a step: its numbers."""
+def metrics_row(data: Mapping[str, Any], step: int) -> dict[str, float]:
+    """The line of metrics.jsonl for a step: the numbers among its metrics."""
     row = {key: float(value) for key, value in data.items() if isinstance(value, numbers.Real)}
     return {"step": step, **row}
 
@@ -54,20 +58,14 @@ def append_line(path: Path, line: str) -> None:
         os.close(descriptor)
 
 
-TRAJECTORY_FILE = re.compile(r"(?:(\w+)_)?step_(\d+)(?:\..+)?\.jsonl")
-"""(split, none for training; step) of a file's name"""
-
-
 def trajectory_path(run_dir: Path, step: int, split: str, writer: str = "") -> Path:
-    """``trajectories/step_3.jsonl`` for training, ``trajectories/validation_step_3.jsonl`` for validation;
-    with a writer of several ``step_3.WRITER.jsonl``.
-    """
+    """``trajectories/step_3.jsonl`` of training, ``validation_step_3.jsonl``, ``step_3.WRITER.jsonl``."""
     stem = f"step_{step}" if split == "train" else f"{split}_step_{step}"
     return run_dir / "trajectories" / f"{stem}{f'.{writer}' if writer else ''}.jsonl"
 
 
 def trajectory_writer(nodes: int) -> str:
-    """On several nodes each process writes files of its own: an append over NFS is not one piece."""
+    """On several nodes each process writes its own files: appends over NFS are not atomic."""
     return f"{socket.gethostname()}-{os.getpid()}" if nodes > 1 else ""
 
 
@@ -77,14 +75,14 @@ def write_trajectory(run_dir: Path, step: int, split: str, trajectory: Trajector
 
 
 def read_step(run_dir: Path, step: int, split: str) -> Iterator[Trajectory]:
-    """The trajectories of a step, of all writers; none if there is no file."""
+    """The trajectories of a step by all writers; none if there is no file."""
     path = trajectory_path(run_dir, step, split)
     for file in sorted({*path.parent.glob(path.name), *path.parent.glob(f"{path.stem}.*.jsonl")}):
         yield from read_trajectories(file)
 
 
 def read_trajectories(path: Path) -> Iterator[Trajectory]:
-    """The trajectories of a file, in order; a last line that is still being written is left out.
+    """The trajectories of a file, in order, without a last line that is still being written.
 
     Raises:
         DamagedFile: a line is no trajectory; names file and line.
@@ -100,7 +98,7 @@ def read_trajectories(path: Path) -> Iterator[Trajectory]:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:
-    """All rows of ``metrics.jsonl``; an unfinished last line (a killed run) is left out.
+    """All rows of ``metrics.jsonl`` without an unfinished last line, which a killed run leaves.
 
     Raises:
         DamagedFile: a line is no row of a step; names file and line.
@@ -117,54 +115,70 @@ def _read_row(line: str, path: Path, number: int) -> dict[str, float]:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise _damaged_line(path, number, f"no JSON ({error})") from error
-    if not isinstance(row, dict) or "step" not in row or not all(map(_is_number, row.values())):
+    if not isinstance(row, dict) or "step" not in row or {*map(type, row.values())} - {int, float}:
         raise _damaged_line(path, number, "not the numbers of a step")
     return row
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _damaged_line(path: Path, number: int, what: str) -> DamagedFile:
-    return DamagedFile(f"{path}, line {number}: {what}; take that line out and run again")
+    return DamagedFile(f"{path}, line {number}: {what}; remove that line and run again")
 
 
 def forget_steps_after(run_dir: Path, step: int) -> None:
-    """Drop what a killed run wrote after the checkpoint of ``step``: those steps are about to be run
-    again. Of what is kept, the line that it did not finish: the next would be appended to it.
+    """Drop what a killed run wrote after the checkpoint of ``step``: those steps will run again.
+
+    The files that are kept lose an unfinished last line, which the next one would be appended to.
     """
     rows = [row for row in read_metrics(run_dir) if row["step"] <= step]
     if (run_dir / "metrics.jsonl").exists():
         write_atomically(run_dir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     for path in (run_dir / "trajectories").glob("*step_*.jsonl"):
-        found = TRAJECTORY_FILE.fullmatch(path.name)
-        if found and int(found[2]) > step:
+        match = TRAJECTORY_FILE.fullmatch(path.name)
+        if match and int(match[2]) > step:
             path.unlink()
-        elif found:
+        elif match:
             cut_half_line(path)
 
 
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The values of a recipe.json of any version. Raises DamagedFile."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise foreign_recipe(path, f"not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise foreign_recipe(path, "not an object")
+    return values
+
+
+def foreign_recipe(path: Path, reason: str) -> DamagedFile:
+    """The error for a recipe.json that cannot be resumed from."""
+    return DamagedFile(f"{path} is no recipe.json of this version ({reason}); choose another --run-dir")
+
+
 def latest_checkpoint(run_dir: Path) -> int | None:
-    """The step of the newest whole checkpoint, or None. veRL writes the tracker file last; where a crash
-    left it without a checkpoint's number, the folders tell.
+    """The step of the newest whole checkpoint, or None.
+
+    veRL writes the tracker file last; where a crash left no number of a checkpoint in it, the folders decide.
     """
     tracker = _tracker(run_dir)
     if not tracker.exists():
         return None
-    named = _named_step(tracker)
-    return max(_whole_checkpoints(tracker.parent), default=None) if named is None else named
+    step = _tracked_step(tracker)
+    return max(_whole_checkpoints(tracker.parent), default=None) if step is None else step
 
 
 def mend_tracker(run_dir: Path) -> str | None:
-    """Let veRL's tracker file name the newest whole checkpoint again, as veRL itself reads it, too; one line
-    on it if that was needed.
+    """Make veRL's tracker file, which veRL reads too, name the newest whole checkpoint if it names none.
+
+    Returns:
+        A line about it for the user, or None if nothing was wrong.
 
     Raises:
         DamagedFile: there is no whole checkpoint to name.
     """
     tracker = _tracker(run_dir)
-    if not tracker.exists() or _named_step(tracker) is not None:
+    if not tracker.exists() or _tracked_step(tracker) is not None:
         return None
     step = latest_checkpoint(run_dir)
     if step is None:
@@ -179,15 +193,15 @@ def _tracker(run_dir: Path) -> Path:
     return run_dir / "checkpoints" / "latest_checkpointed_iteration.txt"
 
 
-def _named_step(tracker: Path) -> int | None:
-    """None if it is no number, or that of no folder, where veRL would start anew."""
+def _tracked_step(tracker: Path) -> int | None:
+    """None if it is no number, or one without a folder, with which veRL would start anew."""
     text = tracker.read_text(encoding="utf-8", errors="replace").strip()
-    named = text.isascii() and text.isdigit() and (tracker.parent / f"global_step_{int(text)}").is_dir()
-    return int(text) if named else None
+    is_step = text.isascii() and text.isdigit() and (tracker.parent / f"global_step_{int(text)}").is_dir()
+    return int(text) if is_step else None
 
 
 def _whole_checkpoints(folder: Path) -> Iterator[int]:
-    """The steps whose files were all written to their ends. veRL writes data.pt last, each as a zip file."""
+    """The steps whose files are complete. veRL writes data.pt last, and each file as a zip archive."""
     for path in folder.glob("global_step_*"):
         _, _, step = path.name.rpartition("_")
         files = [path / "data.pt", *path.glob("actor/*.pt")]

@@ -1,1 +1,1 @@
-"""From the command line to a finished run folder."""
+"""From the command line of a recipe to a finished run folder."""

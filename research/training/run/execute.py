@@ -1,15 +1,12 @@
-"""Carry out a plan: run its commands in order, watch over the retriever and the training, leave nothing
-behind.
-"""
+"""Carry out a plan: run its commands in order, watch the retriever and the training, leave nothing behind."""
 
 import os
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import click
 from omegaconf import DictConfig, OmegaConf
 
 from research.datasets.hub import free_space, size_text
+from research.errors import warn
 from research.processes import (
     adopt_orphans,
     alone_in,
@@ -26,32 +24,28 @@ from research.processes import (
     stop_descendants,
     tail,
 )
-from research.training.config import headline_of, read_research_config
+from research.training.config import LAST, headline_of, read_research_config
 from research.training.rows import settle, total_steps
 from research.training.run import supervised
-from research.training.run.export import FOLDER
-from research.training.run.options import Command, Options
-from research.training.run.plan import Plan, compose_config
+from research.training.run.export import EXPORT_FOLDER
+from research.training.run.models import fit_to_model
+from research.training.run.options import Command, RecipeOptions, RunFailed, module_command
+from research.training.run.plan import RunPlan, compose_config
 from research.training.run.preflight import file_problems, free_port, problems
 from research.training.run.retriever_keeper import retriever_url, served_retriever
 from research.training.run_files import forget_steps_after, latest_checkpoint, mend_tracker, read_metrics
-from research.training.verl.model_sizes import fit_to_model
 from research.training.watch.progress import StepPrinter
 from research.training.watch.table import NO_TEST, as_text, failures_warning, held_out_split, table_rows
-from research.training.watch.validations import LAST, handed_over, provenance, stopped_early
+from research.training.watch.validations import final_checkpoint, provenance, stopped_early
 
-FULL_DISK = 10**7  # bytes: no checkpoint fits any more, and who fails to write may leave some free
-
-
-class RunFailed(RuntimeError):
-    """The run cannot start or go on; the message is for the user."""
+FULL_DISK = 10**7  # bytes: no checkpoint fits any more, and a failed write may leave some free
 
 
-def show(plan: Plan) -> None:
+def show(plan: RunPlan) -> None:
     """Print the resolved configuration and every command, after veRL's own validation. Runs nothing.
 
     Raises:
-        RunFailed: veRL or we refuse the configuration.
+        RunFailed: veRL or this project refuses the configuration.
     """
     port = plan.options.retriever_port or 8000
     config = compose_config(plan, retriever_url(plan, port))
@@ -66,43 +60,44 @@ def show(plan: Plan) -> None:
         raise RunFailed(f"the configuration is not valid: {error}") from error
     click.echo(OmegaConf.to_yaml(config))
     serve = [replace(plan.serve, argv=[*plan.serve.argv, "--port", str(port)])] if plan.serve else []
-    for command in [*plan.prepare, *plan.build, *serve, plan.train]:
+    merge = _export_command(plan.options.run_dir, Path("CHECKPOINT"))
+    for command in [*plan.prepare, *plan.build, *serve, plan.train, merge]:
         done = "  # already done" if command.creates and command.creates.exists() else ""
-        click.echo(f"# {command.what}{done}\n{shlex.join(command.argv)}")
-    click.echo(
-        "# write the policy as a Hugging Face folder\n"
-        + shlex.join(_export_argv(plan.options.run_dir, Path("CHECKPOINT")))
-    )
+        click.echo(f"# {command.task}{done}\n{shlex.join(command.argv)}")
     for fault in faults:
         click.echo(f"# on this machine it would not start: {fault}")
 
 
-def execute(plan: Plan) -> None:
-    """Do the whole run, from wherever an earlier one of this folder stopped.
+def execute(plan: RunPlan) -> None:
+    """Do the whole run, from wherever an earlier one in this folder stopped.
 
     Raises:
-        RunFailed: with the one-line reason and where to look.
+        RunFailed: with the reason and where to look, in one line.
     """
     _refuse(problems(plan))
     adopt_orphans()
     raise_on_terminate()
     # Threads that spin while they wait take the cores from the other processes of the run.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with _retriever_port(plan.options) as port:
+    options = plan.options
+    # Held until the end: minutes may pass before the retriever listens there, and it may be restarted.
+    held = (
+        nullcontext(options.retriever_port) if options.retriever_port else free_port(options.retriever_host)
+    )
+    with held as port:
         config = compose_config(plan, retriever_url(plan, port))
-        if latest_checkpoint(plan.options.run_dir) is None:
+        if latest_checkpoint(options.run_dir) is None:
             _refuse(file_problems(plan, config))
-        _refuse(fit_to_model(plan.options, config))
+        _refuse(fit_to_model(options, config))
         _carry_out(plan, config, port)
 
 
-def _retriever_port(options: Options) -> AbstractContextManager[int]:
-    """Held until the end: minutes may pass before the retriever listens there, and it may be started anew."""
-    given = options.retriever_port
-    return nullcontext(given) if given else free_port(options.retriever_host)
+def _refuse(faults: list[str]) -> None:
+    if faults:
+        raise RunFailed("cannot start:\n  " + "\n  ".join(faults))
 
 
-def _carry_out(plan: Plan, config: DictConfig, port: int) -> None:
+def _carry_out(plan: RunPlan, config: DictConfig, port: int) -> None:
     run_dir = plan.options.run_dir
     with alone_in(run_dir, RunFailed), _nothing_left_behind(plan.options):
         plan.options.save(run_dir / "recipe.json")
@@ -117,73 +112,68 @@ def _carry_out(plan: Plan, config: DictConfig, port: int) -> None:
         _report(run_dir)
 
 
-def _refuse(faults: list[str]) -> None:
-    if faults:
-        raise RunFailed("cannot start:\n  " + "\n  ".join(faults))
-
-
-def _prepare_and_train(plan: Plan, config: DictConfig, port: int) -> None:
-    """What is left of it: nothing for a run that is finished."""
+def _prepare_and_train(plan: RunPlan, config: DictConfig, port: int) -> None:
+    """Whatever is left of it: nothing for a run that is finished."""
     run_dir = plan.options.run_dir
     if warning := mend_tracker(run_dir):
         click.echo(warning, err=True)
-    total, checkpoint = total_steps(config, run_dir), latest_checkpoint(run_dir)
+    checkpoint, rows = latest_checkpoint(run_dir), read_metrics(run_dir)
+    total = total_steps(config, run_dir)
     if checkpoint is None:  # nothing was trained on the rows that may be there
         shutil.rmtree(run_dir / "data", ignore_errors=True)
-    rows = read_metrics(run_dir)
     if stopped_early(rows):
         click.echo(f"{run_dir} is finished: research.early_stop ended it at step {rows[-1]['step']:.0f}.")
         return
     evaluated = any(row["step"] == checkpoint for row in rows)
     if checkpoint is not None and total is not None and checkpoint >= total and evaluated:
-        click.echo(f"{run_dir} is finished: step {checkpoint} of {total}. Give a higher --steps to go on.")
+        click.echo(f"{run_dir} is finished: step {checkpoint} of {total}. Give a higher --steps to continue.")
         return
     # Held-out questions before the first step; on resume only if that evaluation did not finish.
     config.trainer.val_before_train &= checkpoint is None or not evaluated
     OmegaConf.save(config, run_dir / "config.yaml")
     for command in [*plan.prepare, *plan.build]:
         _run(command)
-    # The trainer forgets them, too, but late: until then they would be shown as steps of this run.
+    # The trainer forgets them too, but late: until then they would be shown as steps of this run.
     forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)
     settle(config, run_dir)
     guards, total = read_research_config(config.research).guards, config.trainer.total_training_steps
     OmegaConf.save(config, run_dir / "config.yaml")
     _train(plan, port, StepPrinter(run_dir, total, guards, headline_of(run_dir)))
     rows = read_metrics(run_dir)
-    done = max((int(row["step"]) for row in rows), default=0)
+    step = max((int(row["step"]) for row in rows), default=0)
     if stopped_early(rows):
-        click.echo(f"- stopped at step {done} of {total}: no better validation (research.early_stop)")
-    elif done < total:
-        raise RunFailed(f"the training ended at step {done} of {total}; see {run_dir / 'logs' / 'train.log'}")
+        click.echo(f"- stopped at step {step} of {total}: no better validation (research.early_stop)")
+    elif step < total:
+        raise RunFailed(f"the training ended at step {step} of {total}; see {run_dir / 'logs' / 'train.log'}")
 
 
 @contextmanager
-def _nothing_left_behind(options: Options) -> Iterator[None]:
-    """End every process of the run however it ends, and say how to go on after an interruption."""
+def _nothing_left_behind(options: RecipeOptions) -> Iterator[None]:
+    """End every process of the run however it ends; after an interruption, print how to resume."""
     try:
         yield
     except BaseException as error:
         if not isinstance(error, Exception):
             click.echo("\nstopping ...", err=True)
-            _say_how_to_go_on(options)
+            _print_how_to_resume(options)
         raise
     finally:
         stop_descendants()
 
 
-def _say_how_to_go_on(options: Options) -> None:
-    run_dir, recipe = options.run_dir, options.recipe
-    step = latest_checkpoint(run_dir)
+def _print_how_to_resume(options: RecipeOptions) -> None:
+    step = latest_checkpoint(options.run_dir)
     kept = f"the checkpoint of step {step} is kept" if step is not None else "no checkpoint was written yet"
-    click.echo(f"{kept}; go on with: bash recipes/train_{recipe}.sh --resume --run-dir {run_dir}", err=True)
+    command = f"bash recipes/train_{options.recipe}.sh --resume --run-dir {options.run_dir}"
+    click.echo(f"{kept}; resume with: {command}", err=True)
 
 
 def _run(command: Command) -> None:
     """One preparing command, its output on the terminal."""
     if command.creates and command.creates.exists():
-        click.echo(f"- {command.what}: already done")
+        click.echo(f"- {command.task}: already done")
         return
-    click.echo(f"- {command.what}")
+    click.echo(f"- {command.task}")
     # It has the cores for itself: its threads may wait some 50 us for one another before they fall asleep,
     # which makes the cold start a fifth quicker.
     environment = {"GOMP_SPINCOUNT": "20000", **os.environ}
@@ -193,13 +183,11 @@ def _run(command: Command) -> None:
     finally:
         stop(process, patience=5)
     if process.returncode != 0:
-        raise RunFailed(f"could not {command.what} (exit code {process.returncode}); the reason stands above")
+        raise RunFailed(f"could not {command.task} (exit code {process.returncode}); the reason is above")
 
 
 def _run_logged(argv: list[str], log: Path, patience: float) -> int:
-    """Run a process with its output in a log file; returns its exit code. It ends with us, in `patience`
-    seconds.
-    """
+    """Run a process that logs to a file; returns its exit code. It ends with us, in `patience` seconds."""
     process = start(argv, log)
     try:
         return process.wait()
@@ -210,12 +198,12 @@ def _run_logged(argv: list[str], log: Path, patience: float) -> int:
 # -------------------------------------------------------------------------------------- retriever, training
 
 
-def _train(plan: Plan, port: int, printer: StepPrinter) -> None:
+def _train(plan: RunPlan, port: int, printer: StepPrinter) -> None:
     """Serve, train, and print steps until the training process ends."""
     run_dir, log = plan.options.run_dir, plan.options.run_dir / "logs" / "train.log"
     with served_retriever(plan, port) as keeper:
         (run_dir / "logs" / "error.txt").unlink(missing_ok=True)
-        click.echo(f"- {plan.train.what}: Ray, veRL and vLLM start, one to two minutes; log: {log}")
+        click.echo(f"- {plan.train.task}: Ray, veRL and vLLM start, one to two minutes; log: {log}")
         training = start(plan.train.argv, log)
         try:
             keeper.wait_until_healthy()  # while the training's many processes start
@@ -227,22 +215,22 @@ def _train(plan: Plan, port: int, printer: StepPrinter) -> None:
         finally:
             stop(training, patience=20)
     if training.returncode != 0:
-        _say_how_to_go_on(plan.options)
+        _print_how_to_resume(plan.options)
         raise RunFailed(f"training failed: {_cause(run_dir)}; see {log}")
 
 
-def _supervised_control(plan: Plan, port: int) -> None:
+def _supervised_control(plan: RunPlan, port: int) -> None:
     """Train and judge the supervised policy (research/training/run/supervised.py)."""
-    run_dir, folder = plan.options.run_dir, plan.options.run_dir / supervised.FOLDER
+    folder = plan.options.run_dir / supervised.SUPERVISED_FOLDER
     _run(supervised.supervised_command(plan))
     judge, log = supervised.prepare_judging(plan), folder / "logs" / "train.log"
-    click.echo(f"- {judge.what}; log: {log}")
+    click.echo(f"- {judge.task}; log: {log}")
     with served_retriever(plan, port) as keeper:
         keeper.wait_until_healthy()
         code = _run_logged(judge.argv, log, patience=20)
     if code != 0:
         raise RunFailed(f"the supervised control failed: {_cause(folder)}; see {log}")
-    supervised.record(run_dir)
+    supervised.record_results(plan.options.run_dir)
 
 
 def _echo_all(printer: StepPrinter) -> None:
@@ -251,42 +239,40 @@ def _echo_all(printer: StepPrinter) -> None:
 
 
 def _cause(run_dir: Path) -> str:
-    """What the process left of it. On a full disk often nothing, and what it did leave is not the cause."""
-    said, free = tail(run_dir / "logs" / "error.txt", 1), free_space(run_dir)
+    """The error that the process left. On a full disk there often is none, or one that is not the cause."""
+    error, free = tail(run_dir / "logs" / "error.txt", 1), free_space(run_dir)
     full = f"the disk of {run_dir} is full ({size_text(free)} are free)" if free < FULL_DISK else ""
-    return "; ".join(filter(None, (full, said))) or "its process ended without a word"
+    return "; ".join(filter(None, (full, error))) or "its process ended without an error message"
 
 
 # ------------------------------------------------------------------------------------------ export, summary
 
 
-def _export_argv(run_dir: Path, checkpoint: Path) -> list[str]:
-    return [sys.executable, "-m", "research.training.run.export", str(run_dir), str(checkpoint)]
+def _export_command(run_dir: Path, checkpoint: Path) -> Command:
+    task = "write the policy as a Hugging Face folder"
+    return module_command(task, "research.training.run.export", run_dir, checkpoint)
 
 
 def export(run_dir: Path) -> None:
-    """Write the checkpoint that ``research.keep`` names as ``policy``, a Hugging Face folder.
-
-    Does nothing if it stands there already.
+    """Write the checkpoint that ``research.keep`` names as ``policy``, if it is not there yet.
 
     Raises:
         RunFailed: there is no checkpoint, or veRL's merger failed.
     """
-    # A run of before there was this key kept no best checkpoint.
+    # A run from before there was this key kept no best checkpoint.
     keep = OmegaConf.select(OmegaConf.load(run_dir / "config.yaml"), "research.keep", default=LAST)
-    chosen = handed_over(run_dir, keep)
+    chosen = final_checkpoint(run_dir, keep)
     if chosen is None:
         raise RunFailed(f"{run_dir} has no checkpoint to export")
     step, checkpoint = chosen
-    target, temporary = run_dir / "policy", run_dir / FOLDER
+    target, temporary = run_dir / "policy", run_dir / EXPORT_FOLDER
     stamp = f"global_step_{step}\n"
     if (target / "step.txt").exists() and (target / "step.txt").read_text() == stamp:
         click.echo(f"- the policy of step {step} is in {target}")
         return
     click.echo(f"- write the policy of step {step} to {target}")
     log = run_dir / "logs" / "export.log"
-    code = _run_logged(_export_argv(run_dir, checkpoint), log, patience=5)
-    if code != 0:
+    if _run_logged(_export_command(run_dir, checkpoint).argv, log, patience=5) != 0:
         raise RunFailed(f"the export failed: {tail(log, 1)}; see {log}")
     (temporary / "step.txt").write_text(stamp)
     if target.exists():
@@ -303,8 +289,8 @@ def _print_summary(run_dir: Path) -> None:
         click.echo(f"\n{as_text(rows, headline)}{NO_TEST if held_out_split(run_dir) != 'test' else ''}")
     else:
         click.echo("\nno table: nothing was evaluated after the training (trainer.test_freq=-1)")
-    if judged := provenance(read_metrics(run_dir), headline.label):
-        click.echo(judged)
+    if line := provenance(read_metrics(run_dir), headline.label):
+        click.echo(line)
     if warning := failures_warning(rows, headline):
         click.echo(warning, err=True)
     click.echo(f"\nrun folder: {run_dir}")
@@ -312,14 +298,13 @@ def _print_summary(run_dir: Path) -> None:
 
 
 def _report(run_dir: Path) -> None:
-    """Write the report. A trained run is kept whatever happens here, so an error is told, not raised."""
+    """Write the report. The training is kept whatever happens here, so an error is printed, not raised."""
     try:
-        from research.training.watch.report import write_report  # here: matplotlib takes a second to import
+        # Here: matplotlib takes a second to import.
+        from research.training.watch.report import write_training_report
 
-        click.echo(f"report: {write_report(run_dir)}")
+        click.echo(f"report: {write_training_report(run_dir)}")
     except Exception as error:
-        click.echo(
-            f"WARNING: no report was written: {type(error).__name__}: {error}; once that is mended: "
-            f"python -m research.training.watch.report {run_dir}",
-            err=True,
-        )
+        reason = f"{type(error).__name__}: {error}"
+        again = f"python -m research.training.watch.report {run_dir}"
+        warn(f"no report was written: {reason}; once that is mended: {again}")

@@ -1,7 +1,9 @@
-"""A checkpoint as a Hugging Face folder: `python -m research.training.run.export RUN_DIR CHECKPOINT`.
+"""A checkpoint as a Hugging Face folder, RUN_DIR/policy.tmp, which the recipe moves to RUN_DIR/policy.
 
-The recipe calls it. Writes RUN_DIR/policy.tmp. veRL's own merger puts the shards together, in the precision
-in which the policy was sampled: what was validated is what is written.
+    python -m research.training.run.export RUN_DIR CHECKPOINT
+
+veRL's own merger joins the shards, in the precision in which the policy was sampled: what was validated is
+what is written.
 """
 
 import json
@@ -11,7 +13,7 @@ from pathlib import Path
 import click
 from omegaconf import OmegaConf
 
-FOLDER = "policy.tmp"
+EXPORT_FOLDER = "policy.tmp"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,17 +27,13 @@ def main(run_dir: Path, checkpoint: Path) -> None:
 
     dtype = OmegaConf.load(run_dir / "config.yaml").actor_rollout_ref.rollout.dtype
     merge_in(dtype)
-    actor, target = checkpoint / "actor", run_dir / FOLDER
+    actor, target = checkpoint / "actor", run_dir / EXPORT_FOLDER
     files = ["--local_dir", str(actor), "--target_dir", str(target)]
     sys.argv = ["verl.model_merger", "merge", "--backend", "fsdp", *files]
     merge()
-    _tell_dtype(target / "config.json", dtype)
-
-
-def _tell_dtype(path: Path, dtype: str) -> None:
-    """Who loads the folder without naming a precision takes this one."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**config, "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
+    path = target / "config.json"
+    config = {**json.loads(path.read_text(encoding="utf-8")), "dtype": dtype}  # for loaders that name none
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,44 +1,29 @@
-"""The recipes' command line as an object, and the commands that a run is made of."""
+"""The recipes' command line as an object, the commands that a run consists of, and the error that ends it."""
 
 import hashlib
 import json
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal
+
+import click
+from pydantic import ConfigDict, TypeAdapter
 
 from research.places import PACKAGE
-
-# Environment variable with the retrieval server's token: of the recipe's server, its checks, and all clients.
-TOKEN = "RETRIEVER_TOKEN"
-FILES = ("questions", "validation", "test", "corpus", "faiss_index")  # options that name a file
+from research.training.run_files import foreign_recipe, read_recipe
+from research.validation import checked
 
 
-class OptionsError(ValueError):
-    """A recipe.json cannot be read; the message names it, and is for the user."""
-
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"{path} is no recipe.json of this version ({why}); start another --run-dir")
-
-
-def read_saved(path: Path) -> dict[str, Any]:
-    """The values of a recipe.json, of any version. Raises OptionsError."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise OptionsError(path, f"not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise OptionsError(path, "not an object")
-    return values
+class RunFailed(click.ClickException):
+    """The run cannot start or continue; the message, for the user, is one line."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """The recipe's command line; saved as ``recipe.json`` in the run folder. None: by the hardware
-    profile.
-    """
+class RecipeOptions:
+    """The recipe's command line, saved as ``recipe.json`` in the run folder. None: by the hardware."""
 
-    hardware: str
+    hardware: Literal["cpu", "gpu"]
     run_dir: Path
     recipe: str = "musique"
     model: str | None = None
@@ -63,46 +48,38 @@ class Options:
     supervised_control: bool = False
     overrides: tuple[str, ...] = ()
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        path.write_text(json.dumps(values, default=str, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(asdict(self), default=str, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> "Options":
-        """The inverse of :meth:`save`. Raises OptionsError for a file that is not of this version."""
-        values = read_saved(path)
-        kinds = get_type_hints(cls) | {"overrides": tuple}
+    def load(cls, path: Path) -> "RecipeOptions":
+        """The inverse of :meth:`save`. Raises DamagedFile for a file that is not of this version."""
+        values = read_recipe(path)
         try:
-            for name in ("run_dir", *FILES):
-                values[name] = Path(values[name]) if values.get(name) else None
-            values["overrides"] = tuple(map(str, values["overrides"]))
-            options = cls(**values)
-        except (KeyError, TypeError) as error:
-            raise OptionsError(path, str(error).replace("Options.__init__() ", "")) from error
-        for name, value in values.items():
-            if not isinstance(value, kinds[name]):
-                raise OptionsError(path, f"{name} is {value!r}")
-        if options.hardware not in ("cpu", "gpu"):
-            raise OptionsError(path, f"hardware is {options.hardware!r}")
-        return options
+            return checked(TypeAdapter(cls), values)
+        except ValueError as error:
+            raise foreign_recipe(path, str(error)) from error
 
 
 @dataclass(frozen=True)
 class Command:
-    """One process of the recipe. If ``creates`` exists, the command has been run and is skipped."""
+    """One process of the recipe, which does a task. If ``creates`` exists, it is done already."""
 
-    what: str
+    task: str
     argv: list[str]
     creates: Path | None = None
 
 
-def module_command(what: str, module: str, *arguments: Any, creates: Path | None = None) -> Command:
+def module_command(task: str, module: str, *arguments: Any, creates: Path | None = None) -> Command:
     """The command that runs a Python module of ours."""
-    return Command(what, [sys.executable, "-m", module, *map(str, arguments)], creates)
+    return Command(task, [sys.executable, "-m", module, *map(str, arguments)], creates)
 
 
-def key_of(*parts: Any) -> str:
+def cache_key(*parts: Any) -> str:
+    """A name for what is made from these parts, the same in each process."""
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
 
 

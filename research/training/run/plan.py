@@ -1,10 +1,9 @@
-"""What a run of the recipe consists of: its files, its configuration and every command, before anything is
-done.
-"""
+"""What a run of a recipe consists of, before anything is done: files, configuration, and every command."""
 
 import importlib.util
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,14 @@ from research.overrides import as_hydra_word, quoted
 from research.places import CACHE, CONFIG_DIR, PACKAGE
 from research.training.config import read_research_config
 from research.training.run.hardware import gpu_memory
-from research.training.run.options import Command, Options, key_of, module_command
-from research.training.run.sources import RECIPES, Source, version_of
+from research.training.run.options import Command, RecipeOptions, RunFailed, cache_key, module_command
+from research.training.run.sources import RECIPES, RunInputs, version_of
 from research.training.run_files import latest_checkpoint
 from research.training.values import check_training
 from research.training.verl.patches import WEIGHT_TIMEOUT_VARIABLE
 
-# Keys that follow an option of the command line, which decides more than the key.
-OPTIONS = {
+# Keys that follow an option of the command line, which determines more than the key.
+KEYS_OF_OPTIONS = {
     "research.run_dir": "give --run-dir",
     "research.retriever.url": "give --retriever-url",
     "research.rewriting.encoder": "give --encoder",
@@ -37,7 +36,7 @@ OPTIONS = {
     "actor_rollout_ref.rollout.seed": "give --seed",
     "actor_rollout_ref.actor.fsdp_config.seed": "give --seed",
     "actor_rollout_ref.model.path": "give --model",
-    "actor_rollout_ref.rollout.agent.agent_loop_config_path": "the recipe's episodes are its own",
+    "actor_rollout_ref.rollout.agent.agent_loop_config_path": "the recipe has its own episodes",
     "trainer.nnodes": "give --nodes",
     "trainer.n_gpus_per_node": "give --gpus",
     "trainer.default_local_dir": "give --run-dir",
@@ -46,133 +45,120 @@ INDEX_FORMAT = 2  # of the retrieval server's manifests; older indexes in the ca
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Files and commands of a run. ``prepare`` runs before the configuration is composed, ``build`` after."""
 
-    options: Options
-    source: Source
+    options: RecipeOptions
+    inputs: RunInputs
     prepare: list[Command]
     build: list[Command]
     serve: Command | None
     train: Command
 
 
-class ConfigurationError(ValueError):
-    """A key or value of the configuration is wrong; the message is one line."""
-
-
-def make_plan(options: Options) -> Plan:
+def make_plan(options: RecipeOptions) -> RunPlan:
     """Decide on files and commands. Touches nothing."""
     prepare: list[Command] = []
-    source = RECIPES[options.recipe].source(options, prepare)
-    index, build = None, [_rows_command(options, source)]
-    if source.corpus is not None and options.retriever_url is None:
-        index = _index_folder(options, source.corpus, source)
-        build.append(_index_command(options, source, source.corpus, index))
-    return Plan(
-        options=options,
-        source=source,
-        prepare=prepare,
-        build=build,
-        serve=_serve_command(options, index) if index else None,
-        train=module_command(
-            "train with GRPO", "research.training.verl.launch", options.run_dir, "--die-with-parent"
-        ),
-    )
+    inputs = RECIPES[options.recipe].inputs(options, prepare)
+    build, serve = [_rows_command(options, inputs)], None
+    if inputs.corpus is not None and options.retriever_url is None:
+        index = _index_folder(options, inputs.corpus, inputs)
+        build.append(_index_command(options, inputs, inputs.corpus, index))
+        serve = _serve_command(options, index)
+    train = ("train with GRPO", "research.training.verl.launch", options.run_dir, "--die-with-parent")
+    return RunPlan(options, inputs, prepare, build, serve, module_command(*train))
 
 
-def _rows_command(options: Options, source: Source) -> Command:
-    held_out = {"--validation": source.validation, "--test": source.test}
-    arguments: list[Any] = [options.run_dir, "--questions", source.questions]
-    arguments += [word for name, path in held_out.items() if path for word in (name, path)]
-    creates = options.run_dir / "data" / "done"
-    return module_command("write the training rows", "research.training.rows", *arguments, creates=creates)
+def _rows_command(options: RecipeOptions, inputs: RunInputs) -> Command:
+    files = {"--questions": inputs.questions, "--validation": inputs.validation, "--test": inputs.test}
+    arguments = [each for name, path in files.items() if path for each in (name, path)]
+    command = ("write the training rows", "research.training.rows", options.run_dir)
+    return module_command(*command, *arguments, creates=options.run_dir / "data" / "done")
 
 
-def _index_command(options: Options, source: Source, corpus: Path, index: Path) -> Command:
+def _index_command(options: RecipeOptions, inputs: RunInputs, corpus: Path, index: Path) -> Command:
     arguments: list[Any] = ["build", corpus, index]
-    arguments += ["--encoder", source.encoder] if _is_dense(source) else []
-    arguments += ["--index", source.index] if source.index != "flat" else []
-    if source.faiss_index and _is_dense(source):
-        # The user's is the index itself; of the one that comes with the corpus other kinds take the vectors.
-        adopted = options.faiss_index or source.index == "flat"
-        arguments += ["--faiss-index" if adopted else "--vectors", source.faiss_index]
+    arguments += ["--encoder", inputs.encoder] if _is_dense(inputs) else []
+    arguments += ["--index", inputs.index] if inputs.index != "flat" else []
+    if inputs.faiss_index and _is_dense(inputs):
+        # The user's is the index itself; of the one that comes with the corpus, other kinds take the vectors.
+        adopted = options.faiss_index or inputs.index == "flat"
+        arguments += ["--faiss-index" if adopted else "--vectors", inputs.faiss_index]
     arguments += shlex.split(options.build_args)
     return module_command("build the index", "retriever_server", *arguments, creates=index)
 
 
-def _is_dense(source: Source) -> bool:
-    return not source.index.startswith("bm25")
+def _is_dense(inputs: RunInputs) -> bool:
+    return not inputs.index.startswith("bm25")
 
 
-def _serve_command(options: Options, index: Path) -> Command:
+def _serve_command(options: RecipeOptions, index: Path) -> Command:
     """Without its port, which is chosen when the run starts."""
-    words = shlex.split(options.serve_args)
-    arguments = ("serve", index, *words, "--host", options.retriever_host, "--die-with-parent")
-    return module_command("serve the index", "retriever_server", *arguments)
+    arguments = (*shlex.split(options.serve_args), "--host", options.retriever_host, "--die-with-parent")
+    return module_command("serve the index", "retriever_server", "serve", index, *arguments)
 
 
-def _index_folder(options: Options, corpus: Path, source: Source) -> Path:
+def _index_folder(options: RecipeOptions, corpus: Path, inputs: RunInputs) -> Path:
     """A corpus of ours has its key in its path; one of the user's may change under the same path."""
-    encoder = source.encoder if _is_dense(source) else ""
-    made_by: tuple[str, ...] = (encoder,) if source.index == "flat" else (source.index, encoder)
-    made_by += (options.build_args,) if options.build_args else ()
-    return CACHE / f"index-{key_of(INDEX_FORMAT, corpus.resolve(), *made_by, *(version_of(corpus) or ()))}"
+    encoder = inputs.encoder if _is_dense(inputs) else ""
+    parts: tuple[str, ...] = (encoder,) if inputs.index == "flat" else (inputs.index, encoder)
+    parts += (options.build_args,) if options.build_args else ()
+    return CACHE / f"index-{cache_key(INDEX_FORMAT, corpus.resolve(), *parts, *(version_of(corpus) or ()))}"
 
 
 # ------------------------------------------------------------------------------------------ configuration
 
 
-def compose_config(plan: Plan, retriever_url: str) -> DictConfig:
+def compose_config(plan: RunPlan, retriever_url: str) -> DictConfig:
     """The resolved configuration of the run.
 
     Raises:
-        ConfigurationError: an unknown key, a bad value, or a missing one.
+        RunFailed: an unknown key, a bad value, or a missing one.
     """
     values = _values(plan, retriever_url)
-    config = _composed(plan.options, values)
+    config = _compose(plan.options, values)
     # veRL itself leaves keys of parts that are switched off without a value.
     ours = ("research.", "data.", "actor_rollout_ref.")
     missing = [key for key in OmegaConf.missing_keys(config) if key.startswith(ours)]
     if missing:
-        raise ConfigurationError(f"no value for {', '.join(sorted(missing))}")
+        raise RunFailed(f"no value for {', '.join(sorted(missing))}")
     try:
         _keep_prompt(config.research)
         read_research_config(config.research)
         check_training(config)
     except ValueError as error:
-        raise ConfigurationError(str(error)) from error
+        raise RunFailed(str(error)) from error
     _refuse_keys_of_options(config, values, plan.options)
     rollout, data = config.actor_rollout_ref.rollout, config.data
-    # Shorter, it would fail the episodes that use the room they have.
+    # A shorter one would fail the episodes that use all of their room.
     longest = data.max_prompt_length + data.max_response_length
     rollout.max_model_len = max(rollout.max_model_len, longest)
     return config
 
 
-def _composed(options: Options, values: dict[str, Any]) -> DictConfig:
-    words = [f"{key}={quoted(value)}" for key, value in values.items()]
-    words += map(as_hydra_word, options.overrides)
+def _compose(options: RecipeOptions, values: Mapping[str, Any]) -> DictConfig:
+    overrides = [_verl_configs(), *(f"{key}={quoted(value)}" for key, value in values.items())]
+    overrides += map(as_hydra_word, options.overrides)
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            config = compose(f"train_{options.recipe}", overrides=[_verl_configs(), *words])
+            config = compose(f"train_{options.recipe}", overrides=overrides)
         _set_cluster(config, options)
         _set_environment(config, options)
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigurationError(" ".join(str(error).split())) from error
-    except (ValueError, AttributeError, TypeError) as error:  # of hydra and omegaconf for a word like "=1"
-        given = " ".join(options.overrides)
-        raise ConfigurationError(
-            f"no configuration comes of {given!r}: {error}; a word is key=value"
+        raise RunFailed(" ".join(str(error).split())) from error
+    except (ValueError, AttributeError, TypeError) as error:  # of hydra and omegaconf, for one like "=1"
+        raise RunFailed(
+            f"{' '.join(options.overrides)!r} makes no configuration: {error}; an override is key=value"
         ) from error
     return config
 
 
 def _keep_prompt(research: DictConfig) -> None:
-    """Put the text of a prompt that is a file into the configuration: after the first checkpoint the one that
-    the run has been trained with, whatever the file holds by then.
+    """Replace a prompt that is a file by its text.
+
+    After the first checkpoint it is the text that the run was trained with, whatever the file holds by then.
     """
     if not isinstance(research.prompt, str):
         return  # refused with the other values
@@ -182,35 +168,33 @@ def _keep_prompt(research: DictConfig) -> None:
     research.prompt = with_text(research.prompt)
 
 
-def _refuse_keys_of_options(config: DictConfig, values: dict[str, Any], options: Options) -> None:
-    """What the recipe does follows its options: another value in the configuration alone would part them."""
+def _refuse_keys_of_options(config: DictConfig, values: Mapping[str, Any], options: RecipeOptions) -> None:
+    """The rest of the run follows the options: a key alone would contradict it."""
     if OmegaConf.select(config, "trainer.device") != {"cpu": "cpu", "gpu": "cuda"}[options.hardware]:
-        raise ConfigurationError("hardware is not set by itself: give --hardware")
+        raise RunFailed("hardware cannot be set as a key: give --hardware")
     questions = RECIPES[options.recipe].questions_option
-    for key in OPTIONS:
-        if key in values and _words(OmegaConf.select(config, key)) != _words(values[key]):
-            raise ConfigurationError(
-                f"{key} is not set by itself: {OPTIONS[key].format(questions=questions)}"
-            )
+    for key, remedy in KEYS_OF_OPTIONS.items():
+        if key in values and _texts(OmegaConf.select(config, key)) != _texts(values[key]):
+            raise RunFailed(f"{key} cannot be set as a key: {remedy.format(questions=questions)}")
 
 
-def _words(value: Any) -> list[str]:
-    """The same for a path and its text, and for one that is a list of one."""
+def _texts(value: Any) -> list[str]:
+    """The same for a path and its text, and for a value and a list of it alone."""
     return [str(each) for each in (value if isinstance(value, list | ListConfig) else [value])]
 
 
 def _verl_configs() -> str:
-    """Where Hydra finds veRL's own configuration. By pkg:// it would import veRL, which takes ten seconds."""
+    """Where Hydra finds veRL's configuration. With pkg:// it would import veRL, which takes ten seconds."""
     spec = importlib.util.find_spec("verl")
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigurationError("veRL is not installed: bash recipes/setup_env.sh cpu|gpu")
+        raise RunFailed("veRL is not installed: bash recipes/setup_env.sh cpu|gpu")
     return f"hydra.searchpath={quoted([f'file://{spec.submodule_search_locations[0]}/trainer/config'])}"
 
 
-def _values(plan: Plan, retriever_url: str) -> dict[str, Any]:
+def _values(plan: RunPlan, retriever_url: str) -> dict[str, Any]:
     """The keys that the recipe sets."""
     options = plan.options
-    data, held_out = options.run_dir / "data", ["validation", *(["test"] if plan.source.test else [])]
+    data, held_out = options.run_dir / "data", ["validation", *(["test"] if plan.inputs.test else [])]
     values: dict[str, Any] = {
         "hardware": options.hardware,
         "research.run_dir": options.run_dir,
@@ -220,25 +204,25 @@ def _values(plan: Plan, retriever_url: str) -> dict[str, Any]:
         "data.seed": options.seed,
         "actor_rollout_ref.rollout.seed": options.seed,
         "actor_rollout_ref.actor.fsdp_config.seed": options.seed,
-        "actor_rollout_ref.model.path": plan.source.model,
+        "actor_rollout_ref.model.path": plan.inputs.model,
         "actor_rollout_ref.rollout.agent.agent_loop_config_path": PACKAGE / "training/verl/agent_loop.yaml",
         "trainer.default_local_dir": options.run_dir / "checkpoints",
         "trainer.nnodes": options.nodes,
         "trainer.experiment_name": options.run_dir.name,
     }
     if key := RECIPES[options.recipe].encoder_key:
-        values[key] = plan.source.encoder
+        values[key] = plan.inputs.encoder
     if options.steps is not None:
         values["trainer.total_training_steps"] = options.steps
-    elif any(word.lstrip("+").startswith("trainer.total_epochs=") for word in options.overrides):
-        values["trainer.total_training_steps"] = None  # not the profile's: epochs were asked for
+    elif any(each.lstrip("+").startswith("trainer.total_epochs=") for each in options.overrides):
+        values["trainer.total_training_steps"] = None  # not the profile's: the user set epochs
     gpus = options.gpus or (len(gpu_memory()) if options.hardware == "gpu" else None)
     if gpus:
         values["trainer.n_gpus_per_node"] = gpus
     return values
 
 
-def _set_environment(config: DictConfig, options: Options) -> None:
+def _set_environment(config: DictConfig, options: RecipeOptions) -> None:
     """Variables that every process of the run must have, on every node."""
     environment = config.ray_kwargs.ray_init.runtime_env.env_vars
     environment[WEIGHT_TIMEOUT_VARIABLE] = str(config.research.weight_update_timeout)
@@ -249,16 +233,14 @@ def _set_environment(config: DictConfig, options: Options) -> None:
         environment.OMP_NUM_THREADS = str(max(1, (os.cpu_count() or 1) - 1))
 
 
-def _set_cluster(config: DictConfig, options: Options) -> None:
-    """One node has a Ray of its own, whatever else runs on the machine. Several nodes join the Ray cluster
-    that is there; its own resources count, not the ones declared here.
+def _set_cluster(config: DictConfig, options: RecipeOptions) -> None:
+    """One node has a Ray of its own, whatever else runs on the machine; several join a Ray cluster.
+
+    The cluster's own resources count there, not those declared here.
     """
     ray_init = config.ray_kwargs.ray_init
     OmegaConf.set_struct(config, False)
     ray_init.address = "local"
     if options.nodes > 1:
-        config.ray_kwargs.ray_init = {
-            "address": "auto",
-            "runtime_env": ray_init.runtime_env,
-            "num_cpus": None,
-        }
+        environment = ray_init.runtime_env
+        config.ray_kwargs.ray_init = {"address": "auto", "runtime_env": environment, "num_cpus": None}

@@ -1,6 +1,4 @@
-"""What a run needs, checked before it starts: files, disk, memory, GPUs, port, cluster. Says all that is
-missing.
-"""
+"""What a run needs, checked before it starts: files, disk, memory, GPUs, port, cluster."""
 
 import errno
 import importlib.util
@@ -22,12 +20,12 @@ from research.datasets.wiki18 import required_files, space_needed
 from research.environments.controls import CLOSED_BOOK, SHUFFLED
 from research.errors import DataError
 from research.places import CACHE
+from research.tools.search import TOKEN_VARIABLE
 from research.training.config import ResearchConfig, read_research_config
 from research.training.rows import require_batch
 from research.training.run.hardware import gpu_memory
-from research.training.run.model_folder import folder_faults
-from research.training.run.options import TOKEN
-from research.training.run.plan import Plan
+from research.training.run.models import folder_faults, weight_bytes
+from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
 from research.training.run.sources import RECIPES
 from retriever_server.__main__ import build, serve
@@ -39,130 +37,116 @@ GB = 10**9
 # Modules that exist somewhere on most machines, and that no worker imports.
 NOT_IMPORTED = {"__init__", "test", "tests", "scripts"}
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
-# A 7B model's training state is spread over the GPUs in float32 (weights, gradients; the optimiser sits in
-# main memory), beside activations of one longest sequence.
-GPU_BYTES_A_PARAMETER, GPU_BYTES_OF_ACTIVATIONS = 8, 10 * GB
+# Options of the retrieval server that the recipe sets itself, when it builds and when it serves.
+BUILD_OPTIONS = {"--encoder", "--index", "--faiss-index"}
+SERVE_OPTIONS = {"--host", "--port", "--token", "--die-with-parent"}
+# A 7B model's training state is spread over the GPUs in float32 (weights, gradients; the optimiser is in
+# main memory), next to the activations of one longest sequence.
+GPU_BYTES_PER_PARAMETER, GPU_BYTES_OF_ACTIVATIONS = 8, 10 * GB
 
 
-def problems(plan: Plan) -> list[str]:
+def problems(plan: RunPlan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
-    checks = [
-        _hiding(Path.cwd()),
-        _files(plan),
-        _models(plan),
-        _port(plan),
-        _reachable(plan),
-        _retriever(plan),
-        _retriever_words(plan),
-        _supervised(plan),
-    ]
-    checks += [_gpu(plan), _wikipedia(plan)] if plan.options.hardware == "gpu" else [_cpu_disk(plan)]
+    checks = [_hiding_modules(Path.cwd()), _missing_files(plan), _models(plan), _port(plan)]
+    checks += [_reachable(plan), _retriever(plan), _retriever_options(plan), _supervised(plan)]
+    if plan.options.hardware == "gpu":
+        checks += [_gpu(plan), _wikipedia(plan)]
+    else:
+        checks += [_disk(plan.options.run_dir, 1 * GB, "the run folder (checkpoints, trajectories)")]
     return [line for check in checks for line in check]
 
 
-def _hiding(folder: Path) -> Iterator[str]:
+def _hiding_modules(folder: Path) -> Iterator[str]:
     """Ray's workers look for modules first in the folder that the training is started from."""
     for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
-        name = path.parent.name if path.name == "__init__.py" else path.stem
+        own = path.parent if path.name == "__init__.py" else path
+        name = own.name.removesuffix(".py")
         spec = importlib.util.find_spec(name) if name.isidentifier() and name not in NOT_IMPORTED else None
         if spec and spec.has_location and not Path(str(spec.origin)).is_relative_to(folder):
-            own = path.parent if path.name == "__init__.py" else path
             yield f"{own} would hide the module {spec.origin}: start from another folder, or rename it"
 
 
-def _files(plan: Plan) -> Iterator[str]:
-    options = plan.options
-    given = {
-        RECIPES[options.recipe].questions_option: options.questions,
+def _missing_files(plan: RunPlan) -> Iterator[str]:
+    options, recipe = plan.options, RECIPES[plan.options.recipe]
+    files = {
+        recipe.questions_option: options.questions,
         "--validation": options.validation,
         "--test": options.test,
         "--corpus": options.corpus,
         "--faiss-index": options.faiss_index,
     }
-    for name, path in given.items():
+    for name, path in files.items():
         if path is not None and not path.is_file():
             yield f"{name}: there is no file {path}"
-    recipe = RECIPES[options.recipe]
-    if options.hardware == "gpu" and options.questions is None:
-        for path in recipe.prepared:
-            if not path.is_file():
-                where = f"give {recipe.questions_option}, or run data/prepare_rqr.py --out {path.parent}"
-                yield f"there is no {path}: {where}"
+    for path in recipe.prepared if options.hardware == "gpu" and options.questions is None else ():
+        if not path.is_file():
+            remedy = f"give {recipe.questions_option}, or run data/prepare_rqr.py --out {path.parent}"
+            yield f"there is no {path}: {remedy}"
 
 
-def file_problems(plan: Plan, config: DictConfig) -> list[str]:
-    """What is wrong within the user's own files, which are read to their ends: the cold start and the index
-    take minutes.
-    """
-    research = read_research_config(config.research)
-    options, own = plan.options, {}
-    for split in ("questions", "validation", "test"):
-        if path := getattr(options, split):
-            own[split] = path
-    lines = [_faults(path, split, plan, config, research) for split, path in own.items()]
-    return [line for each in [*lines, _corpus_faults(plan, research)] for line in each]
+def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
+    """What is wrong in the user's own files, before cold start and index, which take minutes."""
+    research, options = read_research_config(config.research), plan.options
+    files = {"questions": options.questions, "validation": options.validation, "test": options.test}
+    lines = []
+    for split, path in files.items():
+        try:
+            # Without a corpus, the tasks of the run are made from the positives of these.
+            final = plan.inputs.questions == options.questions
+            count = len(research.environment.read(path, split, final)) if path else 0
+            if path and split == "questions":
+                require_batch(count, config, path)
+        except DataError as error:
+            lines.append(str(error))
+    return [*lines, *_corpus_faults(plan, research)]
 
 
-def _faults(path: Path, split: str, plan: Plan, config: DictConfig, research: ResearchConfig) -> list[str]:
-    try:
-        # Without a corpus the run's tasks are made of the positives of these.
-        final = plan.source.questions == plan.options.questions
-        count = len(research.environment.read(path, split, final))
-        require_batch(count if split == "questions" else config.data.train_batch_size, config, path)
-    except DataError as error:
-        return [str(error)]
-    return []
-
-
-def _corpus_faults(plan: Plan, research: ResearchConfig) -> list[str]:
-    """By the retrieval server's own reader, before its build."""
-    corpus, (*_, last) = plan.options.corpus, plan.build
+def _corpus_faults(plan: RunPlan, research: ResearchConfig) -> Iterator[str]:
+    """With the retrieval server's own reader, before its build."""
+    corpus, (*_, last), top_k = plan.options.corpus, plan.build, research.retriever.top_k
     if corpus is None or plan.serve is None or (last.creates and last.creates.exists()):
-        return []
+        return
     from retriever_server.corpus import scan_corpus
 
     try:
         count = scan_corpus(corpus).count
     except RetrieverError as error:
-        return [str(error)]
-    if SHUFFLED in research.controls and count <= research.retriever.top_k:
-        return [
-            f"{corpus}: {count} passages, and research.retriever.top_k is {research.retriever.top_k}: the "
-            "control shuffled would find what the question finds; give more, or "
-            f"research.controls=[{CLOSED_BOOK}]"
-        ]
-    return []
+        yield str(error)
+        return
+    if SHUFFLED in research.controls and count <= top_k:
+        yield (
+            f"{corpus}: {count} passages, and research.retriever.top_k is {top_k}: the control shuffled "
+            f"would find what the question finds; give more, or research.controls=[{CLOSED_BOOK}]"
+        )
 
 
-# Options of the retrieval server's that are the recipe's own, and what stands for them there.
-OWN_WORDS = {"--encoder", "--index", "--faiss-index"}, {"--host", "--port", "--token", "--die-with-parent"}
-
-
-def _retriever_words(plan: Plan) -> Iterator[str]:
-    """By the retrieval server's own command line."""
-    options, kind = plan.options, plan.source.index
+def _retriever_options(plan: RunPlan) -> Iterator[str]:
+    """With the retrieval server's own command line."""
+    options, kind = plan.options, plan.inputs.index
     if plan.serve is None:
         return
     if kind not in KINDS:
         yield f"--index: there is no kind {kind}; there are: {', '.join(KINDS)}"
         return
-    for option, command, before, own in (
-        ("--build-args", build, [__file__, "index"], OWN_WORDS[0]),
-        ("--serve-args", serve, ["index"], OWN_WORDS[1]),
+    for option, text, command, before, own in (
+        ("--build-args", options.build_args, build, [__file__, "index"], BUILD_OPTIONS),
+        ("--serve-args", options.serve_args, serve, ["index"], SERVE_OPTIONS),
     ):
-        words = shlex.split(getattr(options, option[2:].replace("-", "_")))
-        for word in words:
-            if word.split("=")[0] in own:
-                there = "RETRIEVER_TOKEN in the environment" if "token" in word else "the recipe's own option"
-                yield f"{option}: {word} is not for here; use {there}"
+        arguments = shlex.split(text)
+        for each in arguments:
+            if each.split("=")[0] in own:
+                remedy = (
+                    f"{TOKEN_VARIABLE} in the environment" if "token" in each else "the recipe's own option"
+                )
+                yield f"{option}: {each} cannot be given here; use {remedy}"
         try:
-            given = command.make_context(command.name, [*before, *words]).params["index_options"]
-            parse_options(kind, given)
+            context = command.make_context(command.name, [*before, *arguments])
+            parse_options(kind, context.params["index_options"])
         except (click.UsageError, RetrieverError) as error:
             yield f"{option}: {error.format_message() if isinstance(error, click.UsageError) else error}"
 
 
-def _models(plan: Plan) -> Iterator[str]:
+def _models(plan: RunPlan) -> Iterator[str]:
     model, encoder = plan.options.model, plan.options.encoder
     for option, name in {"--model": model, "--encoder": encoder}.items():
         if name is not None and not Path(name).exists() and not HUB_NAME.fullmatch(name):
@@ -172,12 +156,12 @@ def _models(plan: Plan) -> Iterator[str]:
             yield f"--model: {model} is not a folder with a Hugging Face model ({fault})"
 
 
-def _supervised(plan: Plan) -> Iterator[str]:
-    if plan.options.supervised_control and (plan.options.model or plan.source.test is None):
+def _supervised(plan: RunPlan) -> Iterator[str]:
+    if plan.options.supervised_control and (plan.options.model or plan.inputs.test is None):
         yield "--supervised-control: only the tiny policy and the mini world have demonstrations"
 
 
-def _port(plan: Plan) -> Iterator[str]:
+def _port(plan: RunPlan) -> Iterator[str]:
     host, port = plan.options.retriever_host, plan.options.retriever_port
     if plan.serve is None:
         return
@@ -192,46 +176,43 @@ def _port(plan: Plan) -> Iterator[str]:
                 yield f"--retriever-host: {host!r} is no address of this machine: {error.strerror}"
 
 
-def _reachable(plan: Plan) -> Iterator[str]:
-    """The workers of all nodes search, so the retriever's address must mean this machine on all of them."""
-    options = plan.options
-    url = options.retriever_url
+def _reachable(plan: RunPlan) -> Iterator[str]:
+    """The workers of all nodes search: the retriever's address must mean one machine for all of them."""
+    options, url = plan.options, plan.options.retriever_url
+    option, target = ("--retriever-url", "the retriever") if url else ("--retriever-host", "this machine")
     host = (urlsplit(url).hostname or "") if url else options.retriever_host
-    if options.nodes > 1 and _means_each_machine_itself(host):
+    if options.nodes > 1 and _is_local_everywhere(host):
         yield (
-            f"{'--retriever-url' if url else '--retriever-host'}: with --nodes {options.nodes} the other "
-            f"nodes search there, too, and {host} is each of them itself; give the address by which they "
-            f"reach {'the retriever' if url else 'this machine'}"
+            f"{option}: with --nodes {options.nodes} the other nodes search there too, and {host} is each of "
+            f"them itself; give the address at which they reach {target}"
         )
 
 
-def _retriever(plan: Plan) -> Iterator[str]:
-    url = plan.options.retriever_url
-    if url and not is_healthy(url):
-        yield f"--retriever-url: no healthy retriever at {url}; start it, and check host, port and {TOKEN}"
-
-
-def _means_each_machine_itself(host: str) -> bool:
+def _is_local_everywhere(host: str) -> bool:
     """Whether the host is, or resolves to, a loopback or unspecified address."""
     try:
-        found = [ipaddress.ip_address(each[4][0]) for each in socket.getaddrinfo(host, None)]
+        addresses = [ipaddress.ip_address(each[4][0]) for each in socket.getaddrinfo(host, None)]
     except OSError:
-        return False  # unknown from here: where it matters, binding or asking it fails
-    plain = [getattr(address, "ipv4_mapped", None) or address for address in found]
+        return False  # unknown here: where it matters, binding it or connecting to it fails
+    plain = [getattr(address, "ipv4_mapped", None) or address for address in addresses]
     return any(address.is_loopback or address.is_unspecified for address in plain)
+
+
+def _retriever(plan: RunPlan) -> Iterator[str]:
+    url = plan.options.retriever_url
+    if url and not is_healthy(url):
+        yield f"--retriever-url: no healthy retriever at {url}; check host, port and {TOKEN_VARIABLE}"
 
 
 @contextmanager
 def free_port(host: str) -> Iterator[int]:
-    """A port on which no one listens, and which no one else is given until the block ends."""
+    """A port on which nobody listens, and which nobody else is given until the block ends."""
     with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # who is told its number may listen there
+        held.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # whoever knows the number may listen there
         held.bind((host, 0))
         yield int(held.getsockname()[1])
-
-
-def _cpu_disk(plan: Plan) -> Iterator[str]:
-    yield from _disk(plan.options.run_dir, 1 * GB, "the run folder (checkpoints, trajectories)")
 
 
 def _disk(path: Path, need: int, what: str) -> Iterator[str]:
@@ -240,62 +221,42 @@ def _disk(path: Path, need: int, what: str) -> Iterator[str]:
         yield f"disk: {what} in {path} needs {size_text(need)}, {size_text(free)} are free"
 
 
-# ------------------------------------------------------------------------------------------------- GPU
-# profile
+# ----------------------------------------------------------------------------------------- GPU profile
 
 
-def _gpu(plan: Plan) -> Iterator[str]:
-    options, model, memory = plan.options, plan.source.model, gpu_memory()
-    wanted = options.gpus or max(1, len(memory))
+def _gpu(plan: RunPlan) -> Iterator[str]:
+    options, model, memory = plan.options, plan.inputs.model, gpu_memory()
+    count = options.gpus or max(1, len(memory))
     if not memory:
         yield "GPU: nvidia-smi finds none; --hardware cpu runs the whole stack without"
         return
-    if len(memory) < wanted:
-        yield f"GPU: --gpus {wanted}, but this machine has {len(memory)}"
-    size = model_bytes(model)
+    if len(memory) < count:
+        yield f"GPU: --gpus {count}, but this machine has {len(memory)}"
+    size = weight_bytes(model)
     if size is None:
         yield f"model: {model} is neither a local folder nor to be found on the hub from here"
         return
-    parameters = size // 2  # published in bfloat16
-    need = GPU_BYTES_A_PARAMETER * parameters // (wanted * options.nodes) + GPU_BYTES_OF_ACTIVATIONS
+    gpus, parameters = count * options.nodes, size // 2  # published in bfloat16
+    need = GPU_BYTES_PER_PARAMETER * parameters // gpus + GPU_BYTES_OF_ACTIVATIONS
     if min(memory) < need:
         yield (
-            f"GPU memory: {model} on {wanted * options.nodes} GPUs needs about {size_text(need)} a GPU, "
+            f"GPU memory: {model} on {gpus} GPUs needs about {size_text(need)} per GPU, "
             f"there are {size_text(min(memory))}: use more GPUs or a smaller --model"
         )
     checkpoints = 2 * 12 * parameters  # two kept; weights and both Adam moments in float32
     yield from _disk(options.run_dir, checkpoints + size, "the run folder (checkpoints, exported policy)")
 
 
-def model_bytes(model: str) -> int | None:
-    """Size of a model's weight files, from its folder or from the hub; None if it is in neither."""
-    if Path(model).is_dir():
-        return sum(path.stat().st_size for path in Path(model).glob("*.safetensors"))
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:
-        files = HfApi().model_info(model, files_metadata=True, timeout=20).siblings or []
-        return sum(file.size or 0 for file in files if file.rfilename.endswith(".safetensors"))
-    except (
-        Exception
-    ):  # the hub library raises a dozen kinds for "not from here"; a cached copy will do as well
-        try:
-            folder = Path(snapshot_download(model, local_files_only=True))
-        except Exception:
-            return None
-        return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-
-
-def _wikipedia(plan: Plan) -> Iterator[str]:
-    """The 21 M-passage corpus and its index, if the plan uses them."""
+def _wikipedia(plan: RunPlan) -> Iterator[str]:
+    """The corpus of 21 M passages and its index, if the plan uses them."""
     wiki = CACHE / "wiki18"
-    if plan.source.corpus is None or plan.source.corpus.parent != wiki:
+    if plan.inputs.corpus is None or plan.inputs.corpus.parent != wiki:
         return
     yield from _disk(wiki, space_needed(wiki), "Wikipedia 2018 and its E5 index")
     index = max(file.size for file in required_files(wiki))
     memory = psutil.virtual_memory().total
     if memory < index + 8 * GB:
         yield (
-            f"memory: the E5 index is held in {size_text(index)} of main memory, this machine has "
+            f"memory: the E5 index takes {size_text(index)} of main memory, this machine has "
             f"{size_text(memory)}; name a retriever elsewhere with --retriever-url"
         )

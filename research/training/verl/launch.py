@@ -1,7 +1,8 @@
-"""Train a prepared run folder with veRL: `python -m research.training.verl.launch RUN_DIR` (the recipe calls
-this).
+"""Train a prepared run folder with veRL; the recipe calls this.
 
-Reads RUN_DIR/config.yaml, the resolved configuration, and goes on from the newest checkpoint if there is one.
+    python -m research.training.verl.launch RUN_DIR
+
+Reads RUN_DIR/config.yaml, the resolved configuration, and resumes from the newest checkpoint if there is one.
 Leaves the cause of a failure as one line in RUN_DIR/logs/error.txt.
 """
 
@@ -15,7 +16,8 @@ import click
 from omegaconf import DictConfig, OmegaConf
 
 from research.processes import die_with_parent, raise_on_terminate
-from research.training.run.options import TOKEN
+from research.tools.search import TOKEN_VARIABLE
+from research.training.config import read_research_config
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,8 +43,7 @@ def train(config: DictConfig) -> None:
     """Run GRPO on Ray until the last step.
 
     Raises:
-        ValueError: the configuration is not valid for veRL or for us. Errors of workers come through as
-        Ray's.
+        ValueError: the configuration is not valid for veRL or for us. Errors of workers arrive as Ray's.
     """
     os.environ.update(config.ray_kwargs.ray_init.get("runtime_env", {}).get("env_vars", {}))
     validate(config)
@@ -50,14 +51,15 @@ def train(config: DictConfig) -> None:
 
     from research.training.verl.task_runner import TaskRunner
 
-    if os.environ.get(TOKEN):
+    if os.environ.get(TOKEN_VARIABLE):
         _start_ray_with_token(config)
     run_ppo(config, task_runner_class=TaskRunner)
 
 
 def _start_ray_with_token(config: DictConfig) -> None:
-    """As run_ppo starts it, with the retriever's token for the workers of all nodes: run_ppo prints what it
-    starts Ray with, and config.yaml is read by others, so a secret goes into neither.
+    """Start Ray as run_ppo does, with the retriever's token for the workers of all nodes.
+
+    run_ppo prints the options of Ray, and others may read config.yaml: a secret belongs in neither.
     """
     import ray
     from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
@@ -66,18 +68,16 @@ def _start_ray_with_token(config: DictConfig) -> None:
     defaults: Any = OmegaConf.merge(get_ppo_ray_runtime_env(config), options["runtime_env"])
     options["runtime_env"] = OmegaConf.to_container(defaults)
     environment = {"TRANSFER_QUEUE_ENABLE": "1"} if config.transfer_queue.enable else {}
-    options["runtime_env"]["env_vars"] |= {**environment, TOKEN: os.environ[TOKEN]}
+    options["runtime_env"]["env_vars"] |= {**environment, TOKEN_VARIABLE: os.environ[TOKEN_VARIABLE]}
     ray.init(**options)
 
 
 def validate(config: DictConfig) -> None:
-    """Pass the configuration through veRL's own checks and ours. Needs no accelerator.
+    """Check the configuration with veRL's own checks and ours. Needs no accelerator.
 
     Raises:
         ValueError, AssertionError: what is wrong with it.
     """
-    from research.training.config import read_research_config
-
     read_research_config(config.research)
     from verl.plugin.platform.platform_manager import PlatformRegistry
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
@@ -86,7 +86,7 @@ def validate(config: DictConfig) -> None:
     if config.distillation.enabled:
         raise ValueError("distillation is not supported: the agent loop knows no teacher")
     if PlatformRegistry.get("cpu") is None:
-        raise ValueError("veRL did not load this project's plug-in: install the project (pip install -e .)")
+        raise ValueError("veRL did not load this project's plugin: install the project (pip install -e .)")
     validate_config(
         config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config)
     )

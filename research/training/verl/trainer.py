@@ -16,7 +16,7 @@ from verl.utils.dataset.rl_dataset import collate_fn
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import get_rollout_replica_class
 
-from research.training.config import headline_of, read_research_config
+from research.training.config import LAST, headline_of, read_research_config
 from research.training.run_files import (
     MetricsFile,
     forget_steps_after,
@@ -26,13 +26,12 @@ from research.training.run_files import (
 )
 from research.training.verl.cpu import agreement
 from research.training.verl.rollout import OneServerClient
-from research.training.watch.guards import GuardWatch, all_failed, equal_group_share
+from research.training.watch.guards import ROLLOUT_DIFFERENCE, GuardWatch, all_failed, equal_group_share
 from research.training.watch.validations import (
     EVALUATED_STEP,
-    LAST,
     STOPPED_EARLY,
     best_step,
-    handed_over,
+    final_checkpoint,
     keep_as_best,
     score_metrics,
     validations_without_gain,
@@ -59,13 +58,13 @@ class SearchTrainer(PPOTrainerSync):
         self.guards = GuardWatch(self.research.guards)
         sampler: Any = self.replay_buffer  # by configuration research.training.verl.replay_buffer's
         sampler.watch(agent_loop_manager.agent_loop_workers)
-        gc.freeze()  # what was imported stays: each full collection would go through it
+        gc.freeze()  # imported modules stay: each full collection would go through them
         super().fit(agent_loop_manager)
 
     def _init_dataloader(self) -> None:
-        """veRL's, and those of a part of the held-out questions."""
+        """veRL's, and further ones for parts of the held-out questions."""
         super()._init_dataloader()
-        # veRL ends at the epochs even if steps are left: the steps decide.
+        # veRL ends after the epochs even if steps are left, but the steps count.
         self.config.trainer.total_epochs = -(-self.total_training_steps // self.steps_per_epoch)
         rows, infos = self.val_dataset.dataframe, list(self.val_dataset.dataframe["extra_info"])
         validation = [info["split"] == "validation" for info in infos]
@@ -78,7 +77,7 @@ class SearchTrainer(PPOTrainerSync):
         self.test_val_dataloader = self._loader([not chosen for chosen in validation])
 
     def _loader(self, wanted: list[bool]) -> StatefulDataLoader:
-        chosen = [index for index, is_wanted in enumerate(wanted) if is_wanted]
+        chosen = [index for index, value in enumerate(wanted) if value]
         size = self.config.data.val_batch_size or max(1, len(chosen))
         return StatefulDataLoader(Subset(self.val_dataset, chosen), size, collate_fn=collate_fn)
 
@@ -99,10 +98,10 @@ class SearchTrainer(PPOTrainerSync):
         self._attach_metrics_file()
 
     def _validate(self) -> dict[str, float]:
-        """Validate this step, keep its checkpoint if it is the best, and judge the result of the training.
+        """Validate this step, keep its checkpoint if it is the best, and test the final policy at the end.
 
         The validation questions draw the curve and choose the checkpoint. The test questions are asked
-        before the training and after it, their controls after it alone: whether the trained policy cheats.
+        before and after the training, their controls only after it: they show whether the policy cheats.
         """
         if self.config.trainer.val_only:
             return self._ask(self.whole_val_dataloader)
@@ -138,7 +137,7 @@ class SearchTrainer(PPOTrainerSync):
         return True
 
     def _save_checkpoint(self) -> None:
-        """veRL's, never through the hard links of a step that was saved before."""
+        """veRL's, but never through the hard links of a step that was saved before."""
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         shutil.rmtree(folder, ignore_errors=True)
         super()._save_checkpoint()
@@ -148,8 +147,8 @@ class SearchTrainer(PPOTrainerSync):
         return limit is not None and validations_without_gain(rows) >= limit
 
     def _judge(self) -> dict[str, float]:
-        """Ask the test questions and controls of the policy that is handed over, of whichever step it is."""
-        chosen, last = handed_over(self.research.run_dir, self.research.keep), self.global_steps
+        """Ask the test questions and controls of the final policy, of whichever step it is."""
+        chosen, last = final_checkpoint(self.research.run_dir, self.research.keep), self.global_steps
         step, folder = chosen or (last, None)
         if step != last:
             self.checkpoint_manager.sleep_replicas()
@@ -164,23 +163,20 @@ class SearchTrainer(PPOTrainerSync):
     def on_train_begin(self) -> None:
         self._attach_metrics_file()
         for row in read_metrics(self.research.run_dir):
-            self.guards.see(row)
+            self.guards.observe(row)
 
     def _attach_metrics_file(self) -> None:
-        # veRL makes its loggers inside fit(); its own file logger starts afresh on resume.
+        # veRL makes its loggers in fit(); its own file logger starts over on resume.
         loggers: dict[str, Any] = self.logger.logger
         loggers.setdefault("run", MetricsFile(self.research.run_dir / "metrics.jsonl"))
 
     def _update_actor(self, batch: tq.KVBatchMeta, metrics: dict[str, Any]) -> tq.KVBatchMeta:
         """With the agreement of actor and rollout, where the old_log_prob pass did not measure it."""
         batch = super()._update_actor(batch, metrics)
-        found = {
-            name.removeprefix("actor/"): metrics.pop(name)
-            for name in list(metrics)
-            if name.startswith("actor/" + agreement.PREFIX)
-        }
-        if found and "training/rollout_probs_diff_mean" not in metrics:
-            metrics.update(agreement.statistics(found))
+        names = [name for name in metrics if name.startswith(f"actor/{agreement.PREFIX}")]
+        sums = {name.removeprefix("actor/"): metrics.pop(name) for name in names}
+        if sums and ROLLOUT_DIFFERENCE not in metrics:
+            metrics.update(agreement.statistics(sums))
         if "actor/entropy_loss" in metrics:
             metrics.setdefault("actor/entropy", metrics["actor/entropy_loss"])
         return batch
@@ -195,13 +191,13 @@ class SearchTrainer(PPOTrainerSync):
         self._check_retriever(search_metrics)
 
     def _watch(self, metrics: dict[str, Any]) -> None:
-        """Add ``guard/*`` to the step's metrics, and what a guard says to the log."""
-        for warning in self.guards.see(metrics_row(metrics, self.global_steps)):
-            logger.warning("WARNING step %d: %s", self.global_steps, warning.message)
+        """Add ``guard/*`` to the step's metrics, and new alarms to the log."""
+        for alarm in self.guards.observe(metrics_row(metrics, self.global_steps)):
+            logger.warning("WARNING step %d: %s", self.global_steps, alarm.message)
         metrics.update(self.guards.metrics())
 
     def _search_metrics(self, batch: tq.KVBatchMeta) -> dict[str, float]:
-        """Means over the step's trajectories of what was measured of each, and the share of equal groups."""
+        """Means of the metrics of the step's trajectories, and the share of equal groups."""
         keys = [
             key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)
         ]
@@ -220,6 +216,6 @@ class SearchTrainer(PPOTrainerSync):
             raise RetrieverGone(
                 f"{'every search' if 'searches' in search_metrics else 'the scoring of every text'} of "
                 f"{self.steps_without_retriever} steps failed: is the retriever at "
-                f"{self.research.retriever.url} alive? The reasons stand in trajectories/; mend it and run "
+                f"{self.research.retriever.url} alive? The reasons are in trajectories/; mend it and run "
                 "again with --resume"
             )

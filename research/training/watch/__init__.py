@@ -1,1 +1,1 @@
-"""What is measured during a run, and shown of it."""
+"""What is measured during a run, and how people see it."""

@@ -1,4 +1,4 @@
-"""The curves of the report, each an SVG to be put into a page (research/report/drawing.py)."""
+"""The curves of the report, each an SVG for the page (research/report/drawing.py)."""
 
 import math
 import re
@@ -6,14 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from research.environments.controls import CONTROLS
-from research.environments.headline import Chart, Headline, Result
+from research.environments.headline import REWARD, Chart, Headline, Result
 from research.report.drawing import COLOURS, STYLE, axes_of_figure, svg_text
-from research.training.watch.guards import ENTROPY, REWARD, ROLLOUT_DIFFERENCE, Row, Rows
+from research.training.run_files import History
+from research.training.watch.guards import ENTROPY, ROLLOUT_DIFFERENCE
 
-SMOOTHED = 10  # about the steps of the running mean over a noisy curve; drawn where there are twice as many
+SMOOTHED = 10  # steps of the running mean over a noisy curve; drawn if there are twice as many
 # Sources of the test set and of the controls: points, not curves.
 NOT_VALIDATION = ("test_", *(f"{control}_" for control in CONTROLS))
 PHASES = ("gen", "old_log_prob", "update_actor", "update_weights")
@@ -24,13 +27,13 @@ class Drawing:
     """A chart for the page. ``svg`` is None if none of its metrics are there; ``missing`` names those."""
 
     title: str
-    svg: str | None
+    svg: Markup | None  # the one thing in the page that is not escaped
     missing: list[str]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A result on held-out questions, drawn with its interval."""
+    """A result on held-out questions, which is drawn with its interval."""
 
     source: str
     step: int
@@ -44,10 +47,10 @@ CHARTS = (
 )
 
 
-def draw_all(
-    rows: Rows, points: Sequence[Point], difference_limit: float, headline: Headline
+def draw_charts(
+    rows: History, points: Sequence[Point], difference_limit: float, headline: Headline
 ) -> list[Drawing]:
-    """Every chart of the report, in order, from the rows of metrics.jsonl."""
+    """Every chart of the report, in order."""
     with matplotlib.rc_context(STYLE):
         steps = [row for row in rows if REWARD in row]
         return [
@@ -59,7 +62,7 @@ def draw_all(
         ]
 
 
-def _plain(chart: Chart, rows: Rows) -> Drawing:
+def _plain(chart: Chart, rows: History) -> Drawing:
     missing = _missing(rows, chart.curves)
     if len(missing) == len(chart.curves):
         return Drawing(chart.title, None, missing)
@@ -71,13 +74,15 @@ def _plain(chart: Chart, rows: Rows) -> Drawing:
         axes.set_ylim(-0.03, 1.03)
     if len(chart.curves) > 1:
         axes.legend(fontsize=8)
-    return Drawing(chart.title, svg_text(figure, chart.title), missing)
+    return _drawn(figure, chart.title, missing)
 
 
-def _held_out(rows: Rows, points: Sequence[Point], headline: Headline) -> Drawing:
-    """The measure by source: a line through the validations, a dotted one for what it should leave behind,
-    and the results of the table with their intervals.
-    """
+def _drawn(figure: Figure, title: str, missing: Sequence[str] = ()) -> Drawing:
+    return Drawing(title, Markup(svg_text(figure, title)), list(missing))
+
+
+def _held_out(rows: History, points: Sequence[Point], headline: Headline) -> Drawing:
+    """The measure by source: lines through validations and, dotted, the baseline; points from the table."""
     title = headline.title
     curves, baselines = _validated(rows, headline.metric), _validated(rows, headline.baseline)
     if not curves and not points:
@@ -99,10 +104,10 @@ def _held_out(rows: Rows, points: Sequence[Point], headline: Headline) -> Drawin
         axes.plot([], [], color=COLOURS[-1], linestyle=":", label="the questions themselves")
     axes.set_ylim(-0.03, 1.03)
     axes.legend(fontsize=8)
-    return Drawing(title, svg_text(figure, title), [])
+    return _drawn(figure, title)
 
 
-def _validated(rows: Rows, metric: str) -> dict[str, tuple[list[float], list[float]]]:
+def _validated(rows: History, metric: str) -> dict[str, tuple[list[float], list[float]]]:
     """Steps and values of a metric by source of the validation questions."""
     pattern = re.compile(rf"val-aux/(.+)/{metric}/mean@1")
     keys = sorted({key for row in rows for key in row if pattern.fullmatch(key)})
@@ -111,14 +116,14 @@ def _validated(rows: Rows, metric: str) -> dict[str, tuple[list[float], list[flo
 
 
 def _mark(axes: Axes, point: Point, shift: float, colour: str) -> None:
-    """A diamond with its interval, moved aside so that sources do not hide each other."""
+    """A diamond with its interval, shifted so that sources do not hide each other."""
     result, (low, high) = point.result, point.result.interval
     bounds = [[result.value - low], [high - result.value]]
     at = [point.step + shift], [result.value]
     axes.errorbar(*at, yerr=bounds, color=colour, fmt="D", markersize=4, capsize=2)
 
 
-def _difference(rows: Rows, limit: float) -> Drawing:
+def _difference(rows: History, limit: float) -> Drawing:
     title = "|p of the rollout - p of the actor|"
     missing = _missing(rows, [ROLLOUT_DIFFERENCE])
     if missing:
@@ -130,12 +135,12 @@ def _difference(rows: Rows, limit: float) -> Drawing:
     axes.axhline(limit, color=COLOURS[3], linestyle="--", linewidth=1)
     where = axes.get_yaxis_transform()  # x as a share of the width, y as a value
     axes.text(0.01, limit, f"warning above {limit:.0e}", transform=where, va="top", fontsize=8)
-    return Drawing(title, svg_text(figure, title), [])
+    return _drawn(figure, title)
 
 
-def _seconds(rows: Rows) -> Drawing:
-    """Seconds of each step by phase, stacked; the rest is what no phase accounts for."""
-    title = "Seconds a step"
+def _seconds(rows: History) -> Drawing:
+    """Seconds of each step by phase, stacked; the rest is in none of them."""
+    title = "Seconds per step"
     missing = _missing(rows, ["timing_s/step"])
     if missing:
         return Drawing(title, None, missing)
@@ -149,24 +154,23 @@ def _seconds(rows: Rows) -> Drawing:
     layers = [[value for value in part for _ in range(2)] for part in [*parts, rest]]
     axes.stackplot(edges, layers, labels=[*PHASES, "rest"], colors=COLOURS, alpha=0.85)
     axes.legend(fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), handlelength=1)
-    return Drawing(title, svg_text(figure, title), [])
+    return _drawn(figure, title)
 
 
-def _missing(rows: Rows, keys: Iterable[str]) -> list[str]:
+def _missing(rows: History, keys: Iterable[str]) -> list[str]:
     return [key for key in keys if not any(key in row for row in rows)]
 
 
-def _series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
+def _series(rows: History, key: str) -> tuple[list[float], list[float]]:
     """Steps and values of a metric; a value that is not finite leaves a gap."""
-    found: list[Row] = [row for row in rows if key in row]
-    values = [row[key] if math.isfinite(row[key]) else math.nan for row in found]
-    return [row["step"] for row in found], values
+    measured = [row for row in rows if key in row]
+    values = [row[key] if math.isfinite(row[key]) else math.nan for row in measured]
+    return [row["step"] for row in measured], values
 
 
 def _curve(axes: Axes, steps: list[float], values: list[float], number: int, label: str) -> None:
-    """A line; a long and so noisy one is drawn pale, with its running mean over it. The second one of a chart
-    is dashed: it often lies on the first.
-    """
+    """A line; a long, hence noisy one is pale, with its running mean on top."""
+    # The second line of a chart often lies on the first.
     colour, style = COLOURS[number], "--" if number else "-"
     if len(values) < 2 * SMOOTHED:
         axes.plot(steps, values, color=colour, label=label, marker=".", linewidth=1.2, linestyle=style)
@@ -178,11 +182,11 @@ def _curve(axes: Axes, steps: list[float], values: list[float], number: int, lab
 
 
 def _mean(window: list[float]) -> float:
-    """Of what is there: one NaN must not hide its neighbours."""
-    there = [value for value in window if not math.isnan(value)]
-    return sum(there) / len(there) if there else math.nan
+    """Without NaN, which must not hide its neighbours."""
+    numbers = [value for value in window if not math.isnan(value)]
+    return sum(numbers) / len(numbers) if numbers else math.nan
 
 
 def _group(source: str) -> str:
-    """``validation_2hop`` and ``test_2hop`` are ``2hop``; other names stay."""
+    """``2hop`` for ``validation_2hop`` and ``test_2hop``; other names stay."""
     return re.sub("^(validation|test)_", "", source)

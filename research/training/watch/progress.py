@@ -1,6 +1,4 @@
-"""What a person sees of a running training: one line a step, held-out results, and what the guards say. The
-table at its end is research/training/watch/table.py's.
-"""
+"""What a running training prints: a line per step, held-out results, and the warnings of the guards."""
 
 import math
 import re
@@ -9,56 +7,46 @@ from pathlib import Path
 
 from research.environments.headline import Headline
 from research.environments.question_answering import HEADLINE
-from research.training.run_files import read_metrics
-from research.training.watch.guards import (
-    ENTROPY,
-    ROLLOUT_DIFFERENCE,
-    GuardConfig,
-    GuardWatch,
-    Row,
-    failed_share,
-)
+from research.training.config import GuardConfig
+from research.training.run_files import StepMetrics, read_metrics
+from research.training.watch.guards import ENTROPY, ROLLOUT_DIFFERENCE, GuardWatch, failed_share
 
 STEPS_OF_THE_ESTIMATE = 10
 
 
 class StepPrinter:
-    """Prints each row that is added to ``metrics.jsonl`` once; those already there are history."""
+    """Turns each row that is added to ``metrics.jsonl`` into lines; earlier rows are only history."""
 
     def __init__(
         self, run_dir: Path, total_steps: int | None, guards: GuardConfig, headline: Headline = HEADLINE
     ) -> None:
         self.run_dir, self.total_steps, self.headline = run_dir, total_steps, headline
         self.guards = GuardWatch(guards)
-        # Of the file when it was last read: lines() is called twice a second, and the file grows once a step.
-        self._size = -1
-        self._read = 0
+        self._size = -1  # of the file when it was last read; -1: not there
         self.lines()
 
     def lines(self) -> list[str]:
-        """Lines for the rows that came since the last call."""
+        """Lines for the rows that were added since the last call."""
         path = self.run_dir / "metrics.jsonl"
         size = path.stat().st_size if path.exists() else -1
-        if size == self._size:
+        if size == self._size:  # this is called twice a second, and the file grows once per step
             return []
         self._size = size
-        rows = read_metrics(self.run_dir)[self._read :]
-        self._read += len(rows)
+        rows = read_metrics(self.run_dir)[len(self.guards.rows) :]
         return [line for row in rows for line in self._row_lines(row)]
 
-    def _row_lines(self, row: Row) -> list[str]:
-        step, warnings = int(row["step"]), self.guards.see(row)
+    def _row_lines(self, row: StepMetrics) -> list[str]:
+        step, alarms = int(row["step"]), self.guards.observe(row)
         lines = [self._step_line(row)] if "timing_s/step" in row else []
-        lines += [f"WARNING step {step}: {warning.message}" for warning in warnings]
-        # The few validation questions only: what the test questions say is for the table.
+        lines += [f"WARNING step {step}: {alarm.message}" for alarm in alarms]
+        # Only the few validation questions: results on the test questions are for the table.
         pattern = re.compile(f"val-.*/validation_?(.*)/{self.headline.metric}/mean@1")
-        found = {found[1]: row[key] for key in sorted(row) if (found := pattern.fullmatch(key))}
-        held_out = [f"{name} {value:.3f}".strip() for name, value in found.items()]
-        label = self.headline.label
-        return lines + ([f"  validation at step {step}: {label} {', '.join(held_out)}"] if held_out else [])
+        values = {match[1]: row[key] for key in sorted(row) if (match := pattern.fullmatch(key))}
+        scores = ", ".join(f"{name} {value:.3f}".strip() for name, value in values.items())
+        return lines + ([f"  validation at step {step}: {self.headline.label} {scores}"] if scores else [])
 
-    def _step_line(self, row: Row) -> str:
-        """At most 120 columns, and 12 more where searches failed."""
+    def _step_line(self, row: StepMetrics) -> str:
+        """At most 120 columns, and 12 more if searches failed."""
         seconds, step = row["timing_s/step"], int(row["step"])
         count = f"{step}/{self.total_steps}" if self.total_steps else f"{step}"
         difference = f"{row.get(ROLLOUT_DIFFERENCE, math.nan):.0e}".replace("e-0", "e-")
@@ -71,7 +59,7 @@ class StepPrinter:
         )
 
     def _left(self, step: int) -> str:
-        """The time that the rest will take at the pace of the last steps."""
+        """The time for the remaining steps at the pace of the last ones."""
         if not self.total_steps or step >= self.total_steps:
             return ""
         rows = [row for row in self.guards.rows if "timing_s/step" in row][-STEPS_OF_THE_ESTIMATE:]

@@ -1,9 +1,8 @@
-"""The table of held-out results, before and after a training: rows as objects, and as text. The report shows
-the same rows in HTML.
+"""The table of held-out results before and after a training, as rows and as text.
 
-The rows come from the files of the whole test set, ``trajectories/test_step_N.jsonl``; a run without them is
-judged by ``validation_step_N.jsonl``. Results measured elsewhere may stand in RUN_DIR/controls.jsonl, one
-object a line: ``{"name": "supervised", "questions": 500, "em": 0.9, "searches": 2.0, "format_valid": 1.0}``.
+The rows come from the files of the whole test set, ``trajectories/test_step_N.jsonl``, or, in a run without
+them, from ``validation_step_N.jsonl``. Results measured elsewhere may be in RUN_DIR/controls.jsonl, one
+object per line: ``{"name": "a", "questions": 500, "em": 0.9, "searches": 2.0, "format_valid": 1.0}``.
 """
 
 import json
@@ -19,15 +18,15 @@ from research.environments.headline import Headline, Result
 from research.episode.trajectory import Trajectory
 from research.training.config import headline_of
 from research.training.run_files import TRAJECTORY_FILE, read_metrics, read_step
-from research.training.watch.validations import EVALUATED_STEP
+from research.training.watch.validations import evaluated_step
 
-NO_TEST = "\nThese questions also drew the curve: there are no test questions of the run's own (--test)."
+NO_TEST = "\nThese questions also drew the curve: the run has no test questions of its own (--test)."
 COUNTS = ("questions", "searches", "failed_searches", "response_tokens")  # may be above 1
-KINDS = ("", *CONTROLS)  # in the order of the table: real search, then the controls
+CONTROL_ORDER = ("", *CONTROLS)  # of the table: real search, then the controls
 
 
-class Key(NamedTuple):
-    """A held-out episode. ``control`` is how its searches were answered, one of KINDS."""
+class EpisodeKey(NamedTuple):
+    """A held-out episode. ``control`` says how its searches were answered, one of CONTROL_ORDER."""
 
     control: str
     source: str
@@ -44,11 +43,15 @@ class TableRow:
     after: Result | None
     control: str = ""
 
+    @property
+    def results(self) -> list[Result]:
+        """Those there are."""
+        return [result for result in (self.before, self.after) if result]
+
     def cells(self) -> tuple[str, ...]:
         """One text for each column of the table; ``-`` where nothing was measured."""
-        results = [result for result in (self.before, self.after) if result]
-        counts = dict.fromkeys(str(result.questions) for result in results)
-        return (self.name, " -> ".join(counts), *results[0].headline.cells(self.before, self.after))
+        counts = dict.fromkeys(str(result.questions) for result in self.results)
+        return (self.name, " -> ".join(counts), *self.results[0].headline.cells(self.before, self.after))
 
 
 def header_of(headline: Headline) -> tuple[str, ...]:
@@ -62,49 +65,49 @@ def held_out_split(run_dir: Path) -> str:
 
 
 def held_out_steps(run_dir: Path, split: str) -> list[int]:
-    """The steps of which there are held-out trajectories, in order."""
+    """The steps with held-out trajectories, in order."""
     names = (path.name for path in (run_dir / "trajectories").glob(f"{split}_step_*.jsonl"))
-    return sorted({int(found[2]) for name in names if (found := TRAJECTORY_FILE.fullmatch(name))})
+    return sorted({int(match[2]) for name in names if (match := TRAJECTORY_FILE.fullmatch(name))})
 
 
 def step_after(run_dir: Path, split: str) -> int | None:
-    """The step whose policy stands for "after the training"; None if there is none yet.
+    """The step whose policy counts as "after the training"; None if there is none yet.
 
-    The test questions are asked of the policy that is handed over alone. Validation questions are asked of
-    many steps: that of the policy is taken once the run has ended, the last one until then.
+    The test questions are answered by the final policy alone. Validation questions are answered at many
+    steps: that of the final policy counts once the run has ended, the last one until then.
     """
     steps = [step for step in held_out_steps(run_dir, split) if step > 0]
-    judged = [int(row[EVALUATED_STEP]) for row in read_metrics(run_dir) if EVALUATED_STEP in row]
-    return judged[-1] if judged and judged[-1] in steps else max(steps, default=None)
+    final = evaluated_step(read_metrics(run_dir))
+    return final if final in steps else max(steps, default=None)
 
 
-def held_out_metrics(run_dir: Path, split: str, step: int | None) -> dict[Key, dict[str, float]]:
+def held_out_metrics(run_dir: Path, split: str, step: int | None) -> dict[EpisodeKey, dict[str, float]]:
     """The metrics of the held-out episodes of a step; empty if it was not evaluated.
 
-    One an episode: a file has some twice if its evaluation was killed and done again.
+    Each episode counts once: a file has some twice if its evaluation was killed and repeated.
     """
     trajectories = read_step(run_dir, step, split) if step is not None else ()
-    return {key_of(trajectory): trajectory.metrics for trajectory in trajectories}
+    return {episode_key(trajectory): trajectory.metrics for trajectory in trajectories}
 
 
-def key_of(trajectory: Trajectory) -> Key:
-    """What tells a held-out episode from the others of its step."""
+def episode_key(trajectory: Trajectory) -> EpisodeKey:
+    """What distinguishes a held-out episode from the others of its step."""
     data = trajectory.metadata
-    # Runs from before there were controls searched for real.
-    return Key(data.get("control", ""), data["data_source"], data["id"], data["sample"])
+    # Runs from before there were controls have no such key: all their searches were real.
+    return EpisodeKey(data.get("control", ""), data["data_source"], data["id"], data["sample"])
 
 
 def table_rows(run_dir: Path) -> list[TableRow]:
     """The rows of the run: real search first, then the controls, then those of controls.jsonl.
 
     Raises:
-        ValueError: a line of controls.jsonl has not the keys it must have; names file and line.
+        ValueError: a line of controls.jsonl has missing or wrong keys; names file and line.
     """
     split = held_out_split(run_dir)
     before, after = held_out(run_dir, split, 0), held_out(run_dir, split, step_after(run_dir, split))
-    keys = sorted({*before, *after}, key=lambda key: (KINDS.index(key[0]), key[1]))
-    rows = [TableRow(name, before.get((kind, name)), after.get((kind, name)), kind) for kind, name in keys]
-    return rows + list(_measured_elsewhere(run_dir))
+    keys = sorted({*before, *after}, key=lambda key: (CONTROL_ORDER.index(key[0]), key[1]))
+    rows = [TableRow(key[1], before.get(key), after.get(key), key[0]) for key in keys]
+    return [*rows, *_measured_elsewhere(run_dir)]
 
 
 def held_out(run_dir: Path, split: str, step: int | None) -> dict[tuple[str, str], Result]:
@@ -113,7 +116,7 @@ def held_out(run_dir: Path, split: str, step: int | None) -> dict[tuple[str, str
     for key, row in held_out_metrics(run_dir, split, step).items():
         groups[key.control, key.source].append(row)
     headline = headline_of(run_dir)
-    return {source: headline.result(rows) for source, rows in groups.items()}
+    return {key: headline.result(rows) for key, rows in groups.items()}
 
 
 def _measured_elsewhere(run_dir: Path) -> Iterable[TableRow]:
@@ -125,14 +128,13 @@ def _measured_elsewhere(run_dir: Path) -> Iterable[TableRow]:
             _check_measured(name, values, headline)
             yield TableRow(name, None, Result(headline, values.pop("questions"), values, spread), "elsewhere")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            wanted = ", ".join(["name", "questions", *headline.measures])
-            raise ValueError(f"{path}, line {number}: not an object with {wanted}: {error}") from error
+            keys = ", ".join(["name", "questions", *headline.measures])
+            raise ValueError(f"{path}, line {number}: not an object with {keys}: {error}") from error
 
 
 def _check_measured(name: Any, values: dict[str, Any], headline: Headline) -> None:
-    """Raises ValueError for a figure that nothing can have been measured as, KeyError for one that lacks."""
-    known = {"questions", *headline.measures, headline.failure[0]}
-    if unknown := values.keys() - known:
+    """Raises ValueError for a figure that cannot have been measured, KeyError for a missing one."""
+    if unknown := values.keys() - {"questions", *headline.measures, headline.failure[0]}:
         raise ValueError(f"{', '.join(sorted(unknown))} unknown")
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"name is {name!r}")
@@ -147,7 +149,7 @@ def _check_measured(name: Any, values: dict[str, Any], headline: Headline) -> No
 
 
 def as_text(rows: list[TableRow], headline: Headline) -> str:
-    """The table for a terminal, one line a row."""
+    """The table for a terminal, one line per row."""
     lines = [header_of(headline), *(row.cells() for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -156,12 +158,11 @@ def as_text(rows: list[TableRow], headline: Headline) -> str:
 
 
 def failures_warning(rows: list[TableRow], headline: Headline) -> str:
-    """One line if searches of the table's episodes failed, else empty: their figures are then too low."""
-    results = [result for row in rows for result in (row.before, row.after) if result]
-    failed = round(sum(result.failures * result.questions for result in results))
+    """One line if searches of the table's episodes failed, which makes its figures too low; else empty."""
+    failed = round(sum(result.failures * result.questions for row in rows for result in row.results))
     if not failed:
         return ""
     return (
         f"WARNING: {failed} {headline.failure[1]}, so the figures are too low: was the retriever "
-        "gone or the machine overloaded? The reasons stand in trajectories/"
+        "gone or the machine overloaded? The reasons are in trajectories/"
     )

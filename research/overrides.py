@@ -1,14 +1,14 @@
-"""Values as words of a hydra configuration, key=value, for the command lines of trainings and evaluations."""
+"""key=value overrides of a hydra configuration, for the command lines of trainings and evaluations."""
 
 import re
 from typing import Any
 
-# Strings whole, one after the other, so that what looks like a key inside one is none.
+# Whole strings, one after the other, so that nothing inside one is taken for a key.
 _QUOTED = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')(?=(\s*:)?)""")
 
 
 def quoted(value: Any) -> str:
-    """A value, or a list of them, as hydra's grammar takes it, whatever characters it holds."""
+    """A value, or a list of values, in hydra's grammar, whatever characters it holds."""
     if value is None:
         return "null"
     if isinstance(value, list):
@@ -17,21 +17,23 @@ def quoted(value: Any) -> str:
 
 
 def _quoted_text(text: str) -> str:
-    # Backslashes stand for themselves, but not before a quote.
+    # Backslashes are literal, except before a quote.
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 
 
 def as_hydra_word(word: str) -> str:
-    """A user's word as hydra's grammar takes it, which knows neither quoted keys, ``key={"name:x": value}``,
-    nor a bare text with colons, blanks or braces, as prompts and paths to them have.
+    """A user's override in hydra's grammar.
+
+    Hydra knows neither quoted keys, ``key={"name:x": value}``, nor bare texts with colons, blanks or braces,
+    such as prompts and their paths.
     """
     key, equals, value = word.partition("=")
     if key.split(".")[-1] == "prompt" and value not in ("", "null") and not _is_quoted(value):
         return key + equals + _quoted_text(value)
     if not value.startswith("{"):
         return word
-    return key + equals + _QUOTED.sub(lambda found: _escaped(found[1]) if found[2] else found[0], value)
+    return key + equals + _QUOTED.sub(lambda match: _escaped(match[1]) if match[2] else match[0], value)
 
 
 def _is_quoted(value: str) -> bool:

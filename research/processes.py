@@ -1,5 +1,4 @@
-"""Child processes that never outlive us: start, wait for, and stop them by their own handles; and one process
-at a time in a folder. Linux.
+"""Child processes that never outlive us, and folders for one process at a time. Linux.
 
 The process that calls :func:`adopt_orphans` becomes the parent of every descendant whose own parent dies (Ray
 and vLLM start dozens), so :func:`stop_descendants` finds them all without searching by name.
@@ -28,7 +27,7 @@ def _prctl(option: int, value: int) -> None:
 
 @contextmanager
 def alone_in(folder: Path, error: type[Exception]) -> Iterator[None]:
-    """The folder, made if it is not there, for this process alone. Raises `error` if another has it."""
+    """The folder, created if missing, for this process alone. Raises `error` if another one has it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
@@ -62,7 +61,7 @@ def raise_on_terminate() -> None:
     signal.signal(signal.SIGTERM, handler)
 
 
-def start(argv: Sequence[str], log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own (ctrl-C reaches us alone), its output appended to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -72,16 +71,16 @@ def start(argv: Sequence[str], log: Path, env: dict[str, str] | None = None) -> 
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=env,
         )
 
 
-DEATH_SECONDS = 10.0  # after SIGKILL; longer only in a system call that cannot be interrupted
+DEATH_SECONDS = 10.0  # after SIGKILL; longer only in an uninterruptible system call
 
 
 def stop(process: subprocess.Popen[bytes], patience: float) -> None:
-    """SIGTERM, then SIGKILL after ``patience`` seconds. Does nothing to a process that has ended; one that
-    SIGKILL does not end is left, and named on standard error.
+    """End a process: SIGTERM, then SIGKILL after ``patience`` seconds.
+
+    One that SIGKILL does not end is left, and named on standard error.
     """
     if process.poll() is not None:
         return
@@ -93,22 +92,23 @@ def stop(process: subprocess.Popen[bytes], patience: float) -> None:
         try:
             process.wait(DEATH_SECONDS)
         except subprocess.TimeoutExpired:
-            _say_left([process.pid])
+            _print_left([process.pid])
 
 
-def _say_left(pids: Iterable[int]) -> None:
+def _print_left(pids: Iterable[int]) -> None:
     named = ", ".join(map(str, pids))
-    print(f"left behind, for SIGKILL does not end it (a system call hangs): process {named}", file=sys.stderr)
+    print(f"left behind, as SIGKILL does not end it (a system call hangs): process {named}", file=sys.stderr)
 
 
 def stop_descendants(patience: float = 5.0, death: float = DEATH_SECONDS) -> None:
-    """End every descendant that is left: SIGTERM, then SIGKILL after ``patience`` seconds, until none is
-    there. Those that SIGKILL has not ended ``death`` seconds later are left, and named on standard error.
+    """End every descendant: SIGTERM, then SIGKILL after ``patience`` seconds, until there is none.
+
+    Those that SIGKILL has not ended ``death`` seconds later are left, and named on standard error.
     """
     deadline = time.monotonic() + patience
     while children := psutil.Process().children(recursive=True):
         if time.monotonic() > deadline + death:
-            return _say_left(child.pid for child in children)
+            return _print_left(child.pid for child in children)
         for child in children:
             try:
                 child.kill() if time.monotonic() > deadline else child.terminate()

@@ -1,1 +1,1 @@
-"""All that touches veRL."""
+"""Everything that touches veRL."""

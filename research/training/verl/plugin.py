@@ -1,6 +1,4 @@
-"""The entry point "verl.plugins": veRL loads this in every process, while ``import verl`` is under way. Keep
-it light.
-"""
+"""The entry point "verl.plugins", which every process loads during ``import verl``: keep it light."""
 
 import os
 

@@ -1,7 +1,7 @@
 """The sampler of finished rollouts, which ends the run when a rollout fails or a worker dies.
 
-veRL's own sampler pads the batch where trajectories are missing, and waits for ever for a worker that is
-gone. Plugged in by ``trainer.v1.sampler.custom_sampler``.
+veRL's own sampler pads the batch where trajectories are missing, and waits forever for a dead worker.
+Plugged in by ``trainer.v1.sampler.custom_sampler``.
 """
 
 import contextlib
@@ -16,13 +16,11 @@ SECONDS_BETWEEN_LIVENESS_CHECKS = 10.0
 
 
 class RolloutFailed(RuntimeError):
-    """A trajectory could not be finished; the agent loop's own error stands in the log."""
+    """A trajectory could not be finished; the agent loop's own error is in the log."""
 
 
 class FailFastReplayBuffer(ReplayBuffer):
-    """veRL's synchronous sampler with errors instead of padding; ``sampler_kwargs.poll_interval`` is in
-    seconds.
-    """
+    """veRL's synchronous sampler with errors instead of padding; takes ``poll_interval`` in seconds."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["poll_interval"] = float(kwargs["sampler_kwargs"].get("poll_interval", 2.0))

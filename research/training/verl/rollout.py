@@ -1,4 +1,4 @@
-"""veRL's agent loop workers and server client, with less work for each trajectory and an earlier start."""
+"""veRL's agent loop workers and server client, with less work per trajectory and an earlier start."""
 
 import gc
 from typing import Any
@@ -8,13 +8,12 @@ from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from research.training.verl.agent_loop import NAME, SearchAgentLoop
+from research.datasets.questions import AGENT_NAME
+from research.training.verl.agent_loop import SearchAgentLoop
 
 
 class OneServerClient(LLMServerClient):
-    """For a single rollout server: asks it directly. veRL asks a load balancer twice a turn, an actor of its
-    own.
-    """
+    """For a single rollout server, called directly; veRL calls a load balancer twice per turn."""
 
     def __init__(self, server: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -28,8 +27,9 @@ class OneServerClient(LLMServerClient):
 
 
 class SearchWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
-    """Keeps one agent loop, which has no state between episodes. veRL makes one for each trajectory, through
-    hydra, which merges the whole configuration each time.
+    """Keeps one agent loop for all episodes.
+
+    veRL makes one for each trajectory, through hydra, which merges the whole configuration each time.
     """
 
     search_loop: SearchAgentLoop
@@ -46,12 +46,12 @@ class SearchWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             data_config=DictConfigWrap(self.config.data),
             hf_model_type=self.hf_model_type,
         )
-        gc.freeze()  # what was imported stays: each full collection would go through it, 0.3 s
+        gc.freeze()  # imported modules stay: each full collection would go through them, 0.3 s
 
     async def _run_agent_loop(
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, agent_name: str, **row: Any
     ) -> Any:
-        if agent_name != NAME:
+        if agent_name != AGENT_NAME:
             return await super()._run_agent_loop(sampling_params, trajectory, agent_name=agent_name, **row)
         row.pop("trace", None)
         output = await self.search_loop.run(sampling_params, **row)
@@ -59,9 +59,7 @@ class SearchWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
 
 
 class SearchManager(AgentLoopManagerTQ):
-    """Starts its workers before there are rollout servers: their imports take ten seconds, side by side with
-    those of the trainer.
-    """
+    """Starts its workers before the rollout servers: they import, for ten seconds, while the trainer does."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config=config, llm_client=None)

@@ -1,6 +1,6 @@
 """How far the actor's probabilities are from those the rollout sampled with, measured in the update itself.
 
-veRL measures it in a forward pass of its own (old_log_prob), which costs as much as a third of an update.
+veRL measures it in a separate forward pass (old_log_prob), which costs as much as a third of an update.
 Before the first update of a batch the actor IS the policy that sampled, so the update's own forward pass will
 do. Sums are reported, not means, so that micro-batches and ranks add up exactly.
 """
@@ -27,9 +27,9 @@ def measured(loss_function: Callable[..., Any]) -> Callable[..., Any]:
         actor = no_padding_2_padding(model_output["log_probs"].detach(), data)
         padded = data.select("rollout_log_probs", "response_mask").to_padded_tensor()
         mask = padded["response_mask"].bool()
-        found = sums(actor[mask], padded["rollout_log_probs"][mask])
-        kinds = {name: AggregationType.MAX if name == "max" else AggregationType.SUM for name in found}
-        metrics |= {PREFIX + name: Metric(kinds[name], number) for name, number in found.items()}
+        for name, number in sums(actor[mask], padded["rollout_log_probs"][mask]).items():
+            kind = AggregationType.MAX if name == "max" else AggregationType.SUM
+            metrics[PREFIX + name] = Metric(kind, number)
         return value, metrics
 
     return loss
@@ -39,14 +39,10 @@ def sums(actor_log_probs: torch.Tensor, rollout_log_probs: torch.Tensor) -> dict
     """Of the sampled tokens' probabilities under the actor (a) and the rollout (r)."""
     a, r = actor_log_probs.double().exp(), rollout_log_probs.double().exp()
     difference = (a - r).abs()
-    numbers = {
-        "count": float(len(a)),
-        "max": float(difference.max()) if len(a) else 0.0,
-        "difference": float(difference.sum()),
-        "difference2": float(difference.square().sum()),
-    }
-    numbers |= {"a": float(a.sum()), "r": float(r.sum()), "ar": float((a * r).sum())}
-    return numbers | {"a2": float(a.square().sum()), "r2": float(r.square().sum())}
+    summands = {"difference": difference, "difference2": difference.square(), "a": a, "r": r, "ar": a * r}
+    summands |= {"a2": a.square(), "r2": r.square()}
+    numbers = {name: float(each.sum()) for name, each in summands.items()}
+    return {"count": float(len(a)), "max": float(difference.max()) if len(a) else 0.0, **numbers}
 
 
 def statistics(metrics: dict[str, float]) -> dict[str, float]:
@@ -59,12 +55,11 @@ def statistics(metrics: dict[str, float]) -> dict[str, float]:
     spread = (s["a2"] / n - (s["a"] / n) ** 2) * (s["r2"] / n - (s["r"] / n) ** 2)
     covariance = s["ar"] / n - s["a"] * s["r"] / n**2
     variance = (s["difference2"] - n * mean**2) / max(n - 1, 1)
+    correlation = covariance / math.sqrt(spread) if spread > 0 else math.nan
     return {
         "training/rollout_probs_diff_valid": 1.0,
         "training/rollout_probs_diff_max": s["max"],
         "training/rollout_probs_diff_mean": mean,
         "training/rollout_probs_diff_std": math.sqrt(max(variance, 0.0)),
-        "training/rollout_actor_probs_pearson_corr": covariance / math.sqrt(spread)
-        if spread > 0
-        else math.nan,
+        "training/rollout_actor_probs_pearson_corr": correlation,
     }

@@ -1,7 +1,7 @@
 """FSDP on a CPU, registered through veRL's engine registry. Imported by research/training/verl/worker.py.
 
 What it computes is what veRL's engine computes (tests/test_cpu_engine.py compares them), in a fraction of the
-time: no attention mask, logits only of sampled tokens, micro-batches of sequences of like length.
+time: no attention mask, logits of sampled tokens only, micro-batches of sequences of similar length.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ WHOLE_LOGITS = (
 class CPUFSDPEngine(FSDPEngineWithLMHead):
     """veRL's FSDP engine, made fast for small models on a CPU."""
 
-    # True from the moment the rollout is handed the weights until they change.
+    # True from the moment the rollout gets the weights until they change.
     weights_are_the_rollouts = False
     engine_config: Any
 
@@ -45,8 +45,9 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
     # ------------------------------------------------------------------------------ micro-batches
 
     def forward_backward_batch(self, data: TensorDict, loss_function: Any, forward_only: bool = False) -> Any:
-        """In micro-batches of sequences of like length. veRL balances tokens, which mixes lengths, and half
-        of what is computed is padding then.
+        """In micro-batches of sequences of similar length.
+
+        veRL balances tokens, which mixes lengths, so that half of what is computed is padding.
         """
         torch.set_num_threads(os.cpu_count() or 1)  # OMP_NUM_THREADS is the rollout's number
         if self.weights_are_the_rollouts and loss_function is not None and "rollout_log_probs" in data:
@@ -79,8 +80,10 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
     # ------------------------------------------------------------------------------- one micro-batch
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Without attention mask and positions. Sequences are padded on the right, so causal attention alone
-        keeps their tokens from the padding, and positions count from 0. PyTorch's fast kernel takes no mask.
+        """Without attention mask and positions: PyTorch's fast kernel takes no mask.
+
+        Sequences are padded on the right, so causal attention alone keeps tokens from seeing the padding,
+        and positions count from 0.
         """
         inputs, arguments = super().prepare_model_inputs(micro_batch=micro_batch)
         self.sampled = sampled_tokens(micro_batch) if _is_plain(micro_batch) else None
@@ -95,15 +98,15 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
         self.predicting = self.sampled - 1 + padding_before[self.rows]
         return inputs | {"attention_mask": None, "position_ids": None}, arguments
 
-    # Of the micro-batch under way: the sampled tokens' places in its packed sequences (None: not a plain
-    # one), their sequences, and the places of what predicts them in the padded sequences.
+    # Of the current micro-batch: the positions of its sampled tokens in the packed sequences (None: not a
+    # plain one), their sequences, and the positions that predict them in the padded sequences.
     sampled: torch.Tensor | None = None
     rows: torch.Tensor
     predicting: torch.Tensor
     _logits_hook: Any = None
 
     def _keep_predicting(self, head: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        """The model's head sees only hidden states that predict a sampled token, as one sequence."""
+        """Give the model's head only hidden states that predict a sampled token, as one sequence."""
         if self.sampled is None:
             return inputs
         return (inputs[0].flatten(0, 1)[self.predicting].unsqueeze(0),)
@@ -121,16 +124,16 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
         labels = micro_batch["input_ids"].values()[self.sampled]
         chosen = log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
         result = {"log_probs": self._nested(chosen, micro_batch)}
-        asked = tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False)
-        if asked or torch.is_grad_enabled():
+        wanted = tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False)
+        if wanted or torch.is_grad_enabled():
             # In an update always, as a metric; part of the loss only where veRL asks for it.
-            of = log_probs if asked else log_probs.detach()
+            of = log_probs if wanted else log_probs.detach()
             result["entropy"] = self._nested(-(of.exp() * of).sum(-1), micro_batch)
         self.sampled = None
         return result
 
     def _nested(self, values: torch.Tensor, micro_batch: TensorDict) -> torch.Tensor:
-        """In veRL's layout: a value stands at the token that predicts, the one before the sampled one."""
+        """In veRL's layout: a value is at the token that predicts, the one before the sampled one."""
         ids, places = micro_batch["input_ids"], cast(torch.Tensor, self.sampled) - 1
         flat = values.new_zeros(len(ids.values())).index_put((places,), values)
         return torch.nested.nested_tensor_from_jagged(flat, ids.offsets())
@@ -149,7 +152,7 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
 
 
 def _is_plain(batch: TensorDict) -> bool:
-    """Text alone, and nothing asked for but log-probabilities and entropy."""
+    """Whether it is text alone, and only log-probabilities and entropy are wanted."""
     switches = (
         tu.get_non_tensor_data(data=batch, key=key, default=key == "use_remove_padding")
         for key in WHOLE_LOGITS
@@ -158,7 +161,7 @@ def _is_plain(batch: TensorDict) -> bool:
 
 
 def sampled_tokens(batch: TensorDict) -> torch.Tensor:
-    """Where in the packed sequences of the batch the tokens stand that the policy sampled."""
+    """Positions in the packed sequences of the batch of the tokens that the policy sampled."""
     prompts, mask = batch["prompts"].offsets().diff(), batch["response_mask"]
     in_mask = mask.values().bool().nonzero().squeeze(1)
     row = torch.repeat_interleave(torch.arange(len(prompts)), mask.offsets().diff())[in_mask]

@@ -2,8 +2,7 @@
 
 import os
 import types
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -24,25 +23,15 @@ def _memory(*args: Any) -> tuple[int, int]:
     return os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
 
 
-_NOTHING = ("empty_cache", "ipc_collect", "reset_peak_memory_stats")
-_ZERO = (
-    "max_memory_allocated",
-    "max_memory_reserved",
-    "memory_allocated",
-    "memory_reserved",
-    "current_device",
-)
-
-
 def _device_module() -> types.ModuleType:
-    """``torch.cpu`` with the calls of ``torch.cuda`` that veRL makes: memory questions are answered with
-    0.
-    """
+    """``torch.cpu`` with the calls of ``torch.cuda`` that veRL makes; allocated memory is always 0."""
     module = types.ModuleType("research_cpu_device")
     names = [name for name in dir(torch.cpu) if not name.startswith("__")]
-    module.__dict__.update({name: getattr(torch.cpu, name) for name in names})
-    module.__dict__.update(dict.fromkeys(_NOTHING, _nothing) | dict.fromkeys(_ZERO, _zero))
-    module.__dict__.update(
+    memory = [f"{most}memory_{kind}" for most in ("", "max_") for kind in ("allocated", "reserved")]
+    vars(module).update({name: getattr(torch.cpu, name) for name in names})
+    vars(module).update(dict.fromkeys(("empty_cache", "ipc_collect", "reset_peak_memory_stats"), _nothing))
+    vars(module).update(dict.fromkeys((*memory, "current_device"), _zero))
+    vars(module).update(
         mem_get_info=_memory,
         get_device_name=lambda *args: "CPU",
         is_available=lambda: True,
@@ -55,30 +44,20 @@ def _device_module() -> types.ModuleType:
     return module
 
 
-_MODULE = _device_module()
-
-
 @PlatformRegistry.register(platform="cpu")
 class PlatformCPU(PlatformBase):
-    """One logical accelerator a Ray node, which is the CPU."""
+    """One logical accelerator per Ray node, which is the CPU."""
 
-    @property
-    def device_name(self) -> str:
-        return "cpu"
-
-    @property
-    def vendor_name(self) -> str:
-        return "cpu"
-
-    @property
-    def device_module(self) -> types.ModuleType:
-        return _MODULE
+    device_name = vendor_name = "cpu"
+    device_module = _device_module()
+    set_device = synchronize = set_allocator_settings = empty_cache = _nothing
+    profiler_start = profiler_stop = cudart = _nothing
 
     def is_available(self) -> bool:
         return True
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        # Never chosen by detection: a GPU machine whose driver is broken must say so, not train on its CPU.
+        # Never chosen by detection: a GPU machine with a broken driver must say so, not train on its CPU.
         return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
 
     def current_device(self) -> Any:
@@ -89,23 +68,10 @@ class PlatformCPU(PlatformBase):
     def device_count(self) -> int:
         return 1
 
-    def set_device(self, device_index: int) -> None:
-        return None
-
-    def synchronize(self, device_index: int | None = None) -> None:
-        return None
-
     def manual_seed(self, seed: int) -> None:
         torch.manual_seed(seed)
 
-    def manual_seed_all(self, seed: int) -> None:
-        torch.manual_seed(seed)
-
-    def set_allocator_settings(self, settings: str) -> None:
-        return None
-
-    def empty_cache(self) -> None:
-        return None
+    manual_seed_all = manual_seed
 
     def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
         return None, None
@@ -116,15 +82,8 @@ class PlatformCPU(PlatformBase):
     def visible_devices_envvar(self) -> str:
         return "CUDA_VISIBLE_DEVICES"
 
-    @contextmanager
-    def nvtx_range(self, msg: str) -> Iterator[None]:
-        yield
-
-    def profiler_start(self) -> None:
-        return None
-
-    def profiler_stop(self) -> None:
-        return None
+    def nvtx_range(self, msg: str) -> nullcontext[None]:
+        return nullcontext()
 
     def ray_resource_name(self) -> str:
         # Ray hands this resource out by number; the recipe declares it with num_gpus=1.
@@ -134,8 +93,4 @@ class PlatformCPU(PlatformBase):
         return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
 
     def is_ipc_supported(self) -> bool:
-        # Weights travel through shared memory.
-        return False
-
-    def cudart(self) -> Any:
-        return None
+        return False  # weights travel through shared memory

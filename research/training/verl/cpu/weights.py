@@ -1,5 +1,6 @@
-"""How vLLM's CPU workers take new weights. Plugged in by
-``rollout.engine_kwargs.vllm.worker_extension_cls``.
+"""How vLLM's CPU workers take new weights.
+
+Plugged in by ``rollout.engine_kwargs.vllm.worker_extension_cls``.
 """
 
 from typing import Any

@@ -62,7 +62,7 @@ FIXED = {
     f"{ROLLOUT}.val_kwargs.n": _only(1, "1: a validation question has one answer"),
 }
 # (rule, section, its keys)
-FREE: tuple[tuple[Rule, str, str], ...] = (
+RULES_OF_KEYS: tuple[tuple[Rule, str, str], ...] = (
     (integer(1), "data", "train_batch_size max_prompt_length max_response_length"),
     (or_null(integer(1)), "data", "val_batch_size"),
     (either(-1, "-1", integer(1)), "data", "train_max_samples"),
@@ -97,7 +97,7 @@ FREE: tuple[tuple[Rule, str, str], ...] = (
     (either(None, "null for all", integer(1)), "trainer", "max_actor_ckpt_to_keep"),
 )
 TRAINING: Mapping[str, Rule] = FIXED | {
-    f"{section}.{key}": rule for rule, section, keys in FREE for key in keys.split()
+    f"{section}.{key}": rule for rule, section, keys in RULES_OF_KEYS for key in keys.split()
 }
 
 

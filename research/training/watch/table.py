@@ -6,12 +6,11 @@ object per line: ``{"name": "a", "questions": 500, "em": 0.9, "searches": 2.0, "
 """
 
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from research.environments.controls import CONTROLS
 from research.environments.headline import Headline, Result
@@ -19,9 +18,10 @@ from research.episode.trajectory import Trajectory
 from research.training.config import headline_of
 from research.training.run_files import TRAJECTORY_FILE, read_metrics, read_step
 from research.training.watch.validations import evaluated_step
+from research.values import AT_LEAST_0, FROM_0_TO_1, TEXT, check, integer
 
 NO_TEST = "\nThese questions also drew the curve: the run has no test questions of its own (--test)."
-COUNTS = ("questions", "searches", "failed_searches", "response_tokens")  # may be above 1
+COUNTS = ("searches", "failed_searches", "response_tokens")  # may be above 1
 CONTROL_ORDER = ("", *CONTROLS)  # of the table: real search, then the controls
 
 
@@ -121,31 +121,22 @@ def held_out(run_dir: Path, split: str, step: int | None) -> dict[tuple[str, str
 
 def _measured_elsewhere(run_dir: Path) -> Iterable[TableRow]:
     path, headline = run_dir / "controls.jsonl", headline_of(run_dir)
+    needed = ("name", "questions", *headline.measures)
+    measures = (*headline.measures, headline.failure[0])
+    rules = {"name": TEXT, "questions": integer(1), "spread": AT_LEAST_0}
+    rules |= {name: AT_LEAST_0 if name in COUNTS else FROM_0_TO_1 for name in measures}
     for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else (), start=1):
         try:
             values = json.loads(line)
-            name, spread = values.pop("name"), values.pop("spread", 0.0)
-            _check_measured(name, values, headline)
-            yield TableRow(name, None, Result(headline, values.pop("questions"), values, spread), "elsewhere")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            keys = ", ".join(["name", "questions", *headline.measures])
-            raise ValueError(f"{path}, line {number}: not an object with {keys}: {error}") from error
-
-
-def _check_measured(name: Any, values: dict[str, Any], headline: Headline) -> None:
-    """Raises ValueError for a figure that cannot have been measured, KeyError for a missing one."""
-    if unknown := values.keys() - {"questions", *headline.measures, headline.failure[0]}:
-        raise ValueError(f"{', '.join(sorted(unknown))} unknown")
-    if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"name is {name!r}")
-    if type(values["questions"]) is not int or values["questions"] < 1:
-        raise ValueError(f"questions is {values['questions']!r}, not a count from 1")
-    for key in headline.measures:
-        values[key]
-    for key, value in values.items():
-        most = sys.float_info.max if key in COUNTS else 1.0
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-            raise ValueError(f"{key} is {value!r}, not a number from 0{' to 1' if most == 1 else ''}")
+            check(values, rules)
+            if wrong := {*values.keys() - rules.keys(), *set(needed) - values.keys()}:
+                raise ValueError(f"{', '.join(sorted(wrong))} unknown or missing")
+            name, count, spread = values.pop("name"), values.pop("questions"), values.pop("spread", 0.0)
+            yield TableRow(name, None, Result(headline, count, values, spread), "elsewhere")
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: not an object with {', '.join(needed)}: {error}"
+            ) from error
 
 
 def as_text(rows: list[TableRow], headline: Headline) -> str:

@@ -1,7 +1,6 @@
 """From a recipe's command line to its options: of a new run, or the saved ones of a run that resumes."""
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,28 +11,27 @@ from click.core import ParameterSource
 from research.places import RUNS
 from research.processes import Terminated
 from research.training.run.execute import execute, export, show
-from research.training.run.options import RecipeOptions, RunFailed
+from research.training.run.options import RecipeOptions, RunFailed, gpu_memory
 from research.training.run.plan import make_plan
 from research.training.run_files import latest_checkpoint
 
 # What may change when a run resumes; everything else belongs to what is being trained.
-FREE_ON_RESUME = {"steps", "nodes", "gpus", "supervised_control"}
+FREE_ON_RESUME = {"run_dir", "steps", "nodes", "gpus", "supervised_control"}
 FREE_ON_RESUME |= {"serve_args", "retriever_url", "retriever_host", "retriever_port"}
 
 
 def run_recipe(context: click.Context, values: dict[str, Any]) -> None:
     """Do what the command line of a recipe says; an error is one line and exit code 1."""
-    resume, only_export, dry_run = (values.pop(name) for name in ("resume", "only_export", "dry_run"))
+    resume, only_export, dry_run = (values.pop(name) for name in ("resume", "export", "dry_run"))
     explicit = {name for name in values if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     values["recipe"] = context.command.name
+    values["hardware"] = values["hardware"] or ("gpu" if gpu_memory() else "cpu")
     try:
         options = resolve_options(values, explicit, resume or only_export)
-        if dry_run:
-            show(make_plan(options))
-        elif only_export:
+        if only_export and not dry_run:
             export(options.run_dir)
         else:
-            execute(make_plan(options))
+            (show if dry_run else execute)(make_plan(options))
     except OSError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
@@ -83,18 +81,16 @@ def _resumed(saved: RecipeOptions, options: RecipeOptions, explicit: set[str]) -
     run_dir = options.run_dir
     if saved.recipe != options.recipe:
         raise RunFailed(f"{run_dir} is a run of recipes/train_{saved.recipe}.sh; resume it with that one")
-    names = {field.name for field in fields(RecipeOptions)} & explicit - {"run_dir"}
-    for name in sorted(names - FREE_ON_RESUME):
-        before, now = getattr(saved, name), getattr(options, name)
-        if before != now:
+    given = {name: getattr(options, name) for name in sorted(explicit)} | {"run_dir": run_dir}
+    for name, value in given.items():
+        before = getattr(saved, name)
+        if name not in FREE_ON_RESUME and value != before:
             raise RunFailed(
-                f"{run_dir} was started with {name}={_text(before)}, not {_text(now)}; choose another "
+                f"{run_dir} was started with {name}={_text(before)}, not {_text(value)}; choose another "
                 "--run-dir for another run"
             )
-    return replace(
-        saved, run_dir=run_dir, **{name: getattr(options, name) for name in names & FREE_ON_RESUME}
-    )
+    return replace(saved, **given)
 
 
 def _text(value: Any) -> str:
-    return " ".join(value) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+    return " ".join(value) if isinstance(value, tuple) else str(value)

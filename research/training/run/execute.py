@@ -62,7 +62,7 @@ def show(plan: RunPlan) -> None:
     serve = [replace(plan.serve, argv=[*plan.serve.argv, "--port", str(port)])] if plan.serve else []
     merge = _export_command(plan.options.run_dir, Path("CHECKPOINT"))
     for command in [*plan.prepare, *plan.build, *serve, plan.train, merge]:
-        done = "  # already done" if command.creates and command.creates.exists() else ""
+        done = "  # already done" if command.is_done else ""
         click.echo(f"# {command.task}{done}\n{shlex.join(command.argv)}")
     for fault in faults:
         click.echo(f"# on this machine it would not start: {fault}")
@@ -170,7 +170,7 @@ def _print_how_to_resume(options: RecipeOptions) -> None:
 
 def _run(command: Command) -> None:
     """One preparing command, its output on the terminal."""
-    if command.creates and command.creates.exists():
+    if command.is_done:
         click.echo(f"- {command.task}: already done")
         return
     click.echo(f"- {command.task}")

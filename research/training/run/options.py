@@ -2,14 +2,18 @@
 
 import hashlib
 import json
+import shlex
+import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import click
+from click import IntRange
 from pydantic import ConfigDict, TypeAdapter
 
+from research import values as rules
 from research.places import PACKAGE
 from research.training.run_files import foreign_recipe, read_recipe
 from research.validation import checked
@@ -19,36 +23,73 @@ class RunFailed(click.ClickException):
     """The run cannot start or continue; the message, for the user, is one line."""
 
 
+class Ruled(click.ParamType):
+    """Texts that a rule allows; --help calls them by `name`."""
+
+    def __init__(self, name: str, rule: rules.Rule) -> None:
+        self.name, self.rule = name, rule
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not self.rule.holds(value):
+            self.fail(f"it must be {self.rule.meaning}, not {value!r}", param, ctx)
+        return str(value)
+
+
+def text(value: str) -> str:
+    """Arguments of a command, as a shell splits them. Raises ValueError for an open quote."""
+    shlex.split(value)
+    return value
+
+
+FILE = click.Path(path_type=Path)
+MODEL, KIND, HOST = (Ruled(name, rules.TEXT) for name in ("name|dir", "kind", "text"))
+SPLITS = {"train": "questions", "validation": "validation", "test": "test"}
+"""split -> the option that names its file"""
+
+
 @dataclass(frozen=True)
 class RecipeOptions:
-    """The recipe's command line, saved as ``recipe.json`` in the run folder. None: by the hardware."""
+    """The recipe's command line, saved as ``recipe.json`` in the run folder. None: by recipe and hardware.
 
-    hardware: Literal["cpu", "gpu"]
-    run_dir: Path
+    Each field is an option, whose help is in __main__.py; what annotates it reads its words.
+    """
+
+    hardware: Annotated[Literal["cpu", "gpu"], click.Choice(["cpu", "gpu"])]
+    run_dir: Annotated[Path, FILE]
     recipe: str = "musique"
-    model: str | None = None
-    questions: Path | None = None
-    validation: Path | None = None
-    test: Path | None = None
-    corpus: Path | None = None
-    faiss_index: Path | None = None
-    encoder: str | None = None
-    index: str | None = None
-    build_args: str = ""
-    serve_args: str = ""
-    retriever_url: str | None = None
-    retriever_host: str = "127.0.0.1"
-    retriever_port: int = 0
-    steps: int | None = None
-    nodes: int = 1
-    gpus: int | None = None
-    seed: int = 42
-    passages: int = 20000
-    test_questions: int = 500
-    supervised_control: bool = False
+    model: Annotated[str | None, MODEL] = None
+    questions: Annotated[Path | None, FILE] = None
+    validation: Annotated[Path | None, FILE] = None
+    test: Annotated[Path | None, FILE] = None
+    corpus: Annotated[Path | None, FILE] = None
+    faiss_index: Annotated[Path | None, FILE] = None
+    encoder: Annotated[str | None, MODEL] = None
+    index: Annotated[str | None, KIND] = None
+    build_args: Annotated[str, text] = ""
+    serve_args: Annotated[str, text] = ""
+    retriever_url: Annotated[str | None, Ruled("url", rules.URL)] = None
+    retriever_host: Annotated[str, HOST] = "127.0.0.1"
+    retriever_port: Annotated[int, IntRange(0, 65535)] = 0
+    steps: Annotated[int | None, IntRange(1)] = None
+    nodes: Annotated[int, IntRange(1)] = 1
+    gpus: Annotated[int | None, IntRange(1)] = None
+    seed: Annotated[int, IntRange(0, 2**31 - 1)] = 42
+    passages: Annotated[int, IntRange(600)] = 20000
+    test_questions: Annotated[int, IntRange(1)] = 500
+    supervised_control: Annotated[bool, click.BOOL] = False
     overrides: tuple[str, ...] = ()
 
     __pydantic_config__ = ConfigDict(extra="forbid")
+
+    @property
+    def splits(self) -> dict[str, Path]:
+        """The files of questions that there are, by split."""
+        return {split: path for split, name in SPLITS.items() if (path := getattr(self, name))}
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the index is of vectors, and not of words."""
+        return not (self.index or "").startswith("bm25")
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -72,6 +113,11 @@ class Command:
     argv: list[str]
     creates: Path | None = None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether what it creates is there."""
+        return self.creates is not None and self.creates.exists()
+
 
 def module_command(task: str, module: str, *arguments: Any, creates: Path | None = None) -> Command:
     """The command that runs a Python module of ours."""
@@ -87,3 +133,16 @@ def generators() -> list[str]:
     """Digests of the code that generates worlds, for their keys."""
     paths = sorted((PACKAGE / "datasets").glob("mini*/*.py"))
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+def gpu_memory() -> list[int]:
+    """Bytes of memory of each GPU of this machine; empty if there is none or no driver.
+
+    According to the driver: importing torch for that takes seconds.
+    """
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        output = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [int(line) * 2**20 for line in output.split("\n") if line.strip().isdigit()]

@@ -23,8 +23,8 @@ from research.places import CACHE
 from research.tools.search import TOKEN_VARIABLE
 from research.training.config import ResearchConfig, read_research_config
 from research.training.rows import require_batch
-from research.training.run.hardware import gpu_memory
 from research.training.run.models import folder_faults, weight_bytes
+from research.training.run.options import gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
 from research.training.run.sources import RECIPES
@@ -87,14 +87,12 @@ def _missing_files(plan: RunPlan) -> Iterator[str]:
 def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
     """What is wrong in the user's own files, before cold start and index, which take minutes."""
     research, options = read_research_config(config.research), plan.options
-    files = {"questions": options.questions, "validation": options.validation, "test": options.test}
-    lines = []
-    for split, path in files.items():
+    # Without a corpus, the tasks of the run are made from the positives of these.
+    final, lines = plan.inputs.questions == options.questions, []
+    for split, path in options.splits.items():
         try:
-            # Without a corpus, the tasks of the run are made from the positives of these.
-            final = plan.inputs.questions == options.questions
-            count = len(research.environment.read(path, split, final)) if path else 0
-            if path and split == "questions":
+            count = len(research.environment.read(path, split, final))
+            if split == "train":
                 require_batch(count, config, path)
         except DataError as error:
             lines.append(str(error))
@@ -104,7 +102,7 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
 def _corpus_faults(plan: RunPlan, research: ResearchConfig) -> Iterator[str]:
     """With the retrieval server's own reader, before its build."""
     corpus, (*_, last), top_k = plan.options.corpus, plan.build, research.retriever.top_k
-    if corpus is None or plan.serve is None or (last.creates and last.creates.exists()):
+    if corpus is None or plan.serve is None or last.is_done:
         return
     from retriever_server.corpus import scan_corpus
 
@@ -122,7 +120,7 @@ def _corpus_faults(plan: RunPlan, research: ResearchConfig) -> Iterator[str]:
 
 def _retriever_options(plan: RunPlan) -> Iterator[str]:
     """With the retrieval server's own command line."""
-    options, kind = plan.options, plan.inputs.index
+    options, kind = plan.options, str(plan.inputs.index)
     if plan.serve is None:
         return
     if kind not in KINDS:
@@ -225,7 +223,7 @@ def _disk(path: Path, need: int, what: str) -> Iterator[str]:
 
 
 def _gpu(plan: RunPlan) -> Iterator[str]:
-    options, model, memory = plan.options, plan.inputs.model, gpu_memory()
+    options, model, memory = plan.options, str(plan.inputs.model), gpu_memory()
     count = options.gpus or max(1, len(memory))
     if not memory:
         yield "GPU: nvidia-smi finds none; --hardware cpu runs the whole stack without"

@@ -23,7 +23,7 @@ def supervised_command(plan: RunPlan) -> Command:
 
     Those of the cold start are in its folder; evaluations and start-up do not count.
     """
-    cold_start = json.loads((Path(plan.inputs.model) / "cold_start.json").read_text(encoding="utf-8"))
+    cold_start = json.loads((Path(str(plan.inputs.model)) / "cold_start.json").read_text(encoding="utf-8"))
     steps = (row.get("timing_s/step", 0.0) for row in read_metrics(plan.options.run_dir))
     seconds = float(cold_start["seconds"] + sum(steps))
     policy = plan.options.run_dir / SUPERVISED_FOLDER / "policy"

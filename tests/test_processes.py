@@ -54,7 +54,9 @@ def test_descendants_end_also_if_they_do_not_listen():
 def keeper(tmp_path):
     """Of a server that ends at once."""
     options = RecipeOptions(hardware="cpu", run_dir=tmp_path)
-    return RetrieverKeeper(SimpleNamespace(options=options, serve=Command("serve", ["true"])), 1)
+    return RetrieverKeeper(
+        SimpleNamespace(options=options, serve=Command("serve", ["true"]), retriever_url="http://127.0.0.1:1")
+    )
 
 
 def test_a_retriever_that_dies_again_and_again_ends_the_run(tmp_path, capsys):

@@ -13,7 +13,6 @@ from research.training.watch.table import table_rows
 from research.training.watch.validations import (
     DataSetScore,
     best_checkpoint,
-    best_of_all,
     best_step,
     data_set_scores,
     final_checkpoint,
@@ -55,7 +54,7 @@ def test_scores_come_from_verls_metrics_by_data_set():
 def test_the_best_step_is_a_trained_one_and_of_equal_ones_the_later():
     rows = [validated(0, 0.9), validated(10, 0.5), step_row(11), validated(20, 0.5), validated(30, 0.4)]
     assert best_step(rows) == 20 and best_step(rows[:1]) is None
-    assert best_of_all(rows) == 0 and best_of_all(rows[1:]) == 20
+    assert best_step(rows, least=0) == 0 and best_step(rows[1:], least=0) == 20
 
 
 def test_validations_without_gain_are_counted_from_the_best_of_all():

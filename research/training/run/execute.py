@@ -5,9 +5,6 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -32,10 +29,10 @@ from research.training.run.models import fit_to_model
 from research.training.run.options import Command, RecipeOptions, RunFailed, module_command
 from research.training.run.plan import RunPlan, compose_config
 from research.training.run.preflight import file_problems, free_port, problems
-from research.training.run.retriever_keeper import retriever_url, served_retriever
+from research.training.run.retriever_keeper import RetrieverKeeper
 from research.training.run_files import forget_steps_after, latest_checkpoint, mend_tracker, read_metrics
 from research.training.watch.progress import StepPrinter
-from research.training.watch.table import NO_TEST, as_text, failures_warning, held_out_split, table_rows
+from research.training.watch.table import HeldOut, as_text, failures_warning, table_rows
 from research.training.watch.validations import final_checkpoint, provenance, stopped_early
 
 FULL_DISK = 10**7  # bytes: no checkpoint fits any more, and a failed write may leave some free
@@ -47,10 +44,9 @@ def show(plan: RunPlan) -> None:
     Raises:
         RunFailed: veRL or this project refuses the configuration.
     """
-    port = plan.options.retriever_port or 8000
-    config = compose_config(plan, retriever_url(plan, port))
-    faults = problems(plan)
-    faults += [] if faults else [*file_problems(plan, config), *fit_to_model(plan.options, config)]
+    plan = plan.on_port(plan.options.retriever_port or 8000)
+    config = compose_config(plan, plan.retriever_url)
+    faults = problems(plan) or [*file_problems(plan, config), *fit_to_model(plan.options, config)]
     os.environ.update(config.ray_kwargs.ray_init.runtime_env.env_vars)
     from research.training.verl.launch import validate
 
@@ -59,9 +55,8 @@ def show(plan: RunPlan) -> None:
     except (ValueError, AssertionError) as error:
         raise RunFailed(f"the configuration is not valid: {error}") from error
     click.echo(OmegaConf.to_yaml(config))
-    serve = [replace(plan.serve, argv=[*plan.serve.argv, "--port", str(port)])] if plan.serve else []
-    merge = _export_command(plan.options.run_dir, Path("CHECKPOINT"))
-    for command in [*plan.prepare, *plan.build, *serve, plan.train, merge]:
+    commands = [*plan.prepare, *plan.build, plan.serve, plan.train]
+    for command in filter(None, [*commands, _export_command(plan.options.run_dir, Path("CHECKPOINT"))]):
         done = "  # already done" if command.is_done else ""
         click.echo(f"# {command.task}{done}\n{shlex.join(command.argv)}")
     for fault in faults:
@@ -81,15 +76,14 @@ def execute(plan: RunPlan) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = plan.options
     # Held until the end: minutes may pass before the retriever listens there, and it may be restarted.
-    held = (
-        nullcontext(options.retriever_port) if options.retriever_port else free_port(options.retriever_host)
-    )
-    with held as port:
-        config = compose_config(plan, retriever_url(plan, port))
+    with free_port(options.retriever_host, options.retriever_port if plan.serve else 0) as port:
+        plan = plan.on_port(port)
+        config = compose_config(plan, plan.retriever_url)
         if latest_checkpoint(options.run_dir) is None:
             _refuse(file_problems(plan, config))
         _refuse(fit_to_model(options, config))
-        _carry_out(plan, config, port)
+        with alone_in(options.run_dir, RunFailed):
+            _carry_out(plan, config)
 
 
 def _refuse(faults: list[str]) -> None:
@@ -97,22 +91,29 @@ def _refuse(faults: list[str]) -> None:
         raise RunFailed("cannot start:\n  " + "\n  ".join(faults))
 
 
-def _carry_out(plan: RunPlan, config: DictConfig, port: int) -> None:
+def _carry_out(plan: RunPlan, config: DictConfig) -> None:
+    """All of it. However it ends, no process is left; after an interruption, print how to resume."""
     run_dir = plan.options.run_dir
-    with alone_in(run_dir, RunFailed), _nothing_left_behind(plan.options):
+    try:
         plan.options.save(run_dir / "recipe.json")
-        _prepare_and_train(plan, config, port)
+        _prepare_and_train(plan, config)
         if config.trainer.save_freq > 0:
             export(run_dir)
         else:
             click.echo("- no checkpoint and no policy were written: trainer.save_freq is not above 0")
         if plan.options.supervised_control:
-            _supervised_control(plan, port)
+            _supervised_control(plan)
         _print_summary(run_dir)
-        _report(run_dir)
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            click.echo("\nstopping ...", err=True)
+            _print_how_to_resume(plan.options)
+        raise
+    finally:
+        stop_descendants()
 
 
-def _prepare_and_train(plan: RunPlan, config: DictConfig, port: int) -> None:
+def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
     """Whatever is left of it: nothing for a run that is finished."""
     run_dir = plan.options.run_dir
     if warning := mend_tracker(run_dir):
@@ -136,29 +137,14 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig, port: int) -> None:
     # The trainer forgets them too, but late: until then they would be shown as steps of this run.
     forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)
     settle(config, run_dir)
-    guards, total = read_research_config(config.research).guards, config.trainer.total_training_steps
     OmegaConf.save(config, run_dir / "config.yaml")
-    _train(plan, port, StepPrinter(run_dir, total, guards, headline_of(run_dir)))
-    rows = read_metrics(run_dir)
+    _train(plan, config)
+    rows, total = read_metrics(run_dir), config.trainer.total_training_steps
     step = max((int(row["step"]) for row in rows), default=0)
     if stopped_early(rows):
         click.echo(f"- stopped at step {step} of {total}: no better validation (research.early_stop)")
     elif step < total:
         raise RunFailed(f"the training ended at step {step} of {total}; see {run_dir / 'logs' / 'train.log'}")
-
-
-@contextmanager
-def _nothing_left_behind(options: RecipeOptions) -> Iterator[None]:
-    """End every process of the run however it ends; after an interruption, print how to resume."""
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, Exception):
-            click.echo("\nstopping ...", err=True)
-            _print_how_to_resume(options)
-        raise
-    finally:
-        stop_descendants()
 
 
 def _print_how_to_resume(options: RecipeOptions) -> None:
@@ -177,65 +163,57 @@ def _run(command: Command) -> None:
     # It has the cores for itself: its threads may wait some 50 us for one another before they fall asleep,
     # which makes the cold start a fifth quicker.
     environment = {"GOMP_SPINCOUNT": "20000", **os.environ}
-    process = subprocess.Popen(command.argv, stdin=subprocess.DEVNULL, env=environment)
-    try:
-        process.wait()
-    finally:
-        stop(process, patience=5)
-    if process.returncode != 0:
-        raise RunFailed(f"could not {command.task} (exit code {process.returncode}); the reason is above")
+    code = _finish(subprocess.Popen(command.argv, stdin=subprocess.DEVNULL, env=environment), patience=5)
+    if code != 0:
+        raise RunFailed(f"could not {command.task} (exit code {code}); the reason is above")
 
 
-def _run_logged(argv: list[str], log: Path, patience: float) -> int:
-    """Run a process that logs to a file; returns its exit code. It ends with us, in `patience` seconds."""
-    process = start(argv, log)
+def _finish(process: "subprocess.Popen[bytes]", patience: float) -> int:
+    """Its exit code. It ends with us, in `patience` seconds."""
     try:
         return process.wait()
     finally:
-        stop(process, patience=patience)
+        stop(process, patience)
 
 
 # -------------------------------------------------------------------------------------- retriever, training
 
 
-def _train(plan: RunPlan, port: int, printer: StepPrinter) -> None:
+def _train(plan: RunPlan, config: DictConfig) -> None:
     """Serve, train, and print steps until the training process ends."""
     run_dir, log = plan.options.run_dir, plan.options.run_dir / "logs" / "train.log"
-    with served_retriever(plan, port) as keeper:
+    guards, total = read_research_config(config.research).guards, config.trainer.total_training_steps
+    printer = StepPrinter(run_dir, total, guards, headline_of(run_dir))
+    with RetrieverKeeper(plan) as keeper:
         (run_dir / "logs" / "error.txt").unlink(missing_ok=True)
         click.echo(f"- {plan.train.task}: Ray, veRL and vLLM start, one to two minutes; log: {log}")
         training = start(plan.train.argv, log)
         try:
             keeper.wait_until_healthy()  # while the training's many processes start
-            while training.poll() is None:
+            while (code := training.poll()) is None:
                 time.sleep(0.5)
                 keeper.keep_alive()
-                _echo_all(printer)
-            _echo_all(printer)
+                printer.print_new()
+            printer.print_new()
         finally:
             stop(training, patience=20)
-    if training.returncode != 0:
+    if code != 0:
         _print_how_to_resume(plan.options)
         raise RunFailed(f"training failed: {_cause(run_dir)}; see {log}")
 
 
-def _supervised_control(plan: RunPlan, port: int) -> None:
+def _supervised_control(plan: RunPlan) -> None:
     """Train and judge the supervised policy (research/training/run/supervised.py)."""
     folder = plan.options.run_dir / supervised.SUPERVISED_FOLDER
     _run(supervised.supervised_command(plan))
     judge, log = supervised.prepare_judging(plan), folder / "logs" / "train.log"
     click.echo(f"- {judge.task}; log: {log}")
-    with served_retriever(plan, port) as keeper:
+    with RetrieverKeeper(plan) as keeper:
         keeper.wait_until_healthy()
-        code = _run_logged(judge.argv, log, patience=20)
+        code = _finish(start(judge.argv, log), patience=20)
     if code != 0:
         raise RunFailed(f"the supervised control failed: {_cause(folder)}; see {log}")
     supervised.record_results(plan.options.run_dir)
-
-
-def _echo_all(printer: StepPrinter) -> None:
-    for line in printer.lines():
-        click.echo(line)
 
 
 def _cause(run_dir: Path) -> str:
@@ -272,7 +250,7 @@ def export(run_dir: Path) -> None:
         return
     click.echo(f"- write the policy of step {step} to {target}")
     log = run_dir / "logs" / "export.log"
-    if _run_logged(_export_command(run_dir, checkpoint).argv, log, patience=5) != 0:
+    if _finish(start(_export_command(run_dir, checkpoint).argv, log), patience=5) != 0:
         raise RunFailed(f"the export failed: {tail(log, 1)}; see {log}")
     (temporary / "step.txt").write_text(stamp)
     if target.exists():
@@ -282,29 +260,24 @@ def export(run_dir: Path) -> None:
 
 def _print_summary(run_dir: Path) -> None:
     try:
-        rows, headline = table_rows(run_dir), headline_of(run_dir)
+        rows, held_out = table_rows(run_dir), HeldOut(run_dir)
     except ValueError as error:
         raise RunFailed(f"the run is finished, but has no table: {error}") from error
     if any(row.after for row in rows):
-        click.echo(f"\n{as_text(rows, headline)}{NO_TEST if held_out_split(run_dir) != 'test' else ''}")
+        click.echo(f"\n{as_text(rows, held_out.headline)}{held_out.remark}")
     else:
         click.echo("\nno table: nothing was evaluated after the training (trainer.test_freq=-1)")
-    if line := provenance(read_metrics(run_dir), headline.label):
+    if line := provenance(read_metrics(run_dir), held_out.headline.label):
         click.echo(line)
-    if warning := failures_warning(rows, headline):
+    if warning := failures_warning(rows, held_out.headline):
         click.echo(warning, err=True)
     click.echo(f"\nrun folder: {run_dir}")
     click.echo("  config.yaml  metrics.jsonl  trajectories/  checkpoints/  tensorboard/  logs/  policy/")
-
-
-def _report(run_dir: Path) -> None:
-    """Write the report. The training is kept whatever happens here, so an error is printed, not raised."""
     try:
         # Here: matplotlib takes a second to import.
         from research.training.watch.report import write_training_report
 
         click.echo(f"report: {write_training_report(run_dir)}")
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+    except Exception as error:  # whatever it is, the training is kept
         again = f"python -m research.training.watch.report {run_dir}"
-        warn(f"no report was written: {reason}; once that is mended: {again}")
+        warn(f"no report was written: {type(error).__name__}: {error}; once that is mended: {again}")

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,13 @@ class RunPlan:
     build: list[Command]
     serve: Command | None
     train: Command
+    retriever_url: str = ""
+
+    def on_port(self, port: int) -> "RunPlan":
+        """With the address of the retriever; if the run starts it, its port is chosen only then."""
+        url = self.options.retriever_url or f"http://{self.options.retriever_host}:{port}"
+        serve = self.serve and replace(self.serve, argv=[*self.serve.argv, "--port", str(port)])
+        return replace(self, serve=serve, retriever_url=url)
 
 
 def make_plan(options: RecipeOptions) -> RunPlan:
@@ -56,7 +63,6 @@ def make_plan(options: RecipeOptions) -> RunPlan:
     if inputs.corpus is not None and options.retriever_url is None:
         index = _index_folder(inputs, inputs.corpus)
         build.append(_index_command(options, inputs, index))
-        # Without its port, which is chosen when the run starts.
         words = (*shlex.split(options.serve_args), "--host", options.retriever_host, "--die-with-parent")
         serve = module_command("serve the index", "retriever_server", "serve", index, *words)
     train = ("train with GRPO", "research.training.verl.launch", options.run_dir, "--die-with-parent")

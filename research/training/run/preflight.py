@@ -21,7 +21,7 @@ from research.environments.controls import CLOSED_BOOK, SHUFFLED
 from research.errors import DataError
 from research.places import CACHE
 from research.tools.search import TOKEN_VARIABLE
-from research.training.config import ResearchConfig, read_research_config
+from research.training.config import read_research_config
 from research.training.rows import require_batch
 from research.training.run.models import folder_faults, weight_bytes
 from research.training.run.options import gpu_memory
@@ -38,8 +38,10 @@ GB = 10**9
 NOT_IMPORTED = {"__init__", "test", "tests", "scripts"}
 HUB_NAME = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 # Options of the retrieval server that the recipe sets itself, when it builds and when it serves.
-BUILD_OPTIONS = {"--encoder", "--index", "--faiss-index"}
-SERVE_OPTIONS = {"--host", "--port", "--token", "--die-with-parent"}
+SET_BY_US = {
+    "--build-args": {"--encoder", "--index", "--faiss-index"},
+    "--serve-args": {"--host", "--port", "--token", "--die-with-parent"},
+}
 # A 7B model's training state is spread over the GPUs in float32 (weights, gradients; the optimiser is in
 # main memory), next to the activations of one longest sequence.
 GPU_BYTES_PER_PARAMETER, GPU_BYTES_OF_ACTIVATIONS = 8, 10 * GB
@@ -47,17 +49,14 @@ GPU_BYTES_PER_PARAMETER, GPU_BYTES_OF_ACTIVATIONS = 8, 10 * GB
 
 def problems(plan: RunPlan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
-    checks = [_hiding_modules(Path.cwd()), _missing_files(plan), _models(plan), _port(plan)]
-    checks += [_reachable(plan), _retriever(plan), _retriever_options(plan), _supervised(plan)]
-    if plan.options.hardware == "gpu":
-        checks += [_gpu(plan), _wikipedia(plan)]
-    else:
-        checks += [_disk(plan.options.run_dir, 1 * GB, "the run folder (checkpoints, trajectories)")]
-    return [line for check in checks for line in check]
+    checks = [_hiding_modules, _missing_files, _models, _port, _retriever, _retriever_options, _supervised]
+    checks += [_gpus, _wikipedia] if plan.options.hardware == "gpu" else [_room]
+    return [line for check in checks for line in check(plan)]
 
 
-def _hiding_modules(folder: Path) -> Iterator[str]:
+def _hiding_modules(plan: RunPlan) -> Iterator[str]:
     """Ray's workers look for modules first in the folder that the training is started from."""
+    folder = Path.cwd()
     for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
         own = path.parent if path.name == "__init__.py" else path
         name = own.name.removesuffix(".py")
@@ -68,13 +67,8 @@ def _hiding_modules(folder: Path) -> Iterator[str]:
 
 def _missing_files(plan: RunPlan) -> Iterator[str]:
     options, recipe = plan.options, RECIPES[plan.options.recipe]
-    files = {
-        recipe.questions_option: options.questions,
-        "--validation": options.validation,
-        "--test": options.test,
-        "--corpus": options.corpus,
-        "--faiss-index": options.faiss_index,
-    }
+    files = {recipe.questions_option: options.questions, "--faiss-index": options.faiss_index}
+    files |= {f"--{name}": getattr(options, name) for name in ("validation", "test", "corpus")}
     for name, path in files.items():
         if path is not None and not path.is_file():
             yield f"{name}: there is no file {path}"
@@ -96,14 +90,13 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
                 require_batch(count, config, path)
         except DataError as error:
             lines.append(str(error))
-    return [*lines, *_corpus_faults(plan, research)]
+    if options.corpus is not None and plan.serve is not None and not plan.build[-1].is_done:
+        lines += _corpus_faults(options.corpus, research.retriever.top_k, SHUFFLED in research.controls)
+    return lines
 
 
-def _corpus_faults(plan: RunPlan, research: ResearchConfig) -> Iterator[str]:
+def _corpus_faults(corpus: Path, top_k: int, shuffled: bool) -> Iterator[str]:
     """With the retrieval server's own reader, before its build."""
-    corpus, (*_, last), top_k = plan.options.corpus, plan.build, research.retriever.top_k
-    if corpus is None or plan.serve is None or last.is_done:
-        return
     from retriever_server.corpus import scan_corpus
 
     try:
@@ -111,47 +104,20 @@ def _corpus_faults(plan: RunPlan, research: ResearchConfig) -> Iterator[str]:
     except RetrieverError as error:
         yield str(error)
         return
-    if SHUFFLED in research.controls and count <= top_k:
+    if shuffled and count <= top_k:
         yield (
             f"{corpus}: {count} passages, and research.retriever.top_k is {top_k}: the control shuffled "
             f"would find what the question finds; give more, or research.controls=[{CLOSED_BOOK}]"
         )
 
 
-def _retriever_options(plan: RunPlan) -> Iterator[str]:
-    """With the retrieval server's own command line."""
-    options, kind = plan.options, str(plan.inputs.index)
-    if plan.serve is None:
-        return
-    if kind not in KINDS:
-        yield f"--index: there is no kind {kind}; there are: {', '.join(KINDS)}"
-        return
-    for option, text, command, before, own in (
-        ("--build-args", options.build_args, build, [__file__, "index"], BUILD_OPTIONS),
-        ("--serve-args", options.serve_args, serve, ["index"], SERVE_OPTIONS),
-    ):
-        arguments = shlex.split(text)
-        for each in arguments:
-            if each.split("=")[0] in own:
-                remedy = (
-                    f"{TOKEN_VARIABLE} in the environment" if "token" in each else "the recipe's own option"
-                )
-                yield f"{option}: {each} cannot be given here; use {remedy}"
-        try:
-            context = command.make_context(command.name, [*before, *arguments])
-            parse_options(kind, context.params["index_options"])
-        except (click.UsageError, RetrieverError) as error:
-            yield f"{option}: {error.format_message() if isinstance(error, click.UsageError) else error}"
-
-
 def _models(plan: RunPlan) -> Iterator[str]:
-    model, encoder = plan.options.model, plan.options.encoder
-    for option, name in {"--model": model, "--encoder": encoder}.items():
+    for option, name in {"--model": plan.options.model, "--encoder": plan.options.encoder}.items():
         if name is not None and not Path(name).exists() and not HUB_NAME.fullmatch(name):
             yield f"{option}: there is no folder {name}, and it is no name on the hub (NAME or OWNER/NAME)"
-    if model is not None and Path(model).exists():
-        for fault in folder_faults(Path(model)):
-            yield f"--model: {model} is not a folder with a Hugging Face model ({fault})"
+        if name is not None and Path(name).exists() and option == "--model":
+            for fault in folder_faults(Path(name)):
+                yield f"--model: {name} is not a folder with a Hugging Face model ({fault})"
 
 
 def _supervised(plan: RunPlan) -> Iterator[str]:
@@ -159,22 +125,10 @@ def _supervised(plan: RunPlan) -> Iterator[str]:
         yield "--supervised-control: only the tiny policy and the mini world have demonstrations"
 
 
-def _port(plan: RunPlan) -> Iterator[str]:
-    host, port = plan.options.retriever_host, plan.options.retriever_port
-    if plan.serve is None:
-        return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                yield f"--retriever-port: {host}:{port}: {error.strerror}; leave it out to take a free port"
-            else:
-                yield f"--retriever-host: {host!r} is no address of this machine: {error.strerror}"
+# ------------------------------------------------------------------------------------------- retriever
 
 
-def _reachable(plan: RunPlan) -> Iterator[str]:
+def _retriever(plan: RunPlan) -> Iterator[str]:
     """The workers of all nodes search: the retriever's address must mean one machine for all of them."""
     options, url = plan.options, plan.options.retriever_url
     option, target = ("--retriever-url", "the retriever") if url else ("--retriever-host", "this machine")
@@ -184,6 +138,8 @@ def _reachable(plan: RunPlan) -> Iterator[str]:
             f"{option}: with --nodes {options.nodes} the other nodes search there too, and {host} is each of "
             f"them itself; give the address at which they reach {target}"
         )
+    if url and not is_healthy(url):
+        yield f"--retriever-url: no healthy retriever at {url}; check host, port and {TOKEN_VARIABLE}"
 
 
 def _is_local_everywhere(host: str) -> bool:
@@ -196,21 +152,55 @@ def _is_local_everywhere(host: str) -> bool:
     return any(address.is_loopback or address.is_unspecified for address in plain)
 
 
-def _retriever(plan: RunPlan) -> Iterator[str]:
-    url = plan.options.retriever_url
-    if url and not is_healthy(url):
-        yield f"--retriever-url: no healthy retriever at {url}; check host, port and {TOKEN_VARIABLE}"
+def _retriever_options(plan: RunPlan) -> Iterator[str]:
+    """With the retrieval server's own command line."""
+    options, kind = plan.options, str(plan.inputs.index)
+    if plan.serve is None:
+        return
+    if kind not in KINDS:
+        yield f"--index: there is no kind {kind}; there are: {', '.join(KINDS)}"
+        return
+    for option, text, command, before in (
+        ("--build-args", options.build_args, build, [__file__, "index"]),
+        ("--serve-args", options.serve_args, serve, ["index"]),
+    ):
+        words = shlex.split(text)
+        for word in words:
+            if word.split("=")[0] in SET_BY_US[option]:
+                remedy = (
+                    f"{TOKEN_VARIABLE} in the environment" if "token" in word else "the recipe's own option"
+                )
+                yield f"{option}: {word} cannot be given here; use {remedy}"
+        try:
+            context = command.make_context(command.name, [*before, *words])
+            parse_options(kind, context.params["index_options"])
+        except (click.UsageError, RetrieverError) as error:
+            yield f"{option}: {error.format_message() if isinstance(error, click.UsageError) else error}"
+
+
+def _port(plan: RunPlan) -> Iterator[str]:
+    host, port = plan.options.retriever_host, plan.options.retriever_port
+    try:
+        with free_port(host, port if plan.serve else 0):
+            return
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            yield f"--retriever-port: {host}:{port}: {error.strerror}; leave it out to take a free port"
+        else:
+            yield f"--retriever-host: {host!r} is no address of this machine: {error.strerror}"
 
 
 @contextmanager
-def free_port(host: str) -> Iterator[int]:
-    """A port on which nobody listens, and which nobody else is given until the block ends."""
+def free_port(host: str, port: int = 0) -> Iterator[int]:
+    """A port on which nobody listens, any if it is 0, and which nobody else is given until the block ends."""
     with socket.socket() as held:
-        held.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # whoever knows the number may listen there
-        held.bind((host, 0))
+        # Whoever knows the number may listen there.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((host, port))
         yield int(held.getsockname()[1])
+
+
+# ------------------------------------------------------------------------------------------ hardware
 
 
 def _disk(path: Path, need: int, what: str) -> Iterator[str]:
@@ -219,10 +209,11 @@ def _disk(path: Path, need: int, what: str) -> Iterator[str]:
         yield f"disk: {what} in {path} needs {size_text(need)}, {size_text(free)} are free"
 
 
-# ----------------------------------------------------------------------------------------- GPU profile
+def _room(plan: RunPlan) -> Iterator[str]:
+    yield from _disk(plan.options.run_dir, 1 * GB, "the run folder (checkpoints, trajectories)")
 
 
-def _gpu(plan: RunPlan) -> Iterator[str]:
+def _gpus(plan: RunPlan) -> Iterator[str]:
     options, model, memory = plan.options, str(plan.inputs.model), gpu_memory()
     count = options.gpus or max(1, len(memory))
     if not memory:

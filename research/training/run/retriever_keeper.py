@@ -4,8 +4,7 @@ import os
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
 import click
 import httpx
@@ -20,34 +19,27 @@ RETRIEVER_START_SECONDS = 1800  # a 61 GB index is read from disk
 RETRIEVER_RESTARTS, RESTARTS_WITHIN_SECONDS = 10, 600  # one that dies more often will not stay alive
 
 
-def retriever_url(plan: RunPlan, port: int) -> str:
-    """Where the training searches: the user's server, or the one that is started on ``port``."""
-    return plan.options.retriever_url or f"http://{plan.options.retriever_host}:{port}"
-
-
-@contextmanager
-def served_retriever(plan: RunPlan, port: int) -> Iterator["RetrieverKeeper"]:
-    """Serve the index, if the plan says so, until the end of the block."""
-    keeper = RetrieverKeeper(plan, port)
-    try:
-        yield keeper
-    finally:
-        if keeper.process:
-            stop(keeper.process, patience=10)
-
-
 class RetrieverKeeper:
-    """Keeps the retrieval server alive: the training survives its death, so it must not stay dead."""
+    """Serves the index, if the plan says so, until the end of its ``with`` block.
 
-    def __init__(self, plan: RunPlan, port: int) -> None:
+    The training survives the death of the server, so it must not stay dead.
+    """
+
+    def __init__(self, plan: RunPlan) -> None:
         self.deaths: deque[float] = deque(maxlen=RETRIEVER_RESTARTS)  # times of the newest
-        self.url = retriever_url(plan, port)
-        self.argv = [*plan.serve.argv, "--port", str(port)] if plan.serve else []
+        self.url, self.serve = plan.retriever_url, plan.serve
         self.log = plan.options.run_dir / "logs" / "retriever.log"
         self.process: subprocess.Popen[bytes] | None = None
-        if self.argv:
+        if self.serve:
             click.echo(f"- serve the index at {self.url}")
-            self.process = start(self.argv, self.log)
+            self.process = start(self.serve.argv, self.log)
+
+    def __enter__(self) -> "RetrieverKeeper":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.process:
+            stop(self.process, patience=10)
 
     def wait_until_healthy(self) -> None:
         """Wait for the server, also for one that was started elsewhere.
@@ -55,7 +47,7 @@ class RetrieverKeeper:
         Raises:
             RunFailed: it ended, or is not healthy in time.
         """
-        deadline = time.monotonic() + (RETRIEVER_START_SECONDS if self.argv else 10)
+        deadline = time.monotonic() + (RETRIEVER_START_SECONDS if self.process else 10)
         while not is_healthy(self.url):
             if self.process and self.process.poll() is not None:
                 raise RunFailed(f"the retriever did not start: {tail(self.log, 1)}; see {self.log}")
@@ -65,7 +57,7 @@ class RetrieverKeeper:
 
     def keep_alive(self) -> None:
         """Restart the server if it has died, without waiting. Raises RunFailed if it dies too often."""
-        if self.process is None or self.process.poll() is None:
+        if self.serve is None or self.process is None or self.process.poll() is None:
             return
         now = time.monotonic()
         if len(self.deaths) == RETRIEVER_RESTARTS and now - self.deaths[0] < RESTARTS_WITHIN_SECONDS:
@@ -75,7 +67,7 @@ class RetrieverKeeper:
             )
         self.deaths.append(now)
         warn(f"the retriever died (exit code {self.process.returncode}); restarting it")
-        self.process = start(self.argv, self.log)
+        self.process = start(self.serve.argv, self.log)
 
 
 def is_healthy(url: str) -> bool:

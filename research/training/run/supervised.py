@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from research.training.run.options import Command, module_command
 from research.training.run.plan import RunPlan
 from research.training.run_files import append_line, read_metrics
-from research.training.watch.table import held_out
+from research.training.watch.table import HeldOut
 
 SUPERVISED_FOLDER = "supervised"
 
@@ -47,7 +47,7 @@ def prepare_judging(plan: RunPlan) -> Command:
 def record_results(run_dir: Path) -> None:
     """Put the results into controls.jsonl of the run, in place of earlier ones."""
     (run_dir / "controls.jsonl").unlink(missing_ok=True)
-    for (control, source), result in sorted(held_out(run_dir / SUPERVISED_FOLDER, "test", 0).items()):
+    for (control, source), result in sorted(HeldOut(run_dir / SUPERVISED_FOLDER).results(0).items()):
         if not control:
             name = f"{SUPERVISED_FOLDER}: {source}"
             row = {"name": name, "questions": result.questions, **result.means}

@@ -1,19 +1,19 @@
 """Guards: from the metrics of each step, warnings about trainings that go wrong.
 
 Pure functions of the rows of ``metrics.jsonl``, so the trainer, the terminal and the report agree on the
-warnings. To add a guard, write a function ``(rows, config) -> message | None`` and name it in ``GUARDS``.
+warnings. A guard is a function ``(rows, limits) -> message | None``, named in ``GUARDS``.
 """
 
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from research.environments.headline import REWARD
 from research.training.config import GuardConfig
 from research.training.run_files import History, StepMetrics
-from research.training.watch.validations import DataSetScore, best_of_all, data_set_scores
+from research.training.watch.validations import best_step, data_set_scores
 
 ENTROPY = "actor/entropy"
 ROLLOUT_DIFFERENCE = "training/rollout_probs_diff_mean"
@@ -103,7 +103,40 @@ def failed_share(row: StepMetrics) -> float:
     return row.get("search/scoring_failed", failed / searches if searches else 0.0)
 
 
-def not_finite(rows: History, config: GuardConfig) -> str | None:
+class Series:
+    """A metric over the steps so far; its finite values alone, the others are the business of `not_finite`.
+
+    Missing numbers are NaN, which is neither above nor below any threshold: such a guard does not fire.
+
+    Attributes:
+        now: at the last step.
+        recent, start: means over the newest and the first ``recent_steps``.
+        highest, lowest: over all steps.
+    """
+
+    def __init__(self, rows: History, key: str, limits: GuardConfig) -> None:
+        self.values = [row[key] for row in rows if key in row and math.isfinite(row[key])]
+        count = limits.recent_steps
+        self.now = rows[-1].get(key, math.nan)
+        self.recent = statistics.fmean(self.values[-count:]) if len(self.values) >= count else math.nan
+        self.start = statistics.fmean(self.values[:count] or [math.nan])
+        self.highest, self.lowest = (each(self.values, default=math.nan) for each in (max, min))
+
+
+Guard = Callable[[History, GuardConfig], str | None]
+
+
+def _guard(key: str, fires: Callable[[Series, GuardConfig], bool], message: str) -> Guard:
+    """A guard of a single metric; `message` may name ``seen``, its Series, and ``limits``."""
+
+    def guard(rows: History, limits: GuardConfig) -> str | None:
+        seen = Series(rows, key, limits)
+        return message.format(seen=seen, limits=limits) if fires(seen, limits) else None
+
+    return guard
+
+
+def not_finite(rows: History, limits: GuardConfig) -> str | None:
     """NaN or infinity in any metric. Losses and norms are named first: they are more often the cause."""
     wrong = [key for key, value in rows[-1].items() if not math.isfinite(value)]
     if not wrong:
@@ -117,38 +150,33 @@ def not_finite(rows: History, config: GuardConfig) -> str | None:
     )
 
 
-def entropy_collapse(rows: History, config: GuardConfig) -> str | None:
+def entropy_collapse(rows: History, limits: GuardConfig) -> str | None:
     """Entropy far below its start, and either low in itself or with a reward that does not move."""
-    recent, entropies = _recent(rows, ENTROPY, config), _values(rows, ENTROPY)
-    if recent is None:
-        return None
-    start = statistics.fmean(entropies[: config.recent_steps])
-    if recent >= config.entropy_share * start:
-        return None
-    stuck = reward_stuck(rows, config) is not None
-    if recent >= config.entropy_low and not stuck:
+    entropy, stuck = Series(rows, ENTROPY, limits), reward_stuck(rows, limits) is not None
+    fallen = entropy.recent < limits.entropy_share * entropy.start
+    if not fallen or not (stuck or entropy.recent < limits.entropy_low):
         return None
     no_gain = ", and the reward does not move" if stuck else ""
     return (
-        f"the entropy fell from {start:.3g} to {recent:.3g}{no_gain}: the samples of a question become the "
-        "same and nothing new is tried; lower the learning rate, or raise clip_ratio_high, entropy_coeff or "
-        "the KL loss"
+        f"the entropy fell from {entropy.start:.3g} to {entropy.recent:.3g}{no_gain}: the samples of a "
+        "question become the same and nothing new is tried; lower the learning rate, or raise "
+        "clip_ratio_high, entropy_coeff or the KL loss"
     )
 
 
-def reward_stuck(rows: History, config: GuardConfig) -> str | None:
+def reward_stuck(rows: History, limits: GuardConfig) -> str | None:
     """The reward is 0, or its trend cannot be told from noise and it is not at its ceiling."""
-    rewards = _values(rows, REWARD)
-    zeros = rewards[-config.reward_zero_steps :]
-    if len(zeros) == config.reward_zero_steps and not any(zeros):
+    rewards = Series(rows, REWARD, limits).values
+    zeros = rewards[-limits.reward_zero_steps :]
+    if len(zeros) == limits.reward_zero_steps and not any(zeros):
         return (
             f"no sample of the last {len(zeros)} steps earned a reward: there is nothing to learn from; read "
             "the reasons in trajectories/, then warm the policy up, take easier questions, or a reward that "
             "also values the format"
         )
-    window = rewards[-config.reward_steps :]
-    mean = statistics.fmean(window) if window else 0.0
-    if len(window) < config.reward_steps or mean >= config.reward_ceiling or not _flat(window, config):
+    window = rewards[-limits.reward_steps :]
+    mean = statistics.fmean(window or [0.0])
+    if len(window) < limits.reward_steps or mean >= limits.reward_ceiling or not _flat(window, limits):
         return None
     return (
         f"the reward stays at {mean:.3f}, its trend over {len(window)} steps is within the noise: the policy "
@@ -157,27 +185,26 @@ def reward_stuck(rows: History, config: GuardConfig) -> str | None:
     )
 
 
-def format_collapse(rows: History, config: GuardConfig) -> str | None:
-    """The share of valid formats is far below its best."""
-    values = _values(rows, "search/format_valid")
-    if not values or max(values) - values[-1] <= config.format_drop:
-        return None
-    return (
-        f"valid formats fell from {max(values):.0%} at best to {values[-1]:.0%}: the policy forgets the "
-        "protocol; lower the learning rate, use the KL loss, or a reward with a format part (f1_format, "
-        "em_format)"
-    )
+def _flat(values: list[float], limits: GuardConfig) -> bool:
+    """Whether the least-squares slope is within ``reward_noise`` of its standard errors."""
+    if max(values) == min(values):
+        return True
+    steps = range(len(values))
+    slope, intercept = statistics.linear_regression(steps, values)
+    residual = sum((y - intercept - slope * x) ** 2 for x, y in zip(steps, values, strict=True))
+    error = math.sqrt(residual / (len(values) - 2) / (len(values) * statistics.pvariance(steps)))
+    return abs(slope) <= limits.reward_noise * error
 
 
-def equal_groups(rows: History, config: GuardConfig) -> str | None:
+def equal_groups(rows: History, limits: GuardConfig) -> str | None:
     """For nearly all questions all samples have the same reward: GRPO's advantages are zero."""
-    share = _recent(rows, "search/equal_groups", config)
-    if share is None or share < config.equal_groups:
+    keys = ("search/equal_groups", "search/ndcg_at_10", REWARD)
+    share, gain, reward = (Series(rows, key, limits).recent for key in keys)
+    if not share >= limits.equal_groups:
         return None
     # The reward of a rewriting is a gain, which does not show how hard a question is.
-    level = _recent(rows, "search/ndcg_at_10", config)
-    hard = ((_recent(rows, REWARD, config) if level is None else level) or 0.0) < 0.5
-    cause, remedy = ("hard", "easier") if hard else ("easy", "harder")
+    easy = (reward if math.isnan(gain) else gain) >= 0.5
+    cause, remedy = ("easy", "harder") if easy else ("hard", "easier")
     return (
         f"for {share:.0%} of the questions all samples earned the same, which teaches GRPO nothing: the "
         f"questions are too {cause}; take {remedy} ones, more samples per question (rollout.n), or a graded "
@@ -185,20 +212,7 @@ def equal_groups(rows: History, config: GuardConfig) -> str | None:
     )
 
 
-def length_cut(rows: History, config: GuardConfig) -> str | None:
-    """Many responses, or many more than before, end because there is no room left."""
-    key = "search/cut_by_length"
-    share, lowest = _recent(rows, key, config), min(_values(rows, key), default=0.0)
-    if share is None or (share < config.cut_share and share - lowest < config.cut_rise):
-        return None
-    return (
-        f"{share:.0%} of the responses are cut by their length (lowest so far {lowest:.0%}) and cannot "
-        "answer: the policy rambles, or passages fill the room; raise data.max_response_length, show fewer "
-        "or shorter passages, or lower research.limits.turn_tokens"
-    )
-
-
-def failed_searches(rows: History, config: GuardConfig) -> str | None:
+def failed_searches(rows: History, limits: GuardConfig) -> str | None:
     """Searches of the step failed."""
     share = failed_share(rows[-1])
     if not share or "search/scoring_failed" in rows[-1]:
@@ -209,54 +223,18 @@ def failed_searches(rows: History, config: GuardConfig) -> str | None:
     )
 
 
-def scoring_failures(rows: History, config: GuardConfig) -> str | None:
-    """Texts of the step could not be scored."""
-    share = rows[-1].get("search/scoring_failed", 0.0)
-    if not share:
-        return None
-    return (
-        f"{share:.1%} of the texts could not be scored and count as no gain: the retriever or the encoder "
-        "failed; the reasons are in trajectories/"
-    )
-
-
-def rollout_mismatch(rows: History, config: GuardConfig) -> str | None:
-    """Rollout engine and actor give the sampled tokens different probabilities."""
-    difference = rows[-1].get(ROLLOUT_DIFFERENCE, 0.0)
-    if not difference > config.rollout_difference:
-        return None
-    return (
-        f"rollout and actor differ by {difference:.1e} in the probability of a token, over "
-        f"{config.rollout_difference:.0e}: the gradient is not that of the policy that sampled; check that "
-        "the new weights arrive, the precision of both, and the masks"
-    )
-
-
-def search_collapse(rows: History, config: GuardConfig) -> str | None:
-    """The policy hardly searches, or no longer does."""
-    values, recent = _values(rows, "search/searches"), _recent(rows, "search/searches", config)
-    if recent is None or recent >= config.few_searches:
-        return None
-    return (
-        f"{recent:.2f} searches per episode, {max(values):.2f} at most so far: the policy answers from "
-        "memory; check that searches return useful passages, that the questions need them, and the prompt"
-    )
-
-
-def validation_drop(rows: History, config: GuardConfig) -> str | None:
+def validation_drop(rows: History, limits: GuardConfig) -> str | None:
     """The newest validation of a data set is below its best one, and their 95% intervals do not overlap."""
     validated = {int(row["step"]): scores for row in rows if (scores := data_set_scores(row))}
-    if not validated:
-        return None
     drops = []
-    for name, now in validated[max(validated)].items():
+    for name, now in validated[max(validated)].items() if validated else ():
         history = ((step, scores[name]) for step, scores in validated.items() if name in scores)
         step, best = max(history, key=lambda each: each[1].value)
         if now.interval[1] < best.interval[0]:
-            drops.append(f"{name} fell from {_with_interval(best)} at step {step} to {_with_interval(now)}")
+            drops.append(f"{name} fell from {best} at step {step} to {now}")
     if not drops:
         return None
-    summit = best_of_all(rows)
+    summit = best_step(rows, least=0)
     return (
         f"validation: {', '.join(drops)}: the training destroys what was learned; "
         f"{f'step {summit}' if summit else 'the start'} was the best overall (see research.keep); lower "
@@ -264,36 +242,44 @@ def validation_drop(rows: History, config: GuardConfig) -> str | None:
     )
 
 
-def _with_interval(score: DataSetScore) -> str:
-    return "{:.2f} [{:.2f}, {:.2f}]".format(score.value, *score.interval)
-
-
-GUARDS: Mapping[str, Callable[[History, GuardConfig], str | None]] = {
-    guard.__name__: guard
-    for guard in (
-        *(not_finite, entropy_collapse, reward_stuck, format_collapse, equal_groups, length_cut),
-        *(rollout_mismatch, search_collapse, failed_searches, scoring_failures, validation_drop),
-    )
+GUARDS: dict[str, Guard] = {
+    "not_finite": not_finite,
+    "entropy_collapse": entropy_collapse,
+    "reward_stuck": reward_stuck,
+    "format_collapse": _guard(
+        "search/format_valid",
+        lambda seen, limits: seen.highest - seen.now > limits.format_drop,
+        "valid formats fell from {seen.highest:.0%} at best to {seen.now:.0%}: the policy forgets the "
+        "protocol; lower the learning rate, use the KL loss, or a reward with a format part (f1_format, "
+        "em_format)",
+    ),
+    "equal_groups": equal_groups,
+    "length_cut": _guard(
+        "search/cut_by_length",
+        lambda seen, limits: seen.recent >= limits.cut_share or seen.recent - seen.lowest >= limits.cut_rise,
+        "{seen.recent:.0%} of the responses are cut by their length (lowest so far {seen.lowest:.0%}) and "
+        "cannot answer: the policy rambles, or passages fill the room; raise data.max_response_length, show "
+        "fewer or shorter passages, or lower research.limits.turn_tokens",
+    ),
+    "rollout_mismatch": _guard(
+        ROLLOUT_DIFFERENCE,
+        lambda seen, limits: seen.now > limits.rollout_difference,
+        "rollout and actor differ by {seen.now:.1e} in the probability of a token, over "
+        "{limits.rollout_difference:.0e}: the gradient is not that of the policy that sampled; check that "
+        "the new weights arrive, the precision of both, and the masks",
+    ),
+    "search_collapse": _guard(
+        "search/searches",
+        lambda seen, limits: seen.recent < limits.few_searches,
+        "{seen.recent:.2f} searches per episode, {seen.highest:.2f} at most so far: the policy answers from "
+        "memory; check that searches return useful passages, that the questions need them, and the prompt",
+    ),
+    "failed_searches": failed_searches,
+    "scoring_failures": _guard(
+        "search/scoring_failed",
+        lambda seen, limits: seen.now > 0,
+        "{seen.now:.1%} of the texts could not be scored and count as no gain: the retriever or the encoder "
+        "failed; the reasons are in trajectories/",
+    ),
+    "validation_drop": validation_drop,
 }
-
-
-def _values(rows: History, key: str) -> list[float]:
-    """The finite values of a metric, oldest first; the others are the business of ``not_finite``."""
-    return [row[key] for row in rows if key in row and math.isfinite(row[key])]
-
-
-def _recent(rows: History, key: str, config: GuardConfig) -> float | None:
-    """Mean of the newest values; None until there are enough of them."""
-    values = _values(rows, key)[-config.recent_steps :]
-    return statistics.fmean(values) if len(values) == config.recent_steps else None
-
-
-def _flat(values: list[float], config: GuardConfig) -> bool:
-    """Whether the least-squares slope is within ``reward_noise`` of its standard errors."""
-    if max(values) == min(values):
-        return True
-    steps = range(len(values))
-    slope, intercept = statistics.linear_regression(steps, values)
-    residual = sum((y - intercept - slope * x) ** 2 for x, y in zip(steps, values, strict=True))
-    error = math.sqrt(residual / (len(values) - 2) / (len(values) * statistics.pvariance(steps)))
-    return abs(slope) <= config.reward_noise * error

@@ -5,6 +5,8 @@ import re
 import statistics
 from pathlib import Path
 
+import click
+
 from research.environments.headline import Headline
 from research.environments.question_answering import HEADLINE
 from research.training.config import GuardConfig
@@ -24,6 +26,11 @@ class StepPrinter:
         self.guards = GuardWatch(guards)
         self._size = -1  # of the file when it was last read; -1: not there
         self.lines()
+
+    def print_new(self) -> None:
+        """Print them."""
+        for line in self.lines():
+            click.echo(line)
 
     def lines(self) -> list[str]:
         """Lines for the rows that were added since the last call."""

@@ -21,7 +21,7 @@ from research.training.config import GuardConfig, headline_of, load_config, read
 from research.training.run_files import History, read_metrics, read_recipe
 from research.training.watch import table
 from research.training.watch.episodes import choose_pairs
-from research.training.watch.figures import Point, draw_charts
+from research.training.watch.figures import draw_charts
 from research.training.watch.guards import alarms_of
 from research.training.watch.validations import provenance
 
@@ -78,20 +78,22 @@ def _contents(run_dir: Path) -> dict[str, Any]:
     # Runs from before there were guards have no such section: the default thresholds.
     guards = read_section(GuardConfig, config.research.get("guards", {}))
     protocol = read_section(Protocol, config.research.protocol)
-    history, results = read_metrics(run_dir), table.table_rows(run_dir)
-    split, headline = table.held_out_split(run_dir), headline_of(run_dir)
-    points = _points(results, table.step_after(run_dir, split))
+    history, results, held_out = read_metrics(run_dir), table.table_rows(run_dir), table.HeldOut(run_dir)
+    headline, last = held_out.headline, held_out.after
+    searched = [row for row in results if row.control == ""]
+    points = [(row.name, 0, row.before) for row in searched if row.before]
+    points += [(row.name, last, row.after) for row in searched if row.after and last]
     return {
         "name": run_dir.name,
         "model": config.actor_rollout_ref.model.path,
         **_progress(run_dir, config, history),
         "options": _options(run_dir),
         "header": table.header_of(headline),
-        "note": headline.note + (table.NO_TEST if split != "test" else ""),
+        "note": headline.note + held_out.remark,
         "results": [row.cells() for row in results],
         "provenance": provenance(history, headline.label),
         "failures": table.failures_warning(results, headline),
-        "split": split,
+        "split": held_out.split,
         "alarms": alarms_of(history, guards),
         "old_run": "guards" not in config.research,
         "drawings": draw_charts(history, points, guards.rollout_difference, headline),
@@ -118,12 +120,6 @@ def _options(run_dir: Path) -> dict[str, str]:
         for name, value in read_recipe(run_dir / "recipe.json").items()
         if value not in (None, [], "")
     }
-
-
-def _points(results: list[table.TableRow], last: int | None) -> list[Point]:
-    searched = [row for row in results if row.control == ""]
-    points = [Point(row.name, 0, row.before) for row in searched if row.before]
-    return points + [Point(row.name, last, row.after) for row in searched if row.after and last]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ object per line: ``{"name": "a", "questions": 500, "em": 0.9, "searches": 2.0, "
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -59,42 +59,50 @@ def header_of(headline: Headline) -> tuple[str, ...]:
     return ("held out", "questions", *headline.header)
 
 
-def held_out_split(run_dir: Path) -> str:
-    """``test`` if the run has evaluated its test set, else ``validation``."""
-    return "test" if held_out_steps(run_dir, "test") else "validation"
-
-
 def held_out_steps(run_dir: Path, split: str) -> list[int]:
     """The steps with held-out trajectories, in order."""
     names = (path.name for path in (run_dir / "trajectories").glob(f"{split}_step_*.jsonl"))
     return sorted({int(match[2]) for name in names if (match := TRAJECTORY_FILE.fullmatch(name))})
 
 
-def step_after(run_dir: Path, split: str) -> int | None:
-    """The step whose policy counts as "after the training"; None if there is none yet.
+class HeldOut:
+    """The held-out episodes of a run: of its test set if that was evaluated, else of its validation.
 
-    The test questions are answered by the final policy alone. Validation questions are answered at many
-    steps: that of the final policy counts once the run has ended, the last one until then.
+    ``after`` is the step whose policy counts as "after the training"; None if there is none yet. The test
+    questions are answered by the final policy alone. Validation questions are answered at many steps: that of
+    the final policy counts once the run has ended, the last one until then.
     """
-    steps = [step for step in held_out_steps(run_dir, split) if step > 0]
-    final = evaluated_step(read_metrics(run_dir))
-    return final if final in steps else max(steps, default=None)
 
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir, self.headline = run_dir, headline_of(run_dir)
+        self.split = "test" if held_out_steps(run_dir, "test") else "validation"
+        steps = [step for step in held_out_steps(run_dir, self.split) if step > 0]
+        final = evaluated_step(read_metrics(run_dir))
+        self.after = final if final in steps else max(steps, default=None)
 
-def held_out_metrics(run_dir: Path, split: str, step: int | None) -> dict[EpisodeKey, dict[str, float]]:
-    """The metrics of the held-out episodes of a step; empty if it was not evaluated.
+    @property
+    def remark(self) -> str:
+        """What the table must be read with."""
+        return "" if self.split == "test" else NO_TEST
 
-    Each episode counts once: a file has some twice if its evaluation was killed and repeated.
-    """
-    trajectories = read_step(run_dir, step, split) if step is not None else ()
-    return {episode_key(trajectory): trajectory.metrics for trajectory in trajectories}
+    def episodes(self, step: int | None) -> Iterator[tuple[EpisodeKey, Trajectory]]:
+        """Those of a step, streamed: as objects they can take gigabytes."""
+        for trajectory in read_step(self.run_dir, step, self.split) if step is not None else ():
+            data = trajectory.metadata
+            # Runs from before there were controls have no such key: all their searches were real.
+            key = (data.get("control", ""), data["data_source"], data["id"], data["sample"])
+            yield EpisodeKey(*key), trajectory
 
+    def metrics(self, step: int | None) -> dict[EpisodeKey, dict[str, float]]:
+        """Of the episodes of a step, each once, also where a killed evaluation was repeated."""
+        return {key: trajectory.metrics for key, trajectory in self.episodes(step)}
 
-def episode_key(trajectory: Trajectory) -> EpisodeKey:
-    """What distinguishes a held-out episode from the others of its step."""
-    data = trajectory.metadata
-    # Runs from before there were controls have no such key: all their searches were real.
-    return EpisodeKey(data.get("control", ""), data["data_source"], data["id"], data["sample"])
+    def results(self, step: int | None) -> dict[tuple[str, str], Result]:
+        """What a step comes to by control and data source."""
+        groups: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
+        for key, row in self.metrics(step).items():
+            groups[key.control, key.source].append(row)
+        return {key: self.headline.result(rows) for key, rows in groups.items()}
 
 
 def table_rows(run_dir: Path) -> list[TableRow]:
@@ -103,24 +111,14 @@ def table_rows(run_dir: Path) -> list[TableRow]:
     Raises:
         ValueError: a line of controls.jsonl has missing or wrong keys; names file and line.
     """
-    split = held_out_split(run_dir)
-    before, after = held_out(run_dir, split, 0), held_out(run_dir, split, step_after(run_dir, split))
+    held_out = HeldOut(run_dir)
+    before, after = (held_out.results(step) for step in (0, held_out.after))
     keys = sorted({*before, *after}, key=lambda key: (CONTROL_ORDER.index(key[0]), key[1]))
     rows = [TableRow(key[1], before.get(key), after.get(key), key[0]) for key in keys]
-    return [*rows, *_measured_elsewhere(run_dir)]
+    return [*rows, *_measured_elsewhere(run_dir / "controls.jsonl", held_out.headline)]
 
 
-def held_out(run_dir: Path, split: str, step: int | None) -> dict[tuple[str, str], Result]:
-    """The results of a step by control and data source."""
-    groups: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
-    for key, row in held_out_metrics(run_dir, split, step).items():
-        groups[key.control, key.source].append(row)
-    headline = headline_of(run_dir)
-    return {key: headline.result(rows) for key, rows in groups.items()}
-
-
-def _measured_elsewhere(run_dir: Path) -> Iterable[TableRow]:
-    path, headline = run_dir / "controls.jsonl", headline_of(run_dir)
+def _measured_elsewhere(path: Path, headline: Headline) -> Iterator[TableRow]:
     needed = ("name", "questions", *headline.measures)
     measures = (*headline.measures, headline.failure[0])
     rules = {"name": TEXT, "questions": integer(1), "spread": AT_LEAST_0}

@@ -33,6 +33,9 @@ class DataSetScore(NamedTuple):
         """95% interval by Wilson: exact for right or wrong, too wide for scores in between."""
         return wilson_interval(self.value * self.questions, self.questions)
 
+    def __str__(self) -> str:
+        return "{:.2f} [{:.2f}, {:.2f}]".format(self.value, *self.interval)
+
 
 def score_metrics(metrics: StepMetrics, questions: Mapping[str, int], measure: str) -> dict[str, float]:
     """The ``validation/*`` metrics of a step, from veRL's own and the number of questions per source.
@@ -54,36 +57,30 @@ def data_set_scores(row: StepMetrics) -> dict[str, DataSetScore]:
     if SCORE not in row:
         return {}
     # No regular expression: guards look at every row at every step.
-    keys = (key for key in row if key.startswith("validation/") and key.endswith("/score") and key != SCORE)
-    stems = (key.removesuffix("/score") for key in keys)
+    stems = (key.removesuffix("/questions") for key in row if key.endswith("/questions"))
     return {
         stem.removeprefix("validation/"): DataSetScore(row[f"{stem}/score"], int(row[f"{stem}/questions"]))
         for stem in stems
     }
 
 
-def validated_scores(rows: History) -> dict[int, float]:
-    """The mean score of each validated step, the start (step 0) included."""
-    return {int(row["step"]): row[SCORE] for row in rows if SCORE in row}
+def validated_scores(rows: History, least: int = 0) -> dict[int, float]:
+    """The mean score of each validated step from `least` on; step 0 is the start."""
+    return {int(row["step"]): row[SCORE] for row in rows if SCORE in row and row["step"] >= least}
 
 
-def best_step(rows: History) -> int | None:
-    """The trained step with the highest score, the latest of equals; None if none was validated."""
-    return _best({step: score for step, score in validated_scores(rows).items() if step > 0})
+def best_step(rows: History, least: int = 1) -> int | None:
+    """The step with the highest score, the latest of equals; None if none was validated.
 
-
-def best_of_all(rows: History) -> int | None:
-    """The same with the start, step 0, which has no checkpoint."""
-    return _best(validated_scores(rows))
-
-
-def _best(scores: Mapping[int, float]) -> int | None:
+    The start, which has no checkpoint, is one of them only for a `least` of 0.
+    """
+    scores = validated_scores(rows, least)
     return max(scores, key=lambda step: (scores[step], step), default=None)
 
 
 def validations_without_gain(rows: History) -> int:
     """The number of validations since the best one, which may be that of the start."""
-    best = best_of_all(rows)
+    best = best_step(rows, least=0)
     return sum(step > best for step in validated_scores(rows)) if best is not None else 0
 
 
@@ -94,8 +91,7 @@ def stopped_early(rows: History) -> bool:
 
 def evaluated_step(rows: History) -> int | None:
     """The step whose policy was tested after the training; None before that."""
-    steps = [int(row[EVALUATED_STEP]) for row in rows if EVALUATED_STEP in row]
-    return steps[-1] if steps else None
+    return next((int(row[EVALUATED_STEP]) for row in reversed(rows) if EVALUATED_STEP in row), None)
 
 
 def keep_as_best(run_dir: Path, step: int) -> None:
@@ -109,6 +105,18 @@ def keep_as_best(run_dir: Path, step: int) -> None:
     for path in best.glob("global_step_*"):
         if path.name != source.name:
             shutil.rmtree(path)
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link, or a copy on a file system without them."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _best_folder(run_dir: Path) -> Path:
+    return run_dir / "checkpoints" / "best"
 
 
 def best_checkpoint(run_dir: Path) -> int | None:
@@ -140,15 +148,3 @@ def provenance(rows: History, measure: str) -> str:
     elif step == best_step(rows):
         line += ", the best of all validations"
     return line + (f" (step {last}, the last: {scores[last]:.3f})" if step < last else "")
-
-
-def _best_folder(run_dir: Path) -> Path:
-    return run_dir / "checkpoints" / "best"
-
-
-def _link(source: str, target: str) -> None:
-    """A hard link, or a copy on a file system without them."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

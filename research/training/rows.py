@@ -50,9 +50,7 @@ def write_run_rows(run_dir: Path, questions: Path, validation: Path | None, test
     files = {"train": questions, "validation": validation, "test": test}
     splits = {split: environment.read(path, split) for split, path in files.items() if path}
     _split_off(splits, questions, seed)
-    fits = _FitsPrompt(config, research)
-    fitting = {split: fits.keep(items) for split, items in splits.items()}
-    rows = environment.rows(fitting, seed, questions)
+    rows = environment.rows(_fitting(splits, config, research), seed, questions)
     require_batch(len(rows["train"]), config, questions)
     for split, each in rows.items():
         write_rows(each, run_dir / "data" / f"{split}.parquet", environment.schema)
@@ -99,32 +97,27 @@ def require_batch(count: int, config: Any, file: Path) -> None:
         )
 
 
-class _FitsPrompt:
-    """Keeps questions whose prompt has at most ``data.max_prompt_length`` tokens; names the others."""
+def _fitting(splits: dict[str, list[Any]], config: Any, research: ResearchConfig) -> dict[str, list[Any]]:
+    """The items whose prompt has at most ``data.max_prompt_length`` tokens, in order; names the others."""
+    from transformers import AutoTokenizer
 
-    def __init__(self, config: Any, research: ResearchConfig) -> None:
-        from transformers import AutoTokenizer
-
-        model, environment = config.actor_rollout_ref.model.path, research.environment
-        self.prompt, self.maximum = research.prompt, config.data.max_prompt_length
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        try:
-            self.tokens = TokenProtocol(tokenizer, environment.protocol, environment.tools)
-            build_prompt(self.prompt, "", self.tokens)
-        except ValueError as error:
-            raise DataError(f"{model}: {error}") from error
-
-    def keep(self, items: list[Any]) -> list[Any]:
-        """The items that fit, in order."""
-        fitting = []
+    model, environment = config.actor_rollout_ref.model.path, research.environment
+    tokenizer, maximum = AutoTokenizer.from_pretrained(model), config.data.max_prompt_length
+    try:
+        tokens = TokenProtocol(tokenizer, environment.protocol, environment.tools)
+        build_prompt(research.prompt, "", tokens)
+    except ValueError as error:
+        raise DataError(f"{model}: {error}") from error
+    fitting: dict[str, list[Any]] = {split: [] for split in splits}
+    for split, items in splits.items():
         for item in items:
-            length = len(build_prompt(self.prompt, item.question, self.tokens))
-            if length <= self.maximum:
-                fitting.append(item)
+            length = len(build_prompt(research.prompt, item.question, tokens))
+            if length <= maximum:
+                fitting[split].append(item)
             else:
-                reason = f"its prompt has {length} tokens, data.max_prompt_length is {self.maximum}"
+                reason = f"its prompt has {length} tokens, data.max_prompt_length is {maximum}"
                 click.echo(f"left out {item.id}: {reason}")
-        return fitting
+    return fitting
 
 
 if __name__ == "__main__":

@@ -43,25 +43,25 @@ def folder_faults(folder: Path) -> Iterator[str]:
     if not (folder / "config.json").is_file():
         yield "config.json is missing"
         return
-    descriptions = {}
+    descriptions: dict[str, dict[str, Any]] = {}
     for name in (*DESCRIPTIONS, *WEIGHT_INDEXES):
-        if (folder / name).is_file():
-            try:
-                descriptions[name] = _read(folder / name)
-            except (ValueError, OSError, RecursionError) as error:
-                yield f"{name} is damaged: {error}"
+        try:
+            if (folder / name).is_file():
+                descriptions[name] = json.loads((folder / name).read_text(encoding="utf-8"))
+                descriptions[name].items()
+        except (ValueError, OSError, RecursionError, AttributeError) as error:
+            yield f"{name} is damaged: {error}"
+            descriptions.pop(name, None)
     for name in ("config.json", "generation_config.json"):
         yield from _token_faults(name, descriptions.get(name, {}))
     if not any(path.is_file() for pattern in TOKENIZERS for path in folder.glob(pattern)):
         yield "its tokenizer is missing: no tokenizer.json, tokenizer.model or vocabulary"
-    yield from _weight_faults(folder, descriptions)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError("not an object")
-    return values
+    for name in WEIGHT_INDEXES:
+        shards = descriptions.get(name, {}).get("weight_map", {})
+        names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
+        if missing := sorted(shard for shard in names if not (folder / shard).is_file()):
+            yield f"{', '.join(missing)} is missing, which {name} names"
+    yield from _weight_faults(folder)
 
 
 def _token_faults(name: str, values: dict[str, Any]) -> Iterator[str]:
@@ -73,31 +73,19 @@ def _token_faults(name: str, values: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: {key} is {value!r}, not the number of a token"
 
 
-def _weight_faults(folder: Path, descriptions: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _weight_faults(folder: Path) -> Iterator[str]:
+    """By the headers of the files, which say how long they are."""
+    from safetensors import SafetensorError, safe_open
+
     files = sorted(folder.glob("*.safetensors"))
     if not files and not list(folder.glob("*.bin")):
         yield "its weights are missing: no *.safetensors"
-        return
-    for name in WEIGHT_INDEXES:
-        shards = descriptions.get(name, {}).get("weight_map", {})
-        names = set(map(str, shards.values())) if isinstance(shards, dict) else set()
-        missing = sorted(shard for shard in names if not (folder / shard).is_file())
-        if missing:
-            yield f"{', '.join(missing)} is missing, which {name} names"
     for path in files:
-        if fault := _safetensors_fault(path):
-            yield f"{path.name} is damaged: {fault}"
-
-
-def _safetensors_fault(path: Path) -> str:
-    """By its header, which says how long the file is."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np"):
-            return ""
-    except (SafetensorError, OSError) as error:
-        return str(error)
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            yield f"{path.name} is damaged: {error}"
 
 
 def weight_bytes(model: str) -> int | None:
@@ -137,6 +125,11 @@ class ModelSizes:
     cached: int
     vocabulary: int
     positions: int | None
+
+    @property
+    def memory(self) -> int:
+        """Bytes of main memory that training takes, without the cache of keys and values."""
+        return BASE_BYTES + NUMBER_BYTES * (COPIES * self.parameters + 2 * self.largest)
 
 
 def fit_to_model(options: RecipeOptions, config: DictConfig) -> list[str]:
@@ -192,21 +185,11 @@ def set_sizes(config: DictConfig, sizes: ModelSizes, memory: int) -> None:
     engine.update_weights_bucket_megabytes = max(engine.update_weights_bucket_megabytes, bucket)
     tokens = LOGITS_BYTES // (LOGITS_COPIES * NUMBER_BYTES * sizes.vocabulary)
     actor.ppo_max_token_len_per_gpu = min(actor.ppo_max_token_len_per_gpu, max(tokens, rollout.max_model_len))
+    # Room for all sequences at once, or half of what the model leaves; for one sequence in any case.
+    sequence, room = sizes.cached * NUMBER_BYTES * rollout.max_model_len, (memory - sizes.memory) // 2
+    cache = -(-max(sequence, min(rollout.max_num_seqs * sequence, room)) // GIB)
     environment = config.ray_kwargs.ray_init.runtime_env.env_vars
-    cache = max(int(environment.VLLM_CPU_KVCACHE_SPACE), _cache_gib(sizes, rollout, memory))
-    environment.VLLM_CPU_KVCACHE_SPACE = str(cache)
-
-
-def _cache_gib(sizes: ModelSizes, rollout: Any, memory: int) -> int:
-    """Room for all sequences at once, or half of what the model leaves; for one sequence in any case."""
-    sequence = sizes.cached * NUMBER_BYTES * rollout.max_model_len
-    room = (memory - _memory_needed(sizes)) // 2
-    return -(-max(sequence, min(rollout.max_num_seqs * sequence, room)) // GIB)
-
-
-def _memory_needed(sizes: ModelSizes) -> int:
-    """Bytes of main memory that training the model takes, without the cache of keys and values."""
-    return BASE_BYTES + NUMBER_BYTES * (COPIES * sizes.parameters + 2 * sizes.largest)
+    environment.VLLM_CPU_KVCACHE_SPACE = str(max(int(environment.VLLM_CPU_KVCACHE_SPACE), cache))
 
 
 def _size_faults(model: str, config: DictConfig, sizes: ModelSizes, memory: int) -> Iterator[str]:
@@ -218,7 +201,7 @@ def _size_faults(model: str, config: DictConfig, sizes: ModelSizes, memory: int)
             f"data.max_response_length come to {longest}"
         )
     cache = int(config.ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE) * GIB
-    needed = _memory_needed(sizes) + cache
+    needed = sizes.memory + cache
     if needed > memory:
         yield (
             f"memory: training {model} takes about {size_text(needed)}, {size_text(cache)} of it for keys "

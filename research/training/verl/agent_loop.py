@@ -88,10 +88,14 @@ class _Engine:
         self.client, self.timeout, self.seed = loop.server_manager, loop.research.generate_timeout, seed
         # One id per episode keeps its turns on one server, whose prefix cache has the earlier turns.
         self.request_id = uuid.uuid4().hex
+        from vllm.sampling_params import RequestOutputKind  # takes seconds where it was not imported before
+
         strings = loop.tokens.stop_strings
         stops: dict[str, Any] = {"stop_token_ids": loop.tokens.stop_token_ids}
         stops |= {"stop": strings} if strings else {"detokenize": False}
-        self.sampling_params = {**sampling_params, **stops, "output_kind": _final_only()}
+        # One output at the end: by default vLLM makes one per token, of all tokens so far.
+        stops["output_kind"] = RequestOutputKind.FINAL_ONLY
+        self.sampling_params = {**sampling_params, **stops}
         self.policy_versions: list[int] = []
 
     async def generate(self, token_ids: list[int], max_tokens: int) -> Generation:
@@ -113,10 +117,3 @@ class _Engine:
                 "the rollout has no log-probs: actor_rollout_ref.rollout.calculate_log_probs must be true"
             )
         return Generation(list(output.token_ids), [float(value) for value in output.log_probs])
-
-
-def _final_only() -> Any:
-    """vLLM's name for one output at the end: by default it makes one per token, of all tokens so far."""
-    from vllm.sampling_params import RequestOutputKind  # takes seconds where it was not imported before
-
-    return RequestOutputKind.FINAL_ONLY

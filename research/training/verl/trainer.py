@@ -109,9 +109,11 @@ class SearchTrainer(PPOTrainerSync):
         metrics = self._ask(self.start_val_dataloader if at_start else self.small_val_dataloader)
         metrics |= score_metrics(metrics, self.questions, headline_of(self.research.run_dir).metric)
         rows = [*read_metrics(self.research.run_dir), metrics_row(metrics, self.global_steps)]
-        if not at_start and best_step(rows) == self.global_steps:
-            self._keep_as_best()
-        if self._ends_early(rows):
+        is_best = not at_start and best_step(rows) == self.global_steps
+        if is_best and self.research.keep != LAST and self._save_this_step():
+            keep_as_best(self.research.run_dir, self.global_steps)
+        limit = self.research.early_stop
+        if limit is not None and validations_without_gain(rows) >= limit:
             metrics[STOPPED_EARLY] = 1.0
             self.total_training_steps = self.global_steps
             self._save_this_step()  # veRL has decided already that this is not the last step
@@ -123,10 +125,6 @@ class SearchTrainer(PPOTrainerSync):
         self.val_dataloader = questions
         metrics: dict[str, float] = super()._validate() if len(questions) else {}
         return metrics
-
-    def _keep_as_best(self) -> None:
-        if self.research.keep != LAST and self._save_this_step():
-            keep_as_best(self.research.run_dir, self.global_steps)
 
     def _save_this_step(self) -> bool:
         """Write its checkpoint if it is not there; False where no checkpoints are wanted."""
@@ -141,10 +139,6 @@ class SearchTrainer(PPOTrainerSync):
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         shutil.rmtree(folder, ignore_errors=True)
         super()._save_checkpoint()
-
-    def _ends_early(self, rows: list[dict[str, float]]) -> bool:
-        limit = self.research.early_stop
-        return limit is not None and validations_without_gain(rows) >= limit
 
     def _judge(self) -> dict[str, float]:
         """Ask the test questions and controls of the final policy, of whichever step it is."""
@@ -187,14 +181,10 @@ class SearchTrainer(PPOTrainerSync):
         super()._compute_metrics(batch, metrics, *args, **kwargs)
         search_metrics = self._search_metrics(batch)
         metrics.update({f"search/{name}": value for name, value in search_metrics.items()})
-        self._watch(metrics)
-        self._check_retriever(search_metrics)
-
-    def _watch(self, metrics: dict[str, Any]) -> None:
-        """Add ``guard/*`` to the step's metrics, and new alarms to the log."""
         for alarm in self.guards.observe(metrics_row(metrics, self.global_steps)):
             logger.warning("WARNING step %d: %s", self.global_steps, alarm.message)
         metrics.update(self.guards.metrics())
+        self._check_retriever(search_metrics)
 
     def _search_metrics(self, batch: tq.KVBatchMeta) -> dict[str, float]:
         """Means of the metrics of the step's trajectories, and the share of equal groups."""

@@ -13,35 +13,27 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
     return None
 
 
-def _zero(*args: Any, **kwargs: Any) -> int:
-    return 0
-
-
-def _memory(*args: Any) -> tuple[int, int]:
-    """Free and total main memory in bytes."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    return os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
-
-
-def _device_module() -> types.ModuleType:
+class _Device(types.ModuleType):
     """``torch.cpu`` with the calls of ``torch.cuda`` that veRL makes; allocated memory is always 0."""
-    module = types.ModuleType("research_cpu_device")
-    names = [name for name in dir(torch.cpu) if not name.startswith("__")]
-    memory = [f"{most}memory_{kind}" for most in ("", "max_") for kind in ("allocated", "reserved")]
-    vars(module).update({name: getattr(torch.cpu, name) for name in names})
-    vars(module).update(dict.fromkeys(("empty_cache", "ipc_collect", "reset_peak_memory_stats"), _nothing))
-    vars(module).update(dict.fromkeys((*memory, "current_device"), _zero))
-    vars(module).update(
-        mem_get_info=_memory,
-        get_device_name=lambda *args: "CPU",
-        is_available=lambda: True,
-        device_count=lambda: 1,
-        manual_seed=torch.manual_seed,
-        manual_seed_all=torch.manual_seed,
-        get_rng_state=lambda *args: torch.get_rng_state(),
-        set_rng_state=lambda state, *args: torch.set_rng_state(state),
-    )
-    return module
+
+    empty_cache = ipc_collect = reset_peak_memory_stats = staticmethod(_nothing)
+    memory_allocated = memory_reserved = current_device = staticmethod(lambda *args, **kwargs: 0)
+    max_memory_allocated = max_memory_reserved = memory_allocated
+    manual_seed = manual_seed_all = staticmethod(torch.manual_seed)
+    is_available = staticmethod(lambda: True)
+    device_count = staticmethod(lambda: 1)
+    get_device_name = staticmethod(lambda *args: "CPU")
+    get_rng_state = staticmethod(lambda *args: torch.get_rng_state())
+    set_rng_state = staticmethod(lambda state, *args: torch.set_rng_state(state))
+
+    @staticmethod
+    def mem_get_info(*args: Any) -> tuple[int, int]:
+        """Free and total main memory in bytes."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        return os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch.cpu, name)
 
 
 @PlatformRegistry.register(platform="cpu")
@@ -49,7 +41,7 @@ class PlatformCPU(PlatformBase):
     """One logical accelerator per Ray node, which is the CPU."""
 
     device_name = vendor_name = "cpu"
-    device_module = _device_module()
+    device_module = _Device("research_cpu_device")
     set_device = synchronize = set_allocator_settings = empty_cache = _nothing
     profiler_start = profiler_stop = cudart = _nothing
 

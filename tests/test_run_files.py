@@ -76,8 +76,8 @@ def test_a_damaged_row_of_metrics_is_named_by_file_and_line(tmp_path, line):
 
 
 def test_going_on_with_damaged_metrics_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("research.training.run.execute.adopt_orphans", lambda: None)
-    monkeypatch.setattr("research.training.run.execute.raise_on_terminate", lambda: None)
+    monkeypatch.setattr("research.processes.adopt_orphans", lambda: None)
+    monkeypatch.setattr("research.processes.raise_on_terminate", lambda: None)
     monkeypatch.setattr("research.training.run.execute.problems", lambda plan: [])
     run = options(tmp_path).run_dir
     save(run, 10).write_text("")

@@ -21,7 +21,6 @@ from research.values import ABOVE_0, AT_LEAST_0, Rule, integer, is_integer, list
 Section = TypeVar("Section")
 
 BEST, LAST = "best", "last"
-KEEP = (BEST, LAST)
 REWARDS = Rule(lambda value: isinstance(value, str | Mapping), "a name, or names with their weights")
 HOP_COUNTS = list_of(lambda value: is_integer(value, 1), "a list of hop counts like [2, 3]")
 CONTROL_NAMES = list_of(lambda value: isinstance(value, str), "a list like [closed_book]")
@@ -68,7 +67,7 @@ class ResearchConfig:
     generate_timeout: Annotated[float, ABOVE_0]
     max_steps_without_retriever: Annotated[int, integer(1)]
     weight_update_timeout: Annotated[float, ABOVE_0]
-    keep: str
+    keep: Annotated[str, rules.one_of((BEST, LAST))]
     early_stop: Annotated[int | None, rules.or_null(integer(1))]
     environment: Annotated[BaseEnvironment, rules.ENVIRONMENT]
     tools: Annotated[Any, rules.TOOLS] = "search"
@@ -111,8 +110,6 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
     config: ResearchConfig = _build(ResearchConfig, values, "research")
     rules.check_protocol(config.environment.protocol, "research.")
     load_prompt(config.prompt)
-    if config.keep not in KEEP:
-        raise ValueError(f"research.keep: {config.keep!r}; it is one of: {', '.join(KEEP)}")
     return config
 
 

@@ -49,13 +49,9 @@ def metrics_row(data: Mapping[str, Any], step: int) -> dict[str, float]:
 def append_line(path: Path, line: str) -> None:
     """Append a line in one write, so that several workers may append to one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        data = memoryview(line.encode() + b"\n")
-        while data:
-            data = data[os.write(descriptor, data) :]
-    finally:
-        os.close(descriptor)
+    data = line.encode() + b"\n"
+    with path.open("ab", buffering=len(data) + 1) as file:
+        file.write(data)
 
 
 def trajectory_path(run_dir: Path, step: int, split: str, writer: str = "") -> Path:

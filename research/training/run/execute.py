@@ -1,5 +1,6 @@
 """Carry out a plan: run its commands in order, watch the retriever and the training, leave nothing behind."""
 
+import json
 import os
 import shlex
 import shutil
@@ -10,20 +11,13 @@ from pathlib import Path
 import click
 from omegaconf import DictConfig, OmegaConf
 
+from research import processes
 from research.datasets.hub import free_space, size_text
 from research.errors import warn
-from research.processes import (
-    adopt_orphans,
-    alone_in,
-    raise_on_terminate,
-    start,
-    stop,
-    stop_descendants,
-    tail,
-)
+from research.files import write_atomically
+from research.processes import start, tail
 from research.training.config import LAST, headline_of, read_research_config
 from research.training.rows import settle, total_steps
-from research.training.run import supervised
 from research.training.run.export import EXPORT_FOLDER
 from research.training.run.models import fit_to_model
 from research.training.run.options import Command, RecipeOptions, RunFailed, module_command
@@ -70,8 +64,8 @@ def execute(plan: RunPlan) -> None:
         RunFailed: with the reason and where to look, in one line.
     """
     _refuse(problems(plan))
-    adopt_orphans()
-    raise_on_terminate()
+    processes.adopt_orphans()
+    processes.raise_on_terminate()
     # Threads that spin while they wait take the cores from the other processes of the run.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = plan.options
@@ -82,7 +76,7 @@ def execute(plan: RunPlan) -> None:
         if latest_checkpoint(options.run_dir) is None:
             _refuse(file_problems(plan, config))
         _refuse(fit_to_model(options, config))
-        with alone_in(options.run_dir, RunFailed):
+        with processes.alone_in(options.run_dir, RunFailed):
             _carry_out(plan, config)
 
 
@@ -110,7 +104,7 @@ def _carry_out(plan: RunPlan, config: DictConfig) -> None:
             _print_how_to_resume(plan.options)
         raise
     finally:
-        stop_descendants()
+        processes.stop_descendants()
 
 
 def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
@@ -173,7 +167,7 @@ def _finish(process: "subprocess.Popen[bytes]", patience: float) -> int:
     try:
         return process.wait()
     finally:
-        stop(process, patience)
+        processes.stop(process, patience)
 
 
 # -------------------------------------------------------------------------------------- retriever, training
@@ -196,24 +190,45 @@ def _train(plan: RunPlan, config: DictConfig) -> None:
                 printer.print_new()
             printer.print_new()
         finally:
-            stop(training, patience=20)
+            processes.stop(training, patience=20)
     if code != 0:
         _print_how_to_resume(plan.options)
         raise RunFailed(f"training failed: {_cause(run_dir)}; see {log}")
 
 
 def _supervised_control(plan: RunPlan) -> None:
-    """Train and judge the supervised policy (research/training/run/supervised.py)."""
-    folder = plan.options.run_dir / supervised.SUPERVISED_FOLDER
-    _run(supervised.supervised_command(plan))
-    judge, log = supervised.prepare_judging(plan), folder / "logs" / "train.log"
+    """A control: a tiny policy trained on clean demonstrations alone, for as long as by cold start and GRPO.
+
+    It shows whether reinforcement learning was worth it, on the same test questions. Its results go into
+    RUN_DIR/controls.jsonl, and from there into the table and the report as rows of their own.
+    """
+    run_dir, folder = plan.options.run_dir, plan.options.run_dir / "supervised"
+    # The seconds of the cold start are in its folder; evaluations and start-up do not count.
+    cold_start = json.loads((Path(str(plan.inputs.model)) / "cold_start.json").read_text(encoding="utf-8"))
+    seconds = cold_start["seconds"] + sum(row.get("timing_s/step", 0.0) for row in read_metrics(run_dir))
+    policy, task = folder / "policy", f"train a policy on clean demonstrations for {seconds:.0f} s"
+    words = ("--out", policy, "--clean", "--seconds", round(seconds), "--seed", plan.options.seed)
+    _run(module_command(task, "research.datasets.mini.policy", *words, creates=policy))
+    config = OmegaConf.load(run_dir / "config.yaml")
+    config.research.run_dir, config.actor_rollout_ref.model.path = str(folder), str(policy)
+    config.trainer.val_only = config.trainer.val_before_train = True
+    config.trainer.resume_mode = "disable"
+    OmegaConf.save(config, folder / "config.yaml")
+    judge = module_command("judge it", "research.training.verl.launch", folder, "--die-with-parent")
+    log = folder / "logs" / "train.log"
     click.echo(f"- {judge.task}; log: {log}")
     with RetrieverKeeper(plan) as keeper:
         keeper.wait_until_healthy()
         code = _finish(start(judge.argv, log), patience=20)
     if code != 0:
         raise RunFailed(f"the supervised control failed: {_cause(folder)}; see {log}")
-    supervised.record_results(plan.options.run_dir)
+    results = HeldOut(folder).results(0).items()
+    rows = (
+        {"name": f"supervised: {source}", "questions": result.questions, **result.means}
+        for (control, source), result in sorted(results)
+        if not control
+    )
+    write_atomically(run_dir / "controls.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _cause(run_dir: Path) -> str:

@@ -1,6 +1,5 @@
 """The recipes' command line as an object, the commands that a run consists of, and the error that ends it."""
 
-import hashlib
 import json
 import shlex
 import subprocess
@@ -14,7 +13,6 @@ from click import IntRange
 from pydantic import ConfigDict, TypeAdapter
 
 from research import values as rules
-from research.places import PACKAGE
 from research.training.run_files import foreign_recipe, read_recipe
 from research.validation import checked
 
@@ -122,17 +120,6 @@ class Command:
 def module_command(task: str, module: str, *arguments: Any, creates: Path | None = None) -> Command:
     """The command that runs a Python module of ours."""
     return Command(task, [sys.executable, "-m", module, *map(str, arguments)], creates)
-
-
-def cache_key(*parts: Any) -> str:
-    """A name for what is made from these parts, the same in each process."""
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
-
-
-def generators() -> list[str]:
-    """Digests of the code that generates worlds, for their keys."""
-    paths = sorted((PACKAGE / "datasets").glob("mini*/*.py"))
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
 def gpu_memory() -> list[int]:

@@ -22,11 +22,10 @@ from research.training.run.options import (
     Command,
     RecipeOptions,
     RunFailed,
-    cache_key,
     gpu_memory,
     module_command,
 )
-from research.training.run.sources import RECIPES, completed, version_of
+from research.training.run.sources import RECIPES, cache_key, completed, version_of
 from research.training.run_files import latest_checkpoint
 from research.training.values import check_training
 from research.training.verl.patches import WEIGHT_TIMEOUT_VARIABLE

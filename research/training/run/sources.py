@@ -1,19 +1,13 @@
 """What each recipe trains on where the command line names nothing, by hardware, and what makes it."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from research.places import CACHE
-from research.training.run.options import (
-    SPLITS,
-    Command,
-    RecipeOptions,
-    cache_key,
-    generators,
-    module_command,
-)
+from research.places import CACHE, PACKAGE
+from research.training.run.options import SPLITS, Command, RecipeOptions, module_command
 
 GPU_MODEL = "Qwen/Qwen2.5-7B-Instruct"
 PREPARED = CACHE / "rqr"  # by data/prepare_rqr.py
@@ -57,8 +51,10 @@ def completed(options: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
 
 
 def _generator(task: str, module: str, *arguments: Any) -> tuple[Path, Command]:
-    """The cache folder of what a generator makes, and its command."""
-    folder = CACHE / f"{module.replace('.', '_')}-{cache_key(*arguments, *generators())}"
+    """The cache folder of what a generator makes, with a key of its code as well, and its command."""
+    code = sorted((PACKAGE / "datasets").glob("mini*/*.py"))
+    digests = (hashlib.sha256(path.read_bytes()).hexdigest() for path in code)
+    folder = CACHE / f"{module.replace('.', '_')}-{cache_key(*arguments, *digests)}"
     module = f"research.datasets.{module}"
     return folder, module_command(task, module, "--out", folder, *arguments, creates=folder)
 
@@ -146,6 +142,11 @@ def _with_positives(inputs: RecipeOptions) -> tuple[RecipeOptions, Command]:
     files: dict[str, Any] = {SPLITS[split]: folder / f"{split}.tasks.jsonl" for split in tasks}
     made = replace(inputs, corpus=folder / "corpus.jsonl", **files)
     return made, module_command(*command, "--out", folder, *arguments, creates=folder)
+
+
+def cache_key(*parts: Any) -> str:
+    """A name for what is made from these parts, the same in each process."""
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
 
 
 def version_of(path: Path) -> tuple[int, int] | None:

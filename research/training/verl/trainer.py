@@ -16,26 +16,13 @@ from verl.utils.dataset.rl_dataset import collate_fn
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import get_rollout_replica_class
 
+from research.training import run_files
 from research.training.config import LAST, headline_of, read_research_config
-from research.training.run_files import (
-    MetricsFile,
-    forget_steps_after,
-    latest_checkpoint,
-    metrics_row,
-    read_metrics,
-)
+from research.training.run_files import metrics_row, read_metrics
 from research.training.verl.cpu import agreement
 from research.training.verl.rollout import OneServerClient
+from research.training.watch import validations
 from research.training.watch.guards import ROLLOUT_DIFFERENCE, GuardWatch, all_failed, equal_group_share
-from research.training.watch.validations import (
-    EVALUATED_STEP,
-    STOPPED_EARLY,
-    best_step,
-    final_checkpoint,
-    keep_as_best,
-    score_metrics,
-    validations_without_gain,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +41,7 @@ class SearchTrainer(PPOTrainerSync):
         """Train to the last step, from the checkpoint that was loaded."""
         self.research = read_research_config(self.config.research)
         self.steps_without_retriever = 0
-        forget_steps_after(self.research.run_dir, self.global_steps or -1)
+        run_files.forget_steps_after(self.research.run_dir, self.global_steps or -1)
         self.guards = GuardWatch(self.research.guards)
         sampler: Any = self.replay_buffer  # by configuration research.training.verl.replay_buffer's
         sampler.watch(agent_loop_manager.agent_loop_workers)
@@ -107,14 +94,16 @@ class SearchTrainer(PPOTrainerSync):
             return self._ask(self.whole_val_dataloader)
         at_start = self.global_steps == 0
         metrics = self._ask(self.start_val_dataloader if at_start else self.small_val_dataloader)
-        metrics |= score_metrics(metrics, self.questions, headline_of(self.research.run_dir).metric)
+        metrics |= validations.score_metrics(
+            metrics, self.questions, headline_of(self.research.run_dir).metric
+        )
         rows = [*read_metrics(self.research.run_dir), metrics_row(metrics, self.global_steps)]
-        is_best = not at_start and best_step(rows) == self.global_steps
+        is_best = not at_start and validations.best_step(rows) == self.global_steps
         if is_best and self.research.keep != LAST and self._save_this_step():
-            keep_as_best(self.research.run_dir, self.global_steps)
+            validations.keep_as_best(self.research.run_dir, self.global_steps)
         limit = self.research.early_stop
-        if limit is not None and validations_without_gain(rows) >= limit:
-            metrics[STOPPED_EARLY] = 1.0
+        if limit is not None and validations.validations_without_gain(rows) >= limit:
+            metrics[validations.STOPPED_EARLY] = 1.0
             self.total_training_steps = self.global_steps
             self._save_this_step()  # veRL has decided already that this is not the last step
         if not at_start and self.global_steps >= self.total_training_steps:
@@ -130,7 +119,7 @@ class SearchTrainer(PPOTrainerSync):
         """Write its checkpoint if it is not there; False where no checkpoints are wanted."""
         if self.config.trainer.save_freq <= 0:
             return False
-        if latest_checkpoint(self.research.run_dir) != self.global_steps:
+        if run_files.latest_checkpoint(self.research.run_dir) != self.global_steps:
             self._save_checkpoint()
         return True
 
@@ -142,7 +131,10 @@ class SearchTrainer(PPOTrainerSync):
 
     def _judge(self) -> dict[str, float]:
         """Ask the test questions and controls of the final policy, of whichever step it is."""
-        chosen, last = final_checkpoint(self.research.run_dir, self.research.keep), self.global_steps
+        chosen, last = (
+            validations.final_checkpoint(self.research.run_dir, self.research.keep),
+            self.global_steps,
+        )
         step, folder = chosen or (last, None)
         if step != last:
             self.checkpoint_manager.sleep_replicas()
@@ -150,7 +142,7 @@ class SearchTrainer(PPOTrainerSync):
             self.checkpoint_manager.update_weights(step)
         self.global_steps = step  # of the trajectories that are written
         try:
-            return {**self._ask(self.test_val_dataloader), EVALUATED_STEP: float(step)}
+            return {**self._ask(self.test_val_dataloader), validations.EVALUATED_STEP: float(step)}
         finally:
             self.global_steps = last
 
@@ -162,7 +154,7 @@ class SearchTrainer(PPOTrainerSync):
     def _attach_metrics_file(self) -> None:
         # veRL makes its loggers in fit(); its own file logger starts over on resume.
         loggers: dict[str, Any] = self.logger.logger
-        loggers.setdefault("run", MetricsFile(self.research.run_dir / "metrics.jsonl"))
+        loggers.setdefault("run", run_files.MetricsFile(self.research.run_dir / "metrics.jsonl"))
 
     def _update_actor(self, batch: tq.KVBatchMeta, metrics: dict[str, Any]) -> tq.KVBatchMeta:
         """With the agreement of actor and rollout, where the old_log_prob pass did not measure it."""

@@ -57,12 +57,15 @@ class StepPrinter:
         seconds, step = row["timing_s/step"], int(row["step"])
         count = f"{step}/{self.total_steps}" if self.total_steps else f"{step}"
         difference = f"{row.get(ROLLOUT_DIFFERENCE, math.nan):.0e}".replace("e-0", "e-")
+        tokens = row["perf/total_num_tokens"] / seconds
+        speed = f"{tokens:.0f}" if tokens < 1000 else f"{tokens / 1000:.1f}k"
+        duration = f"{seconds:.1f}s" if seconds < 100 else f"{seconds:.0f}s"
         measures = [f"{label} {row[key]:{form}}" for label, key, form in self.headline.step_line]
         measures += [f"failed {share:.1%}"] if (share := failed_share(row)) else []
         return (
             f"step {count:>7}  {'  '.join(measures)}  "
-            f"entropy {row.get(ENTROPY, math.nan):.2f}  {_seconds(seconds)}  "
-            f"{_thousands(row['perf/total_num_tokens'] / seconds)} tok/s  diff {difference}{self._left(step)}"
+            f"entropy {row.get(ENTROPY, math.nan):.2f}  {duration}  {speed} tok/s  "
+            f"diff {difference}{self._left(step)}"
         )
 
     def _left(self, step: int) -> str:
@@ -72,14 +75,6 @@ class StepPrinter:
         rows = [row for row in self.guards.rows if "timing_s/step" in row][-STEPS_OF_THE_ESTIMATE:]
         pace = statistics.fmean(row["timing_s/step"] + row.get("timing_s/testing", 0.0) for row in rows)
         return f"  {_duration((self.total_steps - step) * pace)} left"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f}s" if seconds < 100 else f"{seconds:.0f}s"
-
-
-def _thousands(number: float) -> str:
-    return f"{number:.0f}" if number < 1000 else f"{number / 1000:.1f}k"
 
 
 def _duration(seconds: float) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from research.environments.headline import REWARD
@@ -18,7 +17,7 @@ from research.episode.pieces import pieces
 from research.episode.protocol import Protocol
 from research.report.page import write_page
 from research.training.config import GuardConfig, headline_of, load_config, read_section
-from research.training.run_files import History, read_metrics, read_recipe
+from research.training.run_files import read_metrics, read_recipe
 from research.training.watch import table
 from research.training.watch.episodes import choose_pairs
 from research.training.watch.figures import draw_charts
@@ -83,10 +82,15 @@ def _contents(run_dir: Path) -> dict[str, Any]:
     searched = [row for row in results if row.control == ""]
     points = [(row.name, 0, row.before) for row in searched if row.before]
     points += [(row.name, last, row.after) for row in searched if row.after and last]
+    done = max((int(row["step"]) for row in history if REWARD in row), default=0)
+    total = config.trainer.total_training_steps
+    newest = run_dir / "metrics.jsonl" if history else run_dir / "config.yaml"
     return {
         "name": run_dir.name,
         "model": config.actor_rollout_ref.model.path,
-        **_progress(run_dir, config, history),
+        "steps": f"{done} of {total}" if total else str(done),
+        "finished": total is not None and done >= total,
+        "date": f"{datetime.fromtimestamp(newest.stat().st_mtime):%Y-%m-%d %H:%M}",
         "options": _options(run_dir),
         "header": table.header_of(headline),
         "note": headline.note + held_out.remark,
@@ -99,17 +103,6 @@ def _contents(run_dir: Path) -> dict[str, Any]:
         "drawings": draw_charts(history, points, guards.rollout_difference, headline),
         "pairs": choose_pairs(run_dir, EPISODES),
         "pieces": lambda trajectory: pieces(trajectory, protocol),
-    }
-
-
-def _progress(run_dir: Path, config: DictConfig, rows: History) -> dict[str, Any]:
-    done = max((int(row["step"]) for row in rows if REWARD in row), default=0)
-    total = config.trainer.total_training_steps
-    newest = run_dir / "metrics.jsonl" if rows else run_dir / "config.yaml"
-    return {
-        "steps": f"{done} of {total}" if total else str(done),
-        "finished": total is not None and done >= total,
-        "date": f"{datetime.fromtimestamp(newest.stat().st_mtime):%Y-%m-%d %H:%M}",
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from research.training.config import GuardConfig
-from research.training.watch.guards import GUARDS, GuardWatch, alarms_of, check_guards, equal_group_share
+from research.training.watch.guards import GUARDS, GuardWatch, check_guards, equal_group_share
 
 CONFIG = GuardConfig()
 STEPS = 120
@@ -42,7 +42,7 @@ def late(good, bad):
 
 
 def test_a_healthy_training_raises_nothing():
-    assert alarms_of(rows(), CONFIG) == []
+    assert GuardWatch(CONFIG, rows()).alarms == []
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_a_warning_comes_once_and_again_after_it_cleared():
         assert watch.metrics().keys() == {f"guard/{name}" for name in GUARDS}
         assert watch.metrics()["guard/rollout_mismatch"] == float(difference == 1e-2)
     assert seen == [(2, "rollout_mismatch"), (5, "rollout_mismatch")]
-    assert [(alarm.first, alarm.last) for alarm in alarms_of(watch.rows, CONFIG)] == [(2, 3), (5, 5)]
+    assert [(alarm.first, alarm.last) for alarm in GuardWatch(CONFIG, watch.rows).alarms] == [(2, 3), (5, 5)]
 
 
 def test_missing_metrics_and_evaluations_alone_raise_nothing():
     few = [{"step": row["step"], "critic/score/mean": row["critic/score/mean"]} for row in rows()]
-    assert alarms_of([{"step": 0, "val-aux/x/em/mean@1": 0.0}, *few], CONFIG) == []
+    assert GuardWatch(CONFIG, [{"step": 0, "val-aux/x/em/mean@1": 0.0}, *few]).alarms == []
 
 
 def test_equal_groups_are_counted_by_question():

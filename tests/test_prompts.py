@@ -25,7 +25,7 @@ def mine(tmp_path: Path) -> Path:
 
 def training(run_dir: Path, prompt: object) -> str:
     plan = make_plan(RecipeOptions("cpu", run_dir, overrides=(f"research.prompt={prompt}",)))
-    return str(compose_config(plan, "http://127.0.0.1:1").research.prompt)
+    return str(compose_config(plan.on_port(1)).research.prompt)
 
 
 def evaluation(prompt: object) -> str:

@@ -17,15 +17,14 @@ from click.testing import CliRunner
 from loopback import speaking
 
 from research.training.__main__ import musique as main
+from research.training.__main__ import resolve_options
 from research.training.config import read_research_config
-from research.training.run.command_line import resolve_options
 from research.training.run.options import RecipeOptions, RunFailed
 from research.training.run.plan import compose_config, make_plan
 from research.training.run.preflight import file_problems, free_port, problems
 from research.training.run.retriever_keeper import is_healthy
 
 ROOT = Path(__file__).resolve().parents[1]
-URL = "http://127.0.0.1:1"
 
 
 def test_a_port_that_is_no_http_is_no_healthy_retriever():
@@ -62,7 +61,7 @@ def options(tmp_path, hardware="cpu", **values):
 
 
 def compose(tmp_path, hardware="cpu", *overrides, **values):
-    return compose_config(make_plan(options(tmp_path, hardware, overrides=overrides, **values)), URL)
+    return compose_config(make_plan(options(tmp_path, hardware, overrides=overrides, **values)).on_port(1))
 
 
 def run_main(*arguments):
@@ -187,8 +186,8 @@ def test_what_own_files_are_too_small_for_is_told_first_of_all(tmp_path):
     (tmp_path / "q.jsonl").write_text(question)
     (tmp_path / "c.jsonl").write_text('{"id": 1, "contents": "a"}\n')
     files = {"questions": tmp_path / "q.jsonl", "test": tmp_path / "q.jsonl", "corpus": tmp_path / "c.jsonl"}
-    plan = make_plan(options(tmp_path, **files))
-    few, one_text, one_passage = file_problems(plan, compose_config(plan, URL))
+    plan = make_plan(options(tmp_path, **files)).on_port(1)
+    few, one_text, one_passage = file_problems(plan, compose_config(plan))
     assert "1 questions are fewer than one batch" in few and "all test questions are one text" in one_text
     assert "1 passages, and research.retriever.top_k is 1" in one_passage
 

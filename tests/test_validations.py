@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 from run_folder import episode, make_run, step_row, write_episodes, write_rows
 
+from research.environments.question_answering import HEADLINE
 from research.training.run.execute import export
 from research.training.watch.report import write_training_report
 from research.training.watch.table import table_rows
@@ -92,7 +93,9 @@ def test_an_early_end_leaves_the_checkpoint_of_its_step(tmp_path, monkeypatch, k
             }
         }
     )
-    trainer.research = SimpleNamespace(run_dir=run_dir, keep=keep, early_stop=1)
+    trainer.research = SimpleNamespace(
+        run_dir=run_dir, keep=keep, early_stop=1, environment=SimpleNamespace(headline=HEADLINE)
+    )
     trainer.questions, trainer.total_training_steps = Counter(validation=10), 9
     trainer.start_val_dataloader = trainer.small_val_dataloader = trainer.test_val_dataloader = [None]
     monkeypatch.setattr(

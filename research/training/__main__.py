@@ -8,90 +8,44 @@ by separate commands (run/plan.py), run in order; nothing that was started outli
 """
 
 import os
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import click
+from click.core import ParameterSource
 
-from research.training.run.command_line import run_recipe
-from research.training.run.options import RecipeOptions
+from research.places import RUNS
+from research.processes import Terminated
+from research.training.run.execute import execute, export, show
+from research.training.run.options import RecipeOptions, RunFailed, gpu_memory
+from research.training.run.plan import make_plan
 from research.training.run.sources import RECIPES
-from retriever_server.indexes import KINDS
+from research.training.run_files import latest_checkpoint
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-TYPES = get_type_hints(RecipeOptions, include_extras=True)
-KIND_TEXT = f"Kind of the index, of {', '.join(KINDS)}."
-# (a field of RecipeOptions or a switch, its help) in the order of --help. Where there are two, they are
-# those of musique and rqr; the latter lacks the empty ones. In brackets what holds without the option.
-OPTIONS: tuple[tuple[str, ...], ...] = (
-    ("hardware", "Profile. [what this machine has]"),
-    ("model", "Policy to train: any HF causal LM. [Qwen2.5-7B-Instruct | tiny]"),
-    (
-        "questions",
-        "Training questions: FlashRAG's form, the official files of MuSiQue, HotpotQA and 2Wiki, or "
-        "Search-R1's parquet. [MuSiQue | mini world]",
-        "Rewriting tasks to train on (datasets/rewriting_tasks.py). [cache/rqr/train.parquet | mini world]",
-    ),
-    (
-        "validation",
-        "Questions that draw the curve; without it, some of --questions.",
-        "Tasks that draw the curve; without it, some of --tasks.",
-    ),
-    (
-        "test",
-        "Questions asked only before and after training; without it and --validation, some of --questions. "
-        "[MuSiQue | mini world]",
-        "Tasks used only before and after training; without it and --validation, some of --tasks. "
-        "[none | mini world]",
-    ),
-    (
-        "corpus",
-        'Passages, JSONL {"id","contents"}, or BEIR\'s; .gz too. [Wikipedia 2018 | mini world]',
-        'Passages that gold_ids name, JSONL {"id","contents"}. [the tasks\' positives | mini world]',
-    ),
-    ("faiss_index", "FAISS index of the corpus made elsewhere, adopted after a check.", ""),
-    (
-        "encoder",
-        "sentence-transformers model. [intfloat/e5-base-v2 | minilm]",
-        "sentence-transformers model of embedding_gain, and of a dense index. "
-        "[BAAI/bge-base-en-v1.5 | the mini world's, or minilm]",
-    ),
-    ("steps", "GRPO steps. [2 epochs | 40]", "GRPO steps. [150 | 40]"),
-    (
-        "run_dir",
-        "Run folder; a run with a checkpoint resumes. [runs/train_musique-TIME]",
-        "Run folder; a run with a checkpoint resumes. [runs/train_rqr-TIME]",
-    ),
-    ("resume", "Resume the run of --run-dir, or the newest one."),
-    ("export", "Only write the checkpoint that research.keep names as RUN_DIR/policy."),
-    ("seed", "Of the world, the data order, the sampling."),
-    ("passages", "Of the mini world.", ""),
-    ("test_questions", "Of the mini world, per hop count.", ""),
-    (
-        "supervised_control",
-        "Afterwards also train on clean demonstrations, for as long, and add that to the table.",
-        "",
-    ),
-    ("index", f"{KIND_TEXT} [flat]", f"{KIND_TEXT} [bm25]"),
-    ("build_args", "Further options of `retriever_server build`: '--index-option M=48 --device cuda'."),
-    ("serve_args", "Further options of `retriever_server serve`: '--threads 4 --index-device auto'."),
-    ("gpus", "GPUs per node. [all]"),
-    ("nodes", "More than 1: joins a Ray cluster."),
-    ("retriever_url", "A retrieval server that is already running; without it, one is started."),
-    ("retriever_host", "Address that the started one binds."),
-    ("retriever_port", "Its port. [a free one]"),
-    ("dry_run", "Print the configuration and every command; run nothing."),
-)
+SWITCHES = {
+    "resume": "Resume the run of --run-dir, or the newest one.",
+    "export": "Only write the checkpoint that research.keep names as RUN_DIR/policy.",
+    "dry_run": "Print the configuration and every command; run nothing.",
+}
+# What may change when a run resumes; everything else belongs to what is being trained.
+FREE_ON_RESUME = {"run_dir", "steps", "nodes", "gpus", "supervised_control"}
+FREE_ON_RESUME |= {"serve_args", "retriever_url", "retriever_host", "retriever_port"}
 
 
 def parameters(recipe: str) -> list[click.Parameter]:
-    """The options and arguments of a recipe's command line."""
-    texts = {name: helps[-1 if recipe == "rqr" else 0] for name, *helps in OPTIONS}
-    options = [_option(name, text, recipe) for name, text in texts.items() if text]
-    return [*options, click.Argument(["overrides"], nargs=-1)]
+    """The options of a recipe's command line, and the overrides."""
+    hints = get_type_hints(RecipeOptions, include_extras=True)
+    options = {name: hint.__metadata__ for name, hint in hints.items() if hasattr(hint, "__metadata__")}
+    options |= {name: (click.BOOL, text) for name, text in SWITCHES.items()}
+    found = [_option(recipe, name, *texts) for name, texts in options.items() if recipe != "rqr" or texts[-1]]
+    return [*found, click.Argument(["overrides"], nargs=-1)]
 
 
-def _option(name: str, text: str, recipe: str) -> click.Option:
-    kind = TYPES[name].__metadata__[0] if name in TYPES else click.BOOL
+def _option(recipe: str, name: str, kind: Any, *texts: str) -> click.Option:
+    text = texts[-1 if recipe == "rqr" else 0].replace("RECIPE", recipe)
     default = getattr(RecipeOptions, name, None)  # of those without one the recipe chooses
     return click.Option(
         [RECIPES[recipe].questions_option if name == "questions" else f"--{name.replace('_', '-')}", name],
@@ -144,6 +98,82 @@ def rqr(context: click.Context, **values: Any) -> None:
       bash recipes/train_rqr.sh --resume
     """
     run_recipe(context, values)
+
+
+def run_recipe(context: click.Context, values: dict[str, Any]) -> None:
+    """Do what the command line of a recipe says; an error is one line and exit code 1."""
+    resume, only_export, dry_run = (values.pop(name) for name in ("resume", "export", "dry_run"))
+    explicit = {name for name in values if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    values["recipe"] = context.command.name
+    values["hardware"] = values["hardware"] or ("gpu" if gpu_memory() else "cpu")
+    try:
+        options = resolve_options(values, explicit, resume or only_export)
+        if only_export and not dry_run:
+            export(options.run_dir)
+        else:
+            (show if dry_run else execute)(make_plan(options))
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        context.exit(130)
+    except Terminated:
+        context.exit(143)
+
+
+def resolve_options(values: dict[str, Any], explicit: set[str], resume: bool) -> RecipeOptions:
+    """The options of a new run, or those saved with a run that resumes, updated by the `explicit` ones.
+
+    Raises:
+        RunFailed: there is nothing to resume, the folder is no run folder, or an option contradicts the saved
+        ones.
+    """
+    recipe = values.get("recipe", "musique")
+    run_dir = (values["run_dir"] or _default_run_dir(recipe, resume)).absolute()
+    # A folder of the user's is the same one from wherever the run is resumed; other names are on the hub.
+    for name in ("model", "encoder"):
+        if values.get(name) and values[name] != "minilm" and Path(values[name]).exists():
+            values[name] = str(Path(values[name]).absolute())
+    paths = {name: value.absolute() for name, value in values.items() if isinstance(value, Path)}
+    options = RecipeOptions(**{**values, **paths, "run_dir": run_dir})
+    if (run_dir / "recipe.json").exists():
+        if latest_checkpoint(run_dir) is None and not resume:
+            return options  # nothing was trained yet, so nothing ties the folder to its old options
+        return _resumed(RecipeOptions.load(run_dir / "recipe.json"), options, explicit)
+    if resume:
+        raise RunFailed(f"{run_dir} is not a run folder: there is no recipe.json in it")
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise RunFailed(f"{run_dir} exists and is not a run folder; choose another --run-dir")
+    return options
+
+
+def _default_run_dir(recipe: str, resume: bool) -> Path:
+    if not resume:
+        return RUNS / f"train_{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+    runs = sorted(RUNS.glob("*/recipe.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    newest = next((path for path in runs if RecipeOptions.load(path).recipe == recipe), None)
+    if newest is None:
+        raise RunFailed(f"there is no run of train_{recipe} in {RUNS} to resume; name one with --run-dir")
+    return newest.parent
+
+
+def _resumed(saved: RecipeOptions, options: RecipeOptions, explicit: set[str]) -> RecipeOptions:
+    """The saved options, with those that may change and are explicit."""
+    run_dir = options.run_dir
+    if saved.recipe != options.recipe:
+        raise RunFailed(f"{run_dir} is a run of recipes/train_{saved.recipe}.sh; resume it with that one")
+    given = {name: getattr(options, name) for name in sorted(explicit)} | {"run_dir": run_dir}
+    for name, value in given.items():
+        before = getattr(saved, name)
+        if name not in FREE_ON_RESUME and value != before:
+            raise RunFailed(
+                f"{run_dir} was started with {name}={_text(before)}, not {_text(value)}; choose another "
+                "--run-dir for another run"
+            )
+    return replace(saved, **given)
+
+
+def _text(value: Any) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 if __name__ == "__main__":

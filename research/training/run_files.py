@@ -6,14 +6,15 @@ import os
 import re
 import socket
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from research.episode.trajectory import Trajectory
 from research.errors import DataError
 from research.files import cut_half_line, write_atomically
 
+Line = TypeVar("Line")
 StepMetrics = Mapping[str, float]
 """The metrics of a step, a line of metrics.jsonl: ``{"step": 3, "critic/score/mean": 0.41, ...}``"""
 History = Sequence[StepMetrics]
@@ -35,9 +36,6 @@ class MetricsFile:
     def log(self, data: Mapping[str, Any], step: int) -> None:
         """Append the numbers among ``data``."""
         append_line(self.path, json.dumps(metrics_row(data, step)))
-
-    def finish(self) -> None:
-        """Nothing is kept open."""
 
 
 def metrics_row(data: Mapping[str, Any], step: int) -> dict[str, float]:
@@ -78,46 +76,39 @@ def read_step(run_dir: Path, step: int, split: str) -> Iterator[Trajectory]:
 
 
 def read_trajectories(path: Path) -> Iterator[Trajectory]:
-    """The trajectories of a file, in order, without a last line that is still being written.
-
-    Raises:
-        DamagedFile: a line is no trajectory; names file and line.
-    """
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.endswith("\n"):
-                try:
-                    trajectory = Trajectory.from_json(line)
-                except ValueError as error:
-                    raise _damaged_line(path, number, f"no trajectory ({error})") from error
-                yield trajectory
+    """The trajectories of a file, in order. Raises DamagedFile for a line that is none."""
+    return _read_lines(path, Trajectory.from_json, "no trajectory")
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:
-    """All rows of ``metrics.jsonl`` without an unfinished last line, which a killed run leaves.
-
-    Raises:
-        DamagedFile: a line is no row of a step; names file and line.
-    """
+    """All rows of ``metrics.jsonl``. Raises DamagedFile for a line that is no row of a step."""
     path = run_dir / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    return [_read_row(line, path, number) for number, line in enumerate(lines, start=1)]
+    return list(_read_lines(path, _row, "no JSON with the numbers of a step")) if path.exists() else []
 
 
-def _read_row(line: str, path: Path, number: int) -> dict[str, float]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise _damaged_line(path, number, f"no JSON ({error})") from error
+def _row(line: str) -> dict[str, float]:
+    row = json.loads(line)
     if not isinstance(row, dict) or "step" not in row or {*map(type, row.values())} - {int, float}:
-        raise _damaged_line(path, number, "not the numbers of a step")
+        raise ValueError(line[:100].strip())
     return row
 
 
-def _damaged_line(path: Path, number: int, what: str) -> DamagedFile:
-    return DamagedFile(f"{path}, line {number}: {what}; remove that line and run again")
+def _read_lines(path: Path, read: Callable[[str], Line], fault: str) -> Iterator[Line]:
+    """The lines of a file without a last one that is unfinished: being written, or left by a killed run.
+
+    Raises:
+        DamagedFile: a line cannot be read; names file and line.
+    """
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                value = read(line)
+            except (ValueError, RecursionError) as error:
+                place = f"{path}, line {number}"
+                raise DamagedFile(f"{place}: {fault} ({error}); remove that line and run again") from error
+            yield value
 
 
 def forget_steps_after(run_dir: Path, step: int) -> None:

@@ -59,6 +59,7 @@ FIXED = {
     f"{ROLLOUT}.name": _only("vllm", "vllm: the recipe samples with it"),
     f"{ROLLOUT}.mode": _only("async", "async: episodes search while others are sampled"),
     f"{ROLLOUT}.agent.default_agent_loop": _only("search_agent", "search_agent: the recipe's episodes"),
+    f"{ROLLOUT}.calculate_log_probs": _only(True, "true: an episode keeps them"),
     f"{ROLLOUT}.val_kwargs.n": _only(1, "1: a validation question has one answer"),
 }
 # (rule, section, its keys)
@@ -76,7 +77,7 @@ RULES_OF_KEYS: tuple[tuple[Rule, str, str], ...] = (
     (either(-1, "-1 for all", integer(1)), ROLLOUT, "top_k val_kwargs.top_k"),
     (ABOVE_0, ROLLOUT, "temperature"),
     (AT_LEAST_0, ROLLOUT, "val_kwargs.temperature"),
-    (SWITCH, ROLLOUT, "calculate_log_probs val_kwargs.do_sample"),
+    (SWITCH, ROLLOUT, "val_kwargs.do_sample"),
     (integer(1), ACTOR, "ppo_mini_batch_size ppo_epochs ppo_max_token_len_per_gpu"),
     (or_null(integer(1)), ACTOR, "ppo_micro_batch_size_per_gpu"),
     (SWITCH, ACTOR, "use_dynamic_bsz use_kl_loss"),

@@ -39,7 +39,7 @@ def show(plan: RunPlan) -> None:
         RunFailed: veRL or this project refuses the configuration.
     """
     plan = plan.on_port(plan.options.retriever_port or 8000)
-    config = compose_config(plan, plan.retriever_url)
+    config = compose_config(plan)
     faults = problems(plan) or [*file_problems(plan, config), *fit_to_model(plan.options, config)]
     os.environ.update(config.ray_kwargs.ray_init.runtime_env.env_vars)
     from research.training.verl.launch import validate
@@ -72,7 +72,7 @@ def execute(plan: RunPlan) -> None:
     # Held until the end: minutes may pass before the retriever listens there, and it may be restarted.
     with free_port(options.retriever_host, options.retriever_port if plan.serve else 0) as port:
         plan = plan.on_port(port)
-        config = compose_config(plan, plan.retriever_url)
+        config = compose_config(plan)
         if latest_checkpoint(options.run_dir) is None:
             _refuse(file_problems(plan, config))
         _refuse(fit_to_model(options, config))

@@ -88,43 +88,18 @@ def _weight_faults(folder: Path) -> Iterator[str]:
             yield f"{path.name} is damaged: {error}"
 
 
-def weight_bytes(model: str) -> int | None:
-    """Size of a model's weight files, from its folder or from the hub; None if it is in neither."""
-    from huggingface_hub import HfApi, snapshot_download
-
-    folder = Path(model)
-    if not folder.is_dir():
-        try:
-            files = HfApi().model_info(model, files_metadata=True, timeout=20).siblings or []
-            return sum(file.size or 0 for file in files if file.rfilename.endswith(".safetensors"))
-        except Exception:  # a dozen kinds mean "not reachable from here"; a cached copy is as good
-            try:
-                folder = Path(snapshot_download(model, local_files_only=True))
-            except Exception:
-                return None
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-
-
 # ---------------------------------------------------------------------- sizes of the CPU profile
 
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Counts of numbers.
-
-    Attributes:
-        parameters: of the model.
-        largest: of its largest tensor.
-        cached: of the keys and values of a token.
-        vocabulary: of the logits of a token.
-        positions: that the model knows; None: any.
-    """
+    """Counts of numbers."""
 
     parameters: int
-    largest: int
-    cached: int
-    vocabulary: int
-    positions: int | None
+    largest: int  # of its tensors
+    cached: int  # keys and values of a token
+    vocabulary: int  # logits of a token
+    positions: int | None  # that it knows; None: any
 
     @property
     def memory(self) -> int:
@@ -143,9 +118,7 @@ def fit_to_model(options: RecipeOptions, config: DictConfig) -> list[str]:
     try:
         sizes = model_sizes(options.model)
     except (OSError, ValueError) as error:
-        absent = isinstance(error, OSError) and not Path(options.model).exists()
-        reason = "not to be found on the hub from here" if absent else str(error).splitlines()[0]
-        return [f"--model: {options.model}: {reason}"]
+        return [unreadable(options.model, error)]
     if sizes.parameters > TINY:
         click.echo(
             f"note: this run uses a learning rate of {config.actor_rollout_ref.actor.optim.lr:g}, the prompt "
@@ -155,6 +128,13 @@ def fit_to_model(options: RecipeOptions, config: DictConfig) -> list[str]:
     memory = psutil.virtual_memory().total
     set_sizes(config, sizes, memory)
     return list(_size_faults(options.model, config, sizes, memory))
+
+
+def unreadable(model: str, error: Exception) -> str:
+    """One line for an error of :func:`model_sizes`."""
+    absent = isinstance(error, OSError) and not Path(model).exists()
+    reason = "not to be found on the hub from here" if absent else str(error).splitlines()[0]
+    return f"--model: {model}: {reason}"
 
 
 def model_sizes(model: str) -> ModelSizes:

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, TypeAdapter
 from research import values as rules
 from research.training.run_files import foreign_recipe, read_recipe
 from research.validation import checked
+from retriever_server.indexes import KINDS
 
 
 class RunFailed(click.ClickException):
@@ -41,6 +42,7 @@ def text(value: str) -> str:
 
 FILE = click.Path(path_type=Path)
 MODEL, KIND, HOST = (Ruled(name, rules.TEXT) for name in ("name|dir", "kind", "text"))
+URL, KIND_HELP = Ruled("url", rules.URL), f"Kind of the index, of {', '.join(KINDS)}."
 SPLITS = {"train": "questions", "validation": "validation", "test": "test"}
 """split -> the option that names its file"""
 
@@ -49,32 +51,79 @@ SPLITS = {"train": "questions", "validation": "validation", "test": "test"}
 class RecipeOptions:
     """The recipe's command line, saved as ``recipe.json`` in the run folder. None: by recipe and hardware.
 
-    Each field is an option, whose help is in __main__.py; what annotates it reads its words.
+    What annotates a field is what reads its words, and its help: one for both recipes, or those of musique
+    and rqr; an empty one means that rqr lacks the option. In brackets what holds without the option.
     """
 
-    hardware: Annotated[Literal["cpu", "gpu"], click.Choice(["cpu", "gpu"])]
-    run_dir: Annotated[Path, FILE]
+    hardware: Annotated[
+        Literal["cpu", "gpu"], click.Choice(["cpu", "gpu"]), "Profile. [what this machine has]"
+    ]
+    run_dir: Annotated[Path, FILE, "Run folder; a run with a checkpoint resumes. [runs/train_RECIPE-TIME]"]
     recipe: str = "musique"
-    model: Annotated[str | None, MODEL] = None
-    questions: Annotated[Path | None, FILE] = None
-    validation: Annotated[Path | None, FILE] = None
-    test: Annotated[Path | None, FILE] = None
-    corpus: Annotated[Path | None, FILE] = None
-    faiss_index: Annotated[Path | None, FILE] = None
-    encoder: Annotated[str | None, MODEL] = None
-    index: Annotated[str | None, KIND] = None
-    build_args: Annotated[str, text] = ""
-    serve_args: Annotated[str, text] = ""
-    retriever_url: Annotated[str | None, Ruled("url", rules.URL)] = None
-    retriever_host: Annotated[str, HOST] = "127.0.0.1"
-    retriever_port: Annotated[int, IntRange(0, 65535)] = 0
-    steps: Annotated[int | None, IntRange(1)] = None
-    nodes: Annotated[int, IntRange(1)] = 1
-    gpus: Annotated[int | None, IntRange(1)] = None
-    seed: Annotated[int, IntRange(0, 2**31 - 1)] = 42
-    passages: Annotated[int, IntRange(600)] = 20000
-    test_questions: Annotated[int, IntRange(1)] = 500
-    supervised_control: Annotated[bool, click.BOOL] = False
+    model: Annotated[str | None, MODEL, "Policy to train: any HF causal LM. [Qwen2.5-7B-Instruct | tiny]"] = (
+        None
+    )
+    questions: Annotated[
+        Path | None,
+        FILE,
+        "Training questions: FlashRAG's form, the official files of MuSiQue, HotpotQA and 2Wiki, or "
+        "Search-R1's parquet. [MuSiQue | mini world]",
+        "Rewriting tasks to train on (datasets/rewriting_tasks.py). [cache/rqr/train.parquet | mini world]",
+    ] = None
+    validation: Annotated[
+        Path | None,
+        FILE,
+        "Questions that draw the curve; without it, some of --questions.",
+        "Tasks that draw the curve; without it, some of --tasks.",
+    ] = None
+    test: Annotated[
+        Path | None,
+        FILE,
+        "Questions asked only before and after training; without it and --validation, some of --questions. "
+        "[MuSiQue | mini world]",
+        "Tasks used only before and after training; without it and --validation, some of --tasks. "
+        "[none | mini world]",
+    ] = None
+    corpus: Annotated[
+        Path | None,
+        FILE,
+        'Passages, JSONL {"id","contents"}, or BEIR\'s; .gz too. [Wikipedia 2018 | mini world]',
+        'Passages that gold_ids name, JSONL {"id","contents"}. [the tasks\' positives | mini world]',
+    ] = None
+    faiss_index: Annotated[
+        Path | None, FILE, "FAISS index of the corpus made elsewhere, adopted after a check.", ""
+    ] = None
+    encoder: Annotated[
+        str | None,
+        MODEL,
+        "sentence-transformers model. [intfloat/e5-base-v2 | minilm]",
+        "sentence-transformers model of embedding_gain, and of a dense index. "
+        "[BAAI/bge-base-en-v1.5 | the mini world's, or minilm]",
+    ] = None
+    steps: Annotated[int | None, IntRange(1), "GRPO steps. [2 epochs | 40]", "GRPO steps. [150 | 40]"] = None
+    seed: Annotated[int, IntRange(0, 2**31 - 1), "Of the world, the data order, the sampling."] = 42
+    passages: Annotated[int, IntRange(600), "Of the mini world.", ""] = 20000
+    test_questions: Annotated[int, IntRange(1), "Of the mini world, per hop count.", ""] = 500
+    supervised_control: Annotated[
+        bool,
+        click.BOOL,
+        "Afterwards also train on clean demonstrations, for as long, and add that to the table.",
+        "",
+    ] = False
+    index: Annotated[str | None, KIND, f"{KIND_HELP} [flat]", f"{KIND_HELP} [bm25]"] = None
+    build_args: Annotated[
+        str, text, "Further options of `retriever_server build`: '--index-option M=48 --device cuda'."
+    ] = ""
+    serve_args: Annotated[
+        str, text, "Further options of `retriever_server serve`: '--threads 4 --index-device auto'."
+    ] = ""
+    gpus: Annotated[int | None, IntRange(1), "GPUs per node. [all]"] = None
+    nodes: Annotated[int, IntRange(1), "More than 1: joins a Ray cluster."] = 1
+    retriever_url: Annotated[
+        str | None, URL, "A retrieval server that is already running; without it, one is started."
+    ] = None
+    retriever_host: Annotated[str, HOST, "Address that the started one binds."] = "127.0.0.1"
+    retriever_port: Annotated[int, IntRange(0, 65535), "Its port. [a free one]"] = 0
     overrides: tuple[str, ...] = ()
 
     __pydantic_config__ = ConfigDict(extra="forbid")

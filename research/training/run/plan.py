@@ -58,7 +58,9 @@ class RunPlan:
 def make_plan(options: RecipeOptions) -> RunPlan:
     """Decide on files and commands. Touches nothing."""
     inputs, prepare = completed(options)
-    build, serve = [_rows_command(inputs)], None
+    files = [each for split, path in inputs.splits.items() for each in (f"--{SPLITS[split]}", path)]
+    rows, done = ("write the training rows", "research.training.rows"), options.run_dir / "data" / "done"
+    build, serve = [module_command(*rows, options.run_dir, *files, creates=done)], None
     if inputs.corpus is not None and options.retriever_url is None:
         index = _index_folder(inputs, inputs.corpus)
         build.append(_index_command(options, inputs, index))
@@ -66,12 +68,6 @@ def make_plan(options: RecipeOptions) -> RunPlan:
         serve = module_command("serve the index", "retriever_server", "serve", index, *words)
     train = ("train with GRPO", "research.training.verl.launch", options.run_dir, "--die-with-parent")
     return RunPlan(options, inputs, prepare, build, serve, module_command(*train))
-
-
-def _rows_command(inputs: RecipeOptions) -> Command:
-    files = [each for split, path in inputs.splits.items() for each in (f"--{SPLITS[split]}", path)]
-    command = ("write the training rows", "research.training.rows", inputs.run_dir)
-    return module_command(*command, *files, creates=inputs.run_dir / "data" / "done")
 
 
 def _index_command(options: RecipeOptions, inputs: RecipeOptions, index: Path) -> Command:
@@ -100,13 +96,13 @@ Setting = tuple[str, Any, str]
 """(key, the value that follows from the options, what to give instead of the key)"""
 
 
-def compose_config(plan: RunPlan, retriever_url: str) -> DictConfig:
+def compose_config(plan: RunPlan) -> DictConfig:
     """The resolved configuration of the run.
 
     Raises:
         RunFailed: an unknown key, a bad value, or a missing one.
     """
-    settings = _settings(plan, retriever_url)
+    settings = _settings(plan)
     config = _compose(plan.options, settings)
     # veRL itself leaves keys of parts that are switched off without a value.
     ours = ("research.", "data.", "actor_rollout_ref.")
@@ -130,7 +126,7 @@ def compose_config(plan: RunPlan, retriever_url: str) -> DictConfig:
     return config
 
 
-def _settings(plan: RunPlan, retriever_url: str) -> list[Setting]:
+def _settings(plan: RunPlan) -> list[Setting]:
     options, inputs, run_dir = plan.options, plan.inputs, plan.options.run_dir
     recipe, data, rollout = RECIPES[options.recipe], run_dir / "data", "actor_rollout_ref.rollout"
     held_out = [
@@ -141,7 +137,7 @@ def _settings(plan: RunPlan, retriever_url: str) -> list[Setting]:
         ("hardware", options.hardware, ""),
         ("trainer.experiment_name", run_dir.name, ""),
         ("research.run_dir", run_dir, "give --run-dir"),
-        ("research.retriever.url", retriever_url, "give --retriever-url"),
+        ("research.retriever.url", plan.retriever_url, "give --retriever-url"),
         ("data.train_files", data / "train.parquet", f"give {recipe.questions_option}"),
         ("data.val_files", held_out, "give --validation and --test"),
         ("data.seed", options.seed, "give --seed"),

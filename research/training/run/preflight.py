@@ -23,7 +23,7 @@ from research.places import CACHE
 from research.tools.search import TOKEN_VARIABLE
 from research.training.config import read_research_config
 from research.training.rows import require_batch
-from research.training.run.models import folder_faults, weight_bytes
+from research.training.run.models import folder_faults, model_sizes, unreadable
 from research.training.run.options import gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
@@ -221,19 +221,20 @@ def _gpus(plan: RunPlan) -> Iterator[str]:
         return
     if len(memory) < count:
         yield f"GPU: --gpus {count}, but this machine has {len(memory)}"
-    size = weight_bytes(model)
-    if size is None:
-        yield f"model: {model} is neither a local folder nor to be found on the hub from here"
+    try:
+        parameters, gpus = model_sizes(model).parameters, count * options.nodes
+    except (OSError, ValueError) as error:
+        yield unreadable(model, error)
         return
-    gpus, parameters = count * options.nodes, size // 2  # published in bfloat16
     need = GPU_BYTES_PER_PARAMETER * parameters // gpus + GPU_BYTES_OF_ACTIVATIONS
     if min(memory) < need:
         yield (
             f"GPU memory: {model} on {gpus} GPUs needs about {size_text(need)} per GPU, "
             f"there are {size_text(min(memory))}: use more GPUs or a smaller --model"
         )
-    checkpoints = 2 * 12 * parameters  # two kept; weights and both Adam moments in float32
-    yield from _disk(options.run_dir, checkpoints + size, "the run folder (checkpoints, exported policy)")
+    # Two checkpoints, each of the weights and both Adam moments in float32; and the policy in bfloat16.
+    need = (2 * 12 + 2) * parameters
+    yield from _disk(options.run_dir, need, "the run folder (checkpoints, exported policy)")
 
 
 def _wikipedia(plan: RunPlan) -> Iterator[str]:

@@ -112,8 +112,4 @@ class _Engine:
         )
         versions = map(output.extra_fields.get, ("min_global_steps", "max_global_steps"))
         self.policy_versions += [version for version in versions if version is not None]
-        if output.log_probs is None:
-            raise ValueError(
-                "the rollout has no log-probs: actor_rollout_ref.rollout.calculate_log_probs must be true"
-            )
         return Generation(list(output.token_ids), [float(value) for value in output.log_probs])

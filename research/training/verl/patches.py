@@ -58,8 +58,6 @@ def bound_weight_sending() -> None:
     import zmq
     from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
 
-    if getattr(BucketedWeightSender, "bounded", False):
-        return
     original_init, original_send = BucketedWeightSender._init_socket, BucketedWeightSender.async_send_weights
     seconds = float(os.environ.get(WEIGHT_TIMEOUT_VARIABLE, "50"))
 
@@ -80,7 +78,6 @@ def bound_weight_sending() -> None:
 
     BucketedWeightSender._init_socket = init_socket
     BucketedWeightSender.async_send_weights = send
-    BucketedWeightSender.bounded = True
 
 
 def merge_in(dtype: str) -> None:

@@ -8,7 +8,6 @@ from verl.experimental.agent_loop.agent_loop import DictConfigWrap
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from research.datasets.questions import AGENT_NAME
 from research.training.verl.agent_loop import SearchAgentLoop
 
 
@@ -51,8 +50,6 @@ class SearchWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
     async def _run_agent_loop(
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, agent_name: str, **row: Any
     ) -> Any:
-        if agent_name != AGENT_NAME:
-            return await super()._run_agent_loop(sampling_params, trajectory, agent_name=agent_name, **row)
         row.pop("trace", None)
         output = await self.search_loop.run(sampling_params, **row)
         return await self._agent_loop_postprocess(output, trajectory["validate"], **row)

@@ -17,12 +17,12 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import get_rollout_replica_class
 
 from research.training import run_files
-from research.training.config import LAST, headline_of, read_research_config
+from research.training.config import LAST, read_research_config
 from research.training.run_files import metrics_row, read_metrics
 from research.training.verl.cpu import agreement
 from research.training.verl.rollout import OneServerClient
 from research.training.watch import validations
-from research.training.watch.guards import ROLLOUT_DIFFERENCE, GuardWatch, all_failed, equal_group_share
+from research.training.watch.guards import ROLLOUT_DIFFERENCE, GuardWatch, equal_group_share, failed_share
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ class SearchTrainer(PPOTrainerSync):
         self.research = read_research_config(self.config.research)
         self.steps_without_retriever = 0
         run_files.forget_steps_after(self.research.run_dir, self.global_steps or -1)
-        self.guards = GuardWatch(self.research.guards)
         sampler: Any = self.replay_buffer  # by configuration research.training.verl.replay_buffer's
         sampler.watch(agent_loop_manager.agent_loop_workers)
         gc.freeze()  # imported modules stay: each full collection would go through them
@@ -94,9 +93,8 @@ class SearchTrainer(PPOTrainerSync):
             return self._ask(self.whole_val_dataloader)
         at_start = self.global_steps == 0
         metrics = self._ask(self.start_val_dataloader if at_start else self.small_val_dataloader)
-        metrics |= validations.score_metrics(
-            metrics, self.questions, headline_of(self.research.run_dir).metric
-        )
+        measure = self.research.environment.headline.metric
+        metrics |= validations.score_metrics(metrics, self.questions, measure)
         rows = [*read_metrics(self.research.run_dir), metrics_row(metrics, self.global_steps)]
         is_best = not at_start and validations.best_step(rows) == self.global_steps
         if is_best and self.research.keep != LAST and self._save_this_step():
@@ -131,10 +129,8 @@ class SearchTrainer(PPOTrainerSync):
 
     def _judge(self) -> dict[str, float]:
         """Ask the test questions and controls of the final policy, of whichever step it is."""
-        chosen, last = (
-            validations.final_checkpoint(self.research.run_dir, self.research.keep),
-            self.global_steps,
-        )
+        last = self.global_steps
+        chosen = validations.final_checkpoint(self.research.run_dir, self.research.keep)
         step, folder = chosen or (last, None)
         if step != last:
             self.checkpoint_manager.sleep_replicas()
@@ -148,8 +144,7 @@ class SearchTrainer(PPOTrainerSync):
 
     def on_train_begin(self) -> None:
         self._attach_metrics_file()
-        for row in read_metrics(self.research.run_dir):
-            self.guards.observe(row)
+        self.guards = GuardWatch(self.research.guards, read_metrics(self.research.run_dir))
 
     def _attach_metrics_file(self) -> None:
         # veRL makes its loggers in fit(); its own file logger starts over on resume.
@@ -171,32 +166,31 @@ class SearchTrainer(PPOTrainerSync):
         self, batch: tq.KVBatchMeta, metrics: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         super()._compute_metrics(batch, metrics, *args, **kwargs)
-        search_metrics = self._search_metrics(batch)
-        metrics.update({f"search/{name}": value for name, value in search_metrics.items()})
+        metrics.update(self._search_metrics(batch))
         for alarm in self.guards.observe(metrics_row(metrics, self.global_steps)):
             logger.warning("WARNING step %d: %s", self.global_steps, alarm.message)
         metrics.update(self.guards.metrics())
-        self._check_retriever(search_metrics)
+        self._check_retriever(metrics)
 
     def _search_metrics(self, batch: tq.KVBatchMeta) -> dict[str, float]:
-        """Means of the metrics of the step's trajectories, and the share of equal groups."""
+        """``search/*``: means of the metrics of the step's trajectories, and the share of equal groups."""
         keys = [
             key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)
         ]
         names = ["extra_fields", "rm_scores"]
         fields = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=names)
         rows = [extra["reward_extra_info"] for extra in fields.pop("extra_fields").tolist()]
-        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        means = {f"search/{name}": sum(row[name] for row in rows) / len(rows) for name in rows[0]}
         # veRL's key of a trajectory is {uid}_{session}_{index}, and the uid is that of the GRPO group.
         groups = [key.rsplit("_", 2)[0] for key in keys]
         rewards = fields["rm_scores"].sum(dim=1).tolist()
-        return {**means, "equal_groups": equal_group_share(groups, rewards)}
+        return {**means, "search/equal_groups": equal_group_share(groups, rewards)}
 
-    def _check_retriever(self, search_metrics: dict[str, float]) -> None:
-        self.steps_without_retriever = self.steps_without_retriever + 1 if all_failed(search_metrics) else 0
+    def _check_retriever(self, metrics: dict[str, Any]) -> None:
+        self.steps_without_retriever = self.steps_without_retriever + 1 if failed_share(metrics) >= 1 else 0
         if self.steps_without_retriever >= self.research.max_steps_without_retriever:
             raise RetrieverGone(
-                f"{'every search' if 'searches' in search_metrics else 'the scoring of every text'} of "
+                f"{'every search' if 'search/searches' in metrics else 'the scoring of every text'} of "
                 f"{self.steps_without_retriever} steps failed: is the retriever at "
                 f"{self.research.retriever.url} alive? The reasons are in trajectories/; mend it and run "
                 "again with --resume"

@@ -40,11 +40,13 @@ class GuardWatch:
     A row of an evaluation alone, before the first step or after a resume, raises none.
     """
 
-    def __init__(self, config: GuardConfig) -> None:
+    def __init__(self, config: GuardConfig, rows: History = ()) -> None:
         self.config = config
         self.rows: list[StepMetrics] = []
-        self.alarms: list[Alarm] = []
+        self.alarms: list[Alarm] = []  # in the order in which they began
         self.firing: dict[str, Alarm] = {}
+        for row in rows:
+            self.observe(row)
 
     def observe(self, row: StepMetrics) -> list[Alarm]:
         """Take the next row and return the alarms that begin with it."""
@@ -65,14 +67,6 @@ class GuardWatch:
         return {f"guard/{name}": float(name in self.firing) for name in GUARDS}
 
 
-def alarms_of(rows: History, config: GuardConfig) -> list[Alarm]:
-    """All alarms of a run, in the order in which they began."""
-    watch = GuardWatch(config)
-    for row in rows:
-        watch.observe(row)
-    return watch.alarms
-
-
 def check_guards(rows: History, config: GuardConfig) -> dict[str, str]:
     """Messages by name of the guards that fire at the last of ``rows``.
 
@@ -90,13 +84,6 @@ def equal_group_share(groups: Sequence[str], rewards: Sequence[float]) -> float:
     return sum(len(values) == 1 for values in by_group.values()) / len(by_group)
 
 
-def all_failed(metrics: StepMetrics) -> bool:
-    """Whether every search of a step failed, or the scoring of every text."""
-    if "scoring_failed" in metrics:
-        return metrics["scoring_failed"] == 1.0
-    return 0 < metrics["searches"] <= metrics["failed_searches"]
-
-
 def failed_share(row: StepMetrics) -> float:
     """Share of the searches of a step that failed, or of its texts that could not be scored."""
     searches, failed = row.get("search/searches", 0.0), row.get("search/failed_searches", 0.0)
@@ -104,14 +91,10 @@ def failed_share(row: StepMetrics) -> float:
 
 
 class Series:
-    """A metric over the steps so far; its finite values alone, the others are the business of `not_finite`.
+    """A metric over the steps: `now`, its `highest` and `lowest`, means of the first and newest few.
 
-    Missing numbers are NaN, which is neither above nor below any threshold: such a guard does not fire.
-
-    Attributes:
-        now: at the last step.
-        recent, start: means over the newest and the first ``recent_steps``.
-        highest, lowest: over all steps.
+    Of finite values alone; the others are the business of `not_finite`. What is missing is NaN, which is
+    neither above nor below any threshold, so that its guard does not fire.
     """
 
     def __init__(self, rows: History, key: str, limits: GuardConfig) -> None:

@@ -21,7 +21,7 @@ from research.training.run_files import read_metrics, read_recipe
 from research.training.watch import table
 from research.training.watch.episodes import choose_pairs
 from research.training.watch.figures import draw_charts
-from research.training.watch.guards import alarms_of
+from research.training.watch.guards import GuardWatch
 from research.training.watch.validations import provenance
 
 EPISODES = 10
@@ -91,27 +91,23 @@ def _contents(run_dir: Path) -> dict[str, Any]:
         "steps": f"{done} of {total}" if total else str(done),
         "finished": total is not None and done >= total,
         "date": f"{datetime.fromtimestamp(newest.stat().st_mtime):%Y-%m-%d %H:%M}",
-        "options": _options(run_dir),
+        # Those of the command line that have a value.
+        "options": {
+            name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            for name, value in read_recipe(run_dir / "recipe.json").items()
+            if value not in (None, [], "")
+        },
         "header": table.header_of(headline),
         "note": headline.note + held_out.remark,
         "results": [row.cells() for row in results],
         "provenance": provenance(history, headline.label),
         "failures": table.failures_warning(results, headline),
         "split": held_out.split,
-        "alarms": alarms_of(history, guards),
+        "alarms": GuardWatch(guards, history).alarms,
         "old_run": "guards" not in config.research,
         "drawings": draw_charts(history, points, guards.rollout_difference, headline),
         "pairs": choose_pairs(run_dir, EPISODES),
         "pieces": lambda trajectory: pieces(trajectory, protocol),
-    }
-
-
-def _options(run_dir: Path) -> dict[str, str]:
-    """The options of the command line that have a value."""
-    return {
-        name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
-        for name, value in read_recipe(run_dir / "recipe.json").items()
-        if value not in (None, [], "")
     }
 
 

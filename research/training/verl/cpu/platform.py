@@ -2,6 +2,7 @@
 
 import os
 import types
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,20 +10,19 @@ import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry
 
 
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    return None
+def _always(value: Any) -> Callable[..., Any]:
+    """A method that returns this, whatever it is given."""
+    return lambda *args, **kwargs: value
 
 
 class _Device(types.ModuleType):
     """``torch.cpu`` with the calls of ``torch.cuda`` that veRL makes; allocated memory is always 0."""
 
-    empty_cache = ipc_collect = reset_peak_memory_stats = staticmethod(_nothing)
-    memory_allocated = memory_reserved = current_device = staticmethod(lambda *args, **kwargs: 0)
-    max_memory_allocated = max_memory_reserved = memory_allocated
+    empty_cache = ipc_collect = reset_peak_memory_stats = _always(None)
+    memory_allocated = memory_reserved = max_memory_allocated = max_memory_reserved = _always(0)
+    current_device, device_count = _always(0), _always(1)
+    is_available, get_device_name = _always(True), _always("CPU")
     manual_seed = manual_seed_all = staticmethod(torch.manual_seed)
-    is_available = staticmethod(lambda: True)
-    device_count = staticmethod(lambda: 1)
-    get_device_name = staticmethod(lambda *args: "CPU")
     get_rng_state = staticmethod(lambda *args: torch.get_rng_state())
     set_rng_state = staticmethod(lambda state, *args: torch.set_rng_state(state))
 
@@ -42,47 +42,21 @@ class PlatformCPU(PlatformBase):
 
     device_name = vendor_name = "cpu"
     device_module = _Device("research_cpu_device")
-    set_device = synchronize = set_allocator_settings = empty_cache = _nothing
-    profiler_start = profiler_stop = cudart = _nothing
-
-    def is_available(self) -> bool:
-        return True
+    set_device = synchronize = set_allocator_settings = empty_cache = _always(None)
+    profiler_start = profiler_stop = cudart = _always(None)
+    is_available, device_count = _always(True), _always(1)
+    # veRL joins this to the device name ("cuda:0") or takes it as a device; torch knows no "cpu:cpu".
+    current_device = _always("cpu")
+    manual_seed = manual_seed_all = staticmethod(torch.manual_seed)
+    get_device_capability = _always((None, None))
+    communication_backend_name = _always("gloo")
+    visible_devices_envvar = _always("CUDA_VISIBLE_DEVICES")
+    nvtx_range = _always(nullcontext())
+    # Ray hands this resource out by number; the recipe declares it with num_gpus=1.
+    ray_resource_name = _always("GPU")
+    ray_noset_envvars = _always(["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"])
+    is_ipc_supported = _always(False)  # weights travel through shared memory
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
         # Never chosen by detection: a GPU machine with a broken driver must say so, not train on its CPU.
         return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
-
-    def current_device(self) -> Any:
-        # veRL joins this to the device name ("cuda:0") or takes it as a device; torch knows no "cpu:cpu" but
-        # "cpu".
-        return "cpu"
-
-    def device_count(self) -> int:
-        return 1
-
-    def manual_seed(self, seed: int) -> None:
-        torch.manual_seed(seed)
-
-    manual_seed_all = manual_seed
-
-    def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
-        return None, None
-
-    def communication_backend_name(self) -> str:
-        return "gloo"
-
-    def visible_devices_envvar(self) -> str:
-        return "CUDA_VISIBLE_DEVICES"
-
-    def nvtx_range(self, msg: str) -> nullcontext[None]:
-        return nullcontext()
-
-    def ray_resource_name(self) -> str:
-        # Ray hands this resource out by number; the recipe declares it with num_gpus=1.
-        return "GPU"
-
-    def ray_noset_envvars(self) -> list[str]:
-        return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
-
-    def is_ipc_supported(self) -> bool:
-        return False  # weights travel through shared memory

@@ -1,4 +1,4 @@
-"""Rows of files, each with its line number: .jsonl, .jsonl.gz, JSON arrays, and parquet."""
+"""Rows of files with their places, .jsonl, .jsonl.gz, JSON arrays and parquet; and checks of their fields."""
 
 import codecs
 import gzip
@@ -41,6 +41,16 @@ def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[in
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as parquet behind row {number} ({reason})") from error
+
+
+def read_objects(
+    path: Path, what: str, columns: list[str] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`FILE:LINE`, row) of any such file. Raises DataError, also for a row that is no object: no `what`."""
+    for line, row in read_rows(path, columns):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{line}: a {what} must be a JSON object")
+        yield f"{path}:{line}", row
 
 
 def read_json_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -129,6 +139,28 @@ def write_json_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with atomic_path(path) as temporary, opener(temporary, "wt", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def id_of(value: Any, where: str, hint: str = "") -> str:
+    """An id as text. Raises DataError unless it is a text that is not blank, or an integer."""
+    if type(value) is int or (isinstance(value, str) and value.strip()):
+        return str(value)
+    raise DataError(f'{where}: "id" must be a non-empty string or an integer{hint}')
+
+
+def text_of(value: Any, name: str, where: str, hint: str = "") -> str:
+    """The text of the field `name`. Raises DataError unless it is one that is not blank."""
+    if isinstance(value, str) and value.strip():
+        return value
+    raise DataError(f'{where}: "{name}" must be a non-empty string{hint}')
+
+
+def texts_of(value: Any, name: str, where: str, kinds: tuple[type, ...] = (str, int)) -> tuple[str, ...]:
+    """The list of the field `name` as texts; none for null. Raises DataError, also for blank ones."""
+    values = [] if value is None else value
+    if not isinstance(values, list) or any(type(e) not in kinds or not str(e).strip() for e in values):
+        raise DataError(f'{where}: "{name}" must be a list of strings, none of them empty')
+    return tuple(map(str, values))
 
 
 def check_storable(values: Mapping[str, Any], where: str) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from research.datasets.json_rows import KINDS
+from research.datasets.json_rows import KINDS, id_of, text_of, texts_of
 from research.errors import DataError
 
 Row = dict[str, Any]
@@ -63,10 +63,10 @@ class Question:
             return []
 
 
-def question_of(row: Row, where: str, number: int) -> Question | None:
+def question_of(row: Row, where: str) -> Question | None:
     """The question of a row, or None if the data set marks it as unanswerable; every field is checked.
 
-    veRL's rows need no id: it is replaced by `number`, the row's number in its file. Raises DataError.
+    `where` is FILE:LINE; its line replaces the id in veRL's rows, which need none. Raises DataError.
     """
     row = {name: value for name, value in row.items() if value is not None}
     if not FIELDS & row.keys():
@@ -76,30 +76,27 @@ def question_of(row: Row, where: str, number: int) -> Question | None:
         raise DataError(f'{where}: "metadata" must be an object')
     if row.get("answerable") is False or metadata.get("answerable") is False:
         return None
-    name = _id(row, where, number)
+    name = _id(row, where)
     if "golden_answers" not in row or "metadata" not in row:
         metadata = {**_kept(row, name, where), **metadata}
-    _check_gold(metadata, where)
+    texts_of(metadata.get("supporting_ids"), "supporting_ids", f'{where}: "metadata"')
+    texts_of(metadata.get("supporting_titles"), "supporting_titles", f'{where}: "metadata"', (str,))
     return Question(name, _asked(row, where), _answers(row, where), metadata)
 
 
-def _id(row: Row, where: str, number: int) -> str:
-    extra, named = _extra(row), next((row[name] for name in ("id", "_id") if name in row), None)
-    value = extra.get("id") if named is None else named
+def _id(row: Row, where: str) -> str:
+    extra, value = _extra(row), row.get("id", row.get("_id"))
+    value = extra.get("id") if value is None else value
     if value is None and ("reward_model" in row or "prompt" in row):
-        value = f"{extra.get('split') or 'row'}_{extra.get('index', number)}"
-    if type(value) is int or (isinstance(value, str) and value.strip()):
-        return str(value)
-    raise DataError(f'{where}: "id" must be a non-empty string or an integer{_unless(value)}')
+        value = f"{extra.get('split') or 'row'}_{extra.get('index', where.rpartition(':')[2])}"
+    return id_of(value, where, _unless(value))
 
 
 def _asked(row: Row, where: str) -> str:
     value = row.get("question", _extra(row).get("question"))
     if value is None and "prompt" in row:
         value = _of_prompt(row["prompt"])
-    if isinstance(value, str) and value.strip():
-        return value
-    raise DataError(f'{where}: "question" must be a non-empty string{_unless(value)}')
+    return text_of(value, "question", where, _unless(value))
 
 
 def _of_prompt(prompt: Any) -> str | None:
@@ -185,13 +182,6 @@ def _only(kind: type, value: Any) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"{value!r} is no {kind.__name__}")
     return value
-
-
-def _check_gold(metadata: dict[str, Any], where: str) -> None:
-    for name, kinds in {"supporting_ids": (str, int), "supporting_titles": (str,)}.items():
-        value = [] if metadata.get(name) is None else metadata[name]
-        if not isinstance(value, list) or any(type(e) not in kinds or not str(e).strip() for e in value):
-            raise DataError(f'{where}: "{name}" of "metadata" must be a list of strings, none of them empty')
 
 
 def _extra(row: Row) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from research.datasets.json_rows import read_rows, write_json_rows
+from research.datasets.json_rows import read_objects, write_json_rows
 from research.datasets.rewriting_tasks import RewritingTask, write_tasks
 from research.datasets.stack_exchange.dump import Post, Reading, read_posts
 from research.datasets.stack_exchange.generated_positives import Asking, Generated, generate
@@ -54,9 +54,8 @@ def read_bright(paths: Sequence[Path]) -> dict[str, str]:
     """
     texts: dict[str, str] = {}
     for path in paths:
-        for line, row in read_rows(path):
-            where = f"{path}:{line}"
-            text = (row.get("query") or row.get("question")) if isinstance(row, dict) else None
+        for where, row in read_objects(path, "row of BRIGHT"):
+            text = row.get("query") or row.get("question")
             if not isinstance(text, str) or row.get("id") is None:
                 raise DataError(f'{where}: a row of BRIGHT needs "id", and "query" or "question"')
             name = f"{path.name.split('.')[0]}/{row['id']}" if len(paths) > 1 else str(row["id"])

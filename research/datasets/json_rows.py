@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from research.errors import DataError
-from research.files import atomic_path
+from research.files import atomic_path, filling
 
+Rows = Iterable[Mapping[str, Any]]
 BATCH = 256
 BLANK = re.compile(r"\s*")
 KINDS = "each line must be one JSON object, or the file one JSON array, both also as .gz, or .parquet"
@@ -133,12 +134,20 @@ def _decoded(content: bytes, path: Path, line: int) -> str:
         raise DataError(f"{path}:{line}: not UTF-8; {KINDS}") from error
 
 
-def write_json_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_json_rows(path: Path, rows: Rows) -> None:
     """Write one JSON object per line, gzipped if named .gz, whole or not at all. Raises DataError."""
     opener = gzip.open if path.suffix == ".gz" else open
     with atomic_path(path) as temporary, opener(temporary, "wt", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_splits(folder: Path, kind: str, splits: Mapping[str, Rows], corpus: Rows) -> None:
+    """Write a SPLIT.KIND.jsonl per split, and then corpus.jsonl; all or none. Raises DataError."""
+    with filling(folder) as scratch:
+        for split, rows in splits.items():
+            write_json_rows(scratch / f"{split}.{kind}.jsonl", rows)
+        write_json_rows(scratch / "corpus.jsonl", corpus)
 
 
 def id_of(value: Any, where: str, hint: str = "") -> str:

@@ -15,15 +15,15 @@ contains no name of a split.
 import hashlib
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from research.datasets.json_rows import write_json_rows
+from research.datasets.json_rows import write_splits
 from research.datasets.mini.language import (
     EPITHETS,
     KIND_SHARES,
@@ -37,9 +37,8 @@ from research.datasets.mini.language import (
     first_names,
     last_names,
 )
-from research.datasets.questions import Question, hop_counts, write_questions
+from research.datasets.questions import Question, hop_counts
 from research.errors import DataError
-from research.files import filling
 
 SPLIT_SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
 # Eight hash buckets; practice gets half of them, because the cold start uses up names fastest.
@@ -57,6 +56,8 @@ TRAIN_SHARES = {2: 0.6, 3: 0.4}
 ID_PREFIX = "mini_p"
 
 Row = dict[str, Any]
+Group = TypeVar("Group")
+Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,10 +129,8 @@ class MiniWorld:
 
     def write(self, folder: Path) -> None:
         """Write corpus.jsonl and a SPLIT.questions.jsonl per split. Raises DataError."""
-        with filling(folder) as scratch:
-            write_json_rows(scratch / "corpus.jsonl", self.corpus)
-            for split, questions in self.questions.items():
-                write_questions(scratch / f"{split}.questions.jsonl", questions)
+        splits = {split: map(vars, questions) for split, questions in self.questions.items()}
+        write_splits(folder, "questions", splits, self.corpus)
 
 
 def pool_of(name: str) -> str:
@@ -258,13 +257,24 @@ def build(
         "validation": dict.fromkeys(hops, validation),
         "test": dict.fromkeys(hops, test),
     }
-    questions = {}
-    for split, world in worlds.items():
-        rng = random.Random(f"{split} questions {seed}")
-        chains = [chain for h, count in counts[split].items() for chain in ask(rng, world, h, count)]
-        rng.shuffle(chains)
-        questions[split] = [_question(chain, ids) for chain in chains]
+    chains = draw_splits("questions", seed, counts, lambda rng, split, h, n: ask(rng, worlds[split], h, n))
+    questions = {split: [_question(chain, ids) for chain in drawn] for split, drawn in chains.items()}
     return MiniWorld(corpus, questions, worlds)
+
+
+def draw_splits(
+    what: str,
+    seed: int,
+    counts: Mapping[str, Mapping[Group, int]],
+    draw: Callable[[random.Random, str, Group, int], list[Drawn]],
+) -> dict[str, list[Drawn]]:
+    """For each split what `draw` gives, so many of each group, in an order that the seed decides."""
+    splits = {}
+    for split, groups in counts.items():
+        rng = random.Random(f"{split} {what} {seed}")
+        splits[split] = [each for group, count in groups.items() for each in draw(rng, split, group, count)]
+        rng.shuffle(splits[split])
+    return splits
 
 
 def _shared_out(total: int, hops: Sequence[int]) -> dict[int, int]:
@@ -290,14 +300,18 @@ def _split_world(seed: int, split: str, passages: int) -> World:
 def _corpus(worlds: dict[str, World]) -> tuple[list[Row], dict[tuple[Entity, int], str]]:
     """All passages as rows, and the id of each (entity, page)."""
     pages = [(each, page, w) for w in worlds.values() for each in w.entities for page in range(PAGES)]
-    # Hash order mixes the splits, so that neither position nor id tells which split a passage serves.
-    pages.sort(key=lambda page: hashlib.sha256(page[2].contents(*page[:2]).encode()).digest())
+    pages.sort(key=lambda page: shuffling(page[2].contents(*page[:2])))
     ids = {(entity, page): f"{ID_PREFIX}{i:05d}" for i, (entity, page, _) in enumerate(pages)}
     rows = [
         {"id": ids[e, page], "title": e.title, "text": w.texts[e][page], "contents": w.contents(e, page)}
         for e, page, w in pages
     ]
     return rows, ids
+
+
+def shuffling(text: str) -> bytes:
+    """The key to sort passages by: neither their order nor their ids tell then which split each serves."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _question(chain: Chain, ids: dict[tuple[Entity, int], str]) -> Question:

@@ -18,7 +18,6 @@ validation and test alone): these concepts occur in demonstrations and in no tra
 reveals their terms.
 """
 
-import hashlib
 import random
 import zlib
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from pathlib import Path
 
 import click
 
-from research.datasets.json_rows import write_json_rows
+from research.datasets.json_rows import write_splits
 from research.datasets.mini import world as mini_world
 from research.datasets.mini_rewriting.language import (
     ASIDES,
@@ -42,9 +41,8 @@ from research.datasets.mini_rewriting.language import (
     concepts,
     concepts_of,
 )
-from research.datasets.rewriting_tasks import RewritingTask, write_tasks
+from research.datasets.rewriting_tasks import RewritingTask
 from research.errors import DataError
-from research.files import filling
 
 SOURCES = {"two_concepts": 2, "three_concepts": 3, "unseen_concepts": 2}
 TRAIN_SHARES = {"two_concepts": 0.6, "three_concepts": 0.4}
@@ -80,10 +78,8 @@ class MiniRewritingWorld:
 
     def write(self, folder: Path) -> None:
         """Write corpus.jsonl and a SPLIT.tasks.jsonl per split. Raises DataError."""
-        with filling(folder) as scratch:
-            write_json_rows(scratch / "corpus.jsonl", self.corpus)
-            for split, tasks in self.tasks.items():
-                write_tasks(scratch / f"{split}.tasks.jsonl", tasks)
+        splits = {split: map(vars, tasks) for split, tasks in self.tasks.items()}
+        write_splits(folder, "tasks", splits, self.corpus)
 
 
 def pool_of(combination: Combination) -> str:
@@ -130,12 +126,7 @@ def build(
         "validation": dict.fromkeys(SOURCES, validation),
         "test": dict.fromkeys(SOURCES, test),
     }
-    topics: dict[str, list[Topic]] = {}
-    for split, of_source in counts.items():
-        rng = random.Random(f"{split} topics {seed}")
-        drawn = [draw_topics(rng, split, source, count) for source, count in of_source.items()]
-        topics[split] = list(chain.from_iterable(drawn))
-        rng.shuffle(topics[split])
+    topics = mini_world.draw_splits("topics", seed, counts, draw_topics)
     everything = list(chain.from_iterable(topics.values()))
     corpus = _corpus(random.Random(f"passages {seed}"), everything, passages)
     return MiniRewritingWorld(corpus, _tasks(topics, corpus), topics)
@@ -158,8 +149,7 @@ def _corpus(rng: random.Random, topics: Sequence[Topic], passages: int) -> list[
             texts.append(_story(rng, rng.sample(everything, 2)))
         else:
             texts.append(_expert(rng, (one,), rng.choice((one.field.school, *SCHOOLS))))
-    # Hash order mixes the splits and the kinds, so that neither position nor id reveals them.
-    texts = sorted(texts[:passages], key=lambda text: hashlib.sha256(text.encode()).digest())
+    texts.sort(key=mini_world.shuffling)
     return [{"id": f"{ID_PREFIX}{i:05d}", "contents": text} for i, text in enumerate(texts)]
 
 

@@ -260,9 +260,7 @@ def _generate(posts: Sequence[Post], out: Path, options: dict[str, Any]) -> Gene
     names = ("url", "generate_model", "generate_tokens", "generate_concurrency", "generate_deadline")
     path = out.absolute().with_name(f"{out.absolute().name}.generated.jsonl")
     generated = generate([post.question for post in posts], Asking(*(options[name] for name in names)), path)
-    click.echo(
-        f"{path}: {len(generated.texts):,} texts; {generated.requests:,} questions asked now", err=True
-    )
+    click.echo(f"{path}: {len(generated.texts):,} texts; {generated.asked:,} questions asked now", err=True)
     if generated.failures:
         reason = next(iter(generated.failures.values()))
         warn(f"no text for {len(generated.failures):,} questions, see {REPORT}; one reason: {reason}")

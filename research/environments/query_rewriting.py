@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from research.datasets.rewriting_tasks import TASK_SCHEMA, RewritingTask, read_tasks, task_rows
+from research.datasets.rewriting_tasks import LISTS, TASK_SCHEMA, RewritingTask, read_tasks, task_rows
 from research.environments import BaseEnvironment, EpisodeSettings, Row
 from research.environments.headline import REWARD, Chart, Column, Headline
 from research.episode.loop import Generate
@@ -124,6 +124,4 @@ class Environment(BaseEnvironment):
 
 def task_of(info: Row) -> RewritingTask:
     """The task that a row was made of."""
-    names = ("positives", "gold_ids", "excluded_ids")
-    positives, gold, excluded = (tuple(map(str, info[name])) for name in names)
-    return RewritingTask(info["id"], info["question"], positives, gold, excluded)
+    return RewritingTask(**{name: info[name] for name in ("id", "question", *LISTS)})

@@ -15,7 +15,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple, cast
 
@@ -116,12 +116,10 @@ def check_corpus(corpus: Path) -> None:
     """Raise DataError unless the file starts with a passage; after a bare gunzip it is a tar header."""
     with corpus.open("rb") as file:
         first = file.readline(BLOCK)
-    try:
-        fields = set(json.loads(first))
-    except (ValueError, TypeError):
-        fields = set()
-    if not {"id", "contents"} <= fields:
-        raise DataError(f"{corpus}: does not start with a passage; remove it and run again")
+    with suppress(ValueError, TypeError):
+        if {"id", "contents"} <= set(json.loads(first)):
+            return
+    raise DataError(f"{corpus}: does not start with a passage; remove it and run again")
 
 
 def check_index(index: Path) -> None:

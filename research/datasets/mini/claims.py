@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from research.datasets.json_rows import write_splits
-from research.datasets.mini.world import Chain, World, ask, build, practice_world
+from research.datasets.mini.world import Chain, World, ask, build_world, practice_world
 
 LABELS = ("SUPPORTS", "REFUTES", "NOT ENOUGH INFO")
 HOPS = (1, 2)
@@ -55,10 +55,9 @@ def main(out: Path, seed: int, passages: int, train: int, validation: int, test:
 
     Example: python -m research.datasets.mini.claims --out cache/claims
     """
-    world, counts = build(seed, passages, 1, 1, 1), {"train": train, "validation": validation, "test": test}
-    rngs = {split: random.Random(f"{split} claims {seed}") for split in counts}
-    unknown = practice_world(seed)
-    splits = {split: claims(world.worlds[split], unknown, counts[split], rngs[split]) for split in counts}
+    world, unknown, splits = build_world(seed, passages, 1, 1, 1), practice_world(seed), {}
+    for split, count in {"train": train, "validation": validation, "test": test}.items():
+        splits[split] = claims(world.worlds[split], unknown, count, random.Random(f"{split} claims {seed}"))
     write_splits(out, "claims", splits, world.corpus)
     for split, rows in splits.items():
         click.echo(f"{split}: {len(rows)} claims")

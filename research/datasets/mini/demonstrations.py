@@ -61,6 +61,12 @@ class Demonstration:
 
     question: str
     segments: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True)
+class SearchDemonstration(Demonstration):
+    """One of searching, with the answer given."""
+
     answer: str
     golden_answers: tuple[str, ...]
     faults: frozenset[str]
@@ -130,12 +136,12 @@ class _Episode:
 
 def demonstrate(
     rng: random.Random, practice: PracticeWorld, chain: Chain, rates: Faults, passages: int
-) -> Demonstration:
+) -> SearchDemonstration:
     """One demonstration with `passages` passages in every result block."""
     episode = _Episode(rng, practice, chain, rates, passages)
     answer = episode.answer(NO_IDEA, NO_IDEA) if episode.fails("guess") else _follow(episode)
     golden, faults = chain.entities[-1].golden_answers, frozenset(episode.faults)
-    return Demonstration(chain.text, tuple(episode.segments), answer, golden, faults)
+    return SearchDemonstration(chain.text, tuple(episode.segments), answer, golden, faults)
 
 
 def _follow(episode: _Episode) -> str:
@@ -182,7 +188,7 @@ def _find(episode: _Episode, hop: int, known: str, plan: str) -> bool:
 
 def demonstrations(
     seed: int, hops: Sequence[int], rates: Faults = FAULTS, passages: int = PASSAGES
-) -> Iterator[Demonstration]:
+) -> Iterator[SearchDemonstration]:
     """Endless demonstrations, each hop count equally often; the same arguments give the same sequence."""
     rng = random.Random(f"demonstrations {seed} {hops} {passages}")
     while True:

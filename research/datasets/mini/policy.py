@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import click
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from research.datasets.mini.demonstrations import CLEAN, FAULTS, PATIENT, demonstrations
+from research.datasets.mini.demonstrations import CLEAN, FAULTS, PATIENT, Demonstration, demonstrations
 from research.datasets.mini.muon import Muon
 from research.datasets.mini.tokenizer import LONGEST, train_tokenizer
 from research.datasets.mini.world import hops_option
@@ -54,36 +53,21 @@ SIZES = {"tiny": Size(128, 4, 256), "small": Size(192, 5, 512)}
 HEAD = 32
 
 
-class Episode(Protocol):
-    """A demonstration: a question and segments, (text, True) written by the policy and (text, False) not."""
-
-    @property
-    def question(self) -> str: ...
-
-    @property
-    def segments(self) -> tuple[tuple[str, bool], ...]: ...
+Example = tuple[list[int], list[int]]
+"""Token ids of a whole episode with its prompt, and 1 where the policy wrote the token, else 0."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """Token ids of a whole episode with its prompt, and 1 where the policy wrote the token, else 0."""
-
-    ids: list[int]
-    mask: list[int]
-
-
-def encode(tokenizer: Qwen2Tokenizer, episode: Episode) -> Example:
+def tokenised(tokenizer: Qwen2Tokenizer, episode: Demonstration) -> Example:
     """Tokenise each segment by itself, as in a rollout: turns and injected blocks never merge."""
     user = [{"role": "user", "content": episode.question}]
     prompt = str(tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True))
-    segments = [(prompt, False), *episode.segments, (str(tokenizer.eos_token), True)]
     ids: list[int] = []
     mask: list[int] = []
-    for text, is_policy in segments:
+    for text, is_policy in [(prompt, False), *episode.segments, (str(tokenizer.eos_token), True)]:
         tokens = tokenizer.encode(text, add_special_tokens=False)
         ids += tokens
         mask += [int(is_policy)] * len(tokens)
-    return Example(ids, mask)
+    return ids, mask
 
 
 def build_model(tokenizer: Qwen2Tokenizer, size: Size, seed: int) -> Qwen2ForCausalLM:
@@ -156,18 +140,16 @@ def batches(examples: Iterator[Example], rng: random.Random, pad: int) -> Iterat
     Examples are sorted by length within a pool, so that little is padding; its batches are shuffled.
     """
     while True:
-        pool = sorted(islice(examples, POOL), key=lambda example: len(example.ids))
         groups: list[list[Example]] = [[]]
-        for example in pool:
-            if (len(groups[-1]) + 1) * len(example.ids) > TOKENS_PER_STEP:
+        for example in sorted(islice(examples, POOL), key=lambda example: len(example[0])):
+            if (len(groups[-1]) + 1) * len(example[0]) > TOKENS_PER_STEP:
                 groups.append([])
             groups[-1].append(example)
         rng.shuffle(groups)
         for group in groups:
-            longest = len(group[-1].ids)
-            ids = torch.tensor([e.ids + [pad] * (longest - len(e.ids)) for e in group])
-            mask = torch.tensor([e.mask + [0] * (longest - len(e.mask)) for e in group])
-            yield ids, mask
+            longest = len(group[-1][0])
+            ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in group])
+            yield ids, torch.tensor([mask + [0] * (longest - len(mask)) for _, mask in group])
 
 
 def loss_of(model: Qwen2ForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
@@ -224,7 +206,7 @@ class Budget:
 
 
 # What to train on until a share of the training, of which the last is 1.
-Stages = Sequence[tuple[float, Iterator[Episode]]]
+Stages = Sequence[tuple[float, Iterator[Demonstration]]]
 
 
 def stages_of(seed: int, hops: tuple[int, ...], clean: bool = False) -> Stages:
@@ -244,7 +226,7 @@ def cold_start(
     """Train the model in place and yield the loss of every step, in nats per token of the policy."""
     lessons = []
     for end, episodes in stages:
-        examples = (encode(tokenizer, episode) for episode in episodes)
+        examples = (tokenised(tokenizer, episode) for episode in episodes)
         lessons.append((end, batches(examples, random.Random(seed), tokenizer.pad_token_id)))
     model.train()
     optimiser, start, step = Optimiser(model, adam_rate), time.monotonic(), 0
@@ -258,17 +240,6 @@ def cold_start(
     model.eval()
 
 
-def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path, seconds: float) -> None:
-    """Write the Hugging Face folder and its training time, whole or not at all. Raises DataError."""
-    with filling(folder) as scratch:
-        model.generation_config = GenerationConfig(
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-        )
-        model.save_pretrained(scratch)
-        tokenizer.save_pretrained(scratch)
-        (scratch / "cold_start.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
-
-
 def make_policy(
     out: Path,
     tokenizer: Qwen2Tokenizer,
@@ -278,20 +249,28 @@ def make_policy(
     budget: Budget,
     adam_rate: float = ADAM_RATE,
 ) -> None:
-    """Train a fresh model, printing how it goes, and save the folder. Raises DataError."""
+    """Train a fresh model, printing how it goes, and save the folder whole. Raises DataError."""
     model = build_model(tokenizer, size, seed)
     weights = sum(parameter.numel() for parameter in model.parameters())
     click.echo(f"{weights / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
-    save(model, tokenizer, out, _report(cold_start(model, tokenizer, stages, seed, budget, adam_rate)))
+    seconds = _report(cold_start(model, tokenizer, stages, seed, budget, adam_rate))
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    with filling(out) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        (scratch / "cold_start.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
     click.echo(f"saved in {out}")
 
 
-def check_options(out: Path, steps: int | None, seconds: float | None) -> None:
-    """Fail before anything is computed. Raises UsageError, and DataError for a folder that is in use."""
+def checked_budget(out: Path, steps: int | None, seconds: float | None, default: int) -> Budget:
+    """Before anything is computed. Raises UsageError, and DataError for a folder that is in use."""
     if steps and seconds:
         raise click.UsageError("give --steps or --seconds, not both")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists already: remove it or choose another folder")
+    return Budget(steps or default, seconds)
 
 
 def _report(losses: Iterator[float]) -> float:
@@ -324,8 +303,7 @@ def main(
 
     Example: python -m research.datasets.mini.policy --out cache/policy
     """
-    check_options(out, steps, seconds)
-    budget = Budget(steps or DEFAULT_STEPS, seconds)
+    budget = checked_budget(out, steps, seconds, DEFAULT_STEPS)
     make_policy(out, train_tokenizer(), SIZES[size], stages_of(seed, hops, clean), seed, budget)
 
 

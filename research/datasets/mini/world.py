@@ -236,7 +236,7 @@ def _walk(rng: random.Random, world: World, start: Entity, hops: int) -> Chain:
     return Chain(text, start, tuple(path), tuple(phrases), tuple(entities[1:]))
 
 
-def build(
+def build_world(
     seed: int,
     passages: int = 20000,
     train: int | None = None,
@@ -367,7 +367,7 @@ def main(
 
     Example: python -m research.datasets.mini.world --out data/mini_world
     """
-    world = build(seed, passages, train, validation, test, hops)
+    world = build_world(seed, passages, train, validation, test, hops)
     world.write(out)
     click.echo(f"{out / 'corpus.jsonl'}: {len(world.corpus)} passages")
     for split, questions in world.questions.items():

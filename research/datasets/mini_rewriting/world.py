@@ -12,10 +12,10 @@ name one of its concepts; and in stories the lay words mean the things themselve
 mention a lay wording, so that the question's own words find something now and then.
 
 Combinations of concepts are held out. A hash deals them into train, validation, test and practice
-(`pool_of`), whatever the seed, so no question shares its combination with another split or a demonstration.
-The concepts and the words for them are the same everywhere, except for the source "unseen_concepts" (in
-validation and test alone): these concepts occur in demonstrations and in no training question, so no reward
-reveals their terms.
+(`pool_of_concepts`), whatever the seed, so no question shares its combination with another split or a
+demonstration. The concepts and the words for them are the same everywhere, except for the source
+"unseen_concepts" (in validation and test alone): these concepts occur in demonstrations and in no training
+question, so no reward reveals their terms.
 """
 
 import random
@@ -62,11 +62,6 @@ class Topic:
     concepts: Combination
     question: str
 
-    @property
-    def oracle(self) -> str:
-        """The right rewriting."""
-        return " ".join(each.right_term for each in self.concepts)
-
 
 @dataclass(frozen=True)
 class MiniRewritingWorld:
@@ -82,7 +77,7 @@ class MiniRewritingWorld:
         write_splits(folder, "tasks", splits, self.corpus)
 
 
-def pool_of(combination: Combination) -> str:
+def pool_of_concepts(combination: Combination) -> str:
     """The pool that owns a combination: "train", "validation", "test" or "practice"."""
     name = " ".join(sorted(each.root for each in combination))
     reserved = [each.reserved for each in combination]
@@ -91,7 +86,12 @@ def pool_of(combination: Combination) -> str:
     return "practice" if any(reserved) else mini_world.pool_of(name)
 
 
-def ask(rng: random.Random, combination: Sequence[Concept]) -> str:
+def right_rewriting(combination: Combination) -> str:
+    """What finds the passages that are relevant to a question about these concepts."""
+    return " ".join(each.right_term for each in combination)
+
+
+def ask_in_lay_words(rng: random.Random, combination: Sequence[Concept]) -> str:
     """A question in lay words that names the concepts in this order."""
     scene = rng.choice(combination[0].field.scenes)
     wordings = dict(zip("abc", (rng.choice(each.wordings) for each in combination), strict=False))
@@ -105,15 +105,15 @@ def draw_topics(rng: random.Random, split: str, source: str, count: int) -> list
         combination
         for field in FIELDS
         for combination in combinations(concepts_of(field), SOURCES[source])
-        if {each.reserved for each in combination} == {reserved} and pool_of(combination) == split
+        if {each.reserved for each in combination} == {reserved} and pool_of_concepts(combination) == split
     ]
     if count > len(owned):
         raise DataError(f"{split} cannot have {count} questions of {source}: {len(owned)} at most")
     shuffled = [rng.sample(combination, len(combination)) for combination in rng.sample(owned, count)]
-    return [Topic(source, tuple(each), ask(rng, each)) for each in shuffled]
+    return [Topic(source, tuple(each), ask_in_lay_words(rng, each)) for each in shuffled]
 
 
-def build(
+def build_rewriting_world(
     seed: int, passages: int = 8000, train: int = 600, validation: int = 40, test: int = 100
 ) -> MiniRewritingWorld:
     """One corpus of `passages` passages and the tasks of three splits.
@@ -198,7 +198,7 @@ def main(out: Path, seed: int, passages: int, train: int, validation: int, test:
 
     Example: python -m research.datasets.mini_rewriting.world --out data/mini_rewriting_world
     """
-    world = build(seed, passages, train, validation, test)
+    world = build_rewriting_world(seed, passages, train, validation, test)
     world.write(out)
     click.echo(f"{out / 'corpus.jsonl'}: {len(world.corpus)} passages")
     for split, tasks in world.tasks.items():

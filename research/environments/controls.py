@@ -18,8 +18,7 @@ def controlled(search: SearchFunction, control: str, decoys: Sequence[str]) -> S
 
     Args:
         control: ``closed_book``: every search finds nothing. ``shuffled``: it finds what one of ``decoys``
-        (texts of
-            other questions, taken in turn) would find.
+            (texts of other questions, taken in turn) would find.
 
     Raises:
         ValueError: no control has that name, or there is no decoy to shuffle with.

@@ -83,8 +83,9 @@ class Environment(BaseEnvironment):
         return self._scorer
 
     def read(self, path: Path, split: str, final: bool = True) -> list[RewritingTask]:
-        """See BaseEnvironment. Each must have gold passages, by which every run is measured, or positives to
-        make them of, and what its reward needs.
+        """See BaseEnvironment. Each task must have gold passages, or positives to make them of.
+
+        Every run is measured by gold passages; the reward embedding_gain needs positives.
         """
         tasks = read_tasks(path)
         needed = {"gold_ids": "to be measured by"} if final else {"positives": "to make a corpus of"}

@@ -76,9 +76,7 @@ class AnswerReward:
         self._metrics: Set[str] | None = None
 
     async def __call__(self, trajectory: Trajectory, reference: Reference) -> Reward:
-        """Raises what a reward raises, and ValueError for what is no reward or reports other metrics than
-        before.
-        """
+        """Raises what a reward raises; ValueError for no reward, or for other metrics than before."""
         parts = [
             (part, await _score(part.name, function, trajectory, reference)) for part, function in self._parts
         ]

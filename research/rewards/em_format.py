@@ -1,5 +1,4 @@
-"""The Search-R1 family's reward: exact match with a smaller part for a valid format (Search-R1,
-qa_em_format).
+"""Search-R1's reward qa_em_format: exact match, with a smaller part for a valid format.
 
 Right: 1.0 in a valid format, 0.8 otherwise. Wrong: 0.2 in a valid format, 0.1 otherwise; 0.0 without any
 answer, of which empty answer tags are none.

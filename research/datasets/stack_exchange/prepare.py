@@ -112,7 +112,7 @@ def write(folder: Path, train: list[RewritingTask], dev: list[RewritingTask], co
     write_json_rows(folder / "corpus.jsonl", rows)
 
 
-def report(
+def account(
     tally: Tally, train: list[RewritingTask], dev: list[RewritingTask], passages: int
 ) -> dict[str, Any]:
     """What became of every row: `read` is the sum of `dropped`, `train` and `dev`."""
@@ -227,7 +227,7 @@ def prepare(files: list[Path], out: Path, options: dict[str, Any]) -> None:
         posts = list(with_generated(posts, generated.texts, options["only_generated"], tally))
     tasks, corpus = tasks_of(posts)
     train, dev = split_tasks(tasks, options["dev_size"], options["seed"])
-    rows = report(tally, train, dev, len(corpus))
+    rows = account(tally, train, dev, len(corpus))
     if not train or not dev:
         raise DataError(f"too few questions are left, or --dev is too large: {summary(rows['counts'])}")
     rows |= {

@@ -1,9 +1,9 @@
-"""Rewards of a rewritten query, one file each, found by name: a class that is made once and then asked,
-``await reward(task, text) -> Reward``, how much better the text is to search with than the question.
+"""Rewards of a rewritten query, one file each, found by name: how much better it is than the question.
 
-One of your own is named by its import path, ``my_package.my_module:TextReward``. It may
-search and encode (:class:`Tools`), and raises ScoringError where it cannot tell: that is no bad text. What
-goes around them, weights, length and empty texts, stands in score.py.
+Each is a class that is made once and then asked, ``await reward(task, text) -> Reward``; one of your own is
+named by its import path, ``my_package.my_module:TextReward``. It may search and encode (:class:`Tools`), and
+raises ScoringError where it cannot tell: that is no bad text. What goes around them, weights, length and
+empty texts, stands in score.py.
 """
 
 import asyncio

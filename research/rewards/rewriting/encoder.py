@@ -81,8 +81,9 @@ class TextEncoder:
 
 
 class BatchingEncoder:
-    """``await encoder(texts)``: encodes in a thread of its own, so that the event loop goes on. What is asked
-    while the model is busy goes through it together afterwards. Belongs to one event loop.
+    """``await encoder(texts)``: encodes in a thread of its own, so that the event loop goes on.
+
+    What is asked while the model is busy goes through it together afterwards. Belongs to one event loop.
     """
 
     def __init__(self, encoder: TextEncoder) -> None:

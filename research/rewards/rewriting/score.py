@@ -1,6 +1,4 @@
-"""The whole score of a rewritten query: rewards by weight, the terms for length and empty texts, and what is
-measured beside them.
-"""
+"""The whole score of a rewritten query: rewards by weight, terms for length and empty texts, and measures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,8 +30,9 @@ class TextScorer:
         self._rewards = {name: (weight, make_text_reward(name, tools)) for name, weight in weights.items()}
 
     async def score(self, task: RewritingTask, text: str, tokens: int) -> Score:
-        """Of a text out of a response of so many tokens. Where retriever or encoder fail the reward is 0, as
-        if nothing was gained or lost, with the reason and ``scoring_failed`` 1.
+        """Of a text out of a response of so many tokens.
+
+        Where retriever or encoder fail, it is 0, as if nothing was gained or lost, and ``scoring_failed`` 1.
         """
         try:
             original = await self.tools.ranked_original(task, DEPTH)

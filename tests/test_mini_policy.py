@@ -19,7 +19,7 @@ from research.datasets.mini.language import first_names, name_words
 from research.datasets.mini.policy import (
     SIZES,
     TOKENS_PER_STEP,
-    Budget,
+    Training,
     batches,
     build_model,
     cold_start,
@@ -163,7 +163,7 @@ def test_a_fresh_model_already_looks_at_the_token_to_copy(tokenizer: Qwen2Tokeni
 def test_training_lowers_the_loss_and_repeats_itself(tokenizer: Qwen2Tokenizer) -> None:
     def train(seed: int) -> tuple[list[float], torch.Tensor]:
         model = build_model(tokenizer, SIZES["tiny"], seed)
-        losses = list(cold_start(model, tokenizer, stages_of(seed, (2,)), seed, Budget(steps=6)))
+        losses = list(cold_start(model, tokenizer, Training(stages_of(seed, (2,)), seed, steps=6)))
         return losses, torch.cat([weights.flatten() for weights in model.parameters()])
 
     (losses, weights), (again, same), (_, other) = train(0), train(0), train(1)
@@ -174,7 +174,7 @@ def test_training_lowers_the_loss_and_repeats_itself(tokenizer: Qwen2Tokenizer) 
 def test_training_by_the_clock_ends(tokenizer: Qwen2Tokenizer) -> None:
     model = build_model(tokenizer, SIZES["tiny"], 0)
     stages = stages_of(0, (1,), clean=True)
-    assert list(cold_start(model, tokenizer, stages, 0, Budget(seconds=0.5)))
+    assert list(cold_start(model, tokenizer, Training(stages, 0, seconds=0.5)))
 
 
 def test_saved_folder_loads_as_it_was(tokenizer: Qwen2Tokenizer, trained: tuple[Path, str]) -> None:

@@ -26,7 +26,13 @@ FORMS = (
     '(MuSiQue, HotpotQA, 2Wiki), and with "reward_model" and "prompt" (Search-R1, veRL)'
 )
 FIELDS = {"id", "_id", "question", "prompt", "golden_answers", "answer", "reward_model", "extra_info"}
-KEPT = ("hops", "type", "level", "question_decomposition")  # of an official row, as metadata
+ANSWERS = {
+    "golden_answers": "must be a non-empty list of strings",
+    "answer": "must be a non-empty string",
+    "reward_model": 'must be {"ground_truth": {"target": [answer, ...]}}',
+}
+EXTRA = ("id", "question", "index", "split", "hops", "supporting_ids")  # read from veRL's extra_info too
+KEPT = ("hops", "type", "level", "question_decomposition", "supporting_ids")  # as metadata, in rows without
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ def question_of(row: Row, where: str) -> Question | None:
     `where` is FILE:LINE; its line replaces the id in veRL's rows, which need none. Raises DataError.
     """
     row = {name: value for name, value in row.items() if value is not None}
+    if isinstance(extra := row.get("extra_info"), dict):
+        row = {name: extra[name] for name in EXTRA if extra.get(name) not in (None, [])} | row
     if not FIELDS & row.keys():
         raise DataError(f"{where}: an object with {named_fields(row)} is no question: {KINDS}; {FORMS}")
     metadata = row.get("metadata") or {}
@@ -85,15 +93,14 @@ def question_of(row: Row, where: str) -> Question | None:
 
 
 def _id(row: Row, where: str) -> str:
-    extra, value = _extra(row), row.get("id", row.get("_id"))
-    value = extra.get("id") if value is None else value
+    value = row.get("id", row.get("_id"))
     if value is None and ("reward_model" in row or "prompt" in row):
-        value = f"{extra.get('split') or 'row'}_{extra.get('index', where.rpartition(':')[2])}"
+        value = f"{row.get('split', 'row')}_{row.get('index', where.rpartition(':')[2])}"
     return id_of(value, where, _unless(value))
 
 
 def _asked(row: Row, where: str) -> str:
-    value = row.get("question", _extra(row).get("question"))
+    value = row.get("question")
     if value is None and "prompt" in row:
         value = _of_prompt(row["prompt"])
     return text_of(value, "question", where, _unless(value))
@@ -108,37 +115,32 @@ def _of_prompt(prompt: Any) -> str | None:
 
 
 def _answers(row: Row, where: str) -> tuple[str, ...]:
-    if "golden_answers" in row:
-        return _texts(row["golden_answers"], where, "golden_answers", "must be a non-empty list of strings")
-    if "answer" in row:
-        aliases = row.get("answer_aliases", [])
-        if not isinstance(aliases, list) or not all(isinstance(each, str) for each in aliases):
-            raise DataError(f'{where}: "answer_aliases" must be a list of strings')
-        answers = _texts(_listed(row["answer"]), where, "answer", "must be a non-empty string")
-        return tuple(_once([*answers, *filter(str.strip, aliases)]))
-    if "reward_model" not in row:
-        raise DataError(f'{where}: "golden_answers" must be a non-empty list of strings; {FORMS}')
-    truth = row["reward_model"].get("ground_truth") if isinstance(row["reward_model"], dict) else None
-    target = _listed(truth.get("target") if isinstance(truth, dict) else truth)
-    return _texts(target, where, "reward_model", 'must be {"ground_truth": {"target": [answer, ...]}}')
-
-
-def _texts(value: Any, where: str, name: str, wanted: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise DataError(f'{where}: "{name}" {wanted}')
-    for each in value:
+    name = next((each for each in ANSWERS if each in row), None)
+    if name is None:
+        raise DataError(f'{where}: "golden_answers" {ANSWERS["golden_answers"]}; {FORMS}')
+    value = row[name]
+    if name == "reward_model":
+        truth = value.get("ground_truth") if isinstance(value, dict) else None
+        value = truth.get("target") if isinstance(truth, dict) else truth
+    values = [value] if isinstance(value, str) and name != "golden_answers" else value
+    if not isinstance(values, list) or not values:
+        raise DataError(f'{where}: "{name}" {ANSWERS[name]}')
+    for each in values:
         if not isinstance(each, str):
             raise DataError(f'{where}: "{name}" holds {reprlib.repr(each)}, which is not a string')
         if not each.strip():
             raise DataError(f'{where}: "{name}" holds an empty answer')
-    return tuple(value)
+    if name != "answer":
+        return tuple(values)
+    aliases = row.get("answer_aliases", [])
+    if not isinstance(aliases, list) or not all(isinstance(each, str) for each in aliases):
+        raise DataError(f'{where}: "answer_aliases" must be a list of strings')
+    return tuple(_once([*values, *filter(str.strip, aliases)]))
 
 
 def _kept(row: Row, name: str, where: str) -> dict[str, Any]:
     """The metadata of a row that brings none."""
-    extra = _extra(row)
     kept = {key: row[key] for key in KEPT if key in row}
-    kept |= {key: extra[key] for key in ("hops", "supporting_ids") if extra.get(key)}
     if "golden_answers" not in row and (hops := Question(name, "", (), kept).hops) is not None:
         kept = {"hops": hops, **kept}
     try:
@@ -182,15 +184,6 @@ def _only(kind: type, value: Any) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"{value!r} is no {kind.__name__}")
     return value
-
-
-def _extra(row: Row) -> dict[str, Any]:
-    extra = row.get("extra_info")
-    return extra if isinstance(extra, dict) else {}
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 def _items(value: Any) -> list[Any]:

@@ -75,7 +75,7 @@ class Environment(BaseEnvironment):
         return read_questions(path)
 
     def rows(self, splits: dict[str, list[Question]], seed: int, path: Path) -> dict[str, list[Row]]:
-        """See BaseEnvironment. Trains on the hops of ``train_hops``; each control repeats the test questions."""
+        """See BaseEnvironment. Trains on ``train_hops`` alone; each control repeats the test questions."""
         hops, test = self.settings.train_hops, splits.get("test", [])
         self._require_controls(test, path)
         train = [each for each in splits["train"] if not hops or each.hops in hops]

@@ -163,28 +163,15 @@ def loss_of(model: Qwen2ForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
     return functional.cross_entropy(model.lm_head(states[counted]), ids[:, 1:][counted])
 
 
-class Optimiser:
-    """Muon on the hidden matrices and AdamW on the rest, under one learning-rate factor in [0, 1]."""
-
-    def __init__(self, model: Qwen2ForCausalLM, adam_rate: float = ADAM_RATE) -> None:
-        self.adam_rate = adam_rate
-        self.parameters = list(model.parameters())
-        named = list(model.named_parameters())
-        matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name]
-        tables = [p for name, p in named if p.dim() == 2 and "embed" in name]
-        vectors = [p for _, p in named if p.dim() == 1]
-        self.muon = Muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY)
-        groups = [{"params": tables, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
-        self.adam = torch.optim.AdamW(groups, lr=adam_rate, betas=(0.9, 0.98))
-
-    def step(self, factor: float) -> None:
-        """Clip, update with `factor` times the full rates, and clear the gradients."""
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for optimiser, rate in ((self.muon, MUON_RATE), (self.adam, self.adam_rate)):
-            for group in optimiser.param_groups:
-                group["lr"] = factor * rate
-            optimiser.step()
-            optimiser.zero_grad()
+def optimisers_of(model: Qwen2ForCausalLM, adam_rate: float) -> dict[torch.optim.Optimizer, float]:
+    """Muon for the hidden matrices and AdamW for the rest, each with its full learning rate."""
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name]
+    tables = [p for name, p in named if p.dim() == 2 and "embed" in name]
+    vectors = [p for _, p in named if p.dim() == 1]
+    groups = [{"params": tables, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    muon = Muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY)
+    return {muon: MUON_RATE, torch.optim.AdamW(groups, lr=adam_rate, betas=(0.9, 0.98)): adam_rate}
 
 
 def rate_factor(step: int, progress: float) -> float:
@@ -193,20 +180,23 @@ def rate_factor(step: int, progress: float) -> float:
     return min(1.0, (step + 1) / WARM_UP_STEPS) * cosine
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How long to train: a number of steps, or wall-clock seconds if given."""
+# What to train on until a share of the training, of which the last is 1.
+Stages = Sequence[tuple[float, Iterator[Demonstration]]]
 
+
+@dataclass(frozen=True)
+class Training:
+    """What to train on, and how long: a number of steps, or wall-clock seconds if given."""
+
+    stages: Stages
+    seed: int
     steps: int = DEFAULT_STEPS
     seconds: float | None = None
+    adam_rate: float = ADAM_RATE
 
     def progress(self, step: int, elapsed: float) -> float:
         """The share of the training that is done, 1 or more when it is over."""
         return step / self.steps if self.seconds is None else elapsed / self.seconds
-
-
-# What to train on until a share of the training, of which the last is 1.
-Stages = Sequence[tuple[float, Iterator[Demonstration]]]
 
 
 def stages_of(seed: int, hops: tuple[int, ...], clean: bool = False) -> Stages:
@@ -215,45 +205,34 @@ def stages_of(seed: int, hops: tuple[int, ...], clean: bool = False) -> Stages:
     return ((0.3, demonstrations(seed, (1,), PATIENT)), (1.0, demonstrations(seed, hops, rates)))
 
 
-def cold_start(
-    model: Qwen2ForCausalLM,
-    tokenizer: Qwen2Tokenizer,
-    stages: Stages,
-    seed: int,
-    budget: Budget,
-    adam_rate: float = ADAM_RATE,
-) -> Iterator[float]:
+def cold_start(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, training: Training) -> Iterator[float]:
     """Train the model in place and yield the loss of every step, in nats per token of the policy."""
     lessons = []
-    for end, episodes in stages:
+    for end, episodes in training.stages:
         examples = (tokenised(tokenizer, episode) for episode in episodes)
-        lessons.append((end, batches(examples, random.Random(seed), tokenizer.pad_token_id)))
+        lessons.append((end, batches(examples, random.Random(training.seed), tokenizer.pad_token_id)))
     model.train()
-    optimiser, start, step = Optimiser(model, adam_rate), time.monotonic(), 0
-    while (progress := budget.progress(step, time.monotonic() - start)) < 1:
-        batch = next(next(lesson for end, lesson in lessons if progress < end))
-        loss = loss_of(model, *batch)
+    optimisers, start, step = optimisers_of(model, training.adam_rate), time.monotonic(), 0
+    while (progress := training.progress(step, time.monotonic() - start)) < 1:
+        loss = loss_of(model, *next(next(lesson for end, lesson in lessons if progress < end)))
         loss.backward()
-        optimiser.step(rate_factor(step, progress))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser, rate in optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = rate_factor(step, progress) * rate
+            optimiser.step()
+            optimiser.zero_grad()
         step += 1
         yield loss.item()
     model.eval()
 
 
-def make_policy(
-    out: Path,
-    tokenizer: Qwen2Tokenizer,
-    size: Size,
-    stages: Stages,
-    seed: int,
-    budget: Budget,
-    adam_rate: float = ADAM_RATE,
-) -> None:
+def make_policy(out: Path, tokenizer: Qwen2Tokenizer, size: Size, training: Training) -> None:
     """Train a fresh model, printing how it goes, and save the folder whole. Raises DataError."""
-    model = build_model(tokenizer, size, seed)
+    model = build_model(tokenizer, size, training.seed)
     weights = sum(parameter.numel() for parameter in model.parameters())
     click.echo(f"{weights / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
-    seconds = _report(cold_start(model, tokenizer, stages, seed, budget, adam_rate))
+    seconds = _report(cold_start(model, tokenizer, training))
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -264,13 +243,12 @@ def make_policy(
     click.echo(f"saved in {out}")
 
 
-def checked_budget(out: Path, steps: int | None, seconds: float | None, default: int) -> Budget:
-    """Before anything is computed. Raises UsageError, and DataError for a folder that is in use."""
+def check_options(out: Path, steps: int | None, seconds: float | None) -> None:
+    """Fail before anything is computed. Raises UsageError, and DataError for a folder that is in use."""
     if steps and seconds:
         raise click.UsageError("give --steps or --seconds, not both")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists already: remove it or choose another folder")
-    return Budget(steps or default, seconds)
 
 
 def _report(losses: Iterator[float]) -> float:
@@ -303,8 +281,9 @@ def main(
 
     Example: python -m research.datasets.mini.policy --out cache/policy
     """
-    budget = checked_budget(out, steps, seconds, DEFAULT_STEPS)
-    make_policy(out, train_tokenizer(), SIZES[size], stages_of(seed, hops, clean), seed, budget)
+    check_options(out, steps, seconds)
+    training = Training(stages_of(seed, hops, clean), seed, steps or DEFAULT_STEPS, seconds)
+    make_policy(out, train_tokenizer(), SIZES[size], training)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 from transformers import Qwen2Tokenizer
 
-from research.datasets.mini.policy import Size, checked_budget, make_policy
+from research.datasets.mini.policy import Size, Training, check_options, make_policy
 from research.datasets.mini.tokenizer import tokenizer_of
 from research.datasets.mini_rewriting.demonstrations import CLEAN, FAULTS, SINGLE, rewriting_demonstrations
 from research.datasets.mini_rewriting.language import FIELDS, QUESTIONS, SCHOOLS, concepts
@@ -62,11 +62,12 @@ def main(out: Path, seed: int, steps: int | None, seconds: float | None, clean: 
 
     Example: python -m research.datasets.mini_rewriting.policy --out cache/rewriting_policy
     """
-    budget = checked_budget(out, steps, seconds, DEFAULT_STEPS)
+    check_options(out, steps, seconds)
     first = rewriting_demonstrations(seed, CLEAN if clean else SINGLE, (1,))
     then = rewriting_demonstrations(seed, CLEAN if clean else FAULTS, (2, 3))
     stages = ((SINGLE_CONCEPTS, first), (1.0, then))
-    make_policy(out, rewriting_tokenizer(), SIZE, stages, seed, budget, ADAM_RATE)
+    training = Training(stages, seed, steps or DEFAULT_STEPS, seconds, ADAM_RATE)
+    make_policy(out, rewriting_tokenizer(), SIZE, training)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from research.datasets.rewriting_tasks import RewritingTask, write_tasks
 from research.datasets.stack_exchange.dump import Post, Reading, read_posts
 from research.datasets.stack_exchange.generated_positives import Asking, Generated, generate
 from research.datasets.stack_exchange.near_duplicates import BAR_PAUSE_S, KnownTexts
-from research.datasets.stack_exchange.selection import Draw, Filters, Tally, split_tasks, without_duplicates
+from research.datasets.stack_exchange.selection import Filters, Tally, draw, split_tasks, without_duplicates
 from research.errors import DataError, warn
 from research.files import filling, write_atomically
 
@@ -67,28 +69,18 @@ def read_bright(paths: Sequence[Path]) -> dict[str, str]:
     return texts
 
 
-def select(files: Sequence[Path], reading: Reading, filters: Filters, draw: Draw, tally: Tally) -> list[Post]:
-    """The posts of all files that pass the filters and are drawn."""
-    for path in files:
-        rows = tqdm(read_posts(path, reading), desc=path.name, unit=" rows", mininterval=BAR_PAUSE_S)
-        for post in filters.kept(rows, tally):
-            draw.add(post)
-    return draw.drawn()
-
-
 def tasks_of(posts: Iterable[Post]) -> tuple[list[RewritingTask], dict[str, str]]:
     """(tasks, the positive texts by id); the id of a text is its hash. Raises DataError for an id twice."""
-    tasks: dict[str, RewritingTask] = {}
+    tasks: list[RewritingTask] = []
     corpus: dict[str, str] = {}
     places: dict[str, str] = {}
     for post in posts:
-        if post.id in tasks:
+        if places.setdefault(post.id, post.where) != post.where:
             raise DataError(f"{post.where}: the id {post.id!r} was given already, in {places[post.id]}")
         ids = [f"p{hashlib.sha256(text.encode()).hexdigest()[:16]}" for text in post.positives]
         corpus.update(zip(ids, post.positives, strict=True))
-        tasks[post.id] = RewritingTask(post.id, post.question, post.positives, tuple(ids), source=post.source)
-        places[post.id] = post.where
-    return list(tasks.values()), corpus
+        tasks.append(RewritingTask(post.id, post.question, post.positives, tuple(ids), source=post.source))
+    return tasks, corpus
 
 
 def with_generated(
@@ -250,9 +242,11 @@ def _unique_posts(
     reading = Reading(options["text"], options["min_score"], options["max_positives"], need_positives)
     known = KnownTexts(read_bright(bright_files)) if bright_files else None
     bounds = (options["max_chars"], options["min_words"], need_positives, known, options["bright_overlap"])
-    draw = Draw(options["per_source"] or None, options["seed"], tally)
-    posts = select(files, reading, Filters(*bounds), draw, tally)
-    return without_duplicates(posts, options["duplicate_jaccard"], tally)
+    bar = partial(tqdm, unit=" rows", mininterval=BAR_PAUSE_S)
+    rows = chain.from_iterable(bar(read_posts(path, reading), desc=path.name) for path in files)
+    posts = Filters(*bounds).kept(rows, tally)
+    drawn = draw(posts, options["per_source"] or None, options["seed"], tally)
+    return without_duplicates(drawn, options["duplicate_jaccard"], tally)
 
 
 def _generate(posts: Sequence[Post], out: Path, options: dict[str, Any]) -> Generated:

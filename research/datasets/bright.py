@@ -55,8 +55,14 @@ def hub_task(name: str, folder: Path, long: bool = False, revision: str | None =
     if name not in SIZES:
         raise DataError(f"BRIGHT has no task {name}; there are: {', '.join(SIZES)}")
     files = folder / revision.replace("/", "_") if revision else folder
-    examples = _fetched("examples", name, files, revision)
-    documents = _fetched("long_documents" if long else "documents", name, files, revision)
+    examples, documents = (
+        [
+            download(
+                REPO, [f"{part}/{name}-00000-of-00001.parquet"], files / part / f"{name}.parquet", revision
+            )
+        ]
+        for part in ("examples", "long_documents" if long else "documents")
+    )
     questions = _questions(examples, name, long)
     expected = SIZES[name][0]
     if len(questions) != expected:
@@ -100,11 +106,6 @@ def question_file(path: Path, task: str | None = None, long: bool = False) -> tu
             filled = {"query": row.get("question"), "excluded_ids": [], **row, "id": name}
             placed.append((where, _question(filled, where, task or path.name, long)))
     return tuple(distinct(path, placed))
-
-
-def _fetched(part: str, name: str, folder: Path, revision: str | None) -> list[Path]:
-    target = folder / part / f"{name}.parquet"
-    return [download(REPO, [f"{part}/{name}-00000-of-00001.parquet"], target, revision)]
 
 
 def _local(source: Path, part: str, name: str) -> list[Path]:

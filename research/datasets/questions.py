@@ -131,16 +131,20 @@ def training_rows(
             "decoys": [],
             "metadata": json.dumps(each.metadata, default=str),
         }
-        row = {
-            "data_source": source,
-            "prompt": [{"role": "user", "content": each.question}],
-            "ability": "qa",
-            "reward_model": {"style": "rule", "ground_truth": {"target": answers}},
-            "extra_info": info,
-            "agent_name": AGENT_NAME,
-        }
-        rows.append(row)
+        truth = {"style": "rule", "ground_truth": {"target": answers}}
+        rows.append({**training_row(source, each.question, "qa", info), "reward_model": truth})
     return rows
+
+
+def training_row(data_source: str, question: str, ability: str, info: Row) -> Row:
+    """A row for veRL's RLHFDataset that asks a question."""
+    return {
+        "data_source": data_source,
+        "prompt": [{"role": "user", "content": question}],
+        "ability": ability,
+        "extra_info": info,
+        "agent_name": AGENT_NAME,
+    }
 
 
 def write_rows(rows: Sequence[Row], path: str | Path, schema: pa.Schema = TRAINING_SCHEMA) -> int:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from research.datasets.json_rows import (
     KINDS,
@@ -25,9 +24,8 @@ from research.datasets.json_rows import (
     write_json_rows,
 )
 from research.datasets.question_forms import named_fields
-from research.datasets.questions import AGENT_NAME, TEXTS, TRAINING_SCHEMA, Row
+from research.datasets.questions import TEXTS, TRAINING_SCHEMA, Row, training_row, write_rows
 from research.errors import DataError
-from research.files import atomic_path
 
 SCHEMA = pa.schema(
     {
@@ -88,26 +86,20 @@ def distinct(path: str | Path, placed: Iterable[tuple[str, RewritingTask]]) -> l
 def write_tasks(path: str | Path, tasks: Iterable[RewritingTask]) -> None:
     """Write .parquet or else JSONL, whole or not at all. Raises DataError."""
     rows = [vars(task) for task in tasks]
-    if Path(path).suffix != ".parquet":
+    if Path(path).suffix == ".parquet":
+        write_rows(rows, path, SCHEMA)
+    else:
         write_json_rows(Path(path), rows)
-        return
-    with atomic_path(Path(path)) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
 
 
 def task_rows(tasks: Iterable[RewritingTask], split: str) -> list[Row]:
     """Rows for veRL's RLHFDataset, see TASK_SCHEMA; veRL reports each source, as `{split}_{source}`."""
     rows = []
     for index, task in enumerate(tasks):
-        info = {name: value for name, value in vars(task).items() if name != "source"}
-        row = {
-            "data_source": f"{split}_{task.source}" if task.source else split,
-            "prompt": [{"role": "user", "content": task.question}],
-            "ability": "rewriting",
-            "extra_info": {"index": index, "split": split, "control": "", **info},
-            "agent_name": AGENT_NAME,
-        }
-        rows.append(row)
+        info = {"index": index, "split": split, "control": "", **vars(task)}
+        del info["source"]
+        data_source = f"{split}_{task.source}" if task.source else split
+        rows.append(training_row(data_source, task.question, "rewriting", info))
     return rows
 
 

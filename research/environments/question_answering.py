@@ -137,6 +137,7 @@ class Environment(BaseEnvironment):
         valid = ended(trajectory) and format_fault(trajectory.model_turns, protocol) is None
         failed = sum(call.error is not None for call in trajectory.searches if call.query)
         others = [tool.name for tool in self.tools if tool.name != SEARCH]
+        called = [call.tool for call in trajectory.calls]
         return {
             "em": exact_match(answer, golden_answers),
             "f1": token_f1(answer, golden_answers),
@@ -145,9 +146,5 @@ class Environment(BaseEnvironment):
             "failed_searches": float(failed),
             "response_tokens": float(trajectory.response_length),
             "cut_by_length": float(trajectory.finish_reason == "length"),
-            **{f"{name}_calls": float(_count(trajectory, name)) for name in others},
+            **{f"{name}_calls": float(called.count(name)) for name in others},
         }
-
-
-def _count(trajectory: Trajectory, tool: str) -> int:
-    return sum(call.tool == tool for call in trajectory.calls)

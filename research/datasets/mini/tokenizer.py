@@ -62,14 +62,11 @@ def phrases() -> list[str]:
     return sorted(tokens, key=lambda group: (-len(group), group))
 
 
-def _names() -> list[str]:
-    """Words of names with their leading blank; those that begin a title also without."""
-    return [f" {word}" for word in name_words()] + list(first_names())
-
-
 def train_tokenizer() -> Qwen2Tokenizer:
     """The same tokenizer at every call: it depends on no seed, so token ids are stable between runs."""
-    return tokenizer_of(_texts(), [*TAGS, BOX, *phrases(), *_names()])
+    # Words of names have a leading blank; those that begin a title are there without it too.
+    names = [*(f" {word}" for word in name_words()), *first_names()]
+    return tokenizer_of(_texts(), [*TAGS, BOX, *phrases(), *names])
 
 
 def tokenizer_of(texts: Iterable[str], added: Sequence[str]) -> Qwen2Tokenizer:

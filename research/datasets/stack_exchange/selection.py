@@ -10,7 +10,13 @@ from typing import Any
 
 from research.datasets.rewriting_tasks import RewritingTask
 from research.datasets.stack_exchange.dump import Post
-from research.datasets.stack_exchange.near_duplicates import Groups, KnownTexts, jaccard, similar_pairs, words
+from research.datasets.stack_exchange.near_duplicates import (
+    KnownTexts,
+    firsts_of_groups,
+    jaccard,
+    similar_pairs,
+    words,
+)
 
 
 @dataclass
@@ -101,12 +107,10 @@ def without_duplicates(posts: Sequence[Post], threshold: float, tally: Tally) ->
     The tally gets the index with the post that stays, which is below the threshold if others link the two.
     """
     texts = [" ".join(words(post.question)) for post in posts]
-    groups = Groups(len(posts))
-    for place, earlier, _ in similar_pairs(texts, threshold):
-        groups.join(place, earlier)
+    pairs = ((place, earlier) for place, earlier, _ in similar_pairs(texts, threshold))
     kept = []
-    for place, post in enumerate(posts):
-        first = groups.first(place)
+    for place, first in enumerate(firsts_of_groups(len(posts), pairs)):
+        post = posts[place]
         if first == place:
             kept.append(post)
         else:
@@ -122,13 +126,12 @@ def split_tasks(
 
     So dev may hold fewer than `dev` tasks: as many as whole groups fill.
     """
-    groups, owner = Groups(len(tasks)), dict[str, int]()
-    for place, task in enumerate(tasks):
-        for name in task.gold_ids:
-            groups.join(place, owner.setdefault(name, place))
+    owner: dict[str, int] = {}
+    ids = ((place, name) for place, task in enumerate(tasks) for name in task.gold_ids)
+    pairs = ((place, owner.setdefault(name, place)) for place, name in ids)
     members = defaultdict[int, list[int]](list)
-    for place in range(len(tasks)):
-        members[groups.first(place)].append(place)
+    for place, first in enumerate(firsts_of_groups(len(tasks), pairs)):
+        members[first].append(place)
     order = list(members.values())
     random.Random(seed).shuffle(order)
     drawn: set[int] = set()

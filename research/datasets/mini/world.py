@@ -24,19 +24,8 @@ from typing import Any, TypeVar
 import click
 
 from research.datasets.json_rows import write_splits
-from research.datasets.mini.language import (
-    EPITHETS,
-    KIND_SHARES,
-    MENTIONS,
-    OPENINGS,
-    PAGES,
-    PRONOUNS,
-    RELATIONS,
-    REMARKS,
-    Relation,
-    first_names,
-    last_names,
-)
+from research.datasets.mini import language
+from research.datasets.mini.language import KIND_SHARES, PAGES, RELATIONS, Relation, first_names, last_names
 from research.datasets.questions import Question, hop_counts
 from research.errors import DataError
 
@@ -45,7 +34,7 @@ SPLIT_SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
 POOL_OF_BUCKET = ("validation", "test", "train", "train", "practice", "practice", "practice", "practice")
 SMALLEST_WORLD = 40  # entities
 # A practice world is small; made of few words, its names are as easily confused as those of a large one.
-PRACTICE_FIRST_NAMES, PRACTICE_LAST_NAMES = 60, 16
+PRACTICE_ENTITIES, PRACTICE_FIRST_NAMES, PRACTICE_LAST_NAMES = 400, 60, 16
 NAMESAKES = 0.07  # of all entities share their name with another one of the same kind
 ASKED_OTHERWISE = 0.4  # of the relations in questions are asked for in the second way
 STATED_OTHERWISE = 0.3  # of the facts in passages are stated in the second way
@@ -162,12 +151,12 @@ def make_world(rng: random.Random, pool: str, entities: int, words: set[str] | N
     return world
 
 
-def practice_world(seed: int, entities: int = 400) -> World:
+def practice_world(seed: int) -> World:
     """A world for demonstrations, large enough to confuse names; it shares none with the splits' worlds."""
     rng = random.Random(f"practice {seed}")
     words = {word for kind in KIND_SHARES for word in rng.sample(last_names(kind), PRACTICE_LAST_NAMES)}
     words |= set(rng.sample(first_names(), PRACTICE_FIRST_NAMES))
-    return make_world(rng, "practice", entities, words)
+    return make_world(rng, "practice", PRACTICE_ENTITIES, words)
 
 
 def _members(rng: random.Random, names: Sequence[str], kind: str, entities: int) -> list[Entity]:
@@ -175,7 +164,7 @@ def _members(rng: random.Random, names: Sequence[str], kind: str, entities: int)
     pairs = round(NAMESAKES * count)
     members = []
     for place, name in enumerate(rng.sample(names, count - pairs)):
-        first, second = rng.sample(EPITHETS[kind], 2)
+        first, second = rng.sample(language.EPITHETS[kind], 2)
         members.append(Entity(name, kind, first, has_namesake=place < pairs))
         if place < pairs:
             members.append(Entity(name, kind, second, has_namesake=True))
@@ -194,14 +183,14 @@ def _varied(rng: random.Random, ways: tuple[str, str], otherwise: float) -> str:
 
 def _text(rng: random.Random, world: World, entity: Entity, page: int) -> str:
     """An opening, then in any order: the facts of this page, and a remark or the mention of someone else."""
-    pronoun = PRONOUNS[entity.kind]
+    pronoun = language.PRONOUNS[entity.kind]
     facts = [(relation, other) for relation, other in world.facts[entity].items() if relation.page == page]
     sentences = [f"{pronoun} {world.phrases[entity][relation]} {other.mention}." for relation, other in facts]
     stranger = _another(rng, world.entities, entity)
-    mention = rng.choice(MENTIONS).format(pronoun=pronoun, o=stranger.mention)
-    sentences.append(rng.choice((mention, rng.choice(REMARKS[entity.kind]))))
+    mention = rng.choice(language.MENTIONS).format(pronoun=pronoun, o=stranger.mention)
+    sentences.append(rng.choice((mention, rng.choice(language.REMARKS[entity.kind]))))
     rng.shuffle(sentences)
-    opening = OPENINGS[entity.kind][page].format(s=entity.mention, e=entity.epithet)
+    opening = language.OPENINGS[entity.kind][page].format(s=entity.mention, e=entity.epithet)
     return " ".join([opening, *sentences])
 
 

@@ -29,18 +29,8 @@ import click
 
 from research.datasets.json_rows import write_splits
 from research.datasets.mini import world as mini_world
-from research.datasets.mini_rewriting.language import (
-    ASIDES,
-    FIELDS,
-    GLOSS,
-    QUESTIONS,
-    SCHOOLS,
-    STATEMENTS,
-    STORIES,
-    Concept,
-    concepts,
-    concepts_of,
-)
+from research.datasets.mini_rewriting import language
+from research.datasets.mini_rewriting.language import FIELDS, SCHOOLS, Concept, concepts, concepts_of
 from research.datasets.rewriting_tasks import RewritingTask
 from research.errors import DataError
 
@@ -95,7 +85,7 @@ def ask_in_lay_words(rng: random.Random, combination: Sequence[Concept]) -> str:
     """A question in lay words that names the concepts in this order."""
     scene = rng.choice(combination[0].field.scenes)
     wordings = dict(zip("abc", (rng.choice(each.wordings) for each in combination), strict=False))
-    return f"{scene}, {rng.choice(QUESTIONS[len(combination)]).format(**wordings)}"
+    return f"{scene}, {rng.choice(language.QUESTIONS[len(combination)]).format(**wordings)}"
 
 
 def draw_topics(rng: random.Random, split: str, source: str, count: int) -> list[Topic]:
@@ -155,18 +145,18 @@ def _corpus(rng: random.Random, topics: Sequence[Topic], passages: int) -> list[
 
 def _expert(rng: random.Random, combination: Combination, school: str) -> str:
     """A passage that names all concepts by the terms of one school, now and then with a lay wording."""
-    sentences = rng.sample(STATEMENTS, len(combination))
+    sentences = rng.sample(language.STATEMENTS, len(combination))
     sentences = [s.format(x=each.term(school)) for s, each in zip(sentences, combination, strict=True)]
     for place, each in enumerate(combination):
         if rng.random() < GLOSSED:
-            sentences[place] += " " + GLOSS.format(x=rng.choice(each.wordings))
-    sentences += rng.sample(ASIDES, rng.choice((1, 2)))
+            sentences[place] += " " + language.GLOSS.format(x=rng.choice(each.wordings))
+    sentences += rng.sample(language.ASIDES, rng.choice((1, 2)))
     rng.shuffle(sentences)
     return f"Notes from the {combination[0].field.name}\n{' '.join(sentences)}"
 
 
 def _story(rng: random.Random, combination: Sequence[Concept]) -> str:
-    sentences = zip(rng.sample(STORIES, len(combination)), combination, strict=True)
+    sentences = zip(rng.sample(language.STORIES, len(combination)), combination, strict=True)
     return "A story\n" + " ".join(s.format(x=rng.choice(each.wordings)) for s, each in sentences)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import httpx
 from huggingface_hub import (
@@ -128,35 +128,24 @@ def download(repo: str, names: Sequence[str], target: Path, revision: str | None
 
 def _append(part: HubFile, file: BinaryIO, start: int) -> None:
     """Fill `file`, whatever length it has, to the end of the part that begins at `start`."""
-    while (end := file.seek(0, os.SEEK_END)) < start + part.size:
-        if part.cached:
-            with part.cached.open("rb") as cached:
-                cached.seek(end - start)
-                shutil.copyfileobj(cached, file, BLOCK)
-        else:
-            _fetch(part, file, end - start)
-        if file.tell() <= end:
-            raise DataError(f"{part.repo}/{part.name}: interrupted; run again to resume")
-
-
-def _fetch(part: HubFile, file: BinaryIO, done: int) -> None:
-    """Append what follows `done` bytes, or as much of it as arrives before the connection breaks."""
-    before = file.tell()
     # A compressed transfer could not resume at a byte of the file.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    try:
-        http_get(
-            part.url,
-            file,
-            resume_size=done,
-            headers=headers,
-            expected_size=part.size,
-            displayed_filename=part.name,
-            tqdm_class=cast(Any, ByteBar),
-        )
-    except httpx.TransportError:
-        if file.tell() <= before:
-            raise
+    bar: Any = ByteBar
+    while (end := file.seek(0, os.SEEK_END)) < start + part.size:
+        done = end - start
+        try:
+            if part.cached:
+                with part.cached.open("rb") as cached:
+                    cached.seek(done)
+                    shutil.copyfileobj(cached, file, BLOCK)
+            else:
+                expected = {"expected_size": part.size, "displayed_filename": part.name, "tqdm_class": bar}
+                http_get(part.url, file, resume_size=done, headers=headers, **expected)
+        except httpx.TransportError:  # what has arrived stays
+            if file.tell() <= end:
+                raise
+        if file.tell() <= end:
+            raise DataError(f"{part.repo}/{part.name}: interrupted; run again to resume")
 
 
 def _is_intact(part: HubFile, file: BinaryIO, start: int) -> bool:

@@ -1,5 +1,6 @@
 """Query rewriting (TongSearch-QR, RQR): write a text that a retriever finds the evidence with."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -72,15 +73,11 @@ class Environment(BaseEnvironment):
             raise ValueError(
                 "query rewriting makes no searches: research.controls and research.tools must be []"
             )
-        self._scorer: TextScorer | None = None
 
-    @property
+    @cached_property
     def scorer(self) -> TextScorer:
         """Made with the first episode: it may load an encoder."""
-        if self._scorer is None:
-            tools = Tools(self.config, RetrieverClient(self.settings.retriever))
-            self._scorer = TextScorer(self.weights, tools)
-        return self._scorer
+        return TextScorer(self.weights, Tools(self.config, RetrieverClient(self.settings.retriever)))
 
     def read(self, path: Path, split: str, final: bool = True) -> list[RewritingTask]:
         """See BaseEnvironment. Each task must have gold passages, or positives to make them of.

@@ -11,8 +11,8 @@ says: any other pre-tokenisation would be lost. Like all of that class it normal
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 
 import click
 from tokenizers import AddedToken
@@ -60,7 +60,11 @@ def train_tokenizer() -> Qwen2Tokenizer:
     """The same tokenizer at every call: it depends on no seed, so token ids are stable between runs."""
     # Words of names have a leading blank; those that begin a title are there without it too.
     names = [*(f" {word}" for word in language.name_words()), *language.first_names()]
-    return tokenizer_of(_texts(), [*TAGS, BOX, *phrases(), *names])
+    shown = islice(demonstrations(seed=0, hops=(1, 2, 3, 4)), 1000)
+    parts = (
+        (f"user\n{each.question}", "assistant\n", *(text for text, _ in each.segments)) for each in shown
+    )
+    return tokenizer_of(chain.from_iterable(parts), [*TAGS, BOX, *phrases(), *names])
 
 
 def tokenizer_of(texts: Iterable[str], added: Sequence[str]) -> Qwen2Tokenizer:
@@ -74,13 +78,6 @@ def tokenizer_of(texts: Iterable[str], added: Sequence[str]) -> Qwen2Tokenizer:
     tokenizer.model_max_length = LONGEST
     tokenizer.padding_side = "left"
     return tokenizer
-
-
-def _texts() -> Iterator[str]:
-    for demonstration in islice(demonstrations(seed=0, hops=(1, 2, 3, 4)), 1000):
-        yield f"user\n{demonstration.question}"
-        yield "assistant\n"
-        yield from (text for text, _ in demonstration.segments)
 
 
 @click.command()

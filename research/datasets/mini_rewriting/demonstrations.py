@@ -89,9 +89,7 @@ def _school(rng: random.Random, field: Field, rates: RewritingFaults) -> str:
 
 def _fate(rng: random.Random, rates: RewritingFaults) -> str:
     drawn = rng.random()
-    if drawn < rates.copied:
-        return "copied"
-    return "dropped" if drawn < rates.copied + rates.dropped else "term"
+    return "copied" if drawn < rates.copied else "dropped" if drawn < rates.copied + rates.dropped else "term"
 
 
 def _name(concept: Concept, fate: str, school: str, question: str) -> str:

@@ -11,7 +11,6 @@ the same whatever the seed; the policy serves worlds of all seeds.
 """
 
 import re
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -42,13 +41,9 @@ def single_tokens() -> list[str]:
 
 def rewriting_tokenizer() -> Qwen2Tokenizer:
     """The same tokenizer at every call."""
-    return tokenizer_of(_texts(), single_tokens())
-
-
-def _texts() -> Iterator[str]:
-    for demonstration in islice(rewriting_demonstrations(seed=0, sizes=(1, 2, 3)), 1000):
-        yield f"user\n{demonstration.question}"
-        yield "assistant\n"
+    shown = islice(rewriting_demonstrations(seed=0, sizes=(1, 2, 3)), 1000)
+    texts = (text for each in shown for text in (f"user\n{each.question}", "assistant\n"))
+    return tokenizer_of(texts, single_tokens())
 
 
 @click.command()

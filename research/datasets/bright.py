@@ -161,21 +161,17 @@ def _corpus(paths: list[Path], folder: Path) -> Path:
         return target
     names = [id_of(row.get("id"), where) for where, row in _rows(paths, ["id"])]
     last = {name: place for place, name in enumerate(names)}
-    kept = 0
 
     def passages() -> Iterator[dict[str, str]]:
-        nonlocal kept
         for place, (where, row) in enumerate(_rows(paths)):
             contents = row.get("content", row.get("contents"))
             if not isinstance(contents, str):
                 raise DataError(f'{where}: "content" must be a string')
             # As in BRIGHT's own evaluation the last of equal ids counts. Blank ones cannot be found at all.
             if contents.strip() and last[names[place]] == place:
-                kept += 1
                 yield {"id": names[place], "contents": contents}
 
-    write_json_rows(target, passages())
-    if dropped := len(names) - kept:
+    if dropped := len(names) - write_json_rows(target, passages()):
         warn(
             f"{paths[0]}: {dropped} of {len(names):,} documents are blank or repeat an id, and are left out."
         )

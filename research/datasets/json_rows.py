@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -33,10 +34,9 @@ def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[in
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH, columns=columns):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+            batches = (batch.to_pylist() for batch in file.iter_batches(BATCH, columns=columns))
+            for number, row in enumerate(chain.from_iterable(batches), 1):
+                yield number, row
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
@@ -134,12 +134,11 @@ def _decoded(content: bytes, path: Path, line: int) -> str:
         raise DataError(f"{path}:{line}: not UTF-8; {KINDS}") from error
 
 
-def write_json_rows(path: Path, rows: Rows) -> None:
-    """Write one JSON object per line, gzipped if named .gz, whole or not at all. Raises DataError."""
+def write_json_rows(path: Path, rows: Rows) -> int:
+    """Write one JSON object per line, .gz or not, whole or not at all; returns how many. Raises DataError."""
     opener = gzip.open if path.suffix == ".gz" else open
     with atomic_path(path) as temporary, opener(temporary, "wt", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return sum(1 for row in rows if file.write(json.dumps(row, ensure_ascii=False) + "\n"))
 
 
 def write_splits(folder: Path, kind: str, splits: Mapping[str, Rows], corpus: Rows) -> None:
@@ -151,17 +150,17 @@ def write_splits(folder: Path, kind: str, splits: Mapping[str, Rows], corpus: Ro
 
 
 def id_of(value: Any, where: str, hint: str = "") -> str:
-    """An id as text. Raises DataError unless it is a text that is not blank, or an integer."""
+    """An id as text. Raises DataError, with the hint if there is none, unless it is a text or an integer."""
     if type(value) is int or (isinstance(value, str) and value.strip()):
         return str(value)
-    raise DataError(f'{where}: "id" must be a non-empty string or an integer{hint}')
+    raise DataError(f'{where}: "id" must be a non-empty string or an integer{hint * (value is None)}')
 
 
 def text_of(value: Any, name: str, where: str, hint: str = "") -> str:
-    """The text of the field `name`. Raises DataError unless it is one that is not blank."""
+    """The text of the field `name`. Raises DataError, with the hint if there is none, if it is blank."""
     if isinstance(value, str) and value.strip():
         return value
-    raise DataError(f'{where}: "{name}" must be a non-empty string{hint}')
+    raise DataError(f'{where}: "{name}" must be a non-empty string{hint * (value is None)}')
 
 
 def texts_of(value: Any, name: str, where: str, kinds: tuple[type, ...] = (str, int)) -> tuple[str, ...]:

@@ -96,14 +96,14 @@ def _id(row: Row, where: str) -> str:
     value = row.get("id", row.get("_id"))
     if value is None and ("reward_model" in row or "prompt" in row):
         value = f"{row.get('split', 'row')}_{row.get('index', where.rpartition(':')[2])}"
-    return id_of(value, where, _unless(value))
+    return id_of(value, where, f"; {FORMS}")
 
 
 def _asked(row: Row, where: str) -> str:
     value = row.get("question")
     if value is None and "prompt" in row:
         value = _of_prompt(row["prompt"])
-    return text_of(value, "question", where, _unless(value))
+    return text_of(value, "question", where, f"; {FORMS}")
 
 
 def _of_prompt(prompt: Any) -> str | None:
@@ -197,7 +197,3 @@ def _once(values: Iterable[Any]) -> list[Any]:
 def named_fields(row: Row) -> str:
     """The first few field names for people, escaped so that they fit on one line."""
     return ", ".join(json.dumps(name[:40]) for name in list(row)[:5]) or "no fields"
-
-
-def _unless(value: Any) -> str:
-    return f"; {FORMS}" if value is None else ""

@@ -27,19 +27,10 @@ from research.datasets.question_forms import named_fields
 from research.datasets.questions import TEXTS, TRAINING_SCHEMA, Row, training_row, write_rows
 from research.errors import DataError
 
-SCHEMA = pa.schema(
-    {
-        "id": pa.string(),
-        "question": pa.string(),
-        "positives": TEXTS,
-        "gold_ids": TEXTS,
-        "excluded_ids": TEXTS,
-        "source": pa.string(),
-    }
-)
 LISTS = ("positives", "gold_ids", "excluded_ids")
-_INFO = {"index": pa.int64(), "split": pa.string(), "control": pa.string()}
-_INFO |= {name: SCHEMA.field(name).type for name in SCHEMA.names if name != "source"}
+_FIELDS = {"id": pa.string(), "question": pa.string(), **dict.fromkeys(LISTS, TEXTS)}
+SCHEMA = pa.schema({**_FIELDS, "source": pa.string()})
+_INFO = {"index": pa.int64(), "split": pa.string(), "control": pa.string(), **_FIELDS}
 # As that of questions, except for the extra_info and without a reward_model.
 TASK_SCHEMA = pa.schema(
     [

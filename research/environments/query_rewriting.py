@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from research.datasets.rewriting_tasks import LISTS, TASK_SCHEMA, RewritingTask, read_tasks, task_rows
 from research.environments import BaseEnvironment, EpisodeSettings, Row
-from research.environments.headline import REWARD, Chart, Column, Headline
+from research.environments.headline import LENGTHS, REWARD, Chart, Column, Headline
 from research.episode.loop import Generate
 from research.episode.prompts import asks_for_boxed, build_prompt
 from research.episode.rewriting import rewritten_query, run_rewriting
@@ -36,9 +36,7 @@ HEADLINE = Headline(
         {"search/ndcg_at_10": "nDCG@10", "search/original_ndcg": "of the questions", REWARD: "reward"},
     ),
     charts=(
-        Chart(
-            "Response length, tokens", {"search/response_tokens": "mean", "response_length/max": "longest"}
-        ),
+        Chart("Response length, tokens", LENGTHS),
         Chart("Recall@10", {"search/recall_at_10": "recall@10"}, share=True),
         Chart(
             "Texts that were cut, empty, or not scored",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from research.datasets.questions import Question, read_questions, training_rows
 from research.environments import BaseEnvironment, EpisodeSettings, Row
 from research.environments.controls import CLOSED_BOOK, CONTROLS, SHUFFLED, controlled
-from research.environments.headline import REWARD, Chart, Column, Headline
+from research.environments.headline import LENGTHS, REWARD, Chart, Column, Headline
 from research.episode.loop import Generate, run_episode
 from research.episode.prompts import build_prompt
 from research.episode.protocol import extract_answer, format_fault
@@ -36,9 +36,7 @@ HEADLINE = Headline(
     training_chart=Chart("Training questions", {REWARD: "reward", "search/em": "EM"}, share=True),
     charts=(
         Chart("Searches a question", {"search/searches": "searches"}),
-        Chart(
-            "Response length, tokens", {"search/response_tokens": "mean", "response_length/max": "longest"}
-        ),
+        Chart("Response length, tokens", LENGTHS),
         Chart(
             "Format valid, and cut by length",
             {"search/format_valid": "valid", "search/cut_by_length": "cut"},

@@ -173,8 +173,13 @@ class JsonServer:
 class ModelServer(JsonServer):
     """An OpenAI-compatible server; the environment variable `key_variable` holds its API key, if any."""
 
-    def __init__(self, url: str, key_variable: str | None, timeout: float, deadline: float) -> None:
-        super().__init__(url.rstrip("/").removesuffix("/v1") + "/v1", timeout, deadline, key_variable)
+    def __init__(
+        self, url: str, key_variable: str | None, timeout: float, deadline: float, **limits: Any
+    ) -> None:
+        """`limits`: connections and patience."""
+        super().__init__(
+            url.rstrip("/").removesuffix("/v1") + "/v1", timeout, deadline, key_variable, **limits
+        )
 
 
 def _encoded(body: dict[str, Any]) -> bytes:

@@ -136,11 +136,11 @@ def test_the_long_form_has_its_own_gold_and_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"excluded_ids": ["c"]}, "question '1' has gold ids that it excludes: 'c'"),
+        ({"excluded_ids": ["c"]}, 'x.examples.jsonl:2: \'c\' is in "gold_ids" and in "excluded_ids"'),
         ({"gold_ids": []}, 'x.examples.jsonl:2: "gold_ids" is empty'),
         ({"gold_ids": "a"}, '"gold_ids" must be a list of strings'),
         ({"query": ""}, '"query" must be a non-empty string'),
-        ({"id": "0"}, "\"id\" '0' is given twice"),
+        ({"id": "0"}, "x.examples.jsonl:2: \"id\" '0' was given already"),
         ({"id": None}, '"id" must be a non-empty string or an integer'),
     ],
 )

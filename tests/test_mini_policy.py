@@ -14,18 +14,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Tokenizer
 
 from research.datasets.mini import demonstrations as mini_demonstrations
 from research.datasets.mini import tokenizer as mini_tokenizer
-from research.datasets.mini.demonstrations import CLEAN, FAULTS, Demonstration, demonstrations
+from research.datasets.mini.demonstrations import CLEAN, FAULTS, SearchDemonstration, demonstrations
 from research.datasets.mini.language import first_names, name_words
 from research.datasets.mini.policy import (
     SIZES,
     TOKENS_PER_STEP,
-    Budget,
+    Training,
     batches,
     build_model,
     cold_start,
-    encode,
     main,
     stages_of,
+    tokenised,
 )
 from research.datasets.mini.tokenizer import BOX, END, PAD, START, TAGS, train_tokenizer
 from research.datasets.mini.world import pool_of
@@ -38,7 +38,7 @@ def tokenizer() -> Qwen2Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def shown() -> list[Demonstration]:
+def shown() -> list[SearchDemonstration]:
     """Demonstrations of every kind."""
     return list(islice(demonstrations(seed=1, hops=(1, 2, 3, 4)), 600))
 
@@ -80,7 +80,7 @@ def test_chat_template(tokenizer: Qwen2Tokenizer) -> None:
     assert text == f"{system}{user}{START}assistant\n"
 
 
-def test_demonstrations_keep_the_protocol(shown: list[Demonstration]) -> None:
+def test_demonstrations_keep_the_protocol(shown: list[SearchDemonstration]) -> None:
     for each in shown:
         turns = [text for text, is_policy in each.segments if is_policy]
         assert format_fault(turns, Protocol()) is None, each
@@ -108,15 +108,17 @@ def test_clean_demonstrations_are_right_and_search_again_after_a_miss() -> None:
     assert any(len(each.segments) > 5 for each in clean)
 
 
-def test_demonstrations_know_practice_names_only(shown: list[Demonstration]) -> None:
+def test_demonstrations_know_practice_names_only(shown: list[SearchDemonstration]) -> None:
     names = {name for each in shown for name in (each.answer, *each.golden_answers) if name != "no idea"}
     assert {pool_of(name) for name in names if len(name.split()) == 2} == {"practice"}
 
 
-def test_loss_covers_turns_and_nothing_else(tokenizer: Qwen2Tokenizer, shown: list[Demonstration]) -> None:
+def test_loss_covers_turns_and_nothing_else(
+    tokenizer: Qwen2Tokenizer, shown: list[SearchDemonstration]
+) -> None:
     for each in shown[:200]:
-        example = encode(tokenizer, each)
-        pairs = list(zip(example.ids, example.mask, strict=True))
+        example = tokenised(tokenizer, each)
+        pairs = list(zip(*example, strict=True))
         trained = tokenizer.decode([token for token, counted in pairs if counted])
         ignored = tokenizer.decode([token for token, counted in pairs if not counted])
         assert trained == "".join(text for text, is_policy in each.segments if is_policy) + END
@@ -128,12 +130,12 @@ def test_episodes_are_short(tokenizer: Qwen2Tokenizer) -> None:
     episodes = list(islice(demonstrations(seed=2, hops=(2,)), 300))
     blocks = [text for each in episodes for text, is_policy in each.segments if not is_policy]
     assert sum(len(tokenizer.encode(text)) for text in blocks) / len(blocks) < 40
-    lengths = sorted(len(encode(tokenizer, each).ids) for each in episodes)
+    lengths = sorted(len(tokenised(tokenizer, each)[0]) for each in episodes)
     assert lengths[int(0.9 * len(lengths))] < 200
 
 
 def test_batches_pad_on_the_right_within_the_budget(tokenizer: Qwen2Tokenizer) -> None:
-    examples = [encode(tokenizer, each) for each in islice(demonstrations(seed=3, hops=(2, 3)), 160)]
+    examples = [tokenised(tokenizer, each) for each in islice(demonstrations(seed=3, hops=(2, 3)), 160)]
     seen = 0
     for ids, mask in islice(batches(iter(examples * 2), random.Random(0), tokenizer.pad_token_id), 12):
         assert ids.shape == mask.shape and ids.numel() <= TOKENS_PER_STEP
@@ -161,7 +163,7 @@ def test_a_fresh_model_already_looks_at_the_token_to_copy(tokenizer: Qwen2Tokeni
 def test_training_lowers_the_loss_and_repeats_itself(tokenizer: Qwen2Tokenizer) -> None:
     def train(seed: int) -> tuple[list[float], torch.Tensor]:
         model = build_model(tokenizer, SIZES["tiny"], seed)
-        losses = list(cold_start(model, tokenizer, stages_of(seed, (2,)), seed, Budget(steps=6)))
+        losses = list(cold_start(model, tokenizer, Training(stages_of(seed, (2,)), seed, steps=6)))
         return losses, torch.cat([weights.flatten() for weights in model.parameters()])
 
     (losses, weights), (again, same), (_, other) = train(0), train(0), train(1)
@@ -172,7 +174,7 @@ def test_training_lowers_the_loss_and_repeats_itself(tokenizer: Qwen2Tokenizer) 
 def test_training_by_the_clock_ends(tokenizer: Qwen2Tokenizer) -> None:
     model = build_model(tokenizer, SIZES["tiny"], 0)
     stages = stages_of(0, (1,), clean=True)
-    assert list(cold_start(model, tokenizer, stages, 0, Budget(seconds=0.5)))
+    assert list(cold_start(model, tokenizer, Training(stages, 0, seconds=0.5)))
 
 
 def test_saved_folder_loads_as_it_was(tokenizer: Qwen2Tokenizer, trained: tuple[Path, str]) -> None:
@@ -184,7 +186,7 @@ def test_saved_folder_loads_as_it_was(tokenizer: Qwen2Tokenizer, trained: tuple[
     assert {path.suffix for path in folder.iterdir()} >= {".safetensors", ".json"}
     for each in islice(demonstrations(seed=4, hops=(2,)), 50):
         # transformers chooses the tokenizer's class by the model's: the ids must survive that.
-        assert encode(loaded, each) == encode(tokenizer, each)
+        assert tokenised(loaded, each) == tokenised(tokenizer, each)
     prompt = loaded("Who?", return_tensors="pt")
     assert model.generate(**prompt, max_new_tokens=3).shape[1] <= prompt["input_ids"].shape[1] + 3
 

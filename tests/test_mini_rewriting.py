@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Tokenizer
 
-from research.datasets.mini.policy import encode
+from research.datasets.mini.policy import tokenised
 from research.datasets.mini_rewriting import demonstrations as mini_rewriting_demonstrations
 from research.datasets.mini_rewriting import encoder as mini_rewriting_encoder
 from research.datasets.mini_rewriting import policy as mini_rewriting_policy
-from research.datasets.mini_rewriting.demonstrations import CLEAN, FAULTS, demonstrations
+from research.datasets.mini_rewriting.demonstrations import CLEAN, FAULTS, rewriting_demonstrations
 from research.datasets.mini_rewriting.language import (
     CONCEPTS_PER_FIELD,
     FIELDS,
@@ -24,8 +24,16 @@ from research.datasets.mini_rewriting.language import (
     concepts,
     concepts_of,
 )
-from research.datasets.mini_rewriting.policy import train_tokenizer
-from research.datasets.mini_rewriting.world import SOURCES, MiniRewritingWorld, Topic, build, main, pool_of
+from research.datasets.mini_rewriting.policy import rewriting_tokenizer
+from research.datasets.mini_rewriting.world import (
+    SOURCES,
+    MiniRewritingWorld,
+    Topic,
+    build_rewriting_world,
+    main,
+    pool_of_concepts,
+    right_rewriting,
+)
 from research.datasets.rewriting_tasks import RewritingTask, read_tasks
 from retriever_server.corpus import Corpus, scan_corpus, write_corpus
 from retriever_server.indexes import IndexSources, Queries, Settings
@@ -39,7 +47,7 @@ FILES = {"corpus.jsonl", *(f"{split}.tasks.jsonl" for split in ("train", "valida
 
 @pytest.fixture(scope="module")
 def world() -> MiniRewritingWorld:
-    return build(seed=0, **SIZES)
+    return build_rewriting_world(seed=0, **SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +59,7 @@ def folder(world: MiniRewritingWorld, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Qwen2Tokenizer:
-    return train_tokenizer()
+    return rewriting_tokenizer()
 
 
 def everything(world: MiniRewritingWorld) -> list[tuple[str, Topic, RewritingTask]]:
@@ -63,8 +71,8 @@ def everything(world: MiniRewritingWorld) -> list[tuple[str, Topic, RewritingTas
 
 
 def test_same_seed_same_bytes(folder: Path, tmp_path: Path) -> None:
-    build(seed=0, **SIZES).write(tmp_path / "again")
-    build(seed=1, **SIZES).write(tmp_path / "other")
+    build_rewriting_world(seed=0, **SIZES).write(tmp_path / "again")
+    build_rewriting_world(seed=1, **SIZES).write(tmp_path / "other")
     for name in FILES:
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
         assert (folder / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
@@ -95,12 +103,12 @@ def test_relevant_is_what_names_all_concepts_and_nothing_else(world: MiniRewriti
 def test_splits_share_no_combination(world: MiniRewritingWorld) -> None:
     seen: dict[frozenset, str] = {}
     for split, topic, _ in everything(world):
-        assert pool_of(topic.concepts) == split
+        assert pool_of_concepts(topic.concepts) == split
         assert frozenset(topic.concepts) not in seen
         seen[frozenset(topic.concepts)] = split
         assert len({concept.field for concept in topic.concepts}) == 1
-    shown = [each.concepts for each in islice(demonstrations(seed=0), 500)]
-    assert {pool_of(each) for each in shown} == {"practice"}
+    shown = [each.concepts for each in islice(rewriting_demonstrations(seed=0), 500)]
+    assert {pool_of_concepts(each) for each in shown} == {"practice"}
 
 
 def test_unseen_concepts_occur_in_demonstrations_and_not_in_training(
@@ -109,7 +117,7 @@ def test_unseen_concepts_occur_in_demonstrations_and_not_in_training(
     for split, topic, _ in everything(world):
         reserved = {concept.reserved for concept in topic.concepts}
         assert reserved == {topic.source == "unseen_concepts"} and (split != "train" or reserved == {False})
-    shown = {concept for each in islice(demonstrations(seed=0), 1500) for concept in each.concepts}
+    shown = {concept for each in islice(rewriting_demonstrations(seed=0), 1500) for concept in each.concepts}
     assert shown == set(concepts())
 
 
@@ -142,14 +150,14 @@ def test_right_terms_find_what_the_question_misses(
         )
 
     topics = world.topics["test"]
-    assert found([topic.oracle for topic in topics]) > 0.9
+    assert found([right_rewriting(topic.concepts) for topic in topics]) > 0.9
     assert found([topic.question for topic in topics]) < 0.3
     wrong = [" ".join(c.term(c.field.believed) for c in topic.concepts) for topic in topics]
     assert 0.2 < found(wrong) < 0.5  # the belief is right in two fields of six
 
 
 def test_demonstrations_fail_as_documented() -> None:
-    several = list(islice(demonstrations(seed=1), 3000))
+    several = list(islice(rewriting_demonstrations(seed=1), 3000))
     fates = [fate for each in several for fate in each.shown]
     assert fates.count("copied") / len(fates) == pytest.approx(FAULTS.copied, abs=0.02)
     assert fates.count("dropped") / len(fates) == pytest.approx(FAULTS.dropped, abs=0.02)
@@ -157,7 +165,9 @@ def test_demonstrations_fail_as_documented() -> None:
     assert sum(believed) / len(believed) == pytest.approx(FAULTS.belief, abs=0.03)
     right = sum(each.rewriting == each.right for each in several) / len(several)
     assert 0.08 < right < 0.2
-    assert all(each.rewriting == each.right for each in islice(demonstrations(seed=1, rates=CLEAN), 200))
+    assert all(
+        each.rewriting == each.right for each in islice(rewriting_demonstrations(seed=1, rates=CLEAN), 200)
+    )
 
 
 def test_tokens_are_wordings_roots_and_endings(tokenizer: Qwen2Tokenizer) -> None:
@@ -167,10 +177,10 @@ def test_tokens_are_wordings_roots_and_endings(tokenizer: Qwen2Tokenizer) -> Non
         assert tokenizer.decode(tokenizer.encode(term)) == term
     single = [f" {wording}" for concept in concepts() for wording in concept.wordings]
     assert [text for text in single if len(tokenizer.encode(text)) != 1] == []
-    for each in islice(demonstrations(seed=5), 300):
+    for each in islice(rewriting_demonstrations(seed=5), 300):
         for text in (each.question, each.rewriting):
             assert tokenizer.decode(tokenizer.encode(text)) == text
-        assert len(encode(tokenizer, each).ids) < 40
+        assert len(tokenised(tokenizer, each)[0]) < 40
     assert len(tokenizer) < 1500
 
 
@@ -181,8 +191,8 @@ def test_a_short_cold_start_saves_a_folder_that_loads(tokenizer: Qwen2Tokenizer,
     model, loaded = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     assert isinstance(loaded, Qwen2Tokenizer) and model.config.model_type == "qwen2"
     assert model.generation_config.eos_token_id == loaded.eos_token_id
-    for each in islice(demonstrations(seed=4), 50):
-        assert encode(loaded, each) == encode(tokenizer, each)
+    for each in islice(rewriting_demonstrations(seed=4), 50):
+        assert tokenised(loaded, each) == tokenised(tokenizer, each)
     again = CliRunner().invoke(mini_rewriting_policy.main, ["--out", str(out)])
     assert again.exit_code == 1 and "exists already" in again.output
 
@@ -200,7 +210,7 @@ def test_encoder_tells_terms_apart(world: MiniRewritingWorld, tmp_path: Path) ->
         return float((vectors[: len(tasks)] * vectors[len(tasks) :]).sum(1).mean())
 
     wrong = [" ".join(c.term(c.field.believed) for c in topic.concepts) for topic in topics]
-    right = nearness([topic.oracle for topic in topics])
+    right = nearness([right_rewriting(topic.concepts) for topic in topics])
     assert right > 1.5 * nearness(wrong) and right > 0.2 + nearness([topic.question for topic in topics])
 
 

@@ -18,7 +18,7 @@ from research.datasets.mini.world import (
     Entity,
     MiniWorld,
     ask,
-    build,
+    build_world,
     main,
     names_in_pool,
     pool_of,
@@ -33,7 +33,7 @@ FILES = {"corpus.jsonl", *(f"{split}.questions.jsonl" for split in SPLIT_SHARES)
 
 @pytest.fixture(scope="module")
 def world() -> MiniWorld:
-    return build(seed=0, passages=800, train=200, validation=30, test=30)
+    return build_world(seed=0, passages=800, train=200, validation=30, test=30)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def folder(world: MiniWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_same_seed_same_bytes(folder: Path, tmp_path: Path) -> None:
-    build(seed=0, passages=800, train=200, validation=30, test=30).write(tmp_path / "again")
-    build(seed=1, passages=800, train=200, validation=30, test=30).write(tmp_path / "other")
+    build_world(seed=0, passages=800, train=200, validation=30, test=30).write(tmp_path / "again")
+    build_world(seed=1, passages=800, train=200, validation=30, test=30).write(tmp_path / "other")
     for name in FILES:
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
         assert (folder / name).read_bytes() != (tmp_path / "other" / name).read_bytes()

@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stack_rows import prose
 
-from research.datasets.stack_exchange.near_duplicates import Groups, KnownTexts, jaccard, similar_pairs, words
+from research.datasets.stack_exchange.near_duplicates import (
+    KnownTexts,
+    firsts_of_groups,
+    jaccard,
+    similar_pairs,
+    words,
+)
 
 
 def test_questions_of_bright_are_found_again_after_edits_and_others_are_not(shared_rows):
@@ -58,10 +64,9 @@ def test_minhash_finds_the_pairs_that_counting_finds():
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
 def test_groups_are_named_by_their_first(pairs):
-    groups, sets = Groups(10), [{place} for place in range(10)]
+    sets = [{place} for place in range(10)]
     for one, other in pairs:
-        groups.join(one, other)
         joined = sets[one] | sets[other]
         for place in joined:
             sets[place] = joined
-    assert [groups.first(place) for place in range(10)] == [min(sets[place]) for place in range(10)]
+    assert firsts_of_groups(10, pairs) == [min(sets[place]) for place in range(10)]

@@ -24,7 +24,7 @@ from research.datasets.rewriting_tasks import RewritingTask, read_tasks
 from research.datasets.stack_exchange.dump import Post
 from research.datasets.stack_exchange.generated_positives import _text as text_of
 from research.datasets.stack_exchange.prepare import main
-from research.datasets.stack_exchange.selection import Draw, Tally, split_tasks
+from research.datasets.stack_exchange.selection import Tally, draw, split_tasks
 from research.model_server import ServerError
 from retriever_server.corpus import read_documents
 
@@ -92,16 +92,10 @@ def test_a_source_gives_no_more_than_its_cap_whatever_the_order(tmp_path):
     drawn = []
     for order in (posts, posts[::-1], [*posts, *posts]):
         tally = Tally()
-        draw = Draw(5, seed=1, tally=tally)
-        for post in order:
-            draw.add(post)
-        drawn.append({post.id for post in draw.drawn()})
+        drawn.append({post.id for post in draw(order, 5, seed=1, tally=tally)})
         assert tally.dropped.total() == len(order) - 10
     assert drawn[0] == drawn[1] == drawn[2] and len(drawn[0]) == 10
-    other = Draw(5, seed=2, tally=Tally())
-    for post in posts:
-        other.add(post)
-    assert {post.id for post in other.drawn()} != drawn[0]
+    assert {post.id for post in draw(posts, 5, seed=2, tally=Tally())} != drawn[0]
 
 
 def test_an_id_that_two_questions_share_is_a_fault(tmp_path):

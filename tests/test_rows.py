@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from research.datasets.mini.tokenizer import train_tokenizer
-from research.datasets.mini.world import build
+from research.datasets.mini.world import build_world
 from research.datasets.questions import Question, write_questions
 from research.errors import DataError
 from research.training.rows import settle, total_steps, write_run_rows
@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "test")
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """A prepared run folder with the questions of a small world beside it."""
-    world = build(seed=3, passages=600, train=30, validation=4, test=5)
+    world = build_world(seed=3, passages=600, train=30, validation=4, test=5)
     for split, questions in world.questions.items():
         write_questions(tmp_path / f"{split}.jsonl", questions)
     train_tokenizer().save_pretrained(tmp_path / "model")

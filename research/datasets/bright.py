@@ -7,16 +7,17 @@ xlangai/BRIGHT (arXiv 2407.12883). Evaluation reads the same from local folders,
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import click
 
 from research.datasets.hub import download
-from research.datasets.json_rows import read_rows, write_json_rows
-from research.datasets.rewriting_tasks import RewritingTask, read_tasks, write_tasks
+from research.datasets.json_rows import id_of, read_objects, texts_of, write_json_rows
+from research.datasets.questions import Row
+from research.datasets.rewriting_tasks import RewritingTask, distinct, read_tasks, task_of_row, write_tasks
 from research.errors import DataError, warn
 
 REPO = "xlangai/BRIGHT"
@@ -54,8 +55,14 @@ def hub_task(name: str, folder: Path, long: bool = False, revision: str | None =
     if name not in SIZES:
         raise DataError(f"BRIGHT has no task {name}; there are: {', '.join(SIZES)}")
     files = folder / revision.replace("/", "_") if revision else folder
-    examples = _fetched("examples", name, files, revision)
-    documents = _fetched("long_documents" if long else "documents", name, files, revision)
+    examples, documents = (
+        [
+            download(
+                REPO, [f"{part}/{name}-00000-of-00001.parquet"], files / part / f"{name}.parquet", revision
+            )
+        ]
+        for part in ("examples", "long_documents" if long else "documents")
+    )
     questions = _questions(examples, name, long)
     expected = SIZES[name][0]
     if len(questions) != expected:
@@ -72,12 +79,10 @@ def local_task(name: str, source: Path, folder: Path, long: bool = False) -> Bri
     and bright_answers.corpus.jsonl.
     """
     if name == PROXY:
-        questions = _proxy_questions(source / "bright.questions.jsonl")
-        return BrightTask(name, questions, _present(source / f"{PROXY}.corpus.jsonl"))
-    if (source / f"{name}.questions.jsonl").exists():
-        tasks = tuple(read_tasks(source / f"{name}.questions.jsonl"))
-        _check(tasks, str(source / f"{name}.questions.jsonl"))
-        return BrightTask(name, tasks, _present(source / f"{name}.corpus.jsonl"))
+        answered = _proxy_questions(source / "bright.questions.jsonl")
+        return BrightTask(name, answered, _present(source / f"{PROXY}.corpus.jsonl"))
+    if (questions := source / f"{name}.questions.jsonl").exists():
+        return BrightTask(name, tuple(read_tasks(questions)), _present(source / f"{name}.corpus.jsonl"))
     examples = _local(source, "examples", name)
     documents = _local(source, "long_documents" if long else "documents", name)
     return BrightTask(name, _questions(examples, name, long), _corpus(documents, folder))
@@ -94,19 +99,13 @@ def question_file(path: Path, task: str | None = None, long: bool = False) -> tu
     names = {str(row["task"]) for _, row in rows if "task" in row}
     if names and task not in names and (task or len(names) > 1):
         raise DataError(f"{path}: holds several tasks, say which: {', '.join(sorted(names))}")
-    questions = []
+    placed = []
     for where, row in rows:
         if task is None or row.get("task", task) == task:
             name = row.get("bright_id", row.get("id"))
             filled = {"query": row.get("question"), "excluded_ids": [], **row, "id": name}
-            questions.append(_question(filled, where, task or path.name, long))
-    _check(questions, str(path))
-    return tuple(questions)
-
-
-def _fetched(part: str, name: str, folder: Path, revision: str | None) -> list[Path]:
-    target = folder / part / f"{name}.parquet"
-    return [download(REPO, [f"{part}/{name}-00000-of-00001.parquet"], target, revision)]
+            placed.append((where, _question(filled, where, task or path.name, long)))
+    return tuple(distinct(path, placed))
 
 
 def _local(source: Path, part: str, name: str) -> list[Path]:
@@ -126,61 +125,30 @@ def _present(path: Path) -> Path:
 
 
 def _questions(paths: list[Path], name: str, long: bool) -> tuple[RewritingTask, ...]:
-    rows = [_question(row, where, name, long) for where, row in _rows(paths)]
-    _check(rows, str(paths[0]))
-    return tuple(rows)
+    placed = ((where, _question(row, where, name, long)) for where, row in _rows(paths))
+    return tuple(distinct(paths[0], placed))
 
 
-def _question(row: dict[str, Any], where: str, name: str, long: bool) -> RewritingTask:
-    gold = _ids(row, "gold_ids_long" if long else "gold_ids", where)
-    if not gold:
-        what = f"{name} has no long form" if long else '"gold_ids" is empty'
-        raise DataError(f"{where}: {what}")
-    text = row.get("query")
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f'{where}: "query" must be a non-empty string')
-    return RewritingTask(_id(row, where), text, (), gold, _ids(row, "excluded_ids", where), name)
-
-
-def _ids(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
-    value = row.get(key)
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise DataError(f'{where}: "{key}" must be a list of strings')
-    return tuple(dict.fromkeys(each for each in value if each != NONE))
-
-
-def _id(row: dict[str, Any], where: str) -> str:
-    value = row.get("id")
-    if type(value) is int or (isinstance(value, str) and value):
-        return str(value)
-    raise DataError(f'{where}: "id" must be a non-empty string or an integer')
+def _question(row: Row, where: str, name: str, long: bool) -> RewritingTask:
+    """The task of an example, whose lists must be there, and hold N/A where they are empty."""
+    fields = {"gold_ids": "gold_ids_long" if long else "gold_ids", "excluded_ids": "excluded_ids"}
+    lists = {to: texts_of(row.get(field, ""), field, where) for to, field in fields.items()}
+    ids = {to: [each for each in texts if each != NONE] for to, texts in lists.items()}
+    if not ids["gold_ids"]:
+        raise DataError(f"{where}: " + (f"{name} has no long form" if long else '"gold_ids" is empty'))
+    return task_of_row(
+        {"id": row.get("id"), "query": row.get("query"), **ids, "source": name}, where, "query"
+    )
 
 
 def _proxy_questions(path: Path) -> tuple[RewritingTask, ...]:
     """The questions whose accepted answer is known: it alone is relevant."""
-    rows = []
-    for line, row in read_rows(path):
-        where = f"{path}:{line}"
-        if not isinstance(row, dict) or not isinstance(row.get("question"), str):
-            raise DataError(f'{where}: "question" must be a string')
-        answer = (row.get("metadata") or {}).get("answer_doc_id")
-        if answer:
-            rows.append(RewritingTask(_id(row, where), row["question"], (), (str(answer),), (), PROXY))
-    _check(rows, str(path))
-    return tuple(rows)
-
-
-def _check(questions: Iterable[RewritingTask], where: str) -> None:
-    """Each id once, and no gold passage that is excluded."""
-    seen = set()
-    for each in questions:
-        if each.id in seen:
-            raise DataError(f'{where}: "id" {each.id!r} is given twice')
-        seen.add(each.id)
-        if both := sorted({*each.gold_ids} & {*each.excluded_ids}):
-            raise DataError(f"{where}: question {each.id!r} has gold ids that it excludes: {both[0]!r}")
-    if not seen:
-        raise DataError(f"{where}: holds no questions")
+    placed = []
+    for where, row in _rows([path]):
+        if answer := (row.get("metadata") or {}).get("answer_doc_id"):
+            task = {"id": row.get("id"), "question": row.get("question"), "gold_ids": [answer]}
+            placed.append((where, task_of_row({**task, "source": PROXY}, where)))
+    return tuple(distinct(path, placed))
 
 
 def _corpus(paths: list[Path], folder: Path) -> Path:
@@ -191,36 +159,27 @@ def _corpus(paths: list[Path], folder: Path) -> Path:
     target = folder / "corpora" / f"{name}-{key}.jsonl"
     if target.exists():
         return target
-    names = [_id(row, where) for where, row in _rows(paths, ["id"])]
+    names = [id_of(row.get("id"), where) for where, row in _rows(paths, ["id"])]
     last = {name: place for place, name in enumerate(names)}
-    kept = 0
 
     def passages() -> Iterator[dict[str, str]]:
-        nonlocal kept
         for place, (where, row) in enumerate(_rows(paths)):
             contents = row.get("content", row.get("contents"))
             if not isinstance(contents, str):
                 raise DataError(f'{where}: "content" must be a string')
             # As in BRIGHT's own evaluation the last of equal ids counts. Blank ones cannot be found at all.
             if contents.strip() and last[names[place]] == place:
-                kept += 1
                 yield {"id": names[place], "contents": contents}
 
-    write_json_rows(target, passages())
-    if dropped := len(names) - kept:
+    if dropped := len(names) - write_json_rows(target, passages()):
         warn(
             f"{paths[0]}: {dropped} of {len(names):,} documents are blank or repeat an id, and are left out."
         )
     return target
 
 
-def _rows(paths: list[Path], columns: list[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file and row number, the row) of each; of parquet files only `columns` are read."""
-    for path in paths:
-        for number, row in read_rows(path, columns):
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{number}: a row must be a JSON object")
-            yield f"{path}:{number}", row
+def _rows(paths: list[Path], columns: list[str] | None = None) -> Iterator[tuple[str, Row]]:
+    return chain.from_iterable(read_objects(path, "row", columns) for path in paths)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

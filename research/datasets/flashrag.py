@@ -44,7 +44,7 @@ def fetch(published: QuestionSet, target: Path, revision: str | None = None) -> 
     return questions
 
 
-def prepare(name: str, folder: Path, revision: str | None = None) -> Path:
+def question_set(name: str, folder: Path, revision: str | None = None) -> Path:
     """The question file of the set `name`, fetched if it is not there. Raises DataError."""
     target = folder / f"{name}.questions.jsonl"
     if not target.exists():
@@ -67,7 +67,7 @@ def main(out: Path, datasets: str, revision: str | None) -> None:
     if unknown := [name for name in names if name not in SETS]:
         raise click.BadParameter(f"no set is called {', '.join(unknown)}; there are: {', '.join(SETS)}")
     for name in names:
-        prepare(name, out, revision)
+        question_set(name, out, revision)
 
 
 if __name__ == "__main__":

@@ -20,24 +20,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import httpx
 from huggingface_hub import (
     constants,
+    errors,
     get_hf_file_metadata,
     hf_hub_url,
     is_offline_mode,
     try_to_load_from_cache,
-)
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
@@ -56,14 +48,16 @@ ByteBar = functools.partial(
     mininterval=0.1 if sys.stderr.isatty() else 10,
     disable=bool(constants.HF_HUB_DISABLE_PROGRESS_BARS),
 )
+RAISED = (errors.EntryNotFoundError, errors.HFValidationError, httpx.HTTPError, httpx.InvalidURL, OSError)
 # The first type that fits gives the reason: a gated repository is also "not found", and all are HTTP errors.
-REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (OfflineModeIsEnabled, "HF_HUB_OFFLINE is set and the file is not in the local cache"),
-    (GatedRepoError, "access must be granted: accept the terms on the dataset's page and set HF_TOKEN"),
-    (RepositoryNotFoundError, "the hub has no such dataset, or it is private and HF_TOKEN does not open it"),
-    (RevisionNotFoundError, "the dataset has no such revision"),
-    (EntryNotFoundError, "the dataset has no such file"),
-)
+REASONS: dict[type[Exception], str] = {
+    errors.OfflineModeIsEnabled: "HF_HUB_OFFLINE is set and the file is not in the local cache",
+    errors.GatedRepoError: "access must be granted: accept the terms on the dataset's page and set HF_TOKEN",
+    errors.RepositoryNotFoundError: "the hub has no such dataset, or it is private and HF_TOKEN does not "
+    "open it",
+    errors.RevisionNotFoundError: "the dataset has no such revision",
+    errors.EntryNotFoundError: "the dataset has no such file",
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,7 @@ def locate(repo: str, name: str, revision: str | None = None) -> HubFile:
         if is_offline_mode():
             cached = _cached(repo, name, revision)
             if cached is None:
-                raise OfflineModeIsEnabled
+                raise errors.OfflineModeIsEnabled
             # The cache names its blobs by their etags.
             return HubFile(repo, name, url, cached.stat().st_size, cached.resolve().name, cached)
         file = get_hf_file_metadata(url)
@@ -134,47 +128,35 @@ def download(repo: str, names: Sequence[str], target: Path, revision: str | None
 
 def _append(part: HubFile, file: BinaryIO, start: int) -> None:
     """Fill `file`, whatever length it has, to the end of the part that begins at `start`."""
-    while (end := file.seek(0, os.SEEK_END)) < start + part.size:
-        if part.cached:
-            with part.cached.open("rb") as cached:
-                cached.seek(end - start)
-                shutil.copyfileobj(cached, file, BLOCK)
-        else:
-            _fetch(part, file, end - start)
-        if file.tell() <= end:
-            raise DataError(f"{part.repo}/{part.name}: interrupted; run again to resume")
-
-
-def _fetch(part: HubFile, file: BinaryIO, done: int) -> None:
-    """Append what follows `done` bytes, or as much of it as arrives before the connection breaks."""
-    before = file.tell()
     # A compressed transfer could not resume at a byte of the file.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    try:
-        http_get(
-            part.url,
-            file,
-            resume_size=done,
-            headers=headers,
-            expected_size=part.size,
-            displayed_filename=part.name,
-            tqdm_class=cast(Any, ByteBar),
-        )
-    except httpx.TransportError:
-        if file.tell() <= before:
-            raise
+    bar: Any = ByteBar
+    while (end := file.seek(0, os.SEEK_END)) < start + part.size:
+        done = end - start
+        try:
+            if part.cached:
+                with part.cached.open("rb") as cached:
+                    cached.seek(done)
+                    shutil.copyfileobj(cached, file, BLOCK)
+            else:
+                expected = {"expected_size": part.size, "displayed_filename": part.name, "tqdm_class": bar}
+                http_get(part.url, file, resume_size=done, headers=headers, **expected)
+        except httpx.TransportError:  # what has arrived stays
+            if file.tell() <= end:
+                raise
+        if file.tell() <= end:
+            raise DataError(f"{part.repo}/{part.name}: interrupted; run again to resume")
 
 
 def _is_intact(part: HubFile, file: BinaryIO, start: int) -> bool:
     """Compare the SHA-256 of the part at `start` with the hub's, which has none for small files."""
     if not SHA256.fullmatch(part.etag):
         return True
-    digest, left = hashlib.sha256(), part.size
+    digest, end = hashlib.sha256(), start + part.size
     file.seek(start)
     with ByteBar(total=part.size, desc=f"checking {part.name}") as bar:
-        while left and (block := file.read(min(BLOCK, left))):
+        while block := file.read(min(BLOCK, end - file.tell())):
             digest.update(block)
-            left -= len(block)
             bar.update(len(block))
     return digest.hexdigest() == part.etag
 
@@ -217,15 +199,20 @@ def plain_errors(what: str) -> Iterator[None]:
     """Turn what the library and the disk raise into a DataError of one line that starts with `what`."""
     try:
         yield
-    except (EntryNotFoundError, HFValidationError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except (
+        errors.EntryNotFoundError,
+        errors.HFValidationError,
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        OSError,
+    ) as error:
         raise DataError(f"{what}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
-    for kind, reason in REASONS:
-        if isinstance(error, kind):
-            return reason
-    if isinstance(error, HfHubHTTPError):
+    if reason := next((reason for kind, reason in REASONS.items() if isinstance(error, kind)), None):
+        return reason
+    if isinstance(error, errors.HfHubHTTPError):
         return f"the hub answered with status {error.response.status_code}; run again to resume"
     if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
         return f"no connection to {constants.ENDPOINT} ({error}); run again when there is one"

@@ -1,4 +1,4 @@
-"""Rows of files, each with its line number: .jsonl, .jsonl.gz, JSON arrays, and parquet."""
+"""Rows of files with their places, .jsonl, .jsonl.gz, JSON arrays and parquet; and checks of their fields."""
 
 import codecs
 import gzip
@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -14,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from research.errors import DataError
-from research.files import atomic_path
+from research.files import atomic_path, filling
 
+Rows = Iterable[Mapping[str, Any]]
 BATCH = 256
 BLANK = re.compile(r"\s*")
 KINDS = "each line must be one JSON object, or the file one JSON array, both also as .gz, or .parquet"
@@ -32,15 +34,24 @@ def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[in
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH, columns=columns):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+            batches = (batch.to_pylist() for batch in file.iter_batches(BATCH, columns=columns))
+            for number, row in enumerate(chain.from_iterable(batches), 1):
+                yield number, row
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as parquet behind row {number} ({reason})") from error
+
+
+def read_objects(
+    path: Path, what: str, columns: list[str] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`FILE:LINE`, row) of any such file. Raises DataError, also for a row that is no object: no `what`."""
+    for line, row in read_rows(path, columns):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{line}: a {what} must be a JSON object")
+        yield f"{path}:{line}", row
 
 
 def read_json_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -123,12 +134,41 @@ def _decoded(content: bytes, path: Path, line: int) -> str:
         raise DataError(f"{path}:{line}: not UTF-8; {KINDS}") from error
 
 
-def write_json_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object per line, gzipped if named .gz, whole or not at all. Raises DataError."""
+def write_json_rows(path: Path, rows: Rows) -> int:
+    """Write one JSON object per line, .gz or not, whole or not at all; returns how many. Raises DataError."""
     opener = gzip.open if path.suffix == ".gz" else open
     with atomic_path(path) as temporary, opener(temporary, "wt", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return sum(1 for row in rows if file.write(json.dumps(row, ensure_ascii=False) + "\n"))
+
+
+def write_splits(folder: Path, kind: str, splits: Mapping[str, Rows], corpus: Rows) -> None:
+    """Write a SPLIT.KIND.jsonl per split, and then corpus.jsonl; all or none. Raises DataError."""
+    with filling(folder) as scratch:
+        for split, rows in splits.items():
+            write_json_rows(scratch / f"{split}.{kind}.jsonl", rows)
+        write_json_rows(scratch / "corpus.jsonl", corpus)
+
+
+def id_of(value: Any, where: str, hint: str = "") -> str:
+    """An id as text. Raises DataError, with the hint if there is none, unless it is a text or an integer."""
+    if type(value) is int or (isinstance(value, str) and value.strip()):
+        return str(value)
+    raise DataError(f'{where}: "id" must be a non-empty string or an integer{hint * (value is None)}')
+
+
+def text_of(value: Any, name: str, where: str, hint: str = "") -> str:
+    """The text of the field `name`. Raises DataError, with the hint if there is none, if it is blank."""
+    if isinstance(value, str) and value.strip():
+        return value
+    raise DataError(f'{where}: "{name}" must be a non-empty string{hint * (value is None)}')
+
+
+def texts_of(value: Any, name: str, where: str, kinds: tuple[type, ...] = (str, int)) -> tuple[str, ...]:
+    """The list of the field `name` as texts; none for null. Raises DataError, also for blank ones."""
+    values = [] if value is None else value
+    if not isinstance(values, list) or any(type(e) not in kinds or not str(e).strip() for e in values):
+        raise DataError(f'{where}: "{name}" must be a list of strings, none of them empty')
+    return tuple(map(str, values))
 
 
 def check_storable(values: Mapping[str, Any], where: str) -> None:

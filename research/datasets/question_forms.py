@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from research.datasets.json_rows import KINDS
+from research.datasets.json_rows import KINDS, id_of, text_of, texts_of
 from research.errors import DataError
 
 Row = dict[str, Any]
@@ -26,7 +26,13 @@ FORMS = (
     '(MuSiQue, HotpotQA, 2Wiki), and with "reward_model" and "prompt" (Search-R1, veRL)'
 )
 FIELDS = {"id", "_id", "question", "prompt", "golden_answers", "answer", "reward_model", "extra_info"}
-KEPT = ("hops", "type", "level", "question_decomposition")  # of an official row, as metadata
+ANSWERS = {
+    "golden_answers": "must be a non-empty list of strings",
+    "answer": "must be a non-empty string",
+    "reward_model": 'must be {"ground_truth": {"target": [answer, ...]}}',
+}
+EXTRA = ("id", "question", "index", "split", "hops", "supporting_ids")  # read from veRL's extra_info too
+KEPT = ("hops", "type", "level", "question_decomposition", "supporting_ids")  # as metadata, in rows without
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,14 @@ class Question:
             return []
 
 
-def question_of(row: Row, where: str, number: int) -> Question | None:
+def question_of(row: Row, where: str) -> Question | None:
     """The question of a row, or None if the data set marks it as unanswerable; every field is checked.
 
-    veRL's rows need no id: it is replaced by `number`, the row's number in its file. Raises DataError.
+    `where` is FILE:LINE; its line replaces the id in veRL's rows, which need none. Raises DataError.
     """
     row = {name: value for name, value in row.items() if value is not None}
+    if isinstance(extra := row.get("extra_info"), dict):
+        row = {name: extra[name] for name in EXTRA if extra.get(name) not in (None, [])} | row
     if not FIELDS & row.keys():
         raise DataError(f"{where}: an object with {named_fields(row)} is no question: {KINDS}; {FORMS}")
     metadata = row.get("metadata") or {}
@@ -76,30 +84,26 @@ def question_of(row: Row, where: str, number: int) -> Question | None:
         raise DataError(f'{where}: "metadata" must be an object')
     if row.get("answerable") is False or metadata.get("answerable") is False:
         return None
-    name = _id(row, where, number)
+    name = _id(row, where)
     if "golden_answers" not in row or "metadata" not in row:
         metadata = {**_kept(row, name, where), **metadata}
-    _check_gold(metadata, where)
+    texts_of(metadata.get("supporting_ids"), "supporting_ids", f'{where}: "metadata"')
+    texts_of(metadata.get("supporting_titles"), "supporting_titles", f'{where}: "metadata"', (str,))
     return Question(name, _asked(row, where), _answers(row, where), metadata)
 
 
-def _id(row: Row, where: str, number: int) -> str:
-    extra, named = _extra(row), next((row[name] for name in ("id", "_id") if name in row), None)
-    value = extra.get("id") if named is None else named
+def _id(row: Row, where: str) -> str:
+    value = row.get("id", row.get("_id"))
     if value is None and ("reward_model" in row or "prompt" in row):
-        value = f"{extra.get('split') or 'row'}_{extra.get('index', number)}"
-    if type(value) is int or (isinstance(value, str) and value.strip()):
-        return str(value)
-    raise DataError(f'{where}: "id" must be a non-empty string or an integer{_unless(value)}')
+        value = f"{row.get('split', 'row')}_{row.get('index', where.rpartition(':')[2])}"
+    return id_of(value, where, f"; {FORMS}")
 
 
 def _asked(row: Row, where: str) -> str:
-    value = row.get("question", _extra(row).get("question"))
+    value = row.get("question")
     if value is None and "prompt" in row:
         value = _of_prompt(row["prompt"])
-    if isinstance(value, str) and value.strip():
-        return value
-    raise DataError(f'{where}: "question" must be a non-empty string{_unless(value)}')
+    return text_of(value, "question", where, f"; {FORMS}")
 
 
 def _of_prompt(prompt: Any) -> str | None:
@@ -111,37 +115,32 @@ def _of_prompt(prompt: Any) -> str | None:
 
 
 def _answers(row: Row, where: str) -> tuple[str, ...]:
-    if "golden_answers" in row:
-        return _texts(row["golden_answers"], where, "golden_answers", "must be a non-empty list of strings")
-    if "answer" in row:
-        aliases = row.get("answer_aliases", [])
-        if not isinstance(aliases, list) or not all(isinstance(each, str) for each in aliases):
-            raise DataError(f'{where}: "answer_aliases" must be a list of strings')
-        answers = _texts(_listed(row["answer"]), where, "answer", "must be a non-empty string")
-        return tuple(_once([*answers, *filter(str.strip, aliases)]))
-    if "reward_model" not in row:
-        raise DataError(f'{where}: "golden_answers" must be a non-empty list of strings; {FORMS}')
-    truth = row["reward_model"].get("ground_truth") if isinstance(row["reward_model"], dict) else None
-    target = _listed(truth.get("target") if isinstance(truth, dict) else truth)
-    return _texts(target, where, "reward_model", 'must be {"ground_truth": {"target": [answer, ...]}}')
-
-
-def _texts(value: Any, where: str, name: str, wanted: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise DataError(f'{where}: "{name}" {wanted}')
-    for each in value:
+    name = next((each for each in ANSWERS if each in row), None)
+    if name is None:
+        raise DataError(f'{where}: "golden_answers" {ANSWERS["golden_answers"]}; {FORMS}')
+    value = row[name]
+    if name == "reward_model":
+        truth = value.get("ground_truth") if isinstance(value, dict) else None
+        value = truth.get("target") if isinstance(truth, dict) else truth
+    values = [value] if isinstance(value, str) and name != "golden_answers" else value
+    if not isinstance(values, list) or not values:
+        raise DataError(f'{where}: "{name}" {ANSWERS[name]}')
+    for each in values:
         if not isinstance(each, str):
             raise DataError(f'{where}: "{name}" holds {reprlib.repr(each)}, which is not a string')
         if not each.strip():
             raise DataError(f'{where}: "{name}" holds an empty answer')
-    return tuple(value)
+    if name != "answer":
+        return tuple(values)
+    aliases = row.get("answer_aliases", [])
+    if not isinstance(aliases, list) or not all(isinstance(each, str) for each in aliases):
+        raise DataError(f'{where}: "answer_aliases" must be a list of strings')
+    return tuple(_once([*values, *filter(str.strip, aliases)]))
 
 
 def _kept(row: Row, name: str, where: str) -> dict[str, Any]:
     """The metadata of a row that brings none."""
-    extra = _extra(row)
     kept = {key: row[key] for key in KEPT if key in row}
-    kept |= {key: extra[key] for key in ("hops", "supporting_ids") if extra.get(key)}
     if "golden_answers" not in row and (hops := Question(name, "", (), kept).hops) is not None:
         kept = {"hops": hops, **kept}
     try:
@@ -187,22 +186,6 @@ def _only(kind: type, value: Any) -> Any:
     return value
 
 
-def _check_gold(metadata: dict[str, Any], where: str) -> None:
-    for name, kinds in {"supporting_ids": (str, int), "supporting_titles": (str,)}.items():
-        value = [] if metadata.get(name) is None else metadata[name]
-        if not isinstance(value, list) or any(type(e) not in kinds or not str(e).strip() for e in value):
-            raise DataError(f'{where}: "{name}" of "metadata" must be a list of strings, none of them empty')
-
-
-def _extra(row: Row) -> dict[str, Any]:
-    extra = row.get("extra_info")
-    return extra if isinstance(extra, dict) else {}
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
 def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
@@ -214,7 +197,3 @@ def _once(values: Iterable[Any]) -> list[Any]:
 def named_fields(row: Row) -> str:
     """The first few field names for people, escaped so that they fit on one line."""
     return ", ".join(json.dumps(name[:40]) for name in list(row)[:5]) or "no fields"
-
-
-def _unless(value: Any) -> str:
-    return f"; {FORMS}" if value is None else ""

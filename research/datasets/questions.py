@@ -8,7 +8,7 @@ Read are .jsonl, JSON arrays, both also as .gz, and .parquet; question_forms.py 
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +17,7 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from research.datasets.json_rows import check_storable, read_rows, write_json_rows
+from research.datasets.json_rows import check_storable, read_objects, write_json_rows
 from research.datasets.question_forms import Question, Row, question_of
 from research.errors import DataError
 from research.files import atomic_path
@@ -65,31 +65,30 @@ def read_questions(path: str | Path) -> list[Question]:
     return read_question_file(path).questions
 
 
-def read_question_file(path: str | Path) -> QuestionFile:
-    """Like `read_questions`, with the number of rows that the data set itself marks as unanswerable.
+def read_question_file(
+    path: str | Path, form: Callable[[Row, str], Question | None] = question_of
+) -> QuestionFile:
+    """Like `read_questions`, of rows that `form` understands, with the number of unanswerable ones.
 
     An id that a row of another `data_source` has already is prefixed with the row's own: Search-R1's files
     number each of their data sets from 0.
     """
     questions: dict[str, Question] = {}
-    origins: dict[str, tuple[int, Any]] = {}
+    origins: dict[str, tuple[str, Any]] = {}
     unanswerable = 0
-    for line, row in read_rows(Path(path)):
-        where = f"{path}:{line}"
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: a question must be a JSON object")
-        question = question_of(row, where, line)
+    for where, row in read_objects(Path(path), "question"):
+        question = form(row, where)
         if question is None:
             unanswerable += 1
             continue
         source = row.get("data_source")
-        if isinstance(source, str) and origins.get(question.id, (0, source))[1] != source:
+        if isinstance(source, str) and origins.get(question.id, ("", source))[1] != source:
             question = replace(question, id=f"{source}_{question.id}")
         if question.id in questions:
-            first = origins[question.id][0]
+            first = origins[question.id][0].rpartition(":")[2]
             raise DataError(f'{where}: "id" {question.id!r} was given on line {first} already')
         check_storable(vars(question), where)
-        questions[question.id], origins[question.id] = question, (line, source)
+        questions[question.id], origins[question.id] = question, (where, source)
     if not questions:
         raise DataError(f"{path}: holds no {'answerable ' if unanswerable else ''}questions")
     return QuestionFile(list(questions.values()), unanswerable)
@@ -132,16 +131,20 @@ def training_rows(
             "decoys": [],
             "metadata": json.dumps(each.metadata, default=str),
         }
-        row = {
-            "data_source": source,
-            "prompt": [{"role": "user", "content": each.question}],
-            "ability": "qa",
-            "reward_model": {"style": "rule", "ground_truth": {"target": answers}},
-            "extra_info": info,
-            "agent_name": AGENT_NAME,
-        }
-        rows.append(row)
+        truth = {"style": "rule", "ground_truth": {"target": answers}}
+        rows.append({**training_row(source, each.question, "qa", info), "reward_model": truth})
     return rows
+
+
+def training_row(data_source: str, question: str, ability: str, info: Row) -> Row:
+    """A row for veRL's RLHFDataset that asks a question."""
+    return {
+        "data_source": data_source,
+        "prompt": [{"role": "user", "content": question}],
+        "ability": ability,
+        "extra_info": info,
+        "agent_name": AGENT_NAME,
+    }
 
 
 def write_rows(rows: Sequence[Row], path: str | Path, schema: pa.Schema = TRAINING_SCHEMA) -> int:

@@ -11,30 +11,26 @@ once.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from research.datasets.json_rows import KINDS, check_storable, read_rows, write_json_rows
-from research.datasets.question_forms import named_fields
-from research.datasets.questions import AGENT_NAME, TEXTS, TRAINING_SCHEMA, Row
-from research.errors import DataError
-from research.files import atomic_path
-
-SCHEMA = pa.schema(
-    {
-        "id": pa.string(),
-        "question": pa.string(),
-        "positives": TEXTS,
-        "gold_ids": TEXTS,
-        "excluded_ids": TEXTS,
-        "source": pa.string(),
-    }
+from research.datasets.json_rows import (
+    KINDS,
+    check_storable,
+    id_of,
+    read_objects,
+    text_of,
+    texts_of,
+    write_json_rows,
 )
+from research.datasets.question_forms import named_fields
+from research.datasets.questions import TEXTS, TRAINING_SCHEMA, Row, training_row, write_rows
+from research.errors import DataError
+
 LISTS = ("positives", "gold_ids", "excluded_ids")
-_INFO = {"index": pa.int64(), "split": pa.string(), "control": pa.string()}
-_INFO |= {name: SCHEMA.field(name).type for name in SCHEMA.names if name != "source"}
+_FIELDS = {"id": pa.string(), "question": pa.string(), **dict.fromkeys(LISTS, TEXTS)}
+SCHEMA = pa.schema({**_FIELDS, "source": pa.string()})
+_INFO = {"index": pa.int64(), "split": pa.string(), "control": pa.string(), **_FIELDS}
 # As that of questions, except for the extra_info and without a reward_model.
 TASK_SCHEMA = pa.schema(
     [
@@ -62,14 +58,16 @@ class RewritingTask:
 
 def read_tasks(path: str | Path) -> list[RewritingTask]:
     """The tasks of a file, in its order. Raises DataError naming file, row and field."""
-    path = Path(path)
+    rows = read_objects(Path(path), "task")
+    return distinct(path, ((where, task_of_row(row, where)) for where, row in rows))
+
+
+def distinct(path: str | Path, placed: Iterable[tuple[str, RewritingTask]]) -> list[RewritingTask]:
+    """The tasks, each with its place before. Raises DataError for an id that is there twice, and for none."""
     tasks: dict[str, RewritingTask] = {}
-    for number, row in read_rows(path):
-        where = f"{path}:{number}"
-        task = _task(row, where)
+    for where, task in placed:
         if task.id in tasks:
             raise DataError(f'{where}: "id" {task.id!r} was given already')
-        check_storable(vars(task), where)
         tasks[task.id] = task
     if not tasks:
         raise DataError(f"{path}: holds no tasks")
@@ -79,50 +77,35 @@ def read_tasks(path: str | Path) -> list[RewritingTask]:
 def write_tasks(path: str | Path, tasks: Iterable[RewritingTask]) -> None:
     """Write .parquet or else JSONL, whole or not at all. Raises DataError."""
     rows = [vars(task) for task in tasks]
-    if Path(path).suffix != ".parquet":
+    if Path(path).suffix == ".parquet":
+        write_rows(rows, path, SCHEMA)
+    else:
         write_json_rows(Path(path), rows)
-        return
-    with atomic_path(Path(path)) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
 
 
 def task_rows(tasks: Iterable[RewritingTask], split: str) -> list[Row]:
     """Rows for veRL's RLHFDataset, see TASK_SCHEMA; veRL reports each source, as `{split}_{source}`."""
     rows = []
     for index, task in enumerate(tasks):
-        info = {name: value for name, value in vars(task).items() if name != "source"}
-        row = {
-            "data_source": f"{split}_{task.source}" if task.source else split,
-            "prompt": [{"role": "user", "content": task.question}],
-            "ability": "rewriting",
-            "extra_info": {"index": index, "split": split, "control": "", **info},
-            "agent_name": AGENT_NAME,
-        }
-        rows.append(row)
+        info = {"index": index, "split": split, "control": "", **vars(task)}
+        del info["source"]
+        data_source = f"{split}_{task.source}" if task.source else split
+        rows.append(training_row(data_source, task.question, "rewriting", info))
     return rows
 
 
-def _task(row: Any, where: str) -> RewritingTask:
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: a task must be a JSON object")
-    if not {"id", "question"} & row.keys():
-        task = 'task, {"id", "question", ...}'
-        raise DataError(f"{where}: an object with {named_fields(row)} is no {task}: {KINDS}")
-    for name in ("id", "question"):
-        value = str(row.get(name)) if name == "id" and type(row.get(name)) is int else row.get(name)
-        if not isinstance(value, str) or not value.strip():
-            raise DataError(f'{where}: "{name}" must be a non-empty string')
-    texts = {name: _texts(row, name, where) for name in LISTS}
+def task_of_row(row: Row, where: str, question: str = "question") -> RewritingTask:
+    """The task of a row, whose question is the field `question`; all are checked. Raises DataError."""
+    if not {"id", question} & row.keys():
+        form = f'{{"id", "{question}", ...}}'
+        raise DataError(f"{where}: an object with {named_fields(row)} is no task, {form}: {KINDS}")
+    name, text = id_of(row.get("id"), where), text_of(row.get(question), question, where)
+    texts = {each: texts_of(row.get(each), each, where) for each in LISTS}
     if both := sorted({*texts["gold_ids"]}.intersection(texts["excluded_ids"])):
         raise DataError(f'{where}: {both[0]!r} is in "gold_ids" and in "excluded_ids": take it out of one')
     source = row.get("source") or ""
     if not isinstance(source, str):
         raise DataError(f'{where}: "source" must be a string')
-    return RewritingTask(str(row["id"]), row["question"], **texts, source=source)
-
-
-def _texts(row: dict[str, Any], name: str, where: str) -> tuple[str, ...]:
-    value = [] if row.get(name) is None else row[name]
-    if not isinstance(value, list) or any(type(e) not in (str, int) or not str(e).strip() for e in value):
-        raise DataError(f'{where}: "{name}" must be a list of strings, none of them empty')
-    return tuple(map(str, value))
+    task = RewritingTask(name, text, **texts, source=source)
+    check_storable(vars(task), where)
+    return task

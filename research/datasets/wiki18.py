@@ -15,9 +15,9 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple, cast
+from typing import IO, NamedTuple, cast
 
 import click
 from tqdm.utils import CallbackIOWrapper
@@ -105,7 +105,7 @@ def unpack(archive: Path, corpus: Path) -> None:
     partial = corpus.with_name(f"{corpus.name}.unpacking")
     with plain_errors(str(corpus)), exclusive(partial) as file, _unpacked(archive) as source:
         file.truncate(0)
-        passages = _copy_lines(source, file)
+        passages = sum(1 for line in source if file.write(line))
     if passages != PASSAGES:
         partial.unlink()
         raise DataError(f"{archive}: holds {passages:,} passages, not {PASSAGES:,}; remove it and run again")
@@ -116,12 +116,10 @@ def check_corpus(corpus: Path) -> None:
     """Raise DataError unless the file starts with a passage; after a bare gunzip it is a tar header."""
     with corpus.open("rb") as file:
         first = file.readline(BLOCK)
-    try:
-        fields = set(json.loads(first))
-    except (ValueError, TypeError):
-        fields = set()
-    if not {"id", "contents"} <= fields:
-        raise DataError(f"{corpus}: does not start with a passage; remove it and run again")
+    with suppress(ValueError, TypeError):
+        if {"id", "contents"} <= set(json.loads(first)):
+            return
+    raise DataError(f"{corpus}: does not start with a passage; remove it and run again")
 
 
 def check_index(index: Path) -> None:
@@ -152,28 +150,13 @@ def _unpacked(archive: Path) -> Iterator[IO[bytes]]:
             stream = gzip.GzipFile(fileobj=CallbackIOWrapper(bar.update, file, "read"))
             if stream.peek(512)[257:262] == b"ustar":
                 with tarfile.open(fileobj=stream, mode="r|", bufsize=BLOCK) as tar:
-                    yield _only_file(tar)
+                    if (content := next(filter(None, map(tar.extractfile, tar)), None)) is None:
+                        raise tarfile.ReadError("no file in the tar")
+                    yield content
             else:
                 yield cast(IO[bytes], stream)
     except (gzip.BadGzipFile, EOFError, zlib.error, tarfile.TarError) as error:
         raise DataError(f"{archive}: is damaged ({error}); remove it and run again") from error
-
-
-def _only_file(tar: tarfile.TarFile) -> IO[bytes]:
-    for member in tar:
-        if content := tar.extractfile(member):
-            return content
-    raise tarfile.ReadError("no file in the tar")
-
-
-def _copy_lines(source: IO[bytes], file: BinaryIO) -> int:
-    """Copy everything and return the number of lines."""
-    lines, block = 0, b"\n"
-    while more := source.read(BLOCK):
-        block = more
-        file.write(block)
-        lines += block.count(b"\n")
-    return lines + (not block.endswith(b"\n"))
 
 
 @click.command()

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -16,7 +16,7 @@ from research.datasets.questions import TRAINING_SCHEMA
 from research.doors import Door
 from research.environments.headline import Headline
 from research.episode.loop import Generate, Limits
-from research.episode.protocol import Protocol as AgentProtocol
+from research.episode.protocol import Protocol
 from research.episode.tokens import TokenProtocol
 from research.episode.trajectory import Trajectory
 from research.tools import read_tools
@@ -26,22 +26,13 @@ DOOR = Door("environment", "research.environments", "Environment", frozenset({"c
 Row = dict[str, Any]
 
 
-class Item(Protocol):
-    """What an environment reads: a question, a claim, a task."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def question(self) -> str: ...
-
-
 @dataclass(frozen=True)
 class EpisodeSettings:
     """What an environment is made of, all from the section ``research``; see research/config."""
 
     prompt: str
     reward: str | Mapping[str, Any]
-    protocol: AgentProtocol
+    protocol: Protocol
     limits: Limits
     retriever: RetrieverConfig
     tools: str | Sequence[str] | Mapping[str, Any] = "search"
@@ -72,7 +63,7 @@ class BaseEnvironment(ABC):
 
     @abstractmethod
     def read(self, path: Path, split: str, final: bool = True) -> list[Any]:
-        """The items of a file, each an Item, for ``train``, ``validation`` or ``test``.
+        """The items of a file for ``train``, ``validation`` or ``test``, each with an `id` and a `question`.
 
         `final`: whether the run will use them as they are, and not what its preparation makes of them.
 

@@ -18,25 +18,18 @@ def controlled(search: SearchFunction, control: str, decoys: Sequence[str]) -> S
 
     Args:
         control: ``closed_book``: every search finds nothing. ``shuffled``: it finds what one of ``decoys``
-        (texts of
-            other questions, taken in turn) would find.
+            (texts of other questions, taken in turn) would find.
 
     Raises:
         ValueError: no control has that name, or there is no decoy to shuffle with.
     """
     if not control:
         return search
-    if control == CLOSED_BOOK:
-        return _find_nothing
-    if control != SHUFFLED or not decoys:
+    if control not in CONTROLS or (control == SHUFFLED and not decoys):
         raise ValueError(f"control {control!r} with {len(decoys)} decoys; there are: {', '.join(CONTROLS)}")
     others = cycle(decoys)
 
     async def search_for_another(query: str) -> list[Passage]:
-        return await search(next(others))
+        return await search(next(others)) if control == SHUFFLED else []
 
     return search_for_another
-
-
-async def _find_nothing(query: str) -> list[Passage]:
-    return []

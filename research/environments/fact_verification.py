@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from research.datasets.json_rows import check_storable, read_rows
-from research.datasets.questions import Question, read_questions, training_rows
+from research.datasets.json_rows import text_of
+from research.datasets.question_forms import question_of
+from research.datasets.questions import Question, read_question_file, training_rows
 from research.environments import Row
 from research.environments.headline import REWARD, Chart, Headline
 from research.environments.question_answering import HEADLINE as QUESTION_ANSWERING
@@ -43,16 +44,7 @@ class Environment(QuestionAnswering):
 
     def questions(self, path: Path) -> list[Question]:
         """The claims of a file. Raises DataError naming file, line and field."""
-        rows = read_rows(path)
-        if "claim" not in dict(next(iter(rows), (0, {}))[1]):
-            return [_labelled(each, f"{path}: {each.id}") for each in read_questions(path)]
-        claims: dict[str, Question] = {}
-        for line, row in read_rows(path):
-            claim = claim_of(row, f"{path}:{line}")
-            if claim.id in claims:
-                raise DataError(f'{path}:{line}: "id" {claim.id!r} was given before')
-            claims[claim.id] = claim
-        return list(claims.values())
+        return read_question_file(path, claim_of).questions
 
     def _rows(self, questions: Sequence[Question], split: str, source: str) -> list[Row]:
         """Each label is a data source of its own: a policy that always gives one answer shows at once."""
@@ -63,36 +55,31 @@ class Environment(QuestionAnswering):
         return [row for name, claims in named for row in training_rows(claims, split, name)]
 
 
-def claim_of(row: Any, where: str) -> Question:
-    """The claim of a row of FEVER or HoVer. Raises DataError."""
-    if not isinstance(row, dict) or not isinstance(row.get("claim"), str) or not row["claim"].strip():
-        raise DataError(f'{where}: a claim must be a JSON object with a text "claim"')
-    name, label = row.get("id", row.get("uid")), row.get("label")
-    if type(name) not in (int, str):
-        raise DataError(f'{where}: a claim needs an "id" or "uid", a text or a whole number')
+def claim_of(row: dict[str, Any], where: str) -> Question | None:
+    """The claim of a row of any of these forms. Raises DataError."""
+    claim = question_of(_as_question(row, where) if "claim" in row else row, where)
+    if claim and not set(claim.golden_answers) <= set(LABELS):
+        raise DataError(f"{where}: the golden answers of a claim must be of {', '.join(LABELS)}")
+    return claim
+
+
+def _as_question(row: dict[str, Any], where: str) -> dict[str, Any]:
+    label = row.get("label")
     if not isinstance(label, str) or label not in GOLDEN:
         raise DataError(f'{where}: "label" must be one of {", ".join(GOLDEN)}, not {label!r}')
     metadata = {"label": label, "supporting_titles": _titles(row, where)}
     if type(row.get("num_hops")) is int:
         metadata["hops"] = row["num_hops"]
-    claim = Question(str(name), row["claim"], GOLDEN[label], metadata)
-    check_storable(vars(claim), where)
-    return claim
+    claim = {"id": row.get("id", row.get("uid")), "question": text_of(row["claim"], "claim", where)}
+    return {**claim, "golden_answers": list(GOLDEN[label]), "metadata": metadata}
 
 
 def _titles(row: dict[str, Any], where: str) -> list[str]:
     """Of the passages that decide it, by FEVER's (annotation, id, title, sentence) or HoVer's pairs."""
-    evidence = row.get("evidence") or []
     try:
-        titles = [title for group in evidence for _, _, title, _ in group]
+        titles = [title for group in row.get("evidence") or [] for _, _, title, _ in group]
         titles += [title for title, _ in row.get("supporting_facts") or []]
     except (TypeError, ValueError):
         forms = f"{where}: evidence and supporting_facts must have the form of FEVER's and HoVer's"
         raise DataError(forms) from None
     return list(dict.fromkeys(str(title).replace("_", " ") for title in titles if title))
-
-
-def _labelled(question: Question, where: str) -> Question:
-    if not set(question.golden_answers) <= set(LABELS):
-        raise DataError(f"{where}: the golden answers of a claim must be of {', '.join(LABELS)}")
-    return question

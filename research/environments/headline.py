@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from research.metrics.answers import wilson_interval
 
 REWARD = "critic/score/mean"
+LENGTHS = {"search/response_tokens": "mean", "response_length/max": "longest"}
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,14 @@ class Headline:
 
     def cells(self, before: "Result | None", after: "Result | None") -> tuple[str, ...]:
         """One text for each of ``header``; ``-`` where nothing was measured."""
-        results = (before, after)
-        known = after or before
-        baseline = (f"{known.means[self.baseline]:.3f}" if known else "-",) if self.baseline else ()
-        pairs = (" -> ".join(map(column_text, results, [column] * 2)) for column in self.columns)
-        return (*baseline, *("-" if result is None else result.text for result in results), *pairs)
+
+        def shown(result: Result | None, column: Column) -> str:
+            return f"{result.means[column.metric]:.{column.digits}f}" if result else "-"
+
+        baseline = (shown(after or before, Column("", self.baseline, 3)),) if self.baseline else ()
+        measures = (result.text if result else "-" for result in (before, after))
+        means = (f"{shown(before, column)} -> {shown(after, column)}" for column in self.columns)
+        return (*baseline, *measures, *means)
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,3 @@ class Result:
     def text(self) -> str:
         """The measure with its interval."""
         return "{:.3f} [{:.3f}, {:.3f}]".format(self.value, *self.interval)
-
-
-def column_text(result: Result | None, column: Column) -> str:
-    """One mean of the table."""
-    return "-" if result is None else f"{result.means[column.metric]:.{column.digits}f}"

@@ -1,13 +1,14 @@
 """Query rewriting (TongSearch-QR, RQR): write a text that a retriever finds the evidence with."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
 
-from research.datasets.rewriting_tasks import TASK_SCHEMA, RewritingTask, read_tasks, task_rows
+from research.datasets.rewriting_tasks import LISTS, TASK_SCHEMA, RewritingTask, read_tasks, task_rows
 from research.environments import BaseEnvironment, EpisodeSettings, Row
-from research.environments.headline import REWARD, Chart, Column, Headline
+from research.environments.headline import LENGTHS, REWARD, Chart, Column, Headline
 from research.episode.loop import Generate
 from research.episode.prompts import asks_for_boxed, build_prompt
 from research.episode.rewriting import rewritten_query, run_rewriting
@@ -35,9 +36,7 @@ HEADLINE = Headline(
         {"search/ndcg_at_10": "nDCG@10", "search/original_ndcg": "of the questions", REWARD: "reward"},
     ),
     charts=(
-        Chart(
-            "Response length, tokens", {"search/response_tokens": "mean", "response_length/max": "longest"}
-        ),
+        Chart("Response length, tokens", LENGTHS),
         Chart("Recall@10", {"search/recall_at_10": "recall@10"}, share=True),
         Chart(
             "Texts that were cut, empty, or not scored",
@@ -72,19 +71,16 @@ class Environment(BaseEnvironment):
             raise ValueError(
                 "query rewriting makes no searches: research.controls and research.tools must be []"
             )
-        self._scorer: TextScorer | None = None
 
-    @property
+    @cached_property
     def scorer(self) -> TextScorer:
         """Made with the first episode: it may load an encoder."""
-        if self._scorer is None:
-            tools = Tools(self.config, RetrieverClient(self.settings.retriever))
-            self._scorer = TextScorer(self.weights, tools)
-        return self._scorer
+        return TextScorer(self.weights, Tools(self.config, RetrieverClient(self.settings.retriever)))
 
     def read(self, path: Path, split: str, final: bool = True) -> list[RewritingTask]:
-        """See BaseEnvironment. Each must have gold passages, by which every run is measured, or positives to
-        make them of, and what its reward needs.
+        """See BaseEnvironment. Each task must have gold passages, or positives to make them of.
+
+        Every run is measured by gold passages; the reward embedding_gain needs positives.
         """
         tasks = read_tasks(path)
         needed = {"gold_ids": "to be measured by"} if final else {"positives": "to make a corpus of"}
@@ -124,6 +120,4 @@ class Environment(BaseEnvironment):
 
 def task_of(info: Row) -> RewritingTask:
     """The task that a row was made of."""
-    names = ("positives", "gold_ids", "excluded_ids")
-    positives, gold, excluded = (tuple(map(str, info[name])) for name in names)
-    return RewritingTask(info["id"], info["question"], positives, gold, excluded)
+    return RewritingTask(**{name: info[name] for name in ("id", "question", *LISTS)})

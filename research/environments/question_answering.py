@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from research.datasets.questions import Question, read_questions, training_rows
 from research.environments import BaseEnvironment, EpisodeSettings, Row
 from research.environments.controls import CLOSED_BOOK, CONTROLS, SHUFFLED, controlled
-from research.environments.headline import REWARD, Chart, Column, Headline
+from research.environments.headline import LENGTHS, REWARD, Chart, Column, Headline
 from research.episode.loop import Generate, run_episode
 from research.episode.prompts import build_prompt
 from research.episode.protocol import extract_answer, format_fault
@@ -36,9 +36,7 @@ HEADLINE = Headline(
     training_chart=Chart("Training questions", {REWARD: "reward", "search/em": "EM"}, share=True),
     charts=(
         Chart("Searches a question", {"search/searches": "searches"}),
-        Chart(
-            "Response length, tokens", {"search/response_tokens": "mean", "response_length/max": "longest"}
-        ),
+        Chart("Response length, tokens", LENGTHS),
         Chart(
             "Format valid, and cut by length",
             {"search/format_valid": "valid", "search/cut_by_length": "cut"},
@@ -75,9 +73,7 @@ class Environment(BaseEnvironment):
         return read_questions(path)
 
     def rows(self, splits: dict[str, list[Question]], seed: int, path: Path) -> dict[str, list[Row]]:
-        """See BaseEnvironment: the training questions with the hops of ``train_hops``, the test ones once
-        more for each control.
-        """
+        """See BaseEnvironment. Trains on ``train_hops`` alone; each control repeats the test questions."""
         hops, test = self.settings.train_hops, splits.get("test", [])
         self._require_controls(test, path)
         train = [each for each in splits["train"] if not hops or each.hops in hops]
@@ -139,6 +135,7 @@ class Environment(BaseEnvironment):
         valid = ended(trajectory) and format_fault(trajectory.model_turns, protocol) is None
         failed = sum(call.error is not None for call in trajectory.searches if call.query)
         others = [tool.name for tool in self.tools if tool.name != SEARCH]
+        called = [call.tool for call in trajectory.calls]
         return {
             "em": exact_match(answer, golden_answers),
             "f1": token_f1(answer, golden_answers),
@@ -147,9 +144,5 @@ class Environment(BaseEnvironment):
             "failed_searches": float(failed),
             "response_tokens": float(trajectory.response_length),
             "cut_by_length": float(trajectory.finish_reason == "length"),
-            **{f"{name}_calls": float(_count(trajectory, name)) for name in others},
+            **{f"{name}_calls": float(called.count(name)) for name in others},
         }
-
-
-def _count(trajectory: Trajectory, tool: str) -> int:
-    return sum(call.tool == tool for call in trajectory.calls)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
-from research.datasets.flashrag import SETS, prepare
+from research.datasets.flashrag import SETS, question_set
 from research.datasets.questions import Question
 from research.environments import EpisodeSettings, environment_class, make_environment
 from research.environments.question_answering import Environment
@@ -63,4 +63,4 @@ def _environment(config: EvaluationConfig) -> Environment:
 def _read(name: str, environment: Environment) -> list[Question]:
     if name not in SETS and not Path(name).exists():
         raise EvaluationError(f"{name} is neither a file nor one of {', '.join(SETS)}")
-    return environment.questions(prepare(name, FOLDER) if name in SETS else Path(name))
+    return environment.questions(question_set(name, FOLDER) if name in SETS else Path(name))

@@ -76,9 +76,7 @@ class AnswerReward:
         self._metrics: Set[str] | None = None
 
     async def __call__(self, trajectory: Trajectory, reference: Reference) -> Reward:
-        """Raises what a reward raises, and ValueError for what is no reward or reports other metrics than
-        before.
-        """
+        """Raises what a reward raises; ValueError for no reward, or for other metrics than before."""
         parts = [
             (part, await _score(part.name, function, trajectory, reference)) for part, function in self._parts
         ]
@@ -119,19 +117,17 @@ async def _score(
     given = function(copy.deepcopy(trajectory), reference)
     given = await given if inspect.isawaitable(given) else given
     reward = given if isinstance(given, Reward) else Reward(given)
-    if not (_is_finite(reward.score) and isinstance(reward.reason, str) and _are_metrics(reward.metrics)):
+    named = isinstance(reward.metrics, Mapping) and all(
+        isinstance(key, str) and key for key in reward.metrics
+    )
+    numbers = (reward.score, *reward.metrics.values()) if named else ()
+    if not (numbers and isinstance(reward.reason, str) and all(map(_is_finite, numbers))):
         raise ValueError(
             f"the reward {name} gave {given!r}: neither a finite number nor a Reward of one, with a text as "
             "its reason and finite numbers by name as its metrics"
         )
     metrics = {name: float(value) for name, value in reward.metrics.items()}
     return Reward(float(reward.score), reward.reason, metrics)  # NumPy's numbers are no JSON
-
-
-def _are_metrics(metrics: object) -> bool:
-    if not isinstance(metrics, Mapping):
-        return False
-    return all(isinstance(name, str) and name and _is_finite(value) for name, value in metrics.items())
 
 
 def _is_finite(value: Any) -> bool:

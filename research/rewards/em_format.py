@@ -1,5 +1,4 @@
-"""The Search-R1 family's reward: exact match with a smaller part for a valid format (Search-R1,
-qa_em_format).
+"""Search-R1's reward qa_em_format: exact match, with a smaller part for a valid format.
 
 Right: 1.0 in a valid format, 0.8 otherwise. Wrong: 0.2 in a valid format, 0.1 otherwise; 0.0 without any
 answer, of which empty answer tags are none.
@@ -10,19 +9,16 @@ from research.episode.trajectory import Trajectory
 from research.metrics import answers as metrics
 from research.rewards import Reference, Reward, ended
 
+SCORES = {(True, True): 1.0, (True, False): 0.8, (False, True): 0.2, (False, False): 0.1}
+"""(right, valid format) -> the reward of an answer."""
+
 
 def score(trajectory: Trajectory, reference: Reference) -> Reward:
-    """One of 1.0, 0.8, 0.2, 0.1, 0.0."""
+    """One of these, or 0.0."""
     answer = extract_answer(trajectory.model_turns, reference.protocol)
     if not answer:
         return Reward(0.0, "no answer")
     fault = format_fault(trajectory.model_turns, reference.protocol) if ended(trajectory) else "not finished"
-    if metrics.exact_match(answer, reference.golden_answers):
-        return (
-            Reward(0.8, f"right answer, format: {fault}")
-            if fault
-            else Reward(1.0, "right answer, valid format")
-        )
-    return (
-        Reward(0.1, f"wrong answer, format: {fault}") if fault else Reward(0.2, "wrong answer, valid format")
-    )
+    right = metrics.exact_match(answer, reference.golden_answers) == 1
+    reason = f"{'right' if right else 'wrong'} answer, {f'format: {fault}' if fault else 'valid format'}"
+    return Reward(SCORES[right, fault is None], reason)

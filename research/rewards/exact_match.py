@@ -10,8 +10,7 @@ def score(trajectory: Trajectory, reference: Reference) -> Reward:
     """Exact match of the extracted answer, 0.0 or 1.0."""
     answer = extract_answer(trajectory.model_turns, reference.protocol)
     if not answer:
-        return Reward(
-            0.0, "no answer" if ended(trajectory) else f"no answer: ended by {trajectory.finish_reason}"
-        )
+        cause = "" if ended(trajectory) else f": ended by {trajectory.finish_reason}"
+        return Reward(0.0, f"no answer{cause}")
     right = metrics.exact_match(answer, reference.golden_answers)
     return Reward(right, "right answer" if right else "wrong answer")

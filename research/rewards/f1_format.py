@@ -1,8 +1,8 @@
-"""ReSearch's rule-based reward (arXiv 2503.19470, section 2.3): 0 for a broken format, else token F1, at
-least 0.1.
+"""ReSearch's rule-based reward: 0 for a broken format, else token F1, at least 0.1.
 
-The reference gives an F1 of 0.05 less than a wrong answer's 0.1; here the floor is a floor, so that a better
-answer never earns less. And it gives an empty answer the floor; here no answer earns nothing.
+By arXiv 2503.19470, section 2.3. The reference gives an F1 of 0.05 less than a wrong answer's 0.1; here the
+floor is a floor, so that a better answer never earns less. And it gives an empty answer the floor; here no
+answer earns nothing.
 """
 
 from research.episode.protocol import extract_answer, format_fault

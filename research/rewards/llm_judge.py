@@ -16,6 +16,8 @@ from research.episode.trajectory import Trajectory
 from research.judge import Judge, JudgeConfig
 from research.rewards import Reference, Reward
 
+_judge = lru_cache(maxsize=8)(Judge)
+
 
 async def score(
     trajectory: Trajectory,
@@ -36,8 +38,3 @@ async def score(
         raise RuntimeError(f"the judge at {url}: {verdict.reason}")
     reason = f"not judged: {verdict.reason}" if verdict.failed else verdict.reason
     return Reward(float(verdict.right), reason, {"judge_failed": float(verdict.failed)})
-
-
-@lru_cache(maxsize=8)
-def _judge(config: JudgeConfig, cache: Path) -> Judge:
-    return Judge(config, cache)

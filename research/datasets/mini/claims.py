@@ -7,15 +7,14 @@ false claim names another entity of the right kind; a claim that nothing is know
 of the practice pool, which no passage mentions.
 """
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
 import click
 
-from research.datasets.mini.world import Chain, World, ask, build, practice_world
-from research.files import filling
+from research.datasets.json_rows import write_splits
+from research.datasets.mini.world import Chain, World, ask, build_world, practice_world
 
 LABELS = ("SUPPORTS", "REFUTES", "NOT ENOUGH INFO")
 HOPS = (1, 2)
@@ -56,16 +55,12 @@ def main(out: Path, seed: int, passages: int, train: int, validation: int, test:
 
     Example: python -m research.datasets.mini.claims --out cache/claims
     """
-    world, counts = build(seed, passages, 1, 1, 1), {"train": train, "validation": validation, "test": test}
-    with filling(out) as scratch:
-        with (scratch / "corpus.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in world.corpus)
-        for split, count in counts.items():
-            rng = random.Random(f"{split} claims {seed}")
-            rows = claims(world.worlds[split], practice_world(seed), count, rng)
-            text = "".join(json.dumps(row) + "\n" for row in rows)
-            (scratch / f"{split}.claims.jsonl").write_text(text, encoding="utf-8")
-            click.echo(f"{split}: {len(rows)} claims")
+    world, unknown, splits = build_world(seed, passages, 1, 1, 1), practice_world(seed), {}
+    for split, count in {"train": train, "validation": validation, "test": test}.items():
+        splits[split] = claims(world.worlds[split], unknown, count, random.Random(f"{split} claims {seed}"))
+    write_splits(out, "claims", splits, world.corpus)
+    for split, rows in splits.items():
+        click.echo(f"{split}: {len(rows)} claims")
 
 
 if __name__ == "__main__":

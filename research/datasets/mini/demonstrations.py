@@ -22,7 +22,6 @@ from research.datasets.mini.language import PAGES, Relation
 from research.datasets.mini.world import STATED_OTHERWISE, Chain, Entity, ask, hops_option, practice_world
 from research.episode.protocol import Protocol, closing, opening, render_result
 
-PASSAGES = 1
 QUESTIONS_PER_WORLD = 300
 NO_IDEA = "no idea"
 TEMPTING = ("person", "city")
@@ -61,6 +60,12 @@ class Demonstration:
 
     question: str
     segments: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True)
+class SearchDemonstration(Demonstration):
+    """One of searching, with the answer given."""
+
     answer: str
     golden_answers: tuple[str, ...]
     faults: frozenset[str]
@@ -87,12 +92,11 @@ class PracticeWorld:
         self.contents = [self.world.contents(entity, page) for entity, page in self.pages]
         self.by_word = np.ascontiguousarray(encode(self.contents).T)
 
-    def search(self, query: str, top_k: int) -> list[int]:
-        """Places of the `top_k` best passages, best first."""
+    def search(self, query: str) -> int:
+        """The place of the best passage."""
         vector = encode([query])[0]
         known = vector.nonzero()[0]  # a handful of several hundred words
-        scores = vector[known] @ self.by_word[known]
-        return [int(place) for place in np.argsort(-scores, kind="stable")[:top_k]]
+        return int(np.argmax(vector[known] @ self.by_word[known]))
 
 
 @dataclass
@@ -103,7 +107,6 @@ class _Episode:
     practice: PracticeWorld
     chain: Chain
     rates: Faults
-    passages: int
     segments: list[tuple[str, bool]] = field(default_factory=list)
     faults: set[str] = field(default_factory=set)
 
@@ -117,10 +120,9 @@ class _Episode:
     def search(self, thought: str, query: str, subject: Entity, relation: Relation) -> bool:
         """Search; True if the passage that states `relation` of `subject` was found."""
         self.segments.append((turn(thought, Protocol().search, query), True))
-        places = self.practice.search(query, self.passages)
-        passages = [self.practice.contents[place] for place in places]
-        self.segments.append((render_result(passages, Protocol()), False))
-        return (subject, relation.page) in [self.practice.pages[place] for place in places]
+        place = self.practice.search(query)
+        self.segments.append((render_result([self.practice.contents[place]], Protocol()), False))
+        return (subject, relation.page) == self.practice.pages[place]
 
     def answer(self, thought: str, answer: str) -> str:
         """End the episode; returns the answer."""
@@ -129,13 +131,13 @@ class _Episode:
 
 
 def demonstrate(
-    rng: random.Random, practice: PracticeWorld, chain: Chain, rates: Faults, passages: int
-) -> Demonstration:
-    """One demonstration with `passages` passages in every result block."""
-    episode = _Episode(rng, practice, chain, rates, passages)
+    rng: random.Random, practice: PracticeWorld, chain: Chain, rates: Faults
+) -> SearchDemonstration:
+    """One demonstration with one passage in every result block."""
+    episode = _Episode(rng, practice, chain, rates)
     answer = episode.answer(NO_IDEA, NO_IDEA) if episode.fails("guess") else _follow(episode)
     golden, faults = chain.entities[-1].golden_answers, frozenset(episode.faults)
-    return Demonstration(chain.text, tuple(episode.segments), answer, golden, faults)
+    return SearchDemonstration(chain.text, tuple(episode.segments), answer, golden, faults)
 
 
 def _follow(episode: _Episode) -> str:
@@ -180,18 +182,16 @@ def _find(episode: _Episode, hop: int, known: str, plan: str) -> bool:
     return False
 
 
-def demonstrations(
-    seed: int, hops: Sequence[int], rates: Faults = FAULTS, passages: int = PASSAGES
-) -> Iterator[Demonstration]:
+def demonstrations(seed: int, hops: Sequence[int], rates: Faults = FAULTS) -> Iterator[SearchDemonstration]:
     """Endless demonstrations, each hop count equally often; the same arguments give the same sequence."""
-    rng = random.Random(f"demonstrations {seed} {hops} {passages}")
+    rng = random.Random(f"demonstrations {seed} {hops} 1")
     while True:
         practice = PracticeWorld(rng.getrandbits(64))
         count = QUESTIONS_PER_WORLD // len(hops)
         chains = [chain for h in hops for chain in ask(rng, practice.world, h, count)]
         rng.shuffle(chains)
         for chain in chains:
-            yield demonstrate(rng, practice, chain, rates, passages)
+            yield demonstrate(rng, practice, chain, rates)
 
 
 @click.command()

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import click
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from research.datasets.mini.demonstrations import CLEAN, FAULTS, PATIENT, demonstrations
+from research.datasets.mini.demonstrations import CLEAN, FAULTS, PATIENT, Demonstration, demonstrations
 from research.datasets.mini.muon import Muon
 from research.datasets.mini.tokenizer import LONGEST, train_tokenizer
 from research.datasets.mini.world import hops_option
@@ -54,36 +53,21 @@ SIZES = {"tiny": Size(128, 4, 256), "small": Size(192, 5, 512)}
 HEAD = 32
 
 
-class Episode(Protocol):
-    """A demonstration: a question and segments, (text, True) written by the policy and (text, False) not."""
-
-    @property
-    def question(self) -> str: ...
-
-    @property
-    def segments(self) -> tuple[tuple[str, bool], ...]: ...
+Example = tuple[list[int], list[int]]
+"""Token ids of a whole episode with its prompt, and 1 where the policy wrote the token, else 0."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """Token ids of a whole episode with its prompt, and 1 where the policy wrote the token, else 0."""
-
-    ids: list[int]
-    mask: list[int]
-
-
-def encode(tokenizer: Qwen2Tokenizer, episode: Episode) -> Example:
+def tokenised(tokenizer: Qwen2Tokenizer, episode: Demonstration) -> Example:
     """Tokenise each segment by itself, as in a rollout: turns and injected blocks never merge."""
     user = [{"role": "user", "content": episode.question}]
     prompt = str(tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True))
-    segments = [(prompt, False), *episode.segments, (str(tokenizer.eos_token), True)]
     ids: list[int] = []
     mask: list[int] = []
-    for text, is_policy in segments:
+    for text, is_policy in [(prompt, False), *episode.segments, (str(tokenizer.eos_token), True)]:
         tokens = tokenizer.encode(text, add_special_tokens=False)
         ids += tokens
         mask += [int(is_policy)] * len(tokens)
-    return Example(ids, mask)
+    return ids, mask
 
 
 def build_model(tokenizer: Qwen2Tokenizer, size: Size, seed: int) -> Qwen2ForCausalLM:
@@ -156,18 +140,16 @@ def batches(examples: Iterator[Example], rng: random.Random, pad: int) -> Iterat
     Examples are sorted by length within a pool, so that little is padding; its batches are shuffled.
     """
     while True:
-        pool = sorted(islice(examples, POOL), key=lambda example: len(example.ids))
         groups: list[list[Example]] = [[]]
-        for example in pool:
-            if (len(groups[-1]) + 1) * len(example.ids) > TOKENS_PER_STEP:
+        for example in sorted(islice(examples, POOL), key=lambda example: len(example[0])):
+            if (len(groups[-1]) + 1) * len(example[0]) > TOKENS_PER_STEP:
                 groups.append([])
             groups[-1].append(example)
         rng.shuffle(groups)
         for group in groups:
-            longest = len(group[-1].ids)
-            ids = torch.tensor([e.ids + [pad] * (longest - len(e.ids)) for e in group])
-            mask = torch.tensor([e.mask + [0] * (longest - len(e.mask)) for e in group])
-            yield ids, mask
+            longest = len(group[-1][0])
+            ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in group])
+            yield ids, torch.tensor([mask + [0] * (longest - len(mask)) for _, mask in group])
 
 
 def loss_of(model: Qwen2ForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
@@ -181,28 +163,15 @@ def loss_of(model: Qwen2ForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
     return functional.cross_entropy(model.lm_head(states[counted]), ids[:, 1:][counted])
 
 
-class Optimiser:
-    """Muon on the hidden matrices and AdamW on the rest, under one learning-rate factor in [0, 1]."""
-
-    def __init__(self, model: Qwen2ForCausalLM, adam_rate: float = ADAM_RATE) -> None:
-        self.adam_rate = adam_rate
-        self.parameters = list(model.parameters())
-        named = list(model.named_parameters())
-        matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name]
-        tables = [p for name, p in named if p.dim() == 2 and "embed" in name]
-        vectors = [p for _, p in named if p.dim() == 1]
-        self.muon = Muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY)
-        groups = [{"params": tables, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
-        self.adam = torch.optim.AdamW(groups, lr=adam_rate, betas=(0.9, 0.98))
-
-    def step(self, factor: float) -> None:
-        """Clip, update with `factor` times the full rates, and clear the gradients."""
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for optimiser, rate in ((self.muon, MUON_RATE), (self.adam, self.adam_rate)):
-            for group in optimiser.param_groups:
-                group["lr"] = factor * rate
-            optimiser.step()
-            optimiser.zero_grad()
+def optimisers_of(model: Qwen2ForCausalLM, adam_rate: float) -> dict[torch.optim.Optimizer, float]:
+    """Muon for the hidden matrices and AdamW for the rest, each with its full learning rate."""
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name]
+    tables = [p for name, p in named if p.dim() == 2 and "embed" in name]
+    vectors = [p for _, p in named if p.dim() == 1]
+    groups = [{"params": tables, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    muon = Muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY)
+    return {muon: MUON_RATE, torch.optim.AdamW(groups, lr=adam_rate, betas=(0.9, 0.98)): adam_rate}
 
 
 def rate_factor(step: int, progress: float) -> float:
@@ -211,20 +180,23 @@ def rate_factor(step: int, progress: float) -> float:
     return min(1.0, (step + 1) / WARM_UP_STEPS) * cosine
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How long to train: a number of steps, or wall-clock seconds if given."""
+# What to train on until a share of the training, of which the last is 1.
+Stages = Sequence[tuple[float, Iterator[Demonstration]]]
 
+
+@dataclass(frozen=True)
+class Training:
+    """What to train on, and how long: a number of steps, or wall-clock seconds if given."""
+
+    stages: Stages
+    seed: int
     steps: int = DEFAULT_STEPS
     seconds: float | None = None
+    adam_rate: float = ADAM_RATE
 
     def progress(self, step: int, elapsed: float) -> float:
         """The share of the training that is done, 1 or more when it is over."""
         return step / self.steps if self.seconds is None else elapsed / self.seconds
-
-
-# What to train on until a share of the training, of which the last is 1.
-Stages = Sequence[tuple[float, Iterator[Episode]]]
 
 
 def stages_of(seed: int, hops: tuple[int, ...], clean: bool = False) -> Stages:
@@ -233,56 +205,41 @@ def stages_of(seed: int, hops: tuple[int, ...], clean: bool = False) -> Stages:
     return ((0.3, demonstrations(seed, (1,), PATIENT)), (1.0, demonstrations(seed, hops, rates)))
 
 
-def cold_start(
-    model: Qwen2ForCausalLM,
-    tokenizer: Qwen2Tokenizer,
-    stages: Stages,
-    seed: int,
-    budget: Budget,
-    adam_rate: float = ADAM_RATE,
-) -> Iterator[float]:
+def cold_start(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, training: Training) -> Iterator[float]:
     """Train the model in place and yield the loss of every step, in nats per token of the policy."""
     lessons = []
-    for end, episodes in stages:
-        examples = (encode(tokenizer, episode) for episode in episodes)
-        lessons.append((end, batches(examples, random.Random(seed), tokenizer.pad_token_id)))
+    for end, episodes in training.stages:
+        examples = (tokenised(tokenizer, episode) for episode in episodes)
+        lessons.append((end, batches(examples, random.Random(training.seed), tokenizer.pad_token_id)))
     model.train()
-    optimiser, start, step = Optimiser(model, adam_rate), time.monotonic(), 0
-    while (progress := budget.progress(step, time.monotonic() - start)) < 1:
-        batch = next(next(lesson for end, lesson in lessons if progress < end))
-        loss = loss_of(model, *batch)
+    optimisers, start, step = optimisers_of(model, training.adam_rate), time.monotonic(), 0
+    while (progress := training.progress(step, time.monotonic() - start)) < 1:
+        loss = loss_of(model, *next(next(lesson for end, lesson in lessons if progress < end)))
         loss.backward()
-        optimiser.step(rate_factor(step, progress))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser, rate in optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = rate_factor(step, progress) * rate
+            optimiser.step()
+            optimiser.zero_grad()
         step += 1
         yield loss.item()
     model.eval()
 
 
-def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path, seconds: float) -> None:
-    """Write the Hugging Face folder and its training time, whole or not at all. Raises DataError."""
-    with filling(folder) as scratch:
-        model.generation_config = GenerationConfig(
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-        )
+def make_policy(out: Path, tokenizer: Qwen2Tokenizer, size: Size, training: Training) -> None:
+    """Train a fresh model, printing how it goes, and save the folder whole. Raises DataError."""
+    model = build_model(tokenizer, size, training.seed)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    click.echo(f"{weights / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
+    seconds = _report(cold_start(model, tokenizer, training))
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    with filling(out) as scratch:
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         (scratch / "cold_start.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
-
-
-def make_policy(
-    out: Path,
-    tokenizer: Qwen2Tokenizer,
-    size: Size,
-    stages: Stages,
-    seed: int,
-    budget: Budget,
-    adam_rate: float = ADAM_RATE,
-) -> None:
-    """Train a fresh model, printing how it goes, and save the folder. Raises DataError."""
-    model = build_model(tokenizer, size, seed)
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    click.echo(f"{weights / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
-    save(model, tokenizer, out, _report(cold_start(model, tokenizer, stages, seed, budget, adam_rate)))
     click.echo(f"saved in {out}")
 
 
@@ -325,8 +282,8 @@ def main(
     Example: python -m research.datasets.mini.policy --out cache/policy
     """
     check_options(out, steps, seconds)
-    budget = Budget(steps or DEFAULT_STEPS, seconds)
-    make_policy(out, train_tokenizer(), SIZES[size], stages_of(seed, hops, clean), seed, budget)
+    training = Training(stages_of(seed, hops, clean), seed, steps or DEFAULT_STEPS, seconds)
+    make_policy(out, train_tokenizer(), SIZES[size], training)
 
 
 if __name__ == "__main__":

@@ -11,23 +11,15 @@ says: any other pre-tokenisation would be lost. Like all of that class it normal
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 
 import click
 from tokenizers import AddedToken
 from transformers import Qwen2Tokenizer
 
+from research.datasets.mini import language
 from research.datasets.mini.demonstrations import NO_IDEA, demonstrations
-from research.datasets.mini.language import (
-    EPITHETS,
-    MENTIONS,
-    OPENINGS,
-    RELATIONS,
-    REMARKS,
-    first_names,
-    name_words,
-)
 from research.episode.protocol import Protocol, closing, opening
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -47,29 +39,32 @@ _TEMPLATE = (
 def phrases() -> list[str]:
     """Fixed word groups of passages, questions and thoughts, with their leading blank, longest first."""
     groups = ["not there", NO_IDEA, "Who is", "What is"]
-    for relation in RELATIONS:
+    for relation in language.RELATIONS:
         # One token per way to ask and to state a relation: following a plan then is copying, and putting it
         # into a passage's words is a look-up.
         groups += [f"the {phrase}" for phrase in relation.question_phrases] + list(relation.passage_phrases)
-    texts = (*(text for two in OPENINGS.values() for text in two), *MENTIONS)
+    texts = (*(text for two in language.OPENINGS.values() for text in two), *language.MENTIONS)
     groups += [part.strip() for text in texts for part in re.split(r"\{\w+\}|\.", text)]
-    groups += [remark.rstrip(".") for remarks in REMARKS.values() for remark in remarks]
+    groups += [remark.rstrip(".") for remarks in language.REMARKS.values() for remark in remarks]
     tokens = {", then", *(f" {group}" for group in groups if " " in group)}
     # At the beginning of a text there is no blank.
-    tokens |= {text.partition(" {s}")[0] for two in OPENINGS.values() for text in two if text[0] != "{"}
-    for epithet in (epithet for epithets in EPITHETS.values() for epithet in epithets):
+    tokens |= {
+        text.partition(" {s}")[0] for two in language.OPENINGS.values() for text in two if text[0] != "{"
+    }
+    for epithet in (epithet for epithets in language.EPITHETS.values() for epithet in epithets):
         tokens |= {f" the {epithet}", f" ({epithet})", f" {epithet}"}
     return sorted(tokens, key=lambda group: (-len(group), group))
 
 
-def _names() -> list[str]:
-    """Words of names with their leading blank; those that begin a title also without."""
-    return [f" {word}" for word in name_words()] + list(first_names())
-
-
 def train_tokenizer() -> Qwen2Tokenizer:
     """The same tokenizer at every call: it depends on no seed, so token ids are stable between runs."""
-    return tokenizer_of(_texts(), [*TAGS, BOX, *phrases(), *_names()])
+    # Words of names have a leading blank; those that begin a title are there without it too.
+    names = [*(f" {word}" for word in language.name_words()), *language.first_names()]
+    shown = islice(demonstrations(seed=0, hops=(1, 2, 3, 4)), 1000)
+    parts = (
+        (f"user\n{each.question}", "assistant\n", *(text for text, _ in each.segments)) for each in shown
+    )
+    return tokenizer_of(chain.from_iterable(parts), [*TAGS, BOX, *phrases(), *names])
 
 
 def tokenizer_of(texts: Iterable[str], added: Sequence[str]) -> Qwen2Tokenizer:
@@ -83,13 +78,6 @@ def tokenizer_of(texts: Iterable[str], added: Sequence[str]) -> Qwen2Tokenizer:
     tokenizer.model_max_length = LONGEST
     tokenizer.padding_side = "left"
     return tokenizer
-
-
-def _texts() -> Iterator[str]:
-    for demonstration in islice(demonstrations(seed=0, hops=(1, 2, 3, 4)), 1000):
-        yield f"user\n{demonstration.question}"
-        yield "assistant\n"
-        yield from (text for text, _ in demonstration.segments)
 
 
 @click.command()

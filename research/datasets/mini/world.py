@@ -15,38 +15,26 @@ contains no name of a split.
 import hashlib
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
-from research.datasets.json_rows import write_json_rows
-from research.datasets.mini.language import (
-    EPITHETS,
-    KIND_SHARES,
-    MENTIONS,
-    OPENINGS,
-    PAGES,
-    PRONOUNS,
-    RELATIONS,
-    REMARKS,
-    Relation,
-    first_names,
-    last_names,
-)
-from research.datasets.questions import Question, hop_counts, write_questions
+from research.datasets.json_rows import write_splits
+from research.datasets.mini import language
+from research.datasets.mini.language import KIND_SHARES, PAGES, RELATIONS, Relation, first_names, last_names
+from research.datasets.questions import Question, hop_counts
 from research.errors import DataError
-from research.files import filling
 
 SPLIT_SHARES = {"train": 0.6, "validation": 0.15, "test": 0.25}
 # Eight hash buckets; practice gets half of them, because the cold start uses up names fastest.
 POOL_OF_BUCKET = ("validation", "test", "train", "train", "practice", "practice", "practice", "practice")
 SMALLEST_WORLD = 40  # entities
 # A practice world is small; made of few words, its names are as easily confused as those of a large one.
-PRACTICE_FIRST_NAMES, PRACTICE_LAST_NAMES = 60, 16
+PRACTICE_ENTITIES, PRACTICE_FIRST_NAMES, PRACTICE_LAST_NAMES = 400, 60, 16
 NAMESAKES = 0.07  # of all entities share their name with another one of the same kind
 ASKED_OTHERWISE = 0.4  # of the relations in questions are asked for in the second way
 STATED_OTHERWISE = 0.3  # of the facts in passages are stated in the second way
@@ -57,6 +45,8 @@ TRAIN_SHARES = {2: 0.6, 3: 0.4}
 ID_PREFIX = "mini_p"
 
 Row = dict[str, Any]
+Group = TypeVar("Group")
+Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,10 +118,8 @@ class MiniWorld:
 
     def write(self, folder: Path) -> None:
         """Write corpus.jsonl and a SPLIT.questions.jsonl per split. Raises DataError."""
-        with filling(folder) as scratch:
-            write_json_rows(scratch / "corpus.jsonl", self.corpus)
-            for split, questions in self.questions.items():
-                write_questions(scratch / f"{split}.questions.jsonl", questions)
+        splits = {split: map(vars, questions) for split, questions in self.questions.items()}
+        write_splits(folder, "questions", splits, self.corpus)
 
 
 def pool_of(name: str) -> str:
@@ -163,12 +151,12 @@ def make_world(rng: random.Random, pool: str, entities: int, words: set[str] | N
     return world
 
 
-def practice_world(seed: int, entities: int = 400) -> World:
+def practice_world(seed: int) -> World:
     """A world for demonstrations, large enough to confuse names; it shares none with the splits' worlds."""
     rng = random.Random(f"practice {seed}")
     words = {word for kind in KIND_SHARES for word in rng.sample(last_names(kind), PRACTICE_LAST_NAMES)}
     words |= set(rng.sample(first_names(), PRACTICE_FIRST_NAMES))
-    return make_world(rng, "practice", entities, words)
+    return make_world(rng, "practice", PRACTICE_ENTITIES, words)
 
 
 def _members(rng: random.Random, names: Sequence[str], kind: str, entities: int) -> list[Entity]:
@@ -176,7 +164,7 @@ def _members(rng: random.Random, names: Sequence[str], kind: str, entities: int)
     pairs = round(NAMESAKES * count)
     members = []
     for place, name in enumerate(rng.sample(names, count - pairs)):
-        first, second = rng.sample(EPITHETS[kind], 2)
+        first, second = rng.sample(language.EPITHETS[kind], 2)
         members.append(Entity(name, kind, first, has_namesake=place < pairs))
         if place < pairs:
             members.append(Entity(name, kind, second, has_namesake=True))
@@ -195,14 +183,14 @@ def _varied(rng: random.Random, ways: tuple[str, str], otherwise: float) -> str:
 
 def _text(rng: random.Random, world: World, entity: Entity, page: int) -> str:
     """An opening, then in any order: the facts of this page, and a remark or the mention of someone else."""
-    pronoun = PRONOUNS[entity.kind]
+    pronoun = language.PRONOUNS[entity.kind]
     facts = [(relation, other) for relation, other in world.facts[entity].items() if relation.page == page]
     sentences = [f"{pronoun} {world.phrases[entity][relation]} {other.mention}." for relation, other in facts]
     stranger = _another(rng, world.entities, entity)
-    mention = rng.choice(MENTIONS).format(pronoun=pronoun, o=stranger.mention)
-    sentences.append(rng.choice((mention, rng.choice(REMARKS[entity.kind]))))
+    mention = rng.choice(language.MENTIONS).format(pronoun=pronoun, o=stranger.mention)
+    sentences.append(rng.choice((mention, rng.choice(language.REMARKS[entity.kind]))))
     rng.shuffle(sentences)
-    opening = OPENINGS[entity.kind][page].format(s=entity.mention, e=entity.epithet)
+    opening = language.OPENINGS[entity.kind][page].format(s=entity.mention, e=entity.epithet)
     return " ".join([opening, *sentences])
 
 
@@ -237,7 +225,7 @@ def _walk(rng: random.Random, world: World, start: Entity, hops: int) -> Chain:
     return Chain(text, start, tuple(path), tuple(phrases), tuple(entities[1:]))
 
 
-def build(
+def build_world(
     seed: int,
     passages: int = 20000,
     train: int | None = None,
@@ -258,13 +246,24 @@ def build(
         "validation": dict.fromkeys(hops, validation),
         "test": dict.fromkeys(hops, test),
     }
-    questions = {}
-    for split, world in worlds.items():
-        rng = random.Random(f"{split} questions {seed}")
-        chains = [chain for h, count in counts[split].items() for chain in ask(rng, world, h, count)]
-        rng.shuffle(chains)
-        questions[split] = [_question(chain, ids) for chain in chains]
+    chains = draw_splits("questions", seed, counts, lambda rng, split, h, n: ask(rng, worlds[split], h, n))
+    questions = {split: [_question(chain, ids) for chain in drawn] for split, drawn in chains.items()}
     return MiniWorld(corpus, questions, worlds)
+
+
+def draw_splits(
+    what: str,
+    seed: int,
+    counts: Mapping[str, Mapping[Group, int]],
+    draw: Callable[[random.Random, str, Group, int], list[Drawn]],
+) -> dict[str, list[Drawn]]:
+    """For each split what `draw` gives, so many of each group, in an order that the seed decides."""
+    splits = {}
+    for split, groups in counts.items():
+        rng = random.Random(f"{split} {what} {seed}")
+        splits[split] = [each for group, count in groups.items() for each in draw(rng, split, group, count)]
+        rng.shuffle(splits[split])
+    return splits
 
 
 def _shared_out(total: int, hops: Sequence[int]) -> dict[int, int]:
@@ -290,14 +289,18 @@ def _split_world(seed: int, split: str, passages: int) -> World:
 def _corpus(worlds: dict[str, World]) -> tuple[list[Row], dict[tuple[Entity, int], str]]:
     """All passages as rows, and the id of each (entity, page)."""
     pages = [(each, page, w) for w in worlds.values() for each in w.entities for page in range(PAGES)]
-    # Hash order mixes the splits, so that neither position nor id tells which split a passage serves.
-    pages.sort(key=lambda page: hashlib.sha256(page[2].contents(*page[:2]).encode()).digest())
+    pages.sort(key=lambda page: shuffling(page[2].contents(*page[:2])))
     ids = {(entity, page): f"{ID_PREFIX}{i:05d}" for i, (entity, page, _) in enumerate(pages)}
     rows = [
         {"id": ids[e, page], "title": e.title, "text": w.texts[e][page], "contents": w.contents(e, page)}
         for e, page, w in pages
     ]
     return rows, ids
+
+
+def shuffling(text: str) -> bytes:
+    """The key to sort passages by: neither their order nor their ids tell then which split each serves."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _question(chain: Chain, ids: dict[tuple[Entity, int], str]) -> Question:
@@ -353,7 +356,7 @@ def main(
 
     Example: python -m research.datasets.mini.world --out data/mini_world
     """
-    world = build(seed, passages, train, validation, test, hops)
+    world = build_world(seed, passages, train, validation, test, hops)
     world.write(out)
     click.echo(f"{out / 'corpus.jsonl'}: {len(world.corpus)} passages")
     for split, questions in world.questions.items():

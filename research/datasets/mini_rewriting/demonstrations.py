@@ -17,12 +17,18 @@ from dataclasses import dataclass
 
 import click
 
+from research.datasets.mini.demonstrations import Demonstration
 from research.datasets.mini_rewriting.language import FIELDS, SCHOOLS, Concept, Field, concepts_of
-from research.datasets.mini_rewriting.world import Combination, ask, pool_of
+from research.datasets.mini_rewriting.world import (
+    Combination,
+    ask_in_lay_words,
+    pool_of_concepts,
+    right_rewriting,
+)
 
 
 @dataclass(frozen=True)
-class Faults:
+class RewritingFaults:
     """How the demonstrator fails, each a probability in [0, 1].
 
     Attributes:
@@ -37,18 +43,17 @@ class Faults:
     dropped: float = 0.0
 
 
-CLEAN = Faults()
+CLEAN = RewritingFaults()
 # For single concepts, where roots are learnt.
-SINGLE = Faults(belief=0.4)
+SINGLE = RewritingFaults(belief=0.4)
 # Chosen so that the greedy cold-start policy reaches a third of what the right terms reach.
-FAULTS = Faults(belief=0.4, copied=0.2, dropped=0.12)
+FAULTS = RewritingFaults(belief=0.4, copied=0.2, dropped=0.12)
 
 
 @dataclass(frozen=True)
-class Demonstration:
-    """A question and its rewriting. `shown[i]` is what became of concept i: "term", "copied", "dropped"."""
+class RewritingDemonstration(Demonstration):
+    """One of rewriting. `shown[i]` is what became of concept i: "term", "copied", "dropped"."""
 
-    question: str
     rewriting: str
     concepts: Combination
     school: str
@@ -57,25 +62,24 @@ class Demonstration:
     @property
     def right(self) -> str:
         """The rewriting without faults."""
-        return " ".join(each.right_term for each in self.concepts)
-
-    @property
-    def segments(self) -> tuple[tuple[str, bool], ...]:
-        """The episode: one turn of the policy. The leading blank lets its first word be one token."""
-        return ((f" {self.rewriting}", True),)
+        return right_rewriting(self.concepts)
 
 
-def demonstrate(rng: random.Random, combination: Combination, rates: Faults) -> Demonstration:
+def demonstrate_rewriting(
+    rng: random.Random, combination: Combination, rates: RewritingFaults
+) -> RewritingDemonstration:
     """One demonstration that names the concepts in this order."""
-    question, school = ask(rng, combination), _school(rng, combination[0].field, rates)
+    question, school = ask_in_lay_words(rng, combination), _school(rng, combination[0].field, rates)
     shown = [_fate(rng, rates) for _ in combination]
     if set(shown) == {"dropped"}:
         shown[rng.randrange(len(shown))] = "term"
     names = [_name(each, fate, school, question) for each, fate in zip(combination, shown, strict=True)]
-    return Demonstration(question, " ".join(filter(None, names)), combination, school, tuple(shown))
+    text = " ".join(filter(None, names))
+    # One turn; the leading blank lets its first word be one token.
+    return RewritingDemonstration(question, ((f" {text}", True),), text, combination, school, tuple(shown))
 
 
-def _school(rng: random.Random, field: Field, rates: Faults) -> str:
+def _school(rng: random.Random, field: Field, rates: RewritingFaults) -> str:
     if rates.belief is None:
         return field.school
     if rng.random() < rates.belief:
@@ -83,11 +87,9 @@ def _school(rng: random.Random, field: Field, rates: Faults) -> str:
     return rng.choice([school for school in SCHOOLS if school != field.believed])
 
 
-def _fate(rng: random.Random, rates: Faults) -> str:
+def _fate(rng: random.Random, rates: RewritingFaults) -> str:
     drawn = rng.random()
-    if drawn < rates.copied:
-        return "copied"
-    return "dropped" if drawn < rates.copied + rates.dropped else "term"
+    return "copied" if drawn < rates.copied else "dropped" if drawn < rates.copied + rates.dropped else "term"
 
 
 def _name(concept: Concept, fate: str, school: str, question: str) -> str:
@@ -96,15 +98,15 @@ def _name(concept: Concept, fate: str, school: str, question: str) -> str:
     return concept.term(school) if fate == "term" else ""
 
 
-def demonstrations(
-    seed: int, rates: Faults = FAULTS, sizes: Sequence[int] = (2, 3)
-) -> Iterator[Demonstration]:
+def rewriting_demonstrations(
+    seed: int, rates: RewritingFaults = FAULTS, sizes: Sequence[int] = (2, 3)
+) -> Iterator[RewritingDemonstration]:
     """Endless demonstrations, the same for the same arguments; each number of concepts equally often."""
     rng = random.Random(f"rewriting demonstrations {seed} {sizes}")
     while True:
         combination = tuple(rng.sample(concepts_of(rng.choice(FIELDS)), rng.choice(sizes)))
-        if len(combination) == 1 or pool_of(combination) == "practice":
-            yield demonstrate(rng, combination, rates)
+        if len(combination) == 1 or pool_of_concepts(combination) == "practice":
+            yield demonstrate_rewriting(rng, combination, rates)
 
 
 @click.command()
@@ -115,7 +117,7 @@ def main(count: int, seed: int) -> None:
 
     Example: python -m research.datasets.mini_rewriting.demonstrations --count 5
     """
-    for _, each in zip(range(count), demonstrations(seed), strict=False):
+    for _, each in zip(range(count), rewriting_demonstrations(seed), strict=False):
         click.echo(f"{each.question}\n  {each.rewriting}\n  (right: {each.right})\n")
 
 

@@ -12,14 +12,14 @@ import click
 
 from research.datasets.mini.encoder import rarities, save_encoder
 from research.datasets.mini_rewriting.language import SCHOOLS, concepts
-from research.datasets.mini_rewriting.world import build
+from research.datasets.mini_rewriting.world import build_rewriting_world
 
 REFERENCE_SEED = 0  # of the world in which words are counted
 
 
-def word_weights() -> dict[str, float]:
+def term_weights() -> dict[str, float]:
     """The inverse document frequency of each word, in the order of the dimensions."""
-    texts = [row["contents"] for row in build(REFERENCE_SEED).corpus]
+    texts = [row["contents"] for row in build_rewriting_world(REFERENCE_SEED).corpus]
     return rarities(texts, (concept.term(school) for concept in concepts() for school in SCHOOLS))
 
 
@@ -30,7 +30,7 @@ def main(out: Path) -> None:
 
     Example: python -m research.datasets.mini_rewriting.encoder --out cache/rewriting_encoder
     """
-    save_encoder(word_weights(), out)
+    save_encoder(term_weights(), out)
 
 
 if __name__ == "__main__":

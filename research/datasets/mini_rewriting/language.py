@@ -31,23 +31,15 @@ class Field:
     believed: str
 
 
-# One line a field: name (in the title of passages), scenes of questions, school, school believed.
-_FIELD_TABLE = """
-garden | In the garden / Behind our greenhouse / Under the hedge | lith | lith
-studio | In the studio / During my painting class / On the easel | lith | gen
-kitchen | In the kitchen / On the stove at home / While baking | phor | phor
-clinic | In the clinic / Since my operation / According to my nurse | phor | dyn
-workshop | In the workshop / At the repair bench / Inside the toolshed | gen | phor
-harbour | In the harbour / Aboard the ferry / Down at the quay | gen | dyn
-"""
-
-
-def _field(line: str) -> Field:
-    name, scenes, school, believed = (part.strip() for part in line.split("|"))
-    return Field(name, tuple(scenes.split(" / ")), school, believed)
-
-
-FIELDS = tuple(_field(line) for line in _FIELD_TABLE.strip().splitlines())
+# Name (in the title of passages), scenes of questions, school, school believed.
+FIELDS = (
+    Field("garden", ("In the garden", "Behind our greenhouse", "Under the hedge"), "lith", "lith"),
+    Field("studio", ("In the studio", "During my painting class", "On the easel"), "lith", "gen"),
+    Field("kitchen", ("In the kitchen", "On the stove at home", "While baking"), "phor", "phor"),
+    Field("clinic", ("In the clinic", "Since my operation", "According to my nurse"), "phor", "dyn"),
+    Field("workshop", ("In the workshop", "At the repair bench", "Inside the toolshed"), "gen", "phor"),
+    Field("harbour", ("In the harbour", "Aboard the ferry", "Down at the quay"), "gen", "dyn"),
+)
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,15 @@ the same whatever the seed; the policy serves worlds of all seeds.
 """
 
 import re
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import click
 from transformers import Qwen2Tokenizer
 
-from research.datasets.mini.policy import Budget, Size, check_options, make_policy
+from research.datasets.mini.policy import Size, Training, check_options, make_policy
 from research.datasets.mini.tokenizer import tokenizer_of
-from research.datasets.mini_rewriting.demonstrations import CLEAN, FAULTS, SINGLE, demonstrations
+from research.datasets.mini_rewriting.demonstrations import CLEAN, FAULTS, SINGLE, rewriting_demonstrations
 from research.datasets.mini_rewriting.language import FIELDS, QUESTIONS, SCHOOLS, concepts
 
 DEFAULT_STEPS = 500
@@ -40,15 +39,11 @@ def single_tokens() -> list[str]:
     return [*dict.fromkeys(groups), *names, *SCHOOLS]
 
 
-def train_tokenizer() -> Qwen2Tokenizer:
+def rewriting_tokenizer() -> Qwen2Tokenizer:
     """The same tokenizer at every call."""
-    return tokenizer_of(_texts(), single_tokens())
-
-
-def _texts() -> Iterator[str]:
-    for demonstration in islice(demonstrations(seed=0, sizes=(1, 2, 3)), 1000):
-        yield f"user\n{demonstration.question}"
-        yield "assistant\n"
+    shown = islice(rewriting_demonstrations(seed=0, sizes=(1, 2, 3)), 1000)
+    texts = (text for each in shown for text in (f"user\n{each.question}", "assistant\n"))
+    return tokenizer_of(texts, single_tokens())
 
 
 @click.command()
@@ -63,12 +58,11 @@ def main(out: Path, seed: int, steps: int | None, seconds: float | None, clean: 
     Example: python -m research.datasets.mini_rewriting.policy --out cache/rewriting_policy
     """
     check_options(out, steps, seconds)
-    first = demonstrations(seed, CLEAN if clean else SINGLE, (1,))
-    then = demonstrations(seed, CLEAN if clean else FAULTS, (2, 3))
+    first = rewriting_demonstrations(seed, CLEAN if clean else SINGLE, (1,))
+    then = rewriting_demonstrations(seed, CLEAN if clean else FAULTS, (2, 3))
     stages = ((SINGLE_CONCEPTS, first), (1.0, then))
-    make_policy(
-        out, train_tokenizer(), SIZE, stages, seed, Budget(steps or DEFAULT_STEPS, seconds), ADAM_RATE
-    )
+    training = Training(stages, seed, steps or DEFAULT_STEPS, seconds, ADAM_RATE)
+    make_policy(out, rewriting_tokenizer(), SIZE, training)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ name one of its concepts; and in stories the lay words mean the things themselve
 mention a lay wording, so that the question's own words find something now and then.
 
 Combinations of concepts are held out. A hash deals them into train, validation, test and practice
-(`pool_of`), whatever the seed, so no question shares its combination with another split or a demonstration.
-The concepts and the words for them are the same everywhere, except for the source "unseen_concepts" (in
-validation and test alone): these concepts occur in demonstrations and in no training question, so no reward
-reveals their terms.
+(`pool_of_concepts`), whatever the seed, so no question shares its combination with another split or a
+demonstration. The concepts and the words for them are the same everywhere, except for the source
+"unseen_concepts" (in validation and test alone): these concepts occur in demonstrations and in no training
+question, so no reward reveals their terms.
 """
 
-import hashlib
 import random
 import zlib
 from collections.abc import Sequence
@@ -28,23 +27,12 @@ from pathlib import Path
 
 import click
 
-from research.datasets.json_rows import write_json_rows
+from research.datasets.json_rows import write_splits
 from research.datasets.mini import world as mini_world
-from research.datasets.mini_rewriting.language import (
-    ASIDES,
-    FIELDS,
-    GLOSS,
-    QUESTIONS,
-    SCHOOLS,
-    STATEMENTS,
-    STORIES,
-    Concept,
-    concepts,
-    concepts_of,
-)
-from research.datasets.rewriting_tasks import RewritingTask, write_tasks
+from research.datasets.mini_rewriting import language
+from research.datasets.mini_rewriting.language import FIELDS, SCHOOLS, Concept, concepts, concepts_of
+from research.datasets.rewriting_tasks import RewritingTask
 from research.errors import DataError
-from research.files import filling
 
 SOURCES = {"two_concepts": 2, "three_concepts": 3, "unseen_concepts": 2}
 TRAIN_SHARES = {"two_concepts": 0.6, "three_concepts": 0.4}
@@ -64,11 +52,6 @@ class Topic:
     concepts: Combination
     question: str
 
-    @property
-    def oracle(self) -> str:
-        """The right rewriting."""
-        return " ".join(each.right_term for each in self.concepts)
-
 
 @dataclass(frozen=True)
 class MiniRewritingWorld:
@@ -80,13 +63,11 @@ class MiniRewritingWorld:
 
     def write(self, folder: Path) -> None:
         """Write corpus.jsonl and a SPLIT.tasks.jsonl per split. Raises DataError."""
-        with filling(folder) as scratch:
-            write_json_rows(scratch / "corpus.jsonl", self.corpus)
-            for split, tasks in self.tasks.items():
-                write_tasks(scratch / f"{split}.tasks.jsonl", tasks)
+        splits = {split: map(vars, tasks) for split, tasks in self.tasks.items()}
+        write_splits(folder, "tasks", splits, self.corpus)
 
 
-def pool_of(combination: Combination) -> str:
+def pool_of_concepts(combination: Combination) -> str:
     """The pool that owns a combination: "train", "validation", "test" or "practice"."""
     name = " ".join(sorted(each.root for each in combination))
     reserved = [each.reserved for each in combination]
@@ -95,11 +76,16 @@ def pool_of(combination: Combination) -> str:
     return "practice" if any(reserved) else mini_world.pool_of(name)
 
 
-def ask(rng: random.Random, combination: Sequence[Concept]) -> str:
+def right_rewriting(combination: Combination) -> str:
+    """What finds the passages that are relevant to a question about these concepts."""
+    return " ".join(each.right_term for each in combination)
+
+
+def ask_in_lay_words(rng: random.Random, combination: Sequence[Concept]) -> str:
     """A question in lay words that names the concepts in this order."""
     scene = rng.choice(combination[0].field.scenes)
     wordings = dict(zip("abc", (rng.choice(each.wordings) for each in combination), strict=False))
-    return f"{scene}, {rng.choice(QUESTIONS[len(combination)]).format(**wordings)}"
+    return f"{scene}, {rng.choice(language.QUESTIONS[len(combination)]).format(**wordings)}"
 
 
 def draw_topics(rng: random.Random, split: str, source: str, count: int) -> list[Topic]:
@@ -109,15 +95,15 @@ def draw_topics(rng: random.Random, split: str, source: str, count: int) -> list
         combination
         for field in FIELDS
         for combination in combinations(concepts_of(field), SOURCES[source])
-        if {each.reserved for each in combination} == {reserved} and pool_of(combination) == split
+        if {each.reserved for each in combination} == {reserved} and pool_of_concepts(combination) == split
     ]
     if count > len(owned):
         raise DataError(f"{split} cannot have {count} questions of {source}: {len(owned)} at most")
     shuffled = [rng.sample(combination, len(combination)) for combination in rng.sample(owned, count)]
-    return [Topic(source, tuple(each), ask(rng, each)) for each in shuffled]
+    return [Topic(source, tuple(each), ask_in_lay_words(rng, each)) for each in shuffled]
 
 
-def build(
+def build_rewriting_world(
     seed: int, passages: int = 8000, train: int = 600, validation: int = 40, test: int = 100
 ) -> MiniRewritingWorld:
     """One corpus of `passages` passages and the tasks of three splits.
@@ -130,12 +116,7 @@ def build(
         "validation": dict.fromkeys(SOURCES, validation),
         "test": dict.fromkeys(SOURCES, test),
     }
-    topics: dict[str, list[Topic]] = {}
-    for split, of_source in counts.items():
-        rng = random.Random(f"{split} topics {seed}")
-        drawn = [draw_topics(rng, split, source, count) for source, count in of_source.items()]
-        topics[split] = list(chain.from_iterable(drawn))
-        rng.shuffle(topics[split])
+    topics = mini_world.draw_splits("topics", seed, counts, draw_topics)
     everything = list(chain.from_iterable(topics.values()))
     corpus = _corpus(random.Random(f"passages {seed}"), everything, passages)
     return MiniRewritingWorld(corpus, _tasks(topics, corpus), topics)
@@ -158,25 +139,24 @@ def _corpus(rng: random.Random, topics: Sequence[Topic], passages: int) -> list[
             texts.append(_story(rng, rng.sample(everything, 2)))
         else:
             texts.append(_expert(rng, (one,), rng.choice((one.field.school, *SCHOOLS))))
-    # Hash order mixes the splits and the kinds, so that neither position nor id reveals them.
-    texts = sorted(texts[:passages], key=lambda text: hashlib.sha256(text.encode()).digest())
+    texts.sort(key=mini_world.shuffling)
     return [{"id": f"{ID_PREFIX}{i:05d}", "contents": text} for i, text in enumerate(texts)]
 
 
 def _expert(rng: random.Random, combination: Combination, school: str) -> str:
     """A passage that names all concepts by the terms of one school, now and then with a lay wording."""
-    sentences = rng.sample(STATEMENTS, len(combination))
+    sentences = rng.sample(language.STATEMENTS, len(combination))
     sentences = [s.format(x=each.term(school)) for s, each in zip(sentences, combination, strict=True)]
     for place, each in enumerate(combination):
         if rng.random() < GLOSSED:
-            sentences[place] += " " + GLOSS.format(x=rng.choice(each.wordings))
-    sentences += rng.sample(ASIDES, rng.choice((1, 2)))
+            sentences[place] += " " + language.GLOSS.format(x=rng.choice(each.wordings))
+    sentences += rng.sample(language.ASIDES, rng.choice((1, 2)))
     rng.shuffle(sentences)
     return f"Notes from the {combination[0].field.name}\n{' '.join(sentences)}"
 
 
 def _story(rng: random.Random, combination: Sequence[Concept]) -> str:
-    sentences = zip(rng.sample(STORIES, len(combination)), combination, strict=True)
+    sentences = zip(rng.sample(language.STORIES, len(combination)), combination, strict=True)
     return "A story\n" + " ".join(s.format(x=rng.choice(each.wordings)) for s, each in sentences)
 
 
@@ -208,7 +188,7 @@ def main(out: Path, seed: int, passages: int, train: int, validation: int, test:
 
     Example: python -m research.datasets.mini_rewriting.world --out data/mini_rewriting_world
     """
-    world = build(seed, passages, train, validation, test)
+    world = build_rewriting_world(seed, passages, train, validation, test)
     world.write(out)
     click.echo(f"{out / 'corpus.jsonl'}: {len(world.corpus)} passages")
     for split, tasks in world.tasks.items():

@@ -10,14 +10,14 @@ address in "url", "link", "metadata").
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from research.datasets.json_rows import read_rows
+from research.datasets.json_rows import check_storable, read_objects
 from research.datasets.stack_exchange.html_text import is_html, plain_text, plain_title
 from research.errors import DataError
 
@@ -28,7 +28,11 @@ TEXTS, SCORES = ("text", "body", "answer"), ("pm_score", "score", "votes")
 ACCEPTANCES = ("selected", "is_accepted")
 # An image's words hold no further "![", or a row of those would be scanned again from each.
 IMAGE = re.compile(r"<img\b|!\[(?:(?!!\[)[^\]\n])*+\][(\[]", re.IGNORECASE)
-HOST_ENDS = (".stackexchange.com", ".com", ".net", ".org")
+HOST = re.compile(
+    r"https?://(?:www\.)?([\w.-]+?)(?:\.stackexchange\.com|\.com|\.net|\.org)?(?=[:/?#]|$)", re.I
+)
+Answer = tuple[str, float, bool]
+"""(text, score, accepted); no score is the lowest."""
 
 
 @dataclass(frozen=True)
@@ -58,64 +62,63 @@ class Post:
 
 def read_posts(path: Path, reading: Reading) -> Iterator[Post]:
     """The posts of a JSON, JSONL (.gz) or parquet file, one by one. Raises DataError naming file and line."""
-    for line, row in read_rows(path):
-        where = f"{path}:{line}"
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: a question must be a JSON object")
+    for where, row in read_objects(path, "question"):
         raw, question = _question(row, reading, where)
         source = _source(row, where) or path.name.split(".")[0]
-        name = _id(row, where) or hashlib.sha256(question.encode()).hexdigest()[:12]
         positives = tuple(dict.fromkeys(_positives(row, reading, where)))
+        name = _only(_first(row, IDS, ""), (str, int), f"{where}: the id must be a string or an integer")
+        check_storable({"question": question, "positives": positives, "source": source, "id": name}, where)
+        name = str(name) or hashlib.sha256(question.encode()).hexdigest()[:12]
         yield Post(f"{source}_{name}", question, positives, source, where, IMAGE.search(raw) is not None)
 
 
 def _question(row: Row, reading: Reading, where: str) -> tuple[str, str]:
     """(as it stands in the row, as plain text)"""
     if row.get("question") is not None:
-        raw = _string(row["question"], '"question"', where)
+        raw = _only(row["question"], str, f'{where}: "question" must be a string')
         return raw, _plain(raw, reading)
-    for name in ("title", "body"):
-        if row.get(name) is None:
-            raise DataError(f'{where}: needs "question", or "title" and "body"')
-    title, body = (_string(row[name], f'"{name}"', where) for name in ("title", "body"))
+    if row.get("title") is None or row.get("body") is None:
+        raise DataError(f'{where}: needs "question", or "title" and "body"')
+    title, body = (_only(row[name], str, f'{where}: "{name}" must be a string') for name in ("title", "body"))
     return f"{title}\n{body}", f"{plain_title(title)}\n{_plain(body, reading)}".strip()
 
 
 def _positives(row: Row, reading: Reading, where: str) -> list[str]:
     texts: list[str] = []
     if row.get("positives") is not None:
-        raw = _list(row["positives"], "positives", where)
-        texts = [_string(each, f'"positives"[{place}]', where) for place, each in enumerate(raw)]
+        raw = _only(row["positives"], list, f'{where}: "positives" must be a list')
+        texts = [
+            _only(each, str, f'{where}: "positives"[{n}] must be a string') for n, each in enumerate(raw)
+        ]
     elif row.get("answers") is not None:
-        texts = _good_answers(_list(row["answers"], "answers", where), reading, where)
+        answers = _only(row["answers"], list, f'{where}: "answers" must be a list')
+        rows = [_answer(each, f'{where}: "answers"[{place}]') for place, each in enumerate(answers)]
+        texts = _good_answers(rows, reading)
     elif reading.need_positives:
         raise DataError(f'{where}: needs "positives" or "answers"')
     return [_plain(each, reading) for each in texts]
 
 
-def _good_answers(answers: list[Any], reading: Reading, where: str) -> list[str]:
+def _good_answers(answers: list[Answer], reading: Reading) -> list[str]:
     """The accepted answers, else those with the most votes."""
-    rows = [_answer(each, f'{where}: "answers"[{place}]') for place, each in enumerate(answers)]
-    accepted = [text for text, _, is_accepted in rows if is_accepted]
-    voted = [(score, text) for text, score, _ in rows if score is not None and score >= reading.least_score]
+    accepted = [text for text, _, is_accepted in answers if is_accepted]
+    voted = [(score, text) for text, score, _ in answers if score >= reading.least_score]
     voted.sort(key=lambda pair: -pair[0])
     return accepted or [text for _, text in voted[: reading.most]]
 
 
-def _answer(answer: Any, where: str) -> tuple[str, float | None, bool]:
-    """(text, score, accepted) of one answer."""
-    if not isinstance(answer, dict):
-        raise DataError(f"{where} must be an object")
+def _answer(answer: Any, where: str) -> Answer:
+    answer = _only(answer, dict, f"{where} must be an object")
     text, score, accepted = (_first(answer, names) for names in (TEXTS, SCORES, ACCEPTANCES))
     if text is None:
         raise DataError(f'{where} needs "text", "body" or "answer"')
     if score is None and accepted is None:
         raise DataError(f'{where} needs a score ("pm_score") or an acceptance ("selected")')
-    if score is not None and type(score) not in (int, float):
-        raise DataError(f"{where}: the score must be a number")
-    if accepted is not None and type(accepted) is not bool:
-        raise DataError(f"{where}: the acceptance must be true or false")
-    return _string(text, "the text", where), score, bool(accepted)
+    score = _only(-math.inf if score is None else score, (int, float), f"{where}: the score must be a number")
+    accepted = _only(
+        False if accepted is None else accepted, bool, f"{where}: the acceptance must be true or false"
+    )
+    return _only(text, str, f"{where}: the text must be a string"), score, accepted
 
 
 def _source(row: Row, where: str) -> str:
@@ -124,29 +127,11 @@ def _source(row: Row, where: str) -> str:
     rows = [row, metadata] if isinstance(metadata, dict) else [row]
     for each in rows:
         if name := _first(each, SOURCES):
-            return _string(name, '"source"', where)
+            return str(_only(name, str, f'{where}: "source" must be a string'))
     addresses = [_first(each, ADDRESSES) for each in rows]
     addresses += metadata if isinstance(metadata, list) else []
-    for each in addresses:
-        if isinstance(each, str) and each.startswith("http"):
-            return _host(each)
-    return ""
-
-
-def _host(address: str) -> str:
-    try:
-        host = (urlsplit(address).hostname or "").removeprefix("www.")
-    except ValueError:  # square brackets that hold no address
-        return ""
-    end = next((each for each in HOST_ENDS if host.endswith(each)), "")
-    return host.removesuffix(end)
-
-
-def _id(row: Row, where: str) -> str:
-    value = _first(row, IDS)
-    if value is not None and type(value) is not int and not isinstance(value, str):
-        raise DataError(f"{where}: the id must be a string or an integer")
-    return "" if value is None else _string(str(value), "the id", where)
+    hosts = (HOST.match(each) for each in addresses if isinstance(each, str))
+    return next((host[1].lower() for host in hosts if host), "")
 
 
 def _plain(text: str, reading: Reading) -> str:
@@ -154,22 +139,13 @@ def _plain(text: str, reading: Reading) -> str:
     return plain_text(text) if as_html else text.strip()
 
 
-def _first(row: Row, names: tuple[str, ...]) -> Any:
+def _first(row: Row, names: tuple[str, ...], default: Any = None) -> Any:
     """The value of the first of `names` that the row has."""
-    return next((row[name] for name in names if row.get(name) is not None), None)
+    return next((row[name] for name in names if row.get(name) is not None), default)
 
 
-def _list(value: Any, name: str, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise DataError(f'{where}: "{name}" must be a list')
-    return value
-
-
-def _string(value: Any, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{where}: {name} must be a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: {name} holds half a surrogate pair") from error
+def _only(value: Any, kinds: type | tuple[type, ...], message: str) -> Any:
+    """The value, if it is of one of the kinds. Raises DataError."""
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        raise DataError(message)
     return value

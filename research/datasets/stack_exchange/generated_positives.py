@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +25,7 @@ from research.model_server import ModelServer, ServerError
 
 PROMPT = "positive"
 KEY_VARIABLE = "OPENAI_API_KEY"
-GREETING_S = 15.0
+PATIENCE_S = 15.0
 THINKING = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
@@ -54,11 +54,11 @@ class Asking:
 
 @dataclass
 class Generated:
-    """Texts and reasons of failure, both by question; `requests` counts the questions sent in this run."""
+    """Texts and reasons of failure, both by question; `asked` counts the questions sent in this run."""
 
-    texts: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str]
+    asked: int
     failures: dict[str, str] = field(default_factory=dict)
-    requests: int = 0
 
 
 def generate(questions: Sequence[str], asking: Asking, path: Path) -> Generated:
@@ -69,8 +69,11 @@ def generate(questions: Sequence[str], asking: Asking, path: Path) -> Generated:
     with exclusive(path) as file:
         stored = _stored_texts(path)
         keys = {question: asking.key(question) for question in questions}
-        generated = Generated({each: stored[key] for each, key in keys.items() if key in stored})
-        if missing := [question for question in keys if question not in generated.texts]:
+        missing = [question for question, key in keys.items() if key not in stored]
+        generated = Generated(
+            {each: stored[key] for each, key in keys.items() if key in stored}, len(missing)
+        )
+        if missing:
             asyncio.run(_Asker(asking, file, generated).ask_all(missing))
     return generated
 
@@ -90,42 +93,31 @@ class _Asker:
 
     def __init__(self, asking: Asking, file: BinaryIO, generated: Generated) -> None:
         self._asking, self._file, self._generated = asking, file, generated
-        self._server = ModelServer(asking.url, KEY_VARIABLE, asking.deadline / 2, asking.deadline)
+        # That nobody listens is noticed within seconds, not at the deadline of a question.
+        limits = {"connections": asking.concurrency, "patience": min(PATIENCE_S, asking.deadline)}
+        timeout, deadline = asking.deadline / 2, asking.deadline
+        self._server = ModelServer(asking.url, KEY_VARIABLE, timeout, deadline, **limits)
         self._failed_in_a_row = 0
 
     async def ask_all(self, questions: Sequence[str]) -> None:
-        await self._greet()
-        waiting = iter(questions)
         try:
             with tqdm(total=len(questions), unit="question", desc="generating positives") as bar:
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(self._asking.concurrency):
-                        group.create_task(self._worker(waiting, bar))
+                    for question in questions:
+                        group.create_task(self._ask(question)).add_done_callback(lambda _: bar.update())
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         finally:
             await self._server.close()
 
-    async def _greet(self) -> None:
-        """Notice within seconds, not at the deadline of a question, that no server is there."""
-        wait = min(GREETING_S, self._asking.deadline)
-        server = ModelServer(self._asking.url, KEY_VARIABLE, wait, wait)
+    async def _ask(self, question: str) -> None:
         try:
-            await server.call("/models")
+            reply = await self._server.call("/chat/completions", self._asking.body(question))
+            self._store(question, _text(reply))
         except ServerError as error:
-            raise DataError(f"no OpenAI-compatible server answers: {error}") from error
-        finally:
-            await server.close()
-
-    async def _worker(self, waiting: Iterator[str], bar: "tqdm[Any]") -> None:
-        for question in waiting:  # shared: each worker takes the next
-            self._generated.requests += 1
-            try:
-                reply = await self._server.call("/chat/completions", self._asking.body(question))
-                self._store(question, _text(reply))
-            except ServerError as error:
-                self._fail(question, " ".join(str(error).split()))
-            bar.update()
+            if error.lasting and error.status is None:
+                raise DataError(f"no OpenAI-compatible server answers: {error}") from error
+            self._fail(question, " ".join(str(error).split()))
 
     def _store(self, question: str, text: str) -> None:
         row = {"key": self._asking.key(question), "text": text}

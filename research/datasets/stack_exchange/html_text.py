@@ -10,6 +10,7 @@ BLOCKS = frozenset(
 # Rendered posts start with a block. Markdown and code may hold tags too, but do not start with one.
 RENDERED = re.compile(rf"\s*<({'|'.join(sorted(BLOCKS))})\b[^<>]*>", re.IGNORECASE)
 HIDDEN = frozenset(("script", "style"))
+MARK = "- "
 SPACES = re.compile(r"[ \t\r\n\f\v]+")
 # A comment, a hidden element, a tag, another declaration. None looks past the next "<" for its end, or else
 # it takes all that is left: so even broken HTML is read in one pass (html.parser takes quadratic time).
@@ -30,14 +31,24 @@ def is_html(text: str) -> bool:
 
 def plain_text(html: str) -> str:
     """What a reader sees: no tags, no link targets; broken HTML is read as far as possible."""
-    reader, position = _Reader(), 0
+    parts: list[str] = []
+    preformatted = position = 0
     for match in MARKUP.finditer(html):
-        reader.read_text(html[position : match.start()])
-        if name := match["name"]:
-            (reader.end if match["close"] else reader.start)(name.lower())
+        _add_text(parts, html[position : match.start()], preformatted)
         position = match.end()
-    reader.read_text(html[position:])
-    return reader.text()
+        tag, closes = (match["name"] or "").lower(), bool(match["close"])
+        if tag == "pre":
+            preformatted = max(preformatted + (-1 if closes else 1), 0)
+        # Not after a list's mark: it and the paragraph after it share a line.
+        if parts and parts[-1] != MARK and (tag in BLOCKS or (tag == "br" and not closes)):
+            parts.append("\n" if tag in ("br", "li", "tr") else "\n\n")
+        if tag == "li" and not closes:
+            parts.append(MARK)
+        elif tag in ("td", "th") and closes:
+            parts.append(" ")
+    _add_text(parts, html[position:], preformatted)
+    lines = (line.rstrip() for line in "".join(parts).split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def plain_title(title: str) -> str:
@@ -49,39 +60,11 @@ def _unescaped(text: str) -> str:
     return unescape(HUGE_NUMBER.sub("\ufffd", text))
 
 
-class _Reader:
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-        self._pre = 0
-
-    def text(self) -> str:
-        lines = (line.rstrip() for line in "".join(self._parts).split("\n"))
-        return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
-
-    def start(self, tag: str) -> None:
-        if tag in BLOCKS or tag == "br":
-            self._break("\n" if tag in ("br", "li", "tr") else "\n\n")
-        self._pre += tag == "pre"
-        if tag == "li":
-            self._parts.append("- ")
-
-    def end(self, tag: str) -> None:
-        self._pre = max(self._pre - (tag == "pre"), 0)
-        if tag in BLOCKS:
-            self._break("\n" if tag in ("li", "tr") else "\n\n")
-        if tag in ("td", "th"):
-            self._parts.append(" ")
-
-    def read_text(self, html: str) -> None:
-        data = _unescaped(html)
-        if not self._pre:
-            data = SPACES.sub(" ", data)
-            if not self._parts or self._parts[-1][-1:].isspace():
-                data = data.lstrip(" ")
-        if data:
-            self._parts.append(data)
-
-    def _break(self, lines: str) -> None:
-        """End the line, unless it is empty: a list's mark and the paragraph after it share one."""
-        if self._parts and self._parts[-1] != "- ":
-            self._parts.append(lines)
+def _add_text(parts: list[str], html: str, preformatted: int) -> None:
+    text = _unescaped(html)
+    if not preformatted:
+        text = SPACES.sub(" ", text)
+        if not parts or parts[-1][-1:].isspace():
+            text = text.lstrip(" ")
+    if text:
+        parts.append(text)

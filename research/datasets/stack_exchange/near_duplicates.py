@@ -14,7 +14,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from datasketch import MinHash, MinHashLSH
@@ -104,20 +104,16 @@ def similar_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int,
         index.insert(place, signature)
 
 
-class Groups:
-    """Things joined in pairs, and in whole groups thereby (union-find); each group is named by its first."""
+def firsts_of_groups(size: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """For each place the first of its group; places joined in pairs are one group (union-find)."""
+    parents = list(range(size))
 
-    def __init__(self, size: int) -> None:
-        self._parents = list(range(size))
-
-    def first(self, place: int) -> int:
-        """The first of the group that `place` is in."""
-        while self._parents[place] != place:
-            self._parents[place] = self._parents[self._parents[place]]
-            place = self._parents[place]
+    def first_of(place: int) -> int:
+        while parents[place] != place:
+            parents[place] = place = parents[parents[place]]
         return place
 
-    def join(self, one: int, other: int) -> None:
-        """Make the groups of two places one."""
-        first, second = sorted((self.first(one), self.first(other)))
-        self._parents[second] = first
+    for one, other in pairs:
+        first, second = sorted((first_of(one), first_of(other)))
+        parents[second] = first
+    return [first_of(place) for place in range(size)]

@@ -9,13 +9,13 @@ of their positives as `gold_ids`:
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from research.datasets.json_rows import write_json_rows
-from research.datasets.rewriting_tasks import RewritingTask, read_tasks, write_tasks
+from research.datasets.json_rows import write_splits
+from research.datasets.rewriting_tasks import read_tasks
 from research.errors import DataError
-from research.files import filling
 
 FILE = click.Path(path_type=Path)
 
@@ -25,24 +25,21 @@ def passage_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def with_gold_ids(task: RewritingTask) -> RewritingTask:
-    """The task with its positives as gold passages, and without excluded ids, which are of another corpus."""
-    return replace(task, gold_ids=tuple(map(passage_id, task.positives)), excluded_ids=())
-
-
 def write_positives(out: Path, files: dict[str, Path]) -> int:
     """Write the folder from the task file of each split; the number of passages. Raises DataError."""
     passages: dict[str, str] = {}
-    with filling(out) as scratch:
-        for split, path in files.items():
-            tasks = read_tasks(path)
-            for task in tasks:
-                if not task.positives:
-                    raise DataError(f'{path}: task {task.id} has no "positives" to make a corpus of')
-                passages |= {passage_id(text): text for text in task.positives}
-            write_tasks(scratch / f"{split}.tasks.jsonl", map(with_gold_ids, tasks))
-        rows = ({"id": name, "contents": text} for name, text in passages.items())
-        write_json_rows(scratch / "corpus.jsonl", rows)
+    splits: dict[str, list[dict[str, Any]]] = {}
+    for split, path in files.items():
+        tasks = read_tasks(path)
+        if bare := next((task.id for task in tasks if not task.positives), None):
+            raise DataError(f'{path}: task {bare} has no "positives" to make a corpus of')
+        passages |= {passage_id(text): text for task in tasks for text in task.positives}
+        # Their excluded ids are of another corpus.
+        gold = [
+            replace(task, gold_ids=tuple(map(passage_id, task.positives)), excluded_ids=()) for task in tasks
+        ]
+        splits[split] = [vars(task) for task in gold]
+    write_splits(out, "tasks", splits, [{"id": name, "contents": text} for name, text in passages.items()])
     return len(passages)
 
 

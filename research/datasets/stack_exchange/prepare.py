@@ -13,18 +13,20 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-from research.datasets.json_rows import read_rows, write_json_rows
+from research.datasets.json_rows import read_objects, write_json_rows
 from research.datasets.rewriting_tasks import RewritingTask, write_tasks
 from research.datasets.stack_exchange.dump import Post, Reading, read_posts
 from research.datasets.stack_exchange.generated_positives import Asking, Generated, generate
 from research.datasets.stack_exchange.near_duplicates import BAR_PAUSE_S, KnownTexts
-from research.datasets.stack_exchange.selection import Draw, Filters, Tally, split_tasks, without_duplicates
+from research.datasets.stack_exchange.selection import Filters, Tally, draw, split_tasks, without_duplicates
 from research.errors import DataError, warn
 from research.files import filling, write_atomically
 
@@ -54,9 +56,8 @@ def read_bright(paths: Sequence[Path]) -> dict[str, str]:
     """
     texts: dict[str, str] = {}
     for path in paths:
-        for line, row in read_rows(path):
-            where = f"{path}:{line}"
-            text = (row.get("query") or row.get("question")) if isinstance(row, dict) else None
+        for where, row in read_objects(path, "row of BRIGHT"):
+            text = row.get("query") or row.get("question")
             if not isinstance(text, str) or row.get("id") is None:
                 raise DataError(f'{where}: a row of BRIGHT needs "id", and "query" or "question"')
             name = f"{path.name.split('.')[0]}/{row['id']}" if len(paths) > 1 else str(row["id"])
@@ -68,28 +69,18 @@ def read_bright(paths: Sequence[Path]) -> dict[str, str]:
     return texts
 
 
-def select(files: Sequence[Path], reading: Reading, filters: Filters, draw: Draw, tally: Tally) -> list[Post]:
-    """The posts of all files that pass the filters and are drawn."""
-    for path in files:
-        rows = tqdm(read_posts(path, reading), desc=path.name, unit=" rows", mininterval=BAR_PAUSE_S)
-        for post in filters.kept(rows, tally):
-            draw.add(post)
-    return draw.drawn()
-
-
 def tasks_of(posts: Iterable[Post]) -> tuple[list[RewritingTask], dict[str, str]]:
     """(tasks, the positive texts by id); the id of a text is its hash. Raises DataError for an id twice."""
-    tasks: dict[str, RewritingTask] = {}
+    tasks: list[RewritingTask] = []
     corpus: dict[str, str] = {}
     places: dict[str, str] = {}
     for post in posts:
-        if post.id in tasks:
+        if places.setdefault(post.id, post.where) != post.where:
             raise DataError(f"{post.where}: the id {post.id!r} was given already, in {places[post.id]}")
         ids = [f"p{hashlib.sha256(text.encode()).hexdigest()[:16]}" for text in post.positives]
         corpus.update(zip(ids, post.positives, strict=True))
-        tasks[post.id] = RewritingTask(post.id, post.question, post.positives, tuple(ids), source=post.source)
-        places[post.id] = post.where
-    return list(tasks.values()), corpus
+        tasks.append(RewritingTask(post.id, post.question, post.positives, tuple(ids), source=post.source))
+    return tasks, corpus
 
 
 def with_generated(
@@ -113,7 +104,7 @@ def write(folder: Path, train: list[RewritingTask], dev: list[RewritingTask], co
     write_json_rows(folder / "corpus.jsonl", rows)
 
 
-def report(
+def account(
     tally: Tally, train: list[RewritingTask], dev: list[RewritingTask], passages: int
 ) -> dict[str, Any]:
     """What became of every row: `read` is the sum of `dropped`, `train` and `dev`."""
@@ -228,7 +219,7 @@ def prepare(files: list[Path], out: Path, options: dict[str, Any]) -> None:
         posts = list(with_generated(posts, generated.texts, options["only_generated"], tally))
     tasks, corpus = tasks_of(posts)
     train, dev = split_tasks(tasks, options["dev_size"], options["seed"])
-    rows = report(tally, train, dev, len(corpus))
+    rows = account(tally, train, dev, len(corpus))
     if not train or not dev:
         raise DataError(f"too few questions are left, or --dev is too large: {summary(rows['counts'])}")
     rows |= {
@@ -251,9 +242,11 @@ def _unique_posts(
     reading = Reading(options["text"], options["min_score"], options["max_positives"], need_positives)
     known = KnownTexts(read_bright(bright_files)) if bright_files else None
     bounds = (options["max_chars"], options["min_words"], need_positives, known, options["bright_overlap"])
-    draw = Draw(options["per_source"] or None, options["seed"], tally)
-    posts = select(files, reading, Filters(*bounds), draw, tally)
-    return without_duplicates(posts, options["duplicate_jaccard"], tally)
+    bar = partial(tqdm, unit=" rows", mininterval=BAR_PAUSE_S)
+    rows = chain.from_iterable(bar(read_posts(path, reading), desc=path.name) for path in files)
+    posts = Filters(*bounds).kept(rows, tally)
+    drawn = draw(posts, options["per_source"] or None, options["seed"], tally)
+    return without_duplicates(drawn, options["duplicate_jaccard"], tally)
 
 
 def _generate(posts: Sequence[Post], out: Path, options: dict[str, Any]) -> Generated:
@@ -261,9 +254,7 @@ def _generate(posts: Sequence[Post], out: Path, options: dict[str, Any]) -> Gene
     names = ("url", "generate_model", "generate_tokens", "generate_concurrency", "generate_deadline")
     path = out.absolute().with_name(f"{out.absolute().name}.generated.jsonl")
     generated = generate([post.question for post in posts], Asking(*(options[name] for name in names)), path)
-    click.echo(
-        f"{path}: {len(generated.texts):,} texts; {generated.requests:,} questions asked now", err=True
-    )
+    click.echo(f"{path}: {len(generated.texts):,} texts; {generated.asked:,} questions asked now", err=True)
     if generated.failures:
         reason = next(iter(generated.failures.values()))
         warn(f"no text for {len(generated.failures):,} questions, see {REPORT}; one reason: {reason}")

@@ -10,7 +10,13 @@ from typing import Any
 
 from research.datasets.rewriting_tasks import RewritingTask
 from research.datasets.stack_exchange.dump import Post
-from research.datasets.stack_exchange.near_duplicates import Groups, KnownTexts, jaccard, similar_pairs, words
+from research.datasets.stack_exchange.near_duplicates import (
+    KnownTexts,
+    firsts_of_groups,
+    jaccard,
+    similar_pairs,
+    words,
+)
 
 
 @dataclass
@@ -73,37 +79,26 @@ class Filters:
         return True
 
 
-class Draw:
+def draw(posts: Iterable[Post], most: int | None, seed: int, tally: Tally) -> list[Post]:
     """At most `most` posts of each source, drawn by the seed in whatever order they come, without copies.
 
     The rank of a question is a hash of seed and words: the lowest ranks of a source stay, and no others are
     held in memory. One that was pushed out cannot return, so only copies of what stays have to be noticed.
     """
-
-    def __init__(self, most: int | None, seed: int, tally: Tally) -> None:
-        self._most, self._seed, self._tally = most, seed, tally
-        self._posts: dict[tuple[str, int], tuple[int, Post]] = {}
-        self._highest: dict[str, list[int]] = {}
-        self._number = 0
-
-    def add(self, post: Post) -> None:
-        """Take the post, or count why not."""
-        self._number += 1
-        text = f"{self._seed}\n{' '.join(words(post.question))}"
+    drawn: dict[tuple[str, int], Post] = {}
+    ranks = defaultdict[str, list[int]](list)
+    for post in posts:
+        text = f"{seed}\n{' '.join(words(post.question))}"
         rank = int.from_bytes(hashlib.sha256(text.encode()).digest()[:12], "big")
-        if same := self._posts.get((post.source, rank)):
-            self._tally.remove(post, "duplicate_exact", same[1].id, 1.0)
-            return
-        ranks = self._highest.setdefault(post.source, [])
-        heapq.heappush(ranks, -rank)
-        self._posts[post.source, rank] = (self._number, post)
-        if self._most is not None and len(ranks) > self._most:
-            del self._posts[post.source, -heapq.heappop(ranks)]
-            self._tally.drop("over_cap")
-
-    def drawn(self) -> list[Post]:
-        """The posts, in the order they came."""
-        return [post for _, post in sorted(self._posts.values(), key=lambda pair: pair[0])]
+        if same := drawn.get((post.source, rank)):
+            tally.remove(post, "duplicate_exact", same.id, 1.0)
+            continue
+        drawn[post.source, rank] = post
+        heapq.heappush(ranks[post.source], -rank)
+        if most is not None and len(ranks[post.source]) > most:
+            del drawn[post.source, -heapq.heappop(ranks[post.source])]
+            tally.drop("over_cap")
+    return list(drawn.values())
 
 
 def without_duplicates(posts: Sequence[Post], threshold: float, tally: Tally) -> list[Post]:
@@ -112,12 +107,10 @@ def without_duplicates(posts: Sequence[Post], threshold: float, tally: Tally) ->
     The tally gets the index with the post that stays, which is below the threshold if others link the two.
     """
     texts = [" ".join(words(post.question)) for post in posts]
-    groups = Groups(len(posts))
-    for place, earlier, _ in similar_pairs(texts, threshold):
-        groups.join(place, earlier)
+    pairs = ((place, earlier) for place, earlier, _ in similar_pairs(texts, threshold))
     kept = []
-    for place, post in enumerate(posts):
-        first = groups.first(place)
+    for place, first in enumerate(firsts_of_groups(len(posts), pairs)):
+        post = posts[place]
         if first == place:
             kept.append(post)
         else:
@@ -133,13 +126,12 @@ def split_tasks(
 
     So dev may hold fewer than `dev` tasks: as many as whole groups fill.
     """
-    groups, owner = Groups(len(tasks)), dict[str, int]()
-    for place, task in enumerate(tasks):
-        for name in task.gold_ids:
-            groups.join(place, owner.setdefault(name, place))
+    owner: dict[str, int] = {}
+    ids = ((place, name) for place, task in enumerate(tasks) for name in task.gold_ids)
+    pairs = ((place, owner.setdefault(name, place)) for place, name in ids)
     members = defaultdict[int, list[int]](list)
-    for place in range(len(tasks)):
-        members[groups.first(place)].append(place)
+    for place, first in enumerate(firsts_of_groups(len(tasks), pairs)):
+        members[first].append(place)
     order = list(members.values())
     random.Random(seed).shuffle(order)
     drawn: set[int] = set()

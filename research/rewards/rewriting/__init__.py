@@ -1,9 +1,9 @@
-"""Rewards of a rewritten query, one file each, found by name: a class that is made once and then asked,
-``await reward(task, text) -> Reward``, how much better the text is to search with than the question.
+"""Rewards of a rewritten query, one file each, found by name: how much better it is than the question.
 
-One of your own is named by its import path, ``my_package.my_module:TextReward``. It may
-search and encode (:class:`Tools`), and raises ScoringError where it cannot tell: that is no bad text. What
-goes around them, weights, length and empty texts, stands in score.py.
+Each is a class that is made once and then asked, ``await reward(task, text) -> Reward``; one of your own is
+named by its import path, ``my_package.my_module:TextReward``. It may search and encode (:class:`Tools`), and
+raises ScoringError where it cannot tell: that is no bad text. What goes around them, weights, length and
+empty texts, stands in score.py.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,17 @@ from research.episode.trajectory import Passage
 from research.metrics.ranking import MEASURES
 from research.rewards import Reward, read_parts
 from research.rewards.rewriting.encoder import BatchingEncoder, EncoderError, TextEncoder
-from research.values import AT_LEAST_0, SERVER_MAXIMUM, SWITCH, TEXT, check, integer, or_null
+from research.values import (
+    AT_LEAST_0,
+    SERVER_MAXIMUM,
+    SWITCH,
+    TEXT,
+    check,
+    integer,
+    one_of,
+    or_null,
+    rules_of,
+)
 
 Search = Callable[[str, int, frozenset[str]], Awaitable[list[Passage]]]
 """(query, how many, ids that are not wanted) -> passages, best first. Raises SearchError."""
@@ -30,18 +40,6 @@ TextRewardFunction = Callable[[RewritingTask, str], Awaitable[Reward]]
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 DOOR = Door("reward of rewriting", "research.rewards.rewriting", "TextReward", frozenset({"score"}))
-
-
-RULES = {
-    "think": SWITCH,
-    "k": integer(1, SERVER_MAXIMUM),
-    "encoder": TEXT,
-    "encoder_device": or_null(TEXT),
-    "encoder_batch": integer(1),
-    "free_tokens": integer(0),
-    "length_penalty": AT_LEAST_0,  # both are taken off the reward
-    "empty_penalty": AT_LEAST_0,
-}
 
 
 class ScoringError(Exception):
@@ -56,20 +54,18 @@ class RewritingConfig:
         ValueError: a value has no meaning; names the key.
     """
 
-    think: bool
-    metric: str
-    k: int
-    encoder: str
-    encoder_device: str | None
-    encoder_batch: int
-    free_tokens: int
-    length_penalty: float
-    empty_penalty: float
+    think: Annotated[bool, SWITCH]
+    metric: Annotated[str, one_of(tuple(MEASURES))]
+    k: Annotated[int, integer(1, SERVER_MAXIMUM)]
+    encoder: Annotated[str, TEXT]
+    encoder_device: Annotated[str | None, or_null(TEXT)]
+    encoder_batch: Annotated[int, integer(1)]
+    free_tokens: Annotated[int, integer(0)]
+    length_penalty: Annotated[float, AT_LEAST_0]  # both are taken off the reward
+    empty_penalty: Annotated[float, AT_LEAST_0]
 
     def __post_init__(self) -> None:
-        check(vars(self), RULES, "research.rewriting.")
-        if self.metric not in MEASURES:
-            raise ValueError(f"research.rewriting.metric must be one of {', '.join(MEASURES)}")
+        check(vars(self), rules_of(RewritingConfig), "research.rewriting.")
 
 
 class Tools:

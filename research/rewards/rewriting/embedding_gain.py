@@ -7,7 +7,6 @@ asked. The mean of D's vectors is all that R needs of D: it is kept, with the qu
 """
 
 import asyncio
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,29 +17,24 @@ from research.rewards.rewriting import Tools, once
 SCALE = 10.0
 
 
-class _Known(NamedTuple):
-    """Of one question: the mean of the positives' vectors, and the mean cosine of the question with them."""
-
-    positives: np.ndarray
-    question: float
-
-
 class TextReward:
     """Encodes each text; question and positives once."""
 
     def __init__(self, tools: Tools) -> None:
         tools.load_encoder()  # a wrong name ends the run before its first step
         self.tools = tools
-        self._known: dict[tuple[str, tuple[str, ...]], asyncio.Task[_Known]] = {}
+        self._known: dict[tuple[str, tuple[str, ...]], asyncio.Task[tuple[np.ndarray, float]]] = {}
 
     async def __call__(self, task: RewritingTask, text: str) -> Reward:
         """Raises ScoringError."""
-        known = await once(self._known, (task.question, task.positives), lambda: self._encode(task))
+        key = task.question, task.positives
+        mean, before = await once(self._known, key, lambda: self._encode(task))
         (vector,) = await self.tools.encode([text])
-        cosine = float(vector @ known.positives)
-        return Reward(SCALE * (cosine - known.question), f"cosine {known.question:.3f} -> {cosine:.3f}")
+        cosine = float(vector @ mean)
+        return Reward(SCALE * (cosine - before), f"cosine {before:.3f} -> {cosine:.3f}")
 
-    async def _encode(self, task: RewritingTask) -> _Known:
+    async def _encode(self, task: RewritingTask) -> tuple[np.ndarray, float]:
+        """The mean of the positives' vectors, and the mean cosine of the question with them."""
         question, *positives = await self.tools.encode([task.question, *task.positives])
         mean = np.mean(positives, axis=0)
-        return _Known(mean, float(question @ mean))
+        return mean, float(question @ mean)

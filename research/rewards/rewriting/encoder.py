@@ -81,8 +81,9 @@ class TextEncoder:
 
 
 class BatchingEncoder:
-    """``await encoder(texts)``: encodes in a thread of its own, so that the event loop goes on. What is asked
-    while the model is busy goes through it together afterwards. Belongs to one event loop.
+    """``await encoder(texts)``: encodes in a thread of its own, so that the event loop goes on.
+
+    What is asked while the model is busy goes through it together afterwards. Belongs to one event loop.
     """
 
     def __init__(self, encoder: TextEncoder) -> None:
@@ -102,31 +103,24 @@ class BatchingEncoder:
     async def _work(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
-            whole = await self._encode([text for texts, _ in batch for text in texts])
-            start = 0
-            for texts, future in batch:
-                part = whole[start : start + len(texts)] if isinstance(whole, np.ndarray) else whole
-                start += len(texts)
-                if isinstance(part, Exception) and len(batch) > 1:
-                    part = await self._encode(texts)
-                _settle(future, part)
+            await self._encode(batch)
 
-    async def _encode(self, texts: list[str]) -> np.ndarray | Exception:
-        """The vectors, or what went wrong."""
-        loop = asyncio.get_running_loop()
+    async def _encode(self, batch: list[tuple[list[str], asyncio.Future[np.ndarray]]]) -> None:
+        """Give to each what it asked for; if the model fails on all together, each goes through it alone."""
+        joined = [text for texts, _ in batch for text in texts]
         try:
-            return await loop.run_in_executor(self._thread, self.encoder.encode, texts)
-        except Exception as error:  # handed on to those who asked; this task must go on for the others
-            return error
-
-
-def _settle(future: "asyncio.Future[np.ndarray]", result: np.ndarray | Exception) -> None:
-    if future.done():  # whoever asked was cancelled
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
+            encode = asyncio.get_running_loop().run_in_executor(self._thread, self.encoder.encode, joined)
+            vectors = await encode
+        except Exception as error:  # for those who asked; the worker must go on for the others
+            if len(batch) == 1 and not batch[0][1].done():
+                batch[0][1].set_exception(error)
+            for each in batch if len(batch) > 1 else ():
+                await self._encode([each])
+            return
+        for texts, future in batch:
+            part, vectors = vectors[: len(texts)], vectors[len(texts) :]
+            if not future.done():  # else whoever asked was cancelled
+                future.set_result(part)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

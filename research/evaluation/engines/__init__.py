@@ -53,7 +53,7 @@ class Engine(Protocol):
 def tokens_of(engine: Engine, form: AgentProtocol, prompt: str, tools: Sequence[Tool] = ()) -> TokenProtocol:
     """The protocol bound to the engine's tokenizer. Raises EvaluationError for unsuitable model files."""
     try:
-        tokens = TokenProtocol(engine.tokenizer, form.with_tools(each.name for each in tools), tools)
+        tokens = TokenProtocol(engine.tokenizer, form, tools)
         build_prompt(prompt, "", tokens)  # a chat template that fails would fail for every question
     except (OSError, ValueError) as error:
         raise EvaluationError(" ".join(str(error).split())) from error

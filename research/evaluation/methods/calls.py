@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from research.environments import BaseEnvironment, Row
 from research.episode.prompts import build_prompt
 from research.episode.tokens import TokenProtocol
-from research.episode.tools import SearchError, SearchFunction, Tool
+from research.episode.tools import SearchError, SearchFunction
 from research.episode.trajectory import Call, Passage, Segment, Trajectory
 from research.evaluation.config import EvaluationConfig
 from research.evaluation.engines import Sample, Stops
@@ -14,13 +15,14 @@ from research.evaluation.engines import Sample, Stops
 
 @dataclass(frozen=True)
 class MethodTools:
-    """What a method answers with; `callable` is what the search loop may call."""
+    """What a method answers with; `row` is the question as the environment plays it."""
 
     sample: Sample
     search: SearchFunction
-    callable: Sequence[Tool]
     tokens: TokenProtocol
     config: EvaluationConfig
+    environment: BaseEnvironment
+    row: Row
 
 
 class Calls:

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from research.episode.pieces import segment_pieces
+from research.episode.pieces import segment_pieces, with_called_tools
 from research.episode.protocol import Protocol
 from research.episode.trajectory import Call, Passage, Segment, Trajectory
 from research.metrics.answers import normalize_answer
@@ -22,6 +22,7 @@ def trajectory_view(row: Row, trajectory: Trajectory, protocol: Protocol) -> dic
 
     The environment's segments are the results of the searches, in order; the last search may have none.
     """
+    protocol = with_called_tools(protocol, trajectory)
     view = {
         **_row(row),
         "reward": trajectory.reward,

@@ -13,7 +13,7 @@ _CLOSED_LAST = re.compile(r"</(\w+)>[^<>]*\Z")
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a response. ``kind``: think, search (any call), answer, text; result, the environment's."""
+    """A stretch of a response. ``kind``: think, search (any call), answer, text, or result (injected)."""
 
     kind: str
     text: str

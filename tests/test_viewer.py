@@ -13,7 +13,8 @@ from run_folder import episode, make_run, write_episodes
 
 from research.episode.protocol import Protocol
 from research.episode.trajectory import Call, Passage, Segment
-from research.training.run_files import append_line, trajectory_path
+from research.files import append_line
+from research.training.run_files import trajectory_path
 from research.viewer import catalogue as catalogue_module
 from research.viewer.__main__ import main
 from research.viewer.app import create_app

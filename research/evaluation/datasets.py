@@ -1,7 +1,5 @@
 """Which questions to ask: data sets by name or by file, as tasks in a fixed order."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +7,7 @@ from research.datasets.flashrag import SETS, prepare
 from research.datasets.questions import Question
 from research.environments.question_answering import Environment
 from research.evaluation.config import EvaluationConfig, EvaluationError
+from research.evaluation.engines.identity import hash_of
 from research.evaluation.runner import Task, environment_of
 from research.places import CACHE
 
@@ -43,7 +42,7 @@ def digest(questions: Sequence[Question]) -> str:
         (each.id, each.question, each.golden_answers, each.hops, each.supporting_ids, each.supporting_titles)
         for each in questions
     ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return hash_of(parts)[:16]
 
 
 def _read(name: str, environment: Environment) -> list[Question]:

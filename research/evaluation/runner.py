@@ -1,8 +1,6 @@
 """Answer all questions with one engine and one retriever; a failed question counts as wrong."""
 
-import itertools
 import time
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from research.episode.tools import SEARCH, SearchFunction, search_tool
 from research.episode.trajectory import Trajectory, well_formed
 from research.evaluation.at_once import Failed, at_once, attempt
 from research.evaluation.config import EvaluationConfig, evaluation_errors
-from research.evaluation.engines import Engine, Sample, Stops, tokens_of
+from research.evaluation.engines import Engine, sampler, seed_of, tokens_of
 from research.evaluation.methods import get_method
 from research.evaluation.methods.calls import MethodTools
 from research.evaluation.outputs.predictions import PredictionKey
@@ -57,8 +55,9 @@ class Runner:
 
         async def answer(task: Task) -> None:
             began = time.perf_counter()
+            sample = sampler(self.engine, seed_of(self.config.sampling.seed, *task.key) + 1)
             row = _row(task, environment)
-            given = MethodTools(self._sampler(task), self.search, tokens, self.config, environment, row)
+            given = MethodTools(sample, self.search, tokens, self.config, environment, row)
             work = get_method(task.method)(task.question.question, given)
             trajectory = await attempt(work, self.config.question_timeout, "answer")
             if isinstance(trajectory, Failed):
@@ -69,15 +68,6 @@ class Runner:
             finished(trajectory, time.perf_counter() - began)
 
         await at_once(tasks, self.config.concurrency, answer)
-
-    def _sampler(self, task: Task) -> Sample:
-        """The engine for one question; each call has a seed that depends on this question alone."""
-        seeds = itertools.count(zlib.crc32(repr((self.config.sampling.seed, *task.key)).encode()) + 1)
-
-        async def sample(token_ids: list[int], max_tokens: int, stops: Stops) -> list[int]:
-            return await self.engine.generate(token_ids, max_tokens, stops, next(seeds))
-
-        return sample
 
 
 def environment_of(config: EvaluationConfig) -> Environment:

@@ -12,7 +12,7 @@ from typing import Any
 
 from research.episode.trajectory import Trajectory
 from research.errors import DataError
-from research.files import cut_half_line, write_atomically
+from research.files import append_line, cut_half_line, write_atomically
 
 StepMetrics = Mapping[str, float]
 """The metrics of a step, a line of metrics.jsonl: ``{"step": 3, "critic/score/mean": 0.41, ...}``"""
@@ -44,18 +44,6 @@ def metrics_row(data: Mapping[str, Any], step: int) -> dict[str, float]:
     """The line of metrics.jsonl for a step: the numbers among its metrics."""
     row = {key: float(value) for key, value in data.items() if isinstance(value, numbers.Real)}
     return {"step": step, **row}
-
-
-def append_line(path: Path, line: str) -> None:
-    """Append a line in one write, so that several workers may append to one file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        data = memoryview(line.encode() + b"\n")
-        while data:
-            data = data[os.write(descriptor, data) :]
-    finally:
-        os.close(descriptor)
 
 
 def trajectory_path(run_dir: Path, step: int, split: str, writer: str = "") -> Path:

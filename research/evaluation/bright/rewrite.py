@@ -3,9 +3,7 @@
 A failed one is kept as failed, and not asked for again in this folder, unless all failed there.
 """
 
-import hashlib
 import json
-import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,11 +18,10 @@ from research.episode.trajectory import well_formed
 from research.evaluation.at_once import Failed, Progress, at_once, attempt
 from research.evaluation.bright.config import BrightConfig
 from research.evaluation.config import EvaluationError
-from research.evaluation.engines import Engine, Stops, tokens_of, turn_generator
+from research.evaluation.engines import Engine, sampler, seed_of, tokens_of, turn_generator
+from research.evaluation.engines.identity import hash_of
 from research.evaluation.engines.opening import opened
-from research.files import cut_half_line
-
-REWRITES = "rewrites.jsonl"
+from research.files import append_line, cut_half_line, whole_lines
 
 
 class Wanted(NamedTuple):
@@ -33,8 +30,8 @@ class Wanted(NamedTuple):
     task: str
     id: str
     sample: int
-    question: str
     key: str
+    question: str
 
 
 @dataclass(frozen=True)
@@ -45,38 +42,10 @@ class Rewrite:
     id: str
     sample: int
     key: str
-    text: str
+    text: str = ""
     tokens: int = 0
     finish_reason: str | None = None
     error: str | None = None
-
-
-class Rewrites:
-    """rewrites.jsonl, to append to. One process at a time."""
-
-    def __init__(self, run_dir: Path) -> None:
-        """Resume from the file, without the half line that a kill may have left. Raises EvaluationError."""
-        self._path = run_dir / REWRITES
-        cut_half_line(self._path)
-        lines = self._path.read_bytes().splitlines() if self._path.exists() else []
-        rows = [self._row(number, line) for number, line in enumerate(lines, start=1)]
-        if rows and all(row.error for row in rows):
-            rows = []
-            self._path.unlink()
-        self.done = {row.key: row for row in rows}
-
-    def _row(self, number: int, line: bytes) -> Rewrite:
-        try:
-            return Rewrite(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            message = f"{self._path}:{number} is no text; remove the line, and it is asked for again"
-            raise EvaluationError(message) from error
-
-    def add(self, row: Rewrite) -> None:
-        """Append a text."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(well_formed(json.dumps(asdict(row), ensure_ascii=False)) + "\n")
-        self.done[row.key] = row
 
 
 def wanted(tasks: Iterable[BrightTask], config: BrightConfig, model: dict[str, Any]) -> list[Wanted]:
@@ -94,46 +63,55 @@ def wanted(tasks: Iterable[BrightTask], config: BrightConfig, model: dict[str, A
     for task in tasks:
         for each in task.questions:
             for sample in range(rewriting.samples):
-                key = _key([settings, task.name, *asdict(each).values(), sample])
-                texts.append(Wanted(task.name, each.id, sample, each.question, key))
+                key = hash_of([settings, task.name, *asdict(each).values(), sample])[:16]
+                texts.append(Wanted(task.name, each.id, sample, key, each.question))
     return texts
 
 
-async def rewrite_all(texts: list[Wanted], rewrites: Rewrites, config: BrightConfig) -> None:
-    """Make the texts that are not there yet. Raises EvaluationError if none can be made."""
-    todo = [each for each in texts if each.key not in rewrites.done]
-    if not todo:
-        return
-    done = len(texts) - len(todo)
-    with Progress(total=len(texts), initial=done, unit="text", smoothing=0.05) as bar:
-        async with opened(config.engine, config.sampling) as engine:
-            tokens = tokens_of(engine, config.protocol, config.rewriting.prompt)
+async def rewrite_all(texts: list[Wanted], path: Path, config: BrightConfig) -> list[Rewrite]:
+    """The texts in their order, made if the file lacks them. Raises EvaluationError if none can be made."""
+    done = _read(path)
+    todo = [each for each in texts if each.key not in done]
+    if todo:
+        with Progress(total=len(texts), initial=len(texts) - len(todo), unit="text", smoothing=0.05) as bar:
+            async with opened(config.engine, config.sampling) as engine:
+                tokens = tokens_of(engine, config.protocol, config.rewriting.prompt)
 
-            async def rewrite(each: Wanted) -> None:
-                place = (each.task, each.id, each.sample, each.key)
-                row = await attempt(_rewrite(each, engine, tokens, config), config.question_timeout, "text")
-                if isinstance(row, Failed):
-                    row = Rewrite(*place, "", error=row.reason)
-                rewrites.add(row)
-                bar.count(row.error)
+                async def rewrite(each: Wanted) -> None:
+                    work = _rewrite(each, engine, tokens, config)
+                    row = await attempt(work, config.question_timeout, "text")
+                    if isinstance(row, Failed):
+                        row = Rewrite(*each[:4], error=row.reason)
+                    append_line(path, well_formed(json.dumps(asdict(row), ensure_ascii=False)))
+                    done[row.key] = row
+                    bar.count(row.error)
 
-            await at_once(todo, min(config.concurrency, len(todo)), rewrite)
+                await at_once(todo, min(config.concurrency, len(todo)), rewrite)
+    return [done[each.key] for each in texts]
+
+
+def _read(path: Path) -> dict[str, Rewrite]:
+    """The rows by key; a half line, left by a kill, is cut off, and so is all if all failed."""
+    cut_half_line(path)
+    rows = {}
+    for number, line in enumerate(whole_lines(path), start=1):
+        try:
+            row = Rewrite(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            message = f"{path}:{number} is no text; remove the line, and it is asked for again"
+            raise EvaluationError(message) from error
+        rows[row.key] = row
+    if rows and all(row.error for row in rows.values()):
+        path.unlink()
+        return {}
+    return rows
 
 
 async def _rewrite(each: Wanted, engine: Engine, tokens: TokenProtocol, config: BrightConfig) -> Rewrite:
     rewriting = config.rewriting
     limits = Limits(0, rewriting.tokens, rewriting.tokens, passage_tokens=1)
-    seed = zlib.crc32(repr((config.sampling.seed, *each[:3])).encode())
-
-    async def sample(token_ids: list[int], max_tokens: int, stops: Stops) -> list[int]:
-        return await engine.generate(token_ids, max_tokens, stops, seed)
-
+    generate = turn_generator(sampler(engine, seed_of(config.sampling.seed, *each[:3])), tokens)
     prompt_ids = build_prompt(rewriting.prompt, each.question, tokens)
-    trajectory = await run_rewriting(prompt_ids, turn_generator(sample, tokens), tokens, limits)
+    trajectory = await run_rewriting(prompt_ids, generate, tokens, limits)
     text = rewritten_query(trajectory, tokens, rewriting.thinks, asks_for_boxed(rewriting.prompt))
-    length, reason = trajectory.response_length, trajectory.finish_reason
-    return Rewrite(each.task, each.id, each.sample, each.key, text, length, reason)
-
-
-def _key(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return Rewrite(*each[:4], text, trajectory.response_length, trajectory.finish_reason)

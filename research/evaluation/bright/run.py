@@ -4,7 +4,6 @@ Started again with the same folder it resumes.
 """
 
 import asyncio
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from research.evaluation.bright.config import ORIGINAL, BrightConfig, read_brigh
 from research.evaluation.bright.published import comparison
 from research.evaluation.bright.queries import BrightQuery, TextFile, named, query_of
 from research.evaluation.bright.retrieve import retrieve_all
-from research.evaluation.bright.rewrite import Rewrites, rewrite_all, wanted
+from research.evaluation.bright.rewrite import rewrite_all, wanted
 from research.evaluation.bright.summary import figures, mean_figures, table
 from research.evaluation.bright.trec import Run, read_run, trec_scores, write_run
 from research.evaluation.config import EvaluationError
-from research.evaluation.engines.identity import file_sha256, model_identity
+from research.evaluation.engines.identity import file_sha256, hash_of, model_identity
 from research.evaluation.outputs.folder import RUNTIME_KEYS, check_same
 from research.evaluation.outputs.summary import MEAN, write_summary
 from research.evaluation.service import serving
@@ -32,7 +31,7 @@ from research.places import CACHE
 from research.processes import alone_in
 
 CACHE = CACHE / "bright"
-SCORES_FILE = "scores.jsonl"
+REWRITES_FILE, SCORES_FILE = "rewrites.jsonl", "scores.jsonl"
 # What may differ when a run is resumed; `batch` is in folders of earlier versions.
 FREE = RUNTIME_KEYS | {"data"} | {f"retriever.{key}" for key in ("batch", "in_flight", "timeout", "deadline")}
 
@@ -85,7 +84,7 @@ def _identity(tasks: list[BrightTask], config: BrightConfig) -> dict[str, Any]:
         "tasks": {
             task.name: {
                 "questions": len(task.questions),
-                "sha256": _hash([_parts(each) for each in task.questions]),
+                "sha256": hash_of([_parts(each) for each in task.questions]),
                 "corpus": file_sha256(task.corpus),
             }
             for task in tasks
@@ -113,10 +112,7 @@ def _texts(tasks: list[BrightTask], config: BrightConfig, run_dir: Path, model: 
 
 def _rewritten(tasks: list[BrightTask], config: BrightConfig, run_dir: Path, model: dict[str, Any]) -> Texts:
     """The model's texts. A failed one is left out; a question without any counts as 0."""
-    rewrites = Rewrites(run_dir)
-    wanted_texts = wanted(tasks, config, model)
-    asyncio.run(rewrite_all(wanted_texts, rewrites, config))
-    rows = [rewrites.done[each.key] for each in wanted_texts]
+    rows = asyncio.run(rewrite_all(wanted(tasks, config, model), run_dir / REWRITES_FILE, config))
     texts: Texts = {task.name: {} for task in tasks}
     for row in rows:
         if row.error is None:
@@ -143,7 +139,7 @@ def _retrieved(
     path, note = run_dir / "runs" / f"{task.name}.trec", run_dir / "runs" / f"{task.name}.json"
     texts = [[*_parts(query.question), query.texts, query.weights] for query in queries]
     origin = [corpus, settings.kind, service.options, settings.top_k, config.fusion, config.rrf_k]
-    key = _hash([texts, origin])
+    key = hash_of([texts, origin])
     if path.exists() and note.exists() and (saved := json.loads(note.read_text()))["key"] == key:
         return read_run(path), saved["retriever"]
     with serving(service) as url:
@@ -180,10 +176,6 @@ def _settings(config: DictConfig) -> dict[str, Any]:
 
 def _parts(question: RewritingTask) -> list[Any]:
     return [question.id, question.question, question.gold_ids, question.excluded_ids]
-
-
-def _hash(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _warn(message: str) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from research.files import append_line
 from research.training.run.options import Command, module_command
 from research.training.run.plan import RunPlan
-from research.training.run_files import append_line, read_metrics
+from research.training.run_files import read_metrics
 from research.training.watch.table import held_out
 
 SUPERVISED_FOLDER = "supervised"

@@ -19,9 +19,9 @@ from research.errors import DataError
 from research.evaluation.bright import published
 from research.evaluation.bright.config import compose_bright, read_bright_config
 from research.evaluation.bright.fusion import best, fuse, reciprocal_ranks, summed
-from research.evaluation.bright.queries import TextFile, query_of
+from research.evaluation.bright.queries import query_of, read_texts, texts_for
 from research.evaluation.bright.retrieve import retrieve_all, scores_of
-from research.evaluation.bright.summary import figures, mean_figures, table
+from research.evaluation.bright.score import figures, mean_figures, table
 from research.evaluation.bright.trec import METRICS
 from research.evaluation.config import EvaluationError
 from research.metrics.statistics import bootstrap, bootstrap_mean_of
@@ -255,12 +255,12 @@ def test_texts_are_found_by_task_and_id(tmp_path: Path) -> None:
     task = local_task("x", tmp_path, tmp_path)
     rows = [{"id": "x_0", "query": "named"}, {"id": 1, "task": "x", "queries": ["one", "two"]}]
     path = write_jsonl(tmp_path / "texts.jsonl", rows)
-    assert TextFile(path, None).of(task, alone=False) == {"0": ("named",), "1": ("one", "two")}
+    assert texts_for(task, read_texts(path, None), alone=False) == {"0": ("named",), "1": ("one", "two")}
     path = write_jsonl(tmp_path / "texts.jsonl", [{"id": "0", "rewrite_7b": "bare"}])
-    assert TextFile(path, "rewrite_7b").of(task, alone=True) == {"0": ("bare",)}
-    assert TextFile(path, "rewrite_7b").of(task, alone=False) == {}
+    assert texts_for(task, read_texts(path, "rewrite_7b"), alone=True) == {"0": ("bare",)}
+    assert texts_for(task, read_texts(path, "rewrite_7b"), alone=False) == {}
     with pytest.raises(EvaluationError, match="texts.jsonl:1: .* --field; there are: rewrite_7b"):
-        TextFile(path, None)
+        read_texts(path, None)
 
 
 def test_published_figures_stand_beside_those_of_the_same_retriever_alone() -> None:

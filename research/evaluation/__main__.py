@@ -28,7 +28,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command("run")
 @click.option(
     "--model", "engine__model", required=True, metavar="DIR|NAME|URL", help="For vLLM, or a server."
 )
@@ -51,7 +51,7 @@ def main() -> None:
 @click.option("--judge", "judge__url", metavar="URL", help="OpenAI-compatible server of an LLM judge.")
 @click.option("--judge-model", "judge__model", help="The model's name there.")
 @click.argument("overrides", nargs=-1)
-def run(
+def run_multihop(
     out: Path | None,
     retriever: str | None,
     corpus: Path | None,
@@ -93,14 +93,14 @@ def run(
 @click.argument("run_b", type=cli.FOLDER)
 def compare(run_a: Path, run_b: Path) -> None:
     """Question by question: what changed from RUN_A to RUN_B, with intervals and p-values."""
-    from research.evaluation.outputs.compare import compare as comparison
+    from research.evaluation.outputs.compare import compare_runs
 
-    click.echo(comparison(run_a, run_b))
+    click.echo(compare_runs(run_a, run_b))
 
 
-@main.command()
+@main.command("report")
 @click.argument("run_dir", type=cli.FOLDER)
-def report(run_dir: Path) -> None:
+def report_again(run_dir: Path) -> None:
     """Write RUN_DIR/report.html again."""
     from research.evaluation.outputs.report import write_report
 

@@ -17,7 +17,7 @@ from research.files import append_line
 from research.training.run_files import trajectory_path
 from research.viewer import catalogue as catalogue_module
 from research.viewer.__main__ import main
-from research.viewer.app import create_app
+from research.viewer.app import viewer_app
 from research.viewer.catalogue import Catalogue
 from research.viewer.files import Source
 from research.viewer.pairs import pair
@@ -34,7 +34,7 @@ def loaded(path):
 
 
 def client_of(*paths, host="127.0.0.1"):
-    client = create_app(Catalogue([Source(path) for path in paths]), host).test_client()
+    client = viewer_app(Catalogue([Source(path) for path in paths]), host).test_client()
     assert client.get("/api/state").json["done"]
     return client
 
@@ -100,7 +100,7 @@ def test_scanning_and_searching_take_a_slice_of_time(run, monkeypatch):
     source = Source(run)
     assert not source.refresh(0) and len(source.rows) == 1
     monkeypatch.setattr(catalogue_module, "SLICE_S", 0)
-    client = create_app(Catalogue([Source(run)]), "127.0.0.1").test_client()
+    client = viewer_app(Catalogue([Source(run)]), "127.0.0.1").test_client()
     states = [client.get("/api/state").json for _ in range(12)]
     assert states[0]["scanned"] < states[0]["size"] == states[-1]["scanned"] and states[-1]["done"]
     monkeypatch.setattr(

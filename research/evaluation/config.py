@@ -20,7 +20,7 @@ from research import values as rules
 from research.episode.loop import Limits
 from research.episode.prompts import load_prompt, with_text
 from research.episode.protocol import Protocol
-from research.evaluation.methods import method_names
+from research.evaluation.methods import DOOR as METHODS
 from research.judge import JudgeConfig
 from research.overrides import as_hydra_word
 from research.places import CONFIG_DIR
@@ -113,9 +113,9 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.judge.url is not None and self.judge.model is None:
             raise ValueError("judge.model: which model is the judge?")
-        if unknown := sorted(set(self.methods) - set(method_names())):
-            known = ", ".join(method_names())
-            raise ValueError(f"no method is called {', '.join(unknown)}; there are: {known}")
+        known = METHODS.names()
+        if unknown := sorted(set(self.methods) - set(known)):
+            raise ValueError(f"no method is called {', '.join(unknown)}; there are: {', '.join(known)}")
         rules.check_protocol(self.protocol)
         load_prompt(self.prompt)
 

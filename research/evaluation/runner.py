@@ -14,10 +14,10 @@ from research.episode.trajectory import Trajectory, well_formed
 from research.evaluation.at_once import Failed, at_once, attempt
 from research.evaluation.config import EvaluationConfig, evaluation_errors
 from research.evaluation.engines import Engine, sampler, seed_of, tokens_of
-from research.evaluation.methods import get_method
+from research.evaluation.methods import load_method
 from research.evaluation.methods.calls import MethodTools
 from research.evaluation.outputs.predictions import PredictionKey
-from research.evaluation.outputs.scoring import score
+from research.evaluation.outputs.scoring import set_metrics
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Runner:
             sample = sampler(self.engine, seed_of(self.config.sampling.seed, *task.key) + 1)
             row = _row(task, environment)
             given = MethodTools(sample, self.search, tokens, self.config, environment, row)
-            work = get_method(task.method)(task.question.question, given)
+            work = load_method(task.method)(task.question.question, given)
             trajectory = await attempt(work, self.config.question_timeout, "answer")
             if isinstance(trajectory, Failed):
                 metadata = {"prediction": "", "error": trajectory.reason}
                 trajectory = Trajectory(prompt_ids=[], metadata=metadata)
             trajectory.metadata = {**_metadata(task), **trajectory.metadata}
-            score(trajectory)
+            set_metrics(trajectory)
             finished(trajectory, time.perf_counter() - began)
 
         await at_once(tasks, self.config.concurrency, answer)

@@ -9,7 +9,7 @@ from research.episode.tools import SearchError
 from research.episode.trajectory import Passage
 from research.evaluation.at_once import at_once
 from research.evaluation.bright.config import BrightConfig
-from research.evaluation.bright.fusion import fuse
+from research.evaluation.bright.fusion import fused
 from research.evaluation.bright.queries import BrightQuery
 from research.evaluation.config import EvaluationError
 from research.tools.search import RetrieverClient, RetrieverConfig
@@ -47,7 +47,7 @@ async def _retrieve(
         ]
         if lists:
             length, rrf_k = settings.top_k, config.rrf_k
-            run[query.question.id] = fuse(lists, query.weights, config.fusion, length, rrf_k)
+            run[query.question.id] = fused(lists, query.weights, config.fusion, length, rrf_k)
         bar.update()
 
     try:

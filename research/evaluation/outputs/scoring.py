@@ -9,7 +9,7 @@ SHARES = ("em", "f1", "acc", "judge", "judge_failed", "support_recall", "format_
 METRICS = (*SHARES, *COUNTS, "cut_by_length")
 
 
-def score(trajectory: Trajectory) -> None:
+def set_metrics(trajectory: Trajectory) -> None:
     """Set the metrics of a trajectory from its metadata: prediction, golden_answers, supporting_ids, _titles.
 
     What the environment measured of an episode that it played stays, except for the counts that all methods

@@ -15,7 +15,7 @@ from research.evaluation.at_once import Failed, at_once, attempt
 from research.evaluation.config import EvaluationConfig, evaluation_errors
 from research.evaluation.engines import Engine, sampler, seed_of, tokens_of
 from research.evaluation.methods import load_method
-from research.evaluation.methods.calls import MethodTools
+from research.evaluation.methods.calls import Calls
 from research.evaluation.outputs.predictions import PredictionKey
 from research.evaluation.outputs.scoring import set_metrics
 
@@ -56,9 +56,9 @@ class Runner:
         async def answer(task: Task) -> None:
             began = time.perf_counter()
             sample = sampler(self.engine, seed_of(self.config.sampling.seed, *task.key) + 1)
-            row = _row(task, environment)
-            given = MethodTools(sample, self.search, tokens, self.config, environment, row)
-            work = load_method(task.method)(task.question.question, given)
+            question, row = task.question.question, _row(task, environment)
+            calls = Calls(question, row, sample, self.search, tokens, self.config, environment)
+            work = load_method(task.method)(calls)
             trajectory = await attempt(work, self.config.question_timeout, "answer")
             if isinstance(trajectory, Failed):
                 metadata = {"prediction": "", "error": trajectory.reason}

@@ -1,6 +1,6 @@
 """Methods by name, one file each.
 
-Each has an async function `answer(question, tools)`, which returns a Trajectory whose metadata has the
+Each has an async function `answer(calls)`, which returns a Trajectory whose metadata has the
 `prediction`. To add one, put `<name>.py` with such a function here.
 """
 

@@ -3,13 +3,13 @@
 from research.episode.protocol import extract_answer
 from research.episode.trajectory import Trajectory
 from research.evaluation.engines import turn_generator
-from research.evaluation.methods.calls import MethodTools
+from research.evaluation.methods.calls import Calls
 
 
-async def answer(question: str, tools: MethodTools) -> Trajectory:
+async def answer(calls: Calls) -> Trajectory:
     """Whatever the environment plays, which also measures it."""
-    generate = turn_generator(tools.sample, tools.tokens)
-    trajectory = await tools.environment.play(tools.row, generate, tools.tokens)
+    tokens, generate = calls.tokens, turn_generator(calls.sample, calls.tokens)
+    trajectory = await calls.environment.play(calls.row, generate, tokens)
     trajectory.reward, trajectory.reward_reason = None, ""  # of a training; an evaluation has figures
-    trajectory.metadata["prediction"] = extract_answer(trajectory.model_turns, tools.tokens.protocol) or ""
+    trajectory.metadata["prediction"] = extract_answer(trajectory.model_turns, tokens.protocol) or ""
     return trajectory

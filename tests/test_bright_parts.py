@@ -1,5 +1,6 @@
 """BRIGHT's parts: fusion by hand, readers of each form, requests, texts of a file."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -192,7 +193,7 @@ def test_a_retriever_that_is_gone_is_one_line() -> None:
     with pytest.raises(
         EvaluationError, match="the retriever failed: http://127.0.0.1:9/search: .* run again"
     ):
-        retrieve_all("http://127.0.0.1:9", [query], config)
+        asyncio.run(retrieve_all("http://127.0.0.1:9", [query], config))
 
 
 # ------------------------------------------------------------------------------- texts and settings

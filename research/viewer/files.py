@@ -73,8 +73,8 @@ class TrajectoryFile:
         if line.strip():
             try:
                 trajectory = Trajectory.from_json(line.decode())
-                place = (self.path.name, self._lines, self.scanned, self.split)
-                self.rows.append(make_row(trajectory, self.protocol, *place))
+                place = {"file": self.path.name, "line": self._lines, "offset": self.scanned}
+                self.rows.append(make_row(trajectory, self.protocol, **place, split=self.split))
             except ValueError as error:
                 self._faults.append(self._fault(self._lines, str(error)))
         self.scanned += len(line)

@@ -5,9 +5,9 @@ A failed one is kept as failed, and not asked for again in this folder, unless a
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from research.datasets.bright import BrightTask
 from research.episode.loop import Limits
@@ -24,19 +24,12 @@ from research.evaluation.engines.opening import opened
 from research.files import append_line, cut_half_line, whole_lines
 
 
-class Wanted(NamedTuple):
-    """One text to ask for; `key` is a hash of all that it depends on."""
-
-    task: str
-    id: str
-    sample: int
-    key: str
-    question: str
-
-
 @dataclass(frozen=True)
 class Rewrite:
-    """One text, a row of rewrites.jsonl; `error` says why there is none."""
+    """One text, a row of rewrites.jsonl; `key` is a hash of all that it depends on.
+
+    `error` says why there is none.
+    """
 
     task: str
     id: str
@@ -48,8 +41,8 @@ class Rewrite:
     error: str | None = None
 
 
-def wanted(tasks: Iterable[BrightTask], config: BrightConfig, model: dict[str, Any]) -> list[Wanted]:
-    """All texts that the configuration asks for, in order; `model` is its identity."""
+def wanted(tasks: Iterable[BrightTask], config: BrightConfig, model: dict[str, Any]) -> dict[Rewrite, str]:
+    """The rows that the configuration asks for, in order, each with its question; `model` is its identity."""
     rewriting, engine = config.rewriting, config.engine
     settings = [
         model,
@@ -59,35 +52,35 @@ def wanted(tasks: Iterable[BrightTask], config: BrightConfig, model: dict[str, A
         asdict(config.sampling),
         [engine.tokenizer, engine.dtype, engine.max_model_len, engine.served_name],
     ]
-    texts = []
+    questions = {}
     for task in tasks:
         for each in task.questions:
             for sample in range(rewriting.samples):
                 key = hash_of([settings, task.name, *asdict(each).values(), sample])[:16]
-                texts.append(Wanted(task.name, each.id, sample, key, each.question))
-    return texts
+                questions[Rewrite(task.name, each.id, sample, key)] = each.question
+    return questions
 
 
-async def rewrite_all(texts: list[Wanted], path: Path, config: BrightConfig) -> list[Rewrite]:
-    """The texts in their order, made if the file lacks them. Raises EvaluationError if none can be made."""
-    done = _read(path)
-    todo = [each for each in texts if each.key not in done]
+async def rewrite_all(questions: dict[Rewrite, str], path: Path, config: BrightConfig) -> list[Rewrite]:
+    """The rows with their texts, made if the file lacks them. Raises EvaluationError if none can be made."""
+    done, total = _read(path), len(questions)
+    todo = [row for row in questions if row.key not in done]
     if todo:
-        with Progress(total=len(texts), initial=len(texts) - len(todo), unit="text", smoothing=0.05) as bar:
+        with Progress(total=total, initial=total - len(todo), unit="text", smoothing=0.05) as bar:
             async with opened(config.engine, config.sampling) as engine:
                 tokens = tokens_of(engine, config.protocol, config.rewriting.prompt)
 
-                async def rewrite(each: Wanted) -> None:
-                    work = _rewrite(each, engine, tokens, config)
+                async def rewrite(asked: Rewrite) -> None:
+                    work = _rewrite(asked, questions[asked], engine, tokens, config)
                     row = await attempt(work, config.question_timeout, "text")
                     if isinstance(row, Failed):
-                        row = Rewrite(*each[:4], error=row.reason)
+                        row = replace(asked, error=row.reason)
                     append_line(path, well_formed(json.dumps(asdict(row), ensure_ascii=False)))
                     done[row.key] = row
                     bar.count(row.error)
 
                 await at_once(todo, min(config.concurrency, len(todo)), rewrite)
-    return [done[each.key] for each in texts]
+    return [done[row.key] for row in questions]
 
 
 def _read(path: Path) -> dict[str, Rewrite]:
@@ -107,11 +100,15 @@ def _read(path: Path) -> dict[str, Rewrite]:
     return rows
 
 
-async def _rewrite(each: Wanted, engine: Engine, tokens: TokenProtocol, config: BrightConfig) -> Rewrite:
+async def _rewrite(
+    row: Rewrite, question: str, engine: Engine, tokens: TokenProtocol, config: BrightConfig
+) -> Rewrite:
     rewriting = config.rewriting
     limits = Limits(0, rewriting.tokens, rewriting.tokens, passage_tokens=1)
-    generate = turn_generator(sampler(engine, seed_of(config.sampling.seed, *each[:3])), tokens)
-    prompt_ids = build_prompt(rewriting.prompt, each.question, tokens)
+    seed = seed_of(config.sampling.seed, row.task, row.id, row.sample)
+    generate = turn_generator(sampler(engine, seed), tokens)
+    prompt_ids = build_prompt(rewriting.prompt, question, tokens)
     trajectory = await run_rewriting(prompt_ids, generate, tokens, limits)
     text = rewritten_query(trajectory, tokens, rewriting.thinks, asks_for_boxed(rewriting.prompt))
-    return Rewrite(*each[:4], text, trajectory.response_length, trajectory.finish_reason)
+    length, reason = trajectory.response_length, trajectory.finish_reason
+    return replace(row, text=text, tokens=length, finish_reason=reason)

@@ -3,6 +3,7 @@
 Started again with the same folder it resumes.
 """
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def _retrieved(
         return read_run(path), saved["retriever"]
     with serving(service) as url:
         health = requests.get(f"{url}/health", timeout=settings.timeout).json()
-        run = retrieve_all(url, queries, config)
+        run = asyncio.run(retrieve_all(url, queries, config))
     retriever = {name: health[name] for name in ("index", "encoder", "count", "fingerprint")}
     retriever["options"] = list(service.options)
     write_run(path, run, settings.name)

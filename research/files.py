@@ -56,6 +56,25 @@ def filling(folder: Path) -> Iterator[Path]:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line in one write, so that several processes may append to one file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        data = memoryview(line.encode() + b"\n")
+        while data:
+            data = data[os.write(descriptor, data) :]
+    finally:
+        os.close(descriptor)
+
+
+def whole_lines(path: Path) -> Iterator[str]:
+    """The lines of a file, with their ends and without the half line that a kill may have left at its end."""
+    if path.exists():
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            yield from (line for line in lines if line.endswith("\n"))
+
+
 def cut_half_line(path: Path) -> None:
     """Remove an unfinished last line, which the next line would be appended to."""
     if not path.exists():

@@ -108,12 +108,6 @@ class Judge:
         # One cancelled caller must not cancel the request that others wait for.
         return await asyncio.shield(self._in_flight[key])
 
-    def is_known(self, question: str, golden_answers: Sequence[str], answer: str) -> bool:
-        """Whether the verdict takes no request."""
-        return (
-            not answer.strip() or content_key(self._model, question, golden_answers, answer) in self._verdicts
-        )
-
     async def close(self) -> None:
         """Cancel what is in flight, and close the connections."""
         tasks = [*self._in_flight.values()]

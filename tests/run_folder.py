@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from research.episode.trajectory import Call, Segment, Trajectory
-from research.training.run_files import append_line, write_trajectory
+from research.files import append_line
+from research.training.run_files import write_trajectory
 
 
 def step_row(step, **changes):

@@ -1,5 +1,6 @@
 """BRIGHT's parts: fusion by hand, readers of each form, requests, texts of a file."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from research.episode.trajectory import Passage
 from research.errors import DataError
 from research.evaluation.bright import published
 from research.evaluation.bright.config import compose_bright, read_bright_config
-from research.evaluation.bright.fusion import best, fuse, reciprocal_ranks, summed
-from research.evaluation.bright.queries import TextFile, query_of
+from research.evaluation.bright.fusion import best, fused, reciprocal_ranks, summed
+from research.evaluation.bright.queries import query_of, read_texts, texts_for
 from research.evaluation.bright.retrieve import retrieve_all, scores_of
-from research.evaluation.bright.summary import figures, mean_figures, table
+from research.evaluation.bright.score import figures, mean_figures, table
 from research.evaluation.bright.trec import METRICS
 from research.evaluation.config import EvaluationError
 from research.metrics.statistics import bootstrap, bootstrap_mean_of
@@ -43,7 +44,7 @@ def test_reciprocal_ranks_by_hand() -> None:
     lists = [{"a": 9.0, "b": 8.0}, {"b": 0.3, "c": 0.2, "a": 0.1}]
     found = reciprocal_ranks(lists, [2, 1], 60)
     assert found == pytest.approx({"a": 2 / 61 + 1 / 63, "b": 2 / 62 + 1 / 61, "c": 1 / 62})
-    assert list(fuse(lists, [2, 1], "rrf", 2)) == ["a", "b"]
+    assert list(fused(lists, [2, 1], "rrf", 2)) == ["a", "b"]
 
 
 SCORES = st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.floats(0.5, 100), max_size=12)
@@ -52,18 +53,18 @@ SCORES = st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.floats(0.
 @examples(max_examples=50)
 @given(st.lists(SCORES, min_size=1, max_size=4))
 def test_the_sum_of_whole_lists_is_exact_and_ordered(lists: list[dict[str, float]]) -> None:
-    fused = fuse(lists, [1.0] * len(lists), "sum", 1000)
+    total = fused(lists, [1.0] * len(lists), "sum", 1000)
     names = {name for scores in lists for name in scores}
     expected = {name: sum(scores.get(name, 0.0) for scores in lists) for name in names}
-    assert fused == pytest.approx(expected)
-    assert list(fused.values()) == sorted(fused.values(), reverse=True)
+    assert total == pytest.approx(expected)
+    assert list(total.values()) == sorted(total.values(), reverse=True)
 
 
 @examples(max_examples=50)
 @given(SCORES, st.integers(1, 12))
 def test_one_list_stays_as_it_is(scores: dict[str, float], length: int) -> None:
     for fusion in ("sum", "rrf"):
-        assert fuse([scores], [1.0], fusion, length) == best(scores, length)
+        assert fused([scores], [1.0], fusion, length) == best(scores, length)
 
 
 def test_the_mean_of_tasks_is_plain_and_its_interval_narrower() -> None:
@@ -192,7 +193,7 @@ def test_a_retriever_that_is_gone_is_one_line() -> None:
     with pytest.raises(
         EvaluationError, match="the retriever failed: http://127.0.0.1:9/search: .* run again"
     ):
-        retrieve_all("http://127.0.0.1:9", [query], config)
+        asyncio.run(retrieve_all("http://127.0.0.1:9", [query], config))
 
 
 # ------------------------------------------------------------------------------- texts and settings
@@ -255,12 +256,12 @@ def test_texts_are_found_by_task_and_id(tmp_path: Path) -> None:
     task = local_task("x", tmp_path, tmp_path)
     rows = [{"id": "x_0", "query": "named"}, {"id": 1, "task": "x", "queries": ["one", "two"]}]
     path = write_jsonl(tmp_path / "texts.jsonl", rows)
-    assert TextFile(path, None).of(task, alone=False) == {"0": ("named",), "1": ("one", "two")}
+    assert texts_for(task, read_texts(path, None), alone=False) == {"0": ("named",), "1": ("one", "two")}
     path = write_jsonl(tmp_path / "texts.jsonl", [{"id": "0", "rewrite_7b": "bare"}])
-    assert TextFile(path, "rewrite_7b").of(task, alone=True) == {"0": ("bare",)}
-    assert TextFile(path, "rewrite_7b").of(task, alone=False) == {}
+    assert texts_for(task, read_texts(path, "rewrite_7b"), alone=True) == {"0": ("bare",)}
+    assert texts_for(task, read_texts(path, "rewrite_7b"), alone=False) == {}
     with pytest.raises(EvaluationError, match="texts.jsonl:1: .* --field; there are: rewrite_7b"):
-        TextFile(path, None)
+        read_texts(path, None)
 
 
 def test_published_figures_stand_beside_those_of_the_same_retriever_alone() -> None:

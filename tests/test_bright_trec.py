@@ -12,7 +12,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from research.datasets.bright import question_file
-from research.evaluation.bright.score import score
+from research.evaluation.bright.score import score_run
 from research.evaluation.bright.trec import read_qrels, read_run, trec_scores, write_run
 from research.evaluation.config import EvaluationError
 
@@ -70,7 +70,7 @@ def test_blanks_inside_ids_of_others_files_are_read_from_both_ends(
     assert read_run(tmp_path / "again.trec") == run
     if " " not in query:
         (tmp_path / "qrels").write_text(f"{query} 0 {passage} 1\n")
-        assert "questions present | 1         | 1.00000" in score(tmp_path / "x.trec", tmp_path / "qrels")
+        assert "questions present | 1         | 1.00000" in score_run(tmp_path / "x.trec", tmp_path / "qrels")
 
 
 def test_a_judgement_given_twice_counts_once_and_two_different_ones_are_refused(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_malformed_run_is_named_by_line(tmp_path: Path, line: str, complaint: 
 def test_a_question_that_the_run_lacks_counts_as_nothing_and_is_named(tmp_path: Path) -> None:
     write_run(tmp_path / "x.trec", {"1": {"a": 1.0}, "9": {"a": 1.0}}, "test")
     (tmp_path / "qrels").write_text("1 0 a 1\n2 0 a 1\n")
-    told = score(tmp_path / "x.trec", tmp_path / "qrels")
+    told = score_run(tmp_path / "x.trec", tmp_path / "qrels")
     assert "Missing in the run, 1: 2." in told and "without judgement, 1: 9." in told
     assert (
         "questions present | 1         | 1.00000" in told

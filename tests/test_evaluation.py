@@ -16,6 +16,7 @@ from conftest import SHARED
 from evaluation_stack import WORDS, ModelServer
 from retriever_process import build_index, serving
 
+from research.environments.question_answering import Environment
 from research.episode.tokens import TokenProtocol
 from research.evaluation.__main__ import main
 from research.evaluation.outputs.predictions import Predictions, read_predictions
@@ -152,6 +153,38 @@ def test_every_method_answers_and_the_table_compares(
     assert "EM by hops" in page and "Searches per question" in page and "<script" not in page
     compared = CliRunner().invoke(main, ["compare", str(out), str(out)])
     assert compared.exit_code == 0 and "| land, research | em | 6 |" in compared.stdout
+
+
+def test_an_environment_of_ones_own_plays_and_measures(
+    tmp_path: Path,
+    tag_tokens: TokenProtocol,
+    retriever: str,
+    tokenizer: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples" / "your_environment")
+    monkeypatch.setitem(WORDS, "river", "B")
+    played: list[str] = []
+    monkeypatch.setattr(Environment, "play", told(Environment.play, played))
+    choices = tmp_path / "choices.csv"
+    choices.write_text("question,A,B,C,right\nThe river?,x,y,z,B\nThe king?,x,y,z,A\n")
+    out, words = tmp_path / "out", ("environment=multiple_choice:MultipleChoice", "methods=[research,direct]")
+    with ModelServer(tag_tokens).running() as url:
+        shown = evaluate(out, url, retriever, tokenizer, choices, *words)
+    own, direct = json.loads((out / "metrics.json").read_text())["results"]
+    assert own["is_letter"]["mean"] == own["em"]["mean"] == 0.5 and "is_letter" not in direct
+    assert "| is_letter |" in shown and "The river?\nA: x" in played[0] and len(played) == 2
+    sys.modules.pop("multiple_choice")
+
+
+def told(play: Any, played: list[str]) -> Any:
+    """The same `play`, which tells the questions that it is called with."""
+
+    async def told_play(environment: Environment, row: dict[str, Any], *rest: Any) -> Any:
+        played.append(row["extra_info"]["question"])
+        return await play(environment, row, *rest)
+
+    return told_play
 
 
 def test_the_judge_is_asked_once_and_its_failures_count_as_wrong(

@@ -3,6 +3,7 @@ recall.
 """
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,11 @@ from research.evaluation.config import (
 from research.evaluation.engines.identity import model_identity
 from research.evaluation.engines.vllm_engine import _is_float32
 from research.evaluation.methods.ircot import first_sentence
-from research.evaluation.outputs.judging import judge_metrics
-from research.evaluation.outputs.predictions import PredictionKey
+from research.evaluation.outputs.judging import JUDGEMENTS, judge_all, judge_metrics
+from research.evaluation.outputs.predictions import PREDICTIONS, PredictionKey
 from research.evaluation.outputs.summary import markdown, summarise
 from research.evaluation.runner import Runner, Task
-from research.judge import Verdict, content_key
+from research.judge import content_key
 from research.metrics.answers import support_recall
 from research.metrics.statistics import bootstrap, paired_difference
 
@@ -175,7 +176,7 @@ def test_support_is_found_by_title_else_by_id() -> None:
 
 @pytest.mark.parametrize("golden", ["A", "The The", "*", "Rhine"])
 def test_a_failed_question_and_no_answer_score_nothing_whatever_is_accepted(
-    tag_tokens: TokenProtocol, golden: str
+    tmp_path: Path, tag_tokens: TokenProtocol, golden: str
 ) -> None:
     async def never(query: str) -> list[Passage]:
         await asyncio.sleep(60)
@@ -186,10 +187,15 @@ def test_a_failed_question_and_no_answer_score_nothing_whatever_is_accepted(
     [late] = run(SayingEngine(tag_tokens), [task], never, "question_timeout=0.1")
     [silent] = run(SayingEngine(tag_tokens, speak=lambda text: "<answer>\\boxed{}</answer>"), [task])
     for trajectory in (late, silent):
-        answers = ("", trajectory.metadata["prediction"])
-        keys = [content_key("judge", "the river?", [golden], answer) for answer in answers]
-        verdicts = dict.fromkeys(keys, Verdict(True, "of another version"))
-        figures = trajectory.metrics | judge_metrics(judge, verdicts, trajectory)
+        (tmp_path / PREDICTIONS).write_text(trajectory.to_json() + "\n")
+        keys = [
+            content_key("judge", "the river?", [golden], answer)
+            for answer in ("", trajectory.metadata["prediction"])
+        ]
+        rows = [json.dumps({"key": key, "right": True, "reason": "of another version"}) for key in keys]
+        (tmp_path / JUDGEMENTS).write_text("\n".join(rows))
+        verdicts = asyncio.run(judge_all(judge, tmp_path))
+        figures = trajectory.metrics | judge_metrics(verdicts, trajectory)
         assert [figures[name] for name in ("em", "f1", "acc", "judge", "judge_failed")] == [0.0] * 5
     assert (late.metrics["failed"], silent.metrics["failed"]) == (1.0, 0.0)
 

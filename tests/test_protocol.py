@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research.episode.pieces import segment_pieces
+from research.episode.pieces import pieces
 from research.episode.protocol import (
     Protocol,
     extract_answer,
@@ -16,7 +16,7 @@ from research.episode.protocol import (
     render_passage,
     render_result,
 )
-from research.episode.trajectory import Passage, Segment
+from research.episode.trajectory import Passage, Segment, Trajectory
 
 RESEARCH = Protocol()
 SEARCH_R1 = Protocol(
@@ -225,7 +225,7 @@ def check_time(parts):
         lambda: format_fault([text], RESEARCH),
         lambda: extract_answer(boxed, RESEARCH),
         lambda: parse_query(text, RESEARCH),
-        lambda: segment_pieces(segment, RESEARCH),
+        lambda: pieces(Trajectory([], [segment], finish_reason="search_limit"), RESEARCH),
     ):
         began = time.process_time()
         read()

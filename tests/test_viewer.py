@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from run_folder import episode, make_run, write_episodes
 
 from research.episode.protocol import Protocol
-from research.episode.trajectory import Call, Passage
-from research.training.run_files import append_line, trajectory_path
+from research.episode.trajectory import Call, Passage, Segment
+from research.files import append_line
+from research.training.run_files import trajectory_path
 from research.viewer import catalogue as catalogue_module
 from research.viewer.__main__ import main
-from research.viewer.app import create_app
+from research.viewer.app import viewer_app
 from research.viewer.catalogue import Catalogue
 from research.viewer.files import Source
 from research.viewer.pairs import pair
@@ -33,7 +34,7 @@ def loaded(path):
 
 
 def client_of(*paths, host="127.0.0.1"):
-    client = create_app(Catalogue([Source(path) for path in paths]), host).test_client()
+    client = viewer_app(Catalogue([Source(path) for path in paths]), host).test_client()
     assert client.get("/api/state").json["done"]
     return client
 
@@ -99,7 +100,7 @@ def test_scanning_and_searching_take_a_slice_of_time(run, monkeypatch):
     source = Source(run)
     assert not source.refresh(0) and len(source.rows) == 1
     monkeypatch.setattr(catalogue_module, "SLICE_S", 0)
-    client = create_app(Catalogue([Source(run)]), "127.0.0.1").test_client()
+    client = viewer_app(Catalogue([Source(run)]), "127.0.0.1").test_client()
     states = [client.get("/api/state").json for _ in range(12)]
     assert states[0]["scanned"] < states[0]["size"] == states[-1]["scanned"] and states[-1]["done"]
     monkeypatch.setattr(
@@ -322,6 +323,29 @@ def test_the_protocol_is_that_of_the_run(tmp_path):
         found = client_of(path).get("/api/trajectory?key=step_1.jsonl:1").json
         assert [piece["kind"] for piece in found["segments"][0]["pieces"]] == ["think", "search"]
         assert found["answer"] == "\\boxed{x}"
+
+
+def test_calls_of_any_tool_are_pieces(tmp_path):
+    """Those that the loop carried out, refused as they were empty, and did not reach any more."""
+    one = episode(1, 0.0)
+    turn = Segment("model", [1], [-0.1], "<think>t</think><calculate>1+1</calculate>\n")
+    refused = replace(turn, text="<count> </count>")
+    found = replace(one.segments[1])
+    one.segments = [turn, found, refused, found, replace(turn, text="so <weigh>x</weigh>")]
+    one.calls = [Call('{"expression": "1+1"}', tool="calculate", text="2"), Call(None, error="nothing")]
+    one.finish_reason = "search_limit"
+    old = episode(2, 1.0).to_json().replace('"calls"', '"searches"')
+    (tmp_path / "step_1.jsonl").write_text(
+        one.to_json() + "\n" + old.replace(', "tool": "search"', "") + "\n"
+    )
+    client = client_of(tmp_path / "step_1.jsonl")
+    shown, before = (
+        client.get("/api/trajectory", query_string={"key": f"step_1.jsonl:{line}"}).json for line in (1, 2)
+    )
+    kinds = [[piece["kind"] for piece in segment["pieces"]] for segment in shown["segments"]]
+    assert kinds == [["think", "search"], ["result"], ["search"], ["result"], ["text", "search"]]
+    assert shown["found_searches"][0]["query"] == 'calculate {"expression": "1+1"}'
+    assert [piece["kind"] for piece in before["segments"][0]["pieces"]] == ["think", "search"]
 
 
 def test_hostile_text_and_requests(run):

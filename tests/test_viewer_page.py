@@ -10,7 +10,8 @@ from run_folder import episode, make_run, write_episodes
 from viewer_process import viewing
 
 from research.episode.trajectory import Call, Passage
-from research.training.run_files import append_line, trajectory_path
+from research.files import append_line
+from research.training.run_files import trajectory_path
 
 pytestmark = needs_chromium
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script></think> & <b>bold</b>'

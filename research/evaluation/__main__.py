@@ -1,7 +1,6 @@
 """Command line: `python -m research.evaluation run|compare|report --help`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command("run")
 @click.option(
     "--model", "engine__model", required=True, metavar="DIR|NAME|URL", help="For vLLM, or a server."
 )
@@ -51,7 +50,7 @@ def main() -> None:
 @click.option("--judge", "judge__url", metavar="URL", help="OpenAI-compatible server of an LLM judge.")
 @click.option("--judge-model", "judge__model", help="The model's name there.")
 @click.argument("overrides", nargs=-1)
-def run(
+def run_multihop(
     out: Path | None,
     retriever: str | None,
     corpus: Path | None,
@@ -67,6 +66,7 @@ def run(
     --preset is given.
     """
     from research.evaluation.run import evaluate
+    from research.evaluation.service import Service, serving
 
     if retriever and corpus:
         raise click.UsageError("--retriever and --corpus: one of them")
@@ -78,7 +78,8 @@ def run(
         own_folder(run_dir)
         config = compose_multihop(["retriever.url=http://none", *values], trained)
         needs_retriever = list(config.methods) != ["direct"]
-        with _retriever(retriever, corpus, encoder, index, needs_retriever) as url:
+        served = serving(Service(corpus, encoder, index)) if corpus and needs_retriever else None
+        with served or nullcontext(retriever) as url:
             if needs_retriever:
                 config = compose_multihop([*values, *([f"retriever.url={url}"] if url else [])], trained)
             table, fault = evaluate(config, run_dir)
@@ -93,14 +94,14 @@ def run(
 @click.argument("run_b", type=cli.FOLDER)
 def compare(run_a: Path, run_b: Path) -> None:
     """Question by question: what changed from RUN_A to RUN_B, with intervals and p-values."""
-    from research.evaluation.outputs.compare import compare as comparison
+    from research.evaluation.outputs.compare import compare_runs
 
-    click.echo(comparison(run_a, run_b))
+    click.echo(compare_runs(run_a, run_b))
 
 
-@main.command()
+@main.command("report")
 @click.argument("run_dir", type=cli.FOLDER)
-def report(run_dir: Path) -> None:
+def report_again(run_dir: Path) -> None:
     """Write RUN_DIR/report.html again."""
     from research.evaluation.outputs.report import write_report
 
@@ -108,20 +109,6 @@ def report(run_dir: Path) -> None:
         click.echo(write_report(run_dir))
     except OSError as error:
         raise click.ClickException(f"{run_dir} is no finished evaluation: {error}") from error
-
-
-@contextmanager
-def _retriever(
-    url: str | None, corpus: Path | None, encoder: str, index: str, needed: bool
-) -> Iterator[str | None]:
-    """The address of the retriever: the one given, or that of a service over the corpus."""
-    from research.evaluation.service import Service, serving
-
-    if corpus and needed:
-        with serving(Service(corpus, encoder, index)) as served:
-            yield served
-    else:
-        yield url
 
 
 if __name__ == "__main__":

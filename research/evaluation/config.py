@@ -1,12 +1,13 @@
-"""The configuration of an evaluation: research/config/eval_multihop.yaml as typed objects, with a rule for
-each value. The keys are documented there.
+"""The configuration of an evaluation as typed objects, with a rule for each value.
+
+The keys are documented in research/config/eval_multihop.yaml.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from click import ClickException
 from hydra import compose, initialize_config_dir
@@ -19,12 +20,14 @@ from research import values as rules
 from research.episode.loop import Limits
 from research.episode.prompts import load_prompt, with_text
 from research.episode.protocol import Protocol
-from research.evaluation.methods import method_names
+from research.evaluation.methods import DOOR as METHODS
 from research.judge import JudgeConfig
 from research.overrides import as_hydra_word
 from research.places import CONFIG_DIR
 from research.tools.search import RetrieverConfig
 from research.values import ABOVE_0, SHARE, TEXT, Rule, integer, or_null
+
+Typed = TypeVar("Typed")
 
 
 class EvaluationError(ClickException):
@@ -110,9 +113,9 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.judge.url is not None and self.judge.model is None:
             raise ValueError("judge.model: which model is the judge?")
-        if unknown := sorted(set(self.methods) - set(method_names())):
-            known = ", ".join(method_names())
-            raise ValueError(f"no method is called {', '.join(unknown)}; there are: {known}")
+        known = METHODS.names()
+        if unknown := sorted(set(self.methods) - set(known)):
+            raise ValueError(f"no method is called {', '.join(unknown)}; there are: {', '.join(known)}")
         rules.check_protocol(self.protocol)
         load_prompt(self.prompt)
 
@@ -133,13 +136,15 @@ def compose_multihop(overrides: list[str], model: str | None = None) -> DictConf
     if missing := sorted(OmegaConf.missing_keys(config)):
         advice = " (--retriever URL or --corpus FILE)" if "retriever.url" in missing else ""
         raise EvaluationError(f"no value for {', '.join(missing)}{advice}")
-    keep_prompt(config)
     read_multihop(config)
     return config
 
 
 def compose_file(name: str, overrides: Sequence[str], values: Mapping[str, Any]) -> DictConfig:
-    """research/config/NAME.yaml, resolved, with `values` for keys not overridden. Raises EvaluationError."""
+    """research/config/NAME.yaml, resolved, with `values` for keys not overridden and the prompt's text.
+
+    Raises EvaluationError.
+    """
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
@@ -149,6 +154,10 @@ def compose_file(name: str, overrides: Sequence[str], values: Mapping[str, Any])
             if key not in given:
                 OmegaConf.update(config, key, value)
         OmegaConf.resolve(config)
+        section = config.get("rewriting", config)
+        if not OmegaConf.is_missing(section, "prompt") and isinstance(section.prompt, str):
+            with evaluation_errors():
+                section.prompt = with_text(section.prompt)  # of a prompt that is a file
     except (HydraException, OmegaConfBaseException) as error:
         raise EvaluationError(" ".join(str(error).split())) from error
     return config
@@ -178,12 +187,11 @@ def trained_values(trained: Any) -> dict[str, Any]:
 
 
 def read_multihop(config: DictConfig) -> EvaluationConfig:
-    """The configuration as objects. Raises EvaluationError naming what is unknown, missing or meaningless."""
-    read: EvaluationConfig = read_typed(EvaluationConfig, config, MULTIHOP)
-    return read
+    """See `read_typed`."""
+    return read_typed(EvaluationConfig, config, MULTIHOP)
 
 
-def read_typed(cls: type, config: DictConfig, of_keys: Mapping[str, Rule]) -> Any:
+def read_typed(cls: type[Typed], config: DictConfig, of_keys: Mapping[str, Rule]) -> Typed:
     """The configuration as an object of `cls`; its fields that are dataclasses are the sections.
 
     Raises EvaluationError for a key that is unknown or missing, or whose value breaks its rule.
@@ -196,22 +204,15 @@ def read_typed(cls: type, config: DictConfig, of_keys: Mapping[str, Rule]) -> An
         if missing := sorted(of_keys.keys() - flat.keys() - OPTIONAL):
             raise ValueError(f"no value for {', '.join(missing)}")
     for name, kind in get_type_hints(cls).items():
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             values[name] = _object(kind, values[name], f"{name}: ")
     return _object(cls, values, "")
 
 
-def _object(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
+def _object(cls: type[Typed], values: Mapping[str, Any], prefix: str) -> Typed:
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     with evaluation_errors(prefix):
         return cls(**fields)
-
-
-def keep_prompt(section: DictConfig) -> None:
-    """Put the text of a prompt that is a file into the configuration. Raises EvaluationError."""
-    if isinstance(section.prompt, str):
-        with evaluation_errors():
-            section.prompt = with_text(section.prompt)
 
 
 @contextmanager

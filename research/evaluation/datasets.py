@@ -1,17 +1,14 @@
 """Which questions to ask: data sets by name or by file, as tasks in a fixed order."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
 
 from research.datasets.flashrag import SETS, question_set
 from research.datasets.questions import Question
-from research.environments import EpisodeSettings, environment_class, make_environment
 from research.environments.question_answering import Environment
-from research.evaluation.config import EvaluationConfig, EvaluationError, evaluation_errors
-from research.evaluation.runner import Task
+from research.evaluation.config import EvaluationConfig, EvaluationError
+from research.evaluation.engines.identity import hash_of
+from research.evaluation.runner import Task, environment_of
 from research.places import CACHE
 
 FOLDER = CACHE / "flashrag"
@@ -23,7 +20,7 @@ def read_datasets(config: EvaluationConfig) -> dict[str, list[Question]]:
     Raises EvaluationError for an unknown name or two data sets with one label, DataError for a bad file.
     """
     datasets: dict[str, list[Question]] = {}
-    environment = _environment(config)
+    environment = environment_of(config)
     for name in config.datasets:
         label = name if name in SETS else Path(name).name.split(".")[0]
         if label in datasets:
@@ -45,19 +42,7 @@ def digest(questions: Sequence[Question]) -> str:
         (each.id, each.question, each.golden_answers, each.hops, each.supporting_ids, each.supporting_titles)
         for each in questions
     ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _environment(config: EvaluationConfig) -> Environment:
-    settings = EpisodeSettings(
-        config.prompt, "exact_match", config.protocol, config.limits, config.retriever, config.tools
-    )
-    with evaluation_errors():
-        section = {"environment": config.environment}
-        if not issubclass(environment_class(section), Environment):
-            raise ValueError(f"environment: {config.environment} asks no questions")
-        environment = make_environment(section, settings)
-    return cast(Environment, environment)
+    return hash_of(parts)[:16]
 
 
 def _read(name: str, environment: Environment) -> list[Question]:

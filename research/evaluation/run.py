@@ -21,12 +21,11 @@ from research.evaluation.datasets import digest, read_datasets, tasks
 from research.evaluation.engines.identity import model_identity
 from research.evaluation.engines.opening import opened
 from research.evaluation.outputs.folder import RUNTIME_KEYS, check_same
-from research.evaluation.outputs.judging import JUDGEMENTS, judge_all, judge_metrics
+from research.evaluation.outputs.judging import judge_all, judge_metrics
 from research.evaluation.outputs.predictions import Predictions, failures, prediction_key, read_predictions
 from research.evaluation.outputs.report import write_report
 from research.evaluation.outputs.summary import markdown, summarise, write_summary
 from research.evaluation.runner import Runner, Task
-from research.judge import read_verdicts
 from research.model_server import JsonServer, ServerError
 from research.processes import alone_in
 from research.tools.search import RetrieverClient
@@ -64,21 +63,15 @@ def evaluate(config: DictConfig, run_dir: Path) -> Outcome:
             rate = f"{len(todo) / seconds:.1f} per second"
             print(f"{len(todo):,} questions in {seconds:.0f} s, {rate}", file=sys.stderr)
         predictions.sort(order)
-        asyncio.run(judge_all(read.judge, run_dir))
-        return _conclude(run_dir, read, identity)
-
-
-def _conclude(run_dir: Path, config: EvaluationConfig, identity: dict[str, Any]) -> Outcome:
-    """Write metrics.json and report.html from the other files."""
-    verdicts = read_verdicts(run_dir / JUDGEMENTS)
-    scores = {
-        prediction_key(each): each.metrics | judge_metrics(config.judge, verdicts, each)
-        for each in read_predictions(run_dir)
-    }
-    summary = summarise(scores, identity)
-    write_summary(run_dir, summary)
-    write_report(run_dir)
-    return Outcome(markdown(summary["results"]), _fault(run_dir))
+        verdicts = asyncio.run(judge_all(read.judge, run_dir))
+        scores = {
+            prediction_key(each): each.metrics | judge_metrics(verdicts, each)
+            for each in read_predictions(run_dir)
+        }
+        summary = summarise(scores, identity)
+        write_summary(run_dir, summary)
+        write_report(run_dir)
+        return Outcome(markdown(summary["results"]), _fault(run_dir))
 
 
 def _fault(run_dir: Path) -> str | None:

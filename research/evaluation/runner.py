@@ -1,23 +1,23 @@
 """Answer all questions with one engine and one retriever; a failed question counts as wrong."""
 
-import itertools
 import time
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from research.datasets.questions import Question
-from research.episode.tools import SEARCH, SearchFunction, Tool, search_tool
+from research.environments import EpisodeSettings, Row, environment_class, make_environment
+from research.environments.question_answering import Environment
+from research.episode.tools import SEARCH, SearchFunction, search_tool
 from research.episode.trajectory import Trajectory, well_formed
 from research.evaluation.at_once import Failed, at_once, attempt
 from research.evaluation.config import EvaluationConfig, evaluation_errors
-from research.evaluation.engines import Engine, Sample, Stops, tokens_of
-from research.evaluation.methods import get_method
-from research.evaluation.methods.calls import MethodTools
+from research.evaluation.engines import Engine, sampler, seed_of, tokens_of
+from research.evaluation.methods import load_method
+from research.evaluation.methods.calls import Calls
 from research.evaluation.outputs.predictions import PredictionKey
-from research.evaluation.outputs.scoring import score
-from research.tools import read_tools
+from research.evaluation.outputs.scoring import set_metrics
 
 
 @dataclass(frozen=True)
@@ -47,37 +47,45 @@ class Runner:
 
         Raises what ends the whole evaluation: EvaluationError, and what `finished` raises.
         """
-        tools = self._tools()
-        tokens = tokens_of(self.engine, self.config.protocol, self.config.prompt, tools)
+        environment = environment_of(self.config)
+        # Our own search, whose failures may end the evaluation.
+        search = search_tool(self.search)
+        environment.tools = [search if tool.name == SEARCH else tool for tool in environment.tools]
+        tokens = tokens_of(self.engine, environment.protocol, self.config.prompt, environment.tools)
 
         async def answer(task: Task) -> None:
             began = time.perf_counter()
-            given = MethodTools(self._sampler(task), self.search, tools, tokens, self.config)
-            work = get_method(task.method)(task.question.question, given)
+            sample = sampler(self.engine, seed_of(self.config.sampling.seed, *task.key) + 1)
+            question, row = task.question.question, _row(task, environment)
+            calls = Calls(question, row, sample, self.search, tokens, self.config, environment)
+            work = load_method(task.method)(calls)
             trajectory = await attempt(work, self.config.question_timeout, "answer")
             if isinstance(trajectory, Failed):
                 metadata = {"prediction": "", "error": trajectory.reason}
                 trajectory = Trajectory(prompt_ids=[], metadata=metadata)
             trajectory.metadata = {**_metadata(task), **trajectory.metadata}
-            score(trajectory, tokens.protocol)
+            set_metrics(trajectory)
             finished(trajectory, time.perf_counter() - began)
 
         await at_once(tasks, self.config.concurrency, answer)
 
-    def _tools(self) -> list[Tool]:
-        """The tools of the configuration, with our own search: its failures may end the evaluation."""
-        with evaluation_errors():
-            tools = read_tools(self.config.tools, self.config.retriever)
-        return [search_tool(self.search) if tool.name == SEARCH else tool for tool in tools]
 
-    def _sampler(self, task: Task) -> Sample:
-        """The engine for one question; each call has a seed that depends on this question alone."""
-        seeds = itertools.count(zlib.crc32(repr((self.config.sampling.seed, *task.key)).encode()) + 1)
+def environment_of(config: EvaluationConfig) -> Environment:
+    """The environment that reads the questions and plays them. Raises EvaluationError."""
+    settings = EpisodeSettings(
+        config.prompt, "exact_match", config.protocol, config.limits, config.retriever, config.tools
+    )
+    with evaluation_errors():
+        section = {"environment": config.environment}
+        if not issubclass(environment_class(section), Environment):
+            raise ValueError(f"environment: {config.environment} asks no questions")
+        return cast(Environment, make_environment(section, settings))
 
-        async def sample(token_ids: list[int], max_tokens: int, stops: Stops) -> list[int]:
-            return await self.engine.generate(token_ids, max_tokens, stops, next(seeds))
 
-        return sample
+def _row(task: Task, environment: Environment) -> Row:
+    """The question as a training plays it; there are no controls here, so it is one row."""
+    [row] = environment.rows({"train": [], "test": [task.question]}, 0, Path(task.dataset))["test"]
+    return row
 
 
 def _metadata(task: Task) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from research.episode.trajectory import Trajectory
 from research.errors import DataError
-from research.files import cut_half_line, write_atomically
+from research.files import append_line, cut_half_line, write_atomically
 
 Line = TypeVar("Line")
 StepMetrics = Mapping[str, float]
@@ -42,14 +42,6 @@ def metrics_row(data: Mapping[str, Any], step: int) -> dict[str, float]:
     """The line of metrics.jsonl for a step: the numbers among its metrics."""
     row = {key: float(value) for key, value in data.items() if isinstance(value, numbers.Real)}
     return {"step": step, **row}
-
-
-def append_line(path: Path, line: str) -> None:
-    """Append a line in one write, so that several workers may append to one file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = line.encode() + b"\n"
-    with path.open("ab", buffering=len(data) + 1) as file:
-        file.write(data)
 
 
 def trajectory_path(run_dir: Path, step: int, split: str, writer: str = "") -> Path:

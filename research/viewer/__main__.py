@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from waitress.server import create_server
 
-from research.viewer.app import create_app
+from research.viewer.app import viewer_app
 from research.viewer.catalogue import Catalogue
 from research.viewer.files import Source
 
@@ -46,7 +46,7 @@ def main(path: Path, other: Path | None, port: int, host: str) -> None:
         listener = _listen(host, port)
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    app = create_app(Catalogue(sources), host)
+    app = viewer_app(Catalogue(sources), host)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waiting requests are normal
     server = create_server(app, sockets=[listener], threads=THREADS, ident="viewer")
     shown = f"[{host}]" if ":" in host else host

@@ -32,7 +32,7 @@ HEADERS = {
 }
 
 
-def create_app(catalogue: Catalogue, host: str) -> Flask:
+def viewer_app(catalogue: Catalogue, host: str) -> Flask:
     """The application.
 
     The host of a request must be ``host``, a name of this machine, or an address: a site whose name was

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from research.viewer.files import Source
@@ -25,8 +26,8 @@ class Catalogue:
         self._versions: list[int] = []  # of the files that the next three are from
         self._entries: list[Entry] = []
         self._choices: dict[str, Any] = {}
-        self._selected: dict[ListQuery, list[Entry]] = {}
-        self._texts: dict[str, TextSearch] = {}
+        self._selected = lru_cache(KEPT)(lambda query: query.select(self._entries))
+        self._search = lru_cache(KEPT)(TextSearch)
 
     def state(self) -> dict[str, Any]:
         """What there is by now, after a look for newly written lines.
@@ -87,19 +88,15 @@ class Catalogue:
             rows = [row for side in sides for row in side]
             self._entries = [Entry(row) for row in rows] if len(sides) == 1 else pair(*sides)
             self._choices = {"facets": facets(rows), "ranges": ranges(rows)}
-            self._selected.clear()
+            self._selected.cache_clear()
             self._versions = versions
 
     def _select(self, query: ListQuery) -> tuple[list[Entry], bool]:
         """The entries that pass the query, and whether all of them are known."""
-        selected = self._selected.get(query)
-        if selected is None:
-            selected = query.select(self._entries)
-        _keep(self._selected, query, selected)
+        selected: list[Entry] = self._selected(query)
         if not query.text:
             return selected, True
-        search = self._texts.get(query.text) or TextSearch(query.text)
-        _keep(self._texts, query.text, search)
+        search = self._search(query.text)
         complete = self._look_for(search, selected)
         return [entry for entry in selected if any(map(search.holds, entry.rows))], complete
 
@@ -110,11 +107,3 @@ class Catalogue:
             search.advance(source, (row for row in side if row), until)
             for source, side in zip(self.sources, sides, strict=False)
         )
-
-
-def _keep(cache: dict[Any, Any], key: Any, value: Any) -> None:
-    """Put a value in, and drop the least recently used one if there are too many."""
-    cache.pop(key, None)
-    cache[key] = value
-    if len(cache) > KEPT:
-        del cache[next(iter(cache))]

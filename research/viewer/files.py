@@ -1,5 +1,7 @@
-"""The files of trajectories to look at. They may be gigabytes, and grow meanwhile: each byte is scanned once,
-and only a summary of each trajectory is kept.
+"""The files of trajectories to look at.
+
+They may be gigabytes, and grow meanwhile: each byte is scanned once, and only a summary of each trajectory is
+kept.
 """
 
 import json
@@ -9,12 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, with_config
 from yaml import YAMLError
 
 from research.episode.protocol import Protocol
 from research.episode.trajectory import Trajectory
-from research.training.config import read_section
 from research.training.run_files import TRAJECTORY_FILE
 from research.validation import checked
 from research.viewer.rows import Row, make_row
@@ -22,7 +23,7 @@ from research.viewer.rows import Row, make_row
 PREDICTIONS = "predictions.jsonl"  # of an evaluation
 TAIL_BYTES = 64
 REASON_CHARACTERS = 200
-_PROTOCOL = TypeAdapter(Protocol)
+_PROTOCOL = TypeAdapter(with_config(ConfigDict(extra="forbid"))(Protocol))
 
 
 class TrajectoryFile:
@@ -72,8 +73,8 @@ class TrajectoryFile:
         if line.strip():
             try:
                 trajectory = Trajectory.from_json(line.decode())
-                place = (self.path.name, self._lines, self.scanned, self.split)
-                self.rows.append(make_row(trajectory, self.protocol, *place))
+                place = {"file": self.path.name, "line": self._lines, "offset": self.scanned}
+                self.rows.append(make_row(trajectory, self.protocol, **place, split=self.split))
             except ValueError as error:
                 self._faults.append(self._fault(self._lines, str(error)))
         self.scanned += len(line)
@@ -86,12 +87,6 @@ class TrajectoryFile:
     def faults(self) -> list[str]:
         """One message for each line that is left out."""
         return [*self._faults, self._pending] if self._pending else self._faults
-
-    def read_line(self, row: Row) -> str:
-        """The line of one of the rows."""
-        with self.path.open("rb") as data:
-            data.seek(row.offset)
-            return data.readline().decode()
 
 
 class Source:
@@ -107,8 +102,6 @@ class Source:
         self.protocol, self.notice = _protocol(path)
         self.version = 0
         self._files: dict[str, TrajectoryFile] = {}
-        self._rows: list[Row] = []
-        self._rows_version = 0
         if not self._paths() and not (path / "config.yaml").exists():
             if not path.exists():
                 raise FileNotFoundError(f"{path}: no such file or folder")
@@ -144,10 +137,7 @@ class Source:
     @property
     def rows(self) -> list[Row]:
         """All rows, by step and then as they were written."""
-        if self._rows_version != self.version:
-            self._rows = [row for file in self._files.values() for row in file.rows]
-            self._rows_version = self.version
-        return self._rows
+        return [row for file in self._files.values() for row in file.rows]
 
     @property
     def faults(self) -> list[str]:
@@ -162,7 +152,9 @@ class Source:
 
     def read_line(self, row: Row) -> str:
         """The line of a row, as in its file."""
-        return self._files[row.file].read_line(row)
+        with self._files[row.file].path.open("rb") as data:
+            data.seek(row.offset)
+            return data.readline().decode()
 
     def read(self, key: str) -> tuple[Row, Trajectory]:
         """One trajectory by the key of its row. Raises LookupError, also if its file was rewritten."""
@@ -209,6 +201,4 @@ def _configured(config: Path) -> Protocol:
         values = values.get(name)
         if values is None:
             return Protocol()
-    plain = OmegaConf.to_container(values, resolve=True) if OmegaConf.is_config(values) else values
-    checked(_PROTOCOL, plain)
-    return read_section(Protocol, values)
+    return checked(_PROTOCOL, OmegaConf.to_container(values, resolve=True))

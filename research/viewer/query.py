@@ -72,23 +72,26 @@ class ListQuery(BaseModel):
 
     def select(self, entries: Sequence[Entry]) -> list[Entry]:
         """The entries that pass all filters except the text, sorted; those without a value come last."""
-        tests = self._row_tests()
-        selected = [entry for entry in entries if any(all(test(row) for test in tests) for row in entry.rows)]
-        if self.verdict:
-            selected = [entry for entry in selected if VERDICTS[self.verdict](entry)]
+        passes, verdict = self._row_test(), VERDICTS[self.verdict] if self.verdict else lambda entry: True
+        selected = [entry for entry in entries if any(map(passes, entry.rows)) and verdict(entry)]
         values = [(self._sort_value(entry), entry) for entry in selected]
         known = [pair for pair in values if pair[0] is not None]
         known.sort(key=lambda pair: pair[0], reverse=self.order == "desc")
         return [entry for _, entry in known] + [entry for value, entry in values if value is None]
 
-    def _row_tests(self) -> list[Callable[[Row], bool]]:
-        """One function for each filter that is set."""
-        tests = [_equals(name, getattr(self, name)) for name in FACETS if getattr(self, name) is not None]
-        for name in RANGES:
-            low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
-            if low is not None or high is not None:
-                tests.append(_within(name, low, high))
-        return tests
+    def _row_test(self) -> Callable[[Row], bool]:
+        """Whether a row passes all filters that are set; one without a number is in no range."""
+        equal = [(name, value) for name in FACETS if (value := getattr(self, name)) is not None]
+        bounds = [(name, getattr(self, f"{name}_min"), getattr(self, f"{name}_max")) for name in RANGES]
+        within = [(name, low, high) for name, low, high in bounds if (low, high) != (None, None)]
+
+        def lies(value: float | None, low: float | None, high: float | None) -> bool:
+            return value is not None and (low is None or value >= low) and (high is None or value <= high)
+
+        return lambda row: (
+            all(getattr(row, name) == value for name, value in equal)
+            and all(lies(getattr(row, name), low, high) for name, low, high in within)
+        )
 
     def _sort_value(self, entry: Entry) -> Any:
         """A value of the first side, or how much more reward the second run earned."""
@@ -107,15 +110,3 @@ def ranges(rows: Sequence[Row]) -> dict[str, tuple[float, float] | None]:
     """The least and the greatest value of each number; None if no row has one."""
     columns = {name: [value for row in rows if (value := getattr(row, name)) is not None] for name in RANGES}
     return {name: (min(values), max(values)) if values else None for name, values in columns.items()}
-
-
-def _equals(name: str, wanted: str) -> Callable[[Row], bool]:
-    return lambda row: getattr(row, name) == wanted
-
-
-def _within(name: str, low: float | None, high: float | None) -> Callable[[Row], bool]:
-    def test(row: Row) -> bool:
-        value = getattr(row, name)
-        return value is not None and (low is None or value >= low) and (high is None or value <= high)
-
-    return test

@@ -42,10 +42,11 @@ class Row:
         return f"{self.file}:{self.line}"
 
 
-def make_row(
-    trajectory: Trajectory, protocol: Protocol, file: str, line: int, offset: int, split: str
-) -> Row:
-    """The summary, with shared strings kept once. Raises ValueError for a bad step or sample."""
+def make_row(trajectory: Trajectory, protocol: Protocol, **place: Any) -> Row:
+    """The summary, with shared strings kept once; `place` has file, line, offset and split.
+
+    Raises ValueError for a bad step or sample.
+    """
     data = trajectory.metadata
     em, reward = trajectory.metrics.get("em"), trajectory.reward
 
@@ -53,19 +54,12 @@ def make_row(
         """The first of these that the metadata has."""
         return sys.intern(next((str(data[name]) for name in names if data.get(name) is not None), ""))
 
+    place |= {name: text(name) for name in ("id", "question", "method", "control", "error")}
     return Row(
-        file=file,
-        line=line,
-        offset=offset,
-        id=text("id"),
-        question=text("question"),
+        **place,
         answer=sys.intern(extract_answer(trajectory.model_turns, protocol) or ""),
-        split=split,
         source=text("data_source", "dataset"),
-        method=text("method"),
-        control=text("control"),
         finish=trajectory.finish_reason or "",
-        error=text("error"),
         step=_whole(data, "step"),
         sample=_whole(data, "sample") or 0,
         right=None if em is None else em == 1.0,

@@ -4,9 +4,9 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from research.episode.pieces import segment_pieces
+from research.episode.pieces import segment_pieces, with_called_tools
 from research.episode.protocol import Protocol
-from research.episode.trajectory import Call, Passage, Segment, Trajectory
+from research.episode.trajectory import Call, Segment, Trajectory
 from research.metrics.answers import normalize_answer
 from research.viewer.query import Entry
 from research.viewer.rows import Row, metadata_texts
@@ -22,17 +22,20 @@ def trajectory_view(row: Row, trajectory: Trajectory, protocol: Protocol) -> dic
 
     The environment's segments are the results of the searches, in order; the last search may have none.
     """
+    protocol = with_called_tools(protocol, trajectory)
+    golden_answers = metadata_texts(trajectory, "golden_answers")
+    normal = [f" {normalize_answer(answer)} " for answer in golden_answers]
     view = {
         **_row(row),
         "reward": trajectory.reward,
-        "golden_answers": metadata_texts(trajectory, "golden_answers"),
+        "golden_answers": golden_answers,
         "reward_reason": trajectory.reward_reason,
         "metrics": trajectory.metrics,
         "metadata": trajectory.metadata,
         "prompt_tokens": len(trajectory.prompt_ids),
         "generate_seconds": trajectory.generate_seconds,
         "segments": [_segment(segment, protocol) for segment in trajectory.segments],
-        "found_searches": [_search(search, trajectory) for search in trajectory.calls],
+        "found_searches": [_call(call, *_gold_names(trajectory), normal) for call in trajectory.calls],
         "gold": gold_found(trajectory),
     }
     return {name: _named_if_not_finite(value) for name, value in view.items()}
@@ -51,26 +54,21 @@ def _segment(segment: Segment, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _search(search: Call, trajectory: Trajectory) -> dict[str, Any]:
-    passages = [
-        _passage(passage, trajectory, shown=number < search.shown)
-        for number, passage in enumerate(search.passages)
-    ]
-    query = search.query if search.tool == "search" else f"{search.tool} {search.query}"
-    return {"query": query, "error": search.error, "seconds": search.seconds, "passages": passages}
+def _call(call: Call, ids: set[str], titles: set[str], normal_answers: list[str]) -> dict[str, Any]:
+    """A call with its passages: whether the metadata names them as gold, and whether they hold an answer.
 
-
-def _passage(passage: Passage, trajectory: Trajectory, shown: bool) -> dict[str, Any]:
-    title, _, text = passage.contents.partition("\n")
-    return {
-        "id": passage.id,
-        "title": title,
-        "text": text,
-        "score": passage.score,
-        "shown": shown,
-        "gold": _gold_mark(passage, trajectory),
-        "answer": _holds_answer(passage.contents, metadata_texts(trajectory, "golden_answers")),
-    }
+    An answer is held as whole words, after the normalisation of exact match.
+    """
+    passages = []
+    for number, passage in enumerate(call.passages):
+        title, _, text = passage.contents.partition("\n")
+        view = {"id": passage.id, "title": title, "text": text, "score": passage.score}
+        gold = "id" if passage.id in ids else "title" if _plain_title(title) in titles else ""
+        normal = f" {normalize_answer(passage.contents)} "
+        held = any(answer in normal for answer in normal_answers)
+        passages.append({**view, "shown": number < call.shown, "gold": gold, "answer": held})
+    query = call.query if call.tool == "search" else f"{call.tool} {call.query}"
+    return {"query": query, "error": call.error, "seconds": call.seconds, "passages": passages}
 
 
 def gold_found(trajectory: Trajectory) -> dict[str, int] | None:
@@ -82,18 +80,10 @@ def gold_found(trajectory: Trajectory) -> dict[str, int] | None:
     if not ids and not titles:
         return None
     shown = [passage for search in trajectory.searches for passage in search.passages[: search.shown]]
-    by_id, by_title = {each.id for each in shown} & ids, {_title(each) for each in shown} & titles
+    by_id, by_title = {each.id for each in shown} & ids, {_plain_title(each.title) for each in shown} & titles
     if by_id or not titles:
         return {"total": len(ids), "found": len(by_id)}
     return {"total": len(titles), "found": len(by_title)}
-
-
-def _gold_mark(passage: Passage, trajectory: Trajectory) -> str:
-    """``id`` or ``title``, by which the metadata names this passage; empty if it does not."""
-    ids, titles = _gold_names(trajectory)
-    if passage.id in ids:
-        return "id"
-    return "title" if _title(passage) in titles else ""
 
 
 def _gold_names(trajectory: Trajectory) -> tuple[set[str], set[str]]:
@@ -101,18 +91,8 @@ def _gold_names(trajectory: Trajectory) -> tuple[set[str], set[str]]:
     return set(ids), set(map(_plain_title, titles))
 
 
-def _title(passage: Passage) -> str:
-    return _plain_title(passage.contents.partition("\n")[0])
-
-
 def _plain_title(text: str) -> str:
     return text.strip().strip('"').casefold()
-
-
-def _holds_answer(contents: str, golden_answers: list[str]) -> bool:
-    """Whether it contains a golden answer as whole words, after the normalisation of exact match."""
-    text = f" {normalize_answer(contents)} "
-    return any(f" {normalize_answer(answer)} " in text for answer in golden_answers)
 
 
 def _named_if_not_finite(value: Any) -> Any:

@@ -26,7 +26,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command("run")
 @click.option("--queries", metavar="original|FILE", help='The questions, or rows {"id", "query"}.')
 @click.option(
     "--model", "engine__model", metavar="DIR|NAME|URL", help="Or a model's texts: for vLLM, or a server."
@@ -49,33 +49,33 @@ def main() -> None:
     "--out", type=cli.PATH, help="Folder; one that was begun is resumed.  [default: runs/bright-TIME]"
 )
 @click.argument("overrides", nargs=-1)
-def run(out: Path | None, overrides: tuple[str, ...], **options: Any) -> None:
+def run_bright(out: Path | None, overrides: tuple[str, ...], **options: Any) -> None:
     """Search, and write rewrites.jsonl, runs/TASK.trec, scores.jsonl and metrics.json into a folder.
 
     OVERRIDES are key=value pairs of research/config/eval_bright.yaml, for example sampling.temperature=0.
     """
-    from research.evaluation.bright.run import run as evaluate
+    from research.evaluation.bright.run import evaluate_bright
 
     run_dir = out or RUNS / f"bright-{datetime.now():%Y%m%d-%H%M%S}"
     with cli.one_line_end(run_dir):
         own_folder(run_dir)
         config = compose_bright([*cli.as_overrides(options), *overrides], options["engine__model"])
-        click.echo(evaluate(config, run_dir))
+        click.echo(evaluate_bright(config, run_dir))
         click.echo(f"\n{run_dir}: metrics.json  scores.jsonl  runs/")
 
 
-@main.command()
+@main.command("score")
 @click.argument("run_file", type=cli.FILE)
 @click.option(
     "--qrels", type=cli.FILE, required=True, help="Judgements in TREC's form, or questions with gold ids."
 )
 @click.option("--task", help="The questions of this task, if the file has several.")
 @click.option("--long", is_flag=True, help="By the gold ids of the long form.")
-def score(run_file: Path, qrels: Path, task: str | None, long: bool) -> None:
+def score_file(run_file: Path, qrels: Path, task: str | None, long: bool) -> None:
     """Score a run file in TREC's form; questions that are missing there are named."""
-    from research.evaluation.bright.score import score as scored
+    from research.evaluation.bright.score import score_run
 
-    click.echo(scored(run_file, qrels, task, long))
+    click.echo(score_run(run_file, qrels, task, long))
 
 
 if __name__ == "__main__":

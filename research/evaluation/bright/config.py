@@ -17,7 +17,6 @@ from research.evaluation.config import (
     EngineConfig,
     Sampling,
     compose_file,
-    keep_prompt,
     list_of_names,
     read_typed,
     trained_values,
@@ -133,15 +132,13 @@ def compose_bright(overrides: list[str], model: str | None) -> DictConfig:
     If `model` is the policy of a training run, it is asked with the prompt and protocol of its training.
     """
     config = compose_file("eval_bright", overrides, _trained_values(model))
-    keep_prompt(config.rewriting)
     read_bright_config(config)
     return config
 
 
 def read_bright_config(config: DictConfig) -> BrightConfig:
-    """The configuration as objects. Raises EvaluationError naming what is unknown, missing or meaningless."""
-    read: BrightConfig = read_typed(BrightConfig, config, BRIGHT)
-    return read
+    """See `read_typed`."""
+    return read_typed(BrightConfig, config, BRIGHT)
 
 
 def _trained_values(model: str | None) -> dict[str, Any]:

@@ -16,14 +16,14 @@ PassageScores = Mapping[str, float]
 FUSIONS = ("sum", "rrf")
 
 
-def fuse(
+def fused(
     lists: Sequence[PassageScores], weights: Sequence[float], fusion: str, length: int, k: int = 60
 ) -> dict[str, float]:
     """The `length` best, best first, from lists of at most `length`; a single list of weight 1 as it is."""
     if len(lists) == 1 and weights[0] == 1:
         return best(lists[0], length)
-    fused = summed(lists, weights, length) if fusion == "sum" else reciprocal_ranks(lists, weights, k)
-    return best(fused, length)
+    scores = summed(lists, weights, length) if fusion == "sum" else reciprocal_ranks(lists, weights, k)
+    return best(scores, length)
 
 
 def summed(lists: Sequence[PassageScores], weights: Sequence[float], length: int) -> dict[str, float]:

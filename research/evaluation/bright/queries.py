@@ -1,6 +1,7 @@
 """What is searched with: for each question its texts, from the question, a file or a model."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,17 @@ from research.datasets.bright import BrightTask
 from research.datasets.json_rows import read_rows
 from research.datasets.rewriting_tasks import RewritingTask
 from research.episode.trajectory import well_formed
-from research.evaluation.bright.config import BrightConfig
+from research.errors import warn
+from research.evaluation.bright.config import ORIGINAL, BrightConfig
+from research.evaluation.bright.rewrite import rewrite_all, wanted
 from research.evaluation.config import EvaluationError
 
 FIELDS = ("queries", "rewrite", "query")
 NAMED = 10
+REWRITES = "rewrites.jsonl"
+
+Texts = Mapping[str, tuple[str, ...]]
+"""question id -> what it is searched with; several texts are several lists of passages"""
 
 
 @dataclass(frozen=True)
@@ -39,34 +46,73 @@ def query_of(question: RewritingTask, rewrites: Sequence[str], config: BrightCon
     return BrightQuery(question, texts, (1.0,) * len(texts))
 
 
-class TextFile:
-    """Texts of a JSONL or parquet file, {"id", "query"} per row; a text, or a list of texts.
+def texts_of(
+    tasks: Sequence[BrightTask], config: BrightConfig, run_dir: Path, model: dict[str, Any]
+) -> dict[str, Texts]:
+    """The texts of each task by its name; warns of questions that have none. `model` is its identity."""
+    if config.queries == ORIGINAL:
+        return {task.name: {each.id: (each.question,) for each in task.questions} for task in tasks}
+    if config.queries is None:
+        return _of_model(tasks, config, run_dir, model)
+    read = read_texts(Path(config.queries), config.field)
+    texts = {task.name: texts_for(task, read, alone=len(tasks) == 1) for task in tasks}
+    for task in tasks:
+        if absent := [each.id for each in task.questions if each.id not in texts[task.name]]:
+            missing = f"{len(absent)} questions of {task.name}: {named(absent)}"
+            message = f"{config.queries} has no texts for {missing}"
+            if not config.allow_missing:
+                raise EvaluationError(f"{message}. With --allow-missing they count as 0")
+            warn(f"{message}. They count as 0.")
+    return texts
 
-    An id is TASK_ID, or ID alone beside a "task", or if only one task is asked for.
+
+def _of_model(
+    tasks: Sequence[BrightTask], config: BrightConfig, run_dir: Path, model: dict[str, Any]
+) -> dict[str, Texts]:
+    """The model's texts. A failed one is left out; a question without any counts as 0."""
+    rows = asyncio.run(rewrite_all(wanted(tasks, config, model), run_dir / REWRITES, config))
+    failed = [row for row in rows if row.error is not None]
+    if failed and len(failed) == len(rows):
+        reason = f"run again to ask again; first: {failed[0].error}"
+        raise EvaluationError(f"all {len(rows)} texts failed; {reason}")
+    texts: dict[str, dict[str, tuple[str, ...]]] = {task.name: {} for task in tasks}
+    for row in rows:
+        if row.error is None:
+            texts[row.task][row.id] = (*texts[row.task].get(row.id, ()), row.text)
+    empty = [row for row in rows if row.error is None and not row.text]
+    ids, empty_ids = (named([f"{row.task} {row.id}" for row in some]) for some in (failed, empty))
+    if failed:
+        warn(f"{len(failed)} of {len(rows)} texts failed and count as 0: {ids}; first: {failed[0].error}.")
+    if empty:
+        warn(f"{len(empty)} of {len(rows)} texts are empty: {empty_ids}.")
+    return dict(texts)
+
+
+def read_texts(path: Path, field: str | None) -> dict[tuple[str | None, str], tuple[str, ...]]:
+    """(task or None, id) -> texts of a JSONL or parquet file, {"id", "query"} per row; a text, or a list.
+
+    Raises EvaluationError or DataError naming file and line.
     """
-
-    def __init__(self, path: Path, field: str | None) -> None:
-        """Raises EvaluationError or DataError naming file and line."""
-        self._texts: dict[tuple[str | None, str], tuple[str, ...]] = {}
-        for line, row in read_rows(path):
-            self._add(row, field, f"{path}:{line}")
-
-    def _add(self, row: Any, field: str | None, where: str) -> None:
+    texts: dict[tuple[str | None, str], tuple[str, ...]] = {}
+    for line, row in read_rows(path):
+        where = f"{path}:{line}"
         if not isinstance(row, dict) or not isinstance(row.get("id"), str | int):
             raise EvaluationError(f'{where}: a row must be an object with an "id"')
         key = (row.get("task"), str(row["id"]))
-        if key in self._texts:
+        if key in texts:
             raise EvaluationError(f'{where}: "id" {key[1]!r} is there twice')
-        self._texts[key] = _texts(row, field, where)
+        texts[key] = _texts(row, field, where)
+    return texts
 
-    def of(self, task: BrightTask, alone: bool) -> dict[str, tuple[str, ...]]:
-        """The file's texts for a task by question id; `alone`: no other task is asked for."""
-        texts = {}
-        for name in (each.id for each in task.questions):
-            keys = [(task.name, name), (None, f"{task.name}_{name}")] + [(None, name)] * alone
-            if key := next((key for key in keys if key in self._texts), None):
-                texts[name] = self._texts[key]
-        return texts
+
+def texts_for(task: BrightTask, read: Mapping[tuple[str | None, str], tuple[str, ...]], alone: bool) -> Texts:
+    """Those of one task. An id is TASK_ID, or ID beside a "task", or `alone`: no other task is asked for."""
+    texts = {}
+    for name in (each.id for each in task.questions):
+        keys = [(task.name, name), (None, f"{task.name}_{name}")] + [(None, name)] * alone
+        if key := next((key for key in keys if key in read), None):
+            texts[name] = read[key]
+    return texts
 
 
 def named(ids: Sequence[str]) -> str:

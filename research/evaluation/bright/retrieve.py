@@ -1,6 +1,5 @@
 """Texts to lists of passages, by the retrieval service over HTTP."""
 
-import asyncio
 from collections.abc import Iterable
 
 from tqdm import tqdm
@@ -9,34 +8,22 @@ from research.episode.tools import SearchError
 from research.episode.trajectory import Passage
 from research.evaluation.at_once import at_once
 from research.evaluation.bright.config import BrightConfig
-from research.evaluation.bright.fusion import fuse
+from research.evaluation.bright.fusion import fused
 from research.evaluation.bright.queries import BrightQuery
 from research.evaluation.config import EvaluationError
 from research.tools.search import RetrieverClient, RetrieverConfig
 
 
-def retrieve_all(url: str, queries: list[BrightQuery], config: BrightConfig) -> dict[str, dict[str, float]]:
+async def retrieve_all(
+    url: str, queries: list[BrightQuery], config: BrightConfig
+) -> dict[str, dict[str, float]]:
     """For each question its best passages, id -> score, best first; none for one without texts.
 
     Raises EvaluationError when the service fails for good.
     """
-    return asyncio.run(_retrieve(url, queries, config))
-
-
-async def _retrieve(
-    url: str, queries: list[BrightQuery], config: BrightConfig
-) -> dict[str, dict[str, float]]:
-    settings = config.retriever
-    client = RetrieverClient(
-        RetrieverConfig(
-            url,
-            top_k=settings.top_k,
-            timeout=settings.timeout,
-            deadline=settings.deadline,
-            connections=settings.in_flight,
-            contents=False,
-        )
-    )
+    settings, patience = config.retriever, (config.retriever.timeout, config.retriever.deadline)
+    to = RetrieverConfig(url, "research", settings.top_k, *patience, settings.in_flight, contents=False)
+    client = RetrieverClient(to)
     run: dict[str, dict[str, float]] = {query.question.id: {} for query in queries}
 
     async def search(query: BrightQuery) -> None:
@@ -46,8 +33,8 @@ async def _retrieve(
             for text in query.texts
         ]
         if lists:
-            length, rrf_k = settings.top_k, config.rrf_k
-            run[query.question.id] = fuse(lists, query.weights, config.fusion, length, rrf_k)
+            found = fused(lists, query.weights, config.fusion, settings.top_k, config.rrf_k)
+            run[query.question.id] = found
         bar.update()
 
     try:

@@ -3,13 +3,11 @@
 A failed one is kept as failed, and not asked for again in this folder, unless all failed there.
 """
 
-import hashlib
 import json
-import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from research.datasets.bright import BrightTask
 from research.episode.loop import Limits
@@ -20,67 +18,31 @@ from research.episode.trajectory import well_formed
 from research.evaluation.at_once import Failed, Progress, at_once, attempt
 from research.evaluation.bright.config import BrightConfig
 from research.evaluation.config import EvaluationError
-from research.evaluation.engines import Engine, Stops, tokens_of, turn_generator
+from research.evaluation.engines import Engine, sampler, seed_of, tokens_of, turn_generator
+from research.evaluation.engines.identity import hash_of
 from research.evaluation.engines.opening import opened
-from research.files import cut_half_line
-
-REWRITES = "rewrites.jsonl"
-
-
-class Wanted(NamedTuple):
-    """One text to ask for; `key` is a hash of all that it depends on."""
-
-    task: str
-    id: str
-    sample: int
-    question: str
-    key: str
+from research.files import append_line, cut_half_line, whole_lines
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One text, a row of rewrites.jsonl; `error` says why there is none."""
+    """One text, a row of rewrites.jsonl; `key` is a hash of all that it depends on.
+
+    `error` says why there is none.
+    """
 
     task: str
     id: str
     sample: int
     key: str
-    text: str
+    text: str = ""
     tokens: int = 0
     finish_reason: str | None = None
     error: str | None = None
 
 
-class Rewrites:
-    """rewrites.jsonl, to append to. One process at a time."""
-
-    def __init__(self, run_dir: Path) -> None:
-        """Resume from the file, without the half line that a kill may have left. Raises EvaluationError."""
-        self._path = run_dir / REWRITES
-        cut_half_line(self._path)
-        lines = self._path.read_bytes().splitlines() if self._path.exists() else []
-        rows = [self._row(number, line) for number, line in enumerate(lines, start=1)]
-        if rows and all(row.error for row in rows):
-            rows = []
-            self._path.unlink()
-        self.done = {row.key: row for row in rows}
-
-    def _row(self, number: int, line: bytes) -> Rewrite:
-        try:
-            return Rewrite(**json.loads(line))
-        except (ValueError, TypeError) as error:
-            message = f"{self._path}:{number} is no text; remove the line, and it is asked for again"
-            raise EvaluationError(message) from error
-
-    def add(self, row: Rewrite) -> None:
-        """Append a text."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(well_formed(json.dumps(asdict(row), ensure_ascii=False)) + "\n")
-        self.done[row.key] = row
-
-
-def wanted(tasks: Iterable[BrightTask], config: BrightConfig, model: dict[str, Any]) -> list[Wanted]:
-    """All texts that the configuration asks for, in order; `model` is its identity."""
+def wanted(tasks: Iterable[BrightTask], config: BrightConfig, model: dict[str, Any]) -> dict[Rewrite, str]:
+    """The rows that the configuration asks for, in order, each with its question; `model` is its identity."""
     rewriting, engine = config.rewriting, config.engine
     settings = [
         model,
@@ -90,50 +52,63 @@ def wanted(tasks: Iterable[BrightTask], config: BrightConfig, model: dict[str, A
         asdict(config.sampling),
         [engine.tokenizer, engine.dtype, engine.max_model_len, engine.served_name],
     ]
-    texts = []
+    questions = {}
     for task in tasks:
         for each in task.questions:
             for sample in range(rewriting.samples):
-                key = _key([settings, task.name, *asdict(each).values(), sample])
-                texts.append(Wanted(task.name, each.id, sample, each.question, key))
-    return texts
+                key = hash_of([settings, task.name, *asdict(each).values(), sample])[:16]
+                questions[Rewrite(task.name, each.id, sample, key)] = each.question
+    return questions
 
 
-async def rewrite_all(texts: list[Wanted], rewrites: Rewrites, config: BrightConfig) -> None:
-    """Make the texts that are not there yet. Raises EvaluationError if none can be made."""
-    todo = [each for each in texts if each.key not in rewrites.done]
-    if not todo:
-        return
-    done = len(texts) - len(todo)
-    with Progress(total=len(texts), initial=done, unit="text", smoothing=0.05) as bar:
-        async with opened(config.engine, config.sampling) as engine:
-            tokens = tokens_of(engine, config.protocol, config.rewriting.prompt)
+async def rewrite_all(questions: dict[Rewrite, str], path: Path, config: BrightConfig) -> list[Rewrite]:
+    """The rows with their texts, made if the file lacks them. Raises EvaluationError if none can be made."""
+    done, total = _read(path), len(questions)
+    todo = [row for row in questions if row.key not in done]
+    if todo:
+        with Progress(total=total, initial=total - len(todo), unit="text", smoothing=0.05) as bar:
+            async with opened(config.engine, config.sampling) as engine:
+                tokens = tokens_of(engine, config.protocol, config.rewriting.prompt)
 
-            async def rewrite(each: Wanted) -> None:
-                place = (each.task, each.id, each.sample, each.key)
-                row = await attempt(_rewrite(each, engine, tokens, config), config.question_timeout, "text")
-                if isinstance(row, Failed):
-                    row = Rewrite(*place, "", error=row.reason)
-                rewrites.add(row)
-                bar.count(row.error)
+                async def rewrite(asked: Rewrite) -> None:
+                    work = _rewrite(asked, questions[asked], engine, tokens, config)
+                    row = await attempt(work, config.question_timeout, "text")
+                    if isinstance(row, Failed):
+                        row = replace(asked, error=row.reason)
+                    append_line(path, well_formed(json.dumps(asdict(row), ensure_ascii=False)))
+                    done[row.key] = row
+                    bar.count(row.error)
 
-            await at_once(todo, min(config.concurrency, len(todo)), rewrite)
+                await at_once(todo, min(config.concurrency, len(todo)), rewrite)
+    return [done[row.key] for row in questions]
 
 
-async def _rewrite(each: Wanted, engine: Engine, tokens: TokenProtocol, config: BrightConfig) -> Rewrite:
+def _read(path: Path) -> dict[str, Rewrite]:
+    """The rows by key; a half line, left by a kill, is cut off, and so is all if all failed."""
+    cut_half_line(path)
+    rows = {}
+    for number, line in enumerate(whole_lines(path), start=1):
+        try:
+            row = Rewrite(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            message = f"{path}:{number} is no text; remove the line, and it is asked for again"
+            raise EvaluationError(message) from error
+        rows[row.key] = row
+    if rows and all(row.error for row in rows.values()):
+        path.unlink()
+        return {}
+    return rows
+
+
+async def _rewrite(
+    row: Rewrite, question: str, engine: Engine, tokens: TokenProtocol, config: BrightConfig
+) -> Rewrite:
     rewriting = config.rewriting
     limits = Limits(0, rewriting.tokens, rewriting.tokens, passage_tokens=1)
-    seed = zlib.crc32(repr((config.sampling.seed, *each[:3])).encode())
-
-    async def sample(token_ids: list[int], max_tokens: int, stops: Stops) -> list[int]:
-        return await engine.generate(token_ids, max_tokens, stops, seed)
-
-    prompt_ids = build_prompt(rewriting.prompt, each.question, tokens)
-    trajectory = await run_rewriting(prompt_ids, turn_generator(sample, tokens), tokens, limits)
+    seed = seed_of(config.sampling.seed, row.task, row.id, row.sample)
+    generate = turn_generator(sampler(engine, seed), tokens)
+    prompt_ids = build_prompt(rewriting.prompt, question, tokens)
+    trajectory = await run_rewriting(prompt_ids, generate, tokens, limits)
     text = rewritten_query(trajectory, tokens, rewriting.thinks, asks_for_boxed(rewriting.prompt))
     length, reason = trajectory.response_length, trajectory.finish_reason
-    return Rewrite(each.task, each.id, each.sample, each.key, text, length, reason)
-
-
-def _key(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return replace(row, text=text, tokens=length, finish_reason=reason)

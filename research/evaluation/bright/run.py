@@ -4,12 +4,10 @@ Started again with the same folder it resumes.
 """
 
 import asyncio
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-import click
 import requests
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,17 +15,16 @@ from research.datasets.bright import BrightTask, hub_task, local_task
 from research.datasets.rewriting_tasks import RewritingTask
 from research.evaluation.bright.config import ORIGINAL, BrightConfig, read_bright_config
 from research.evaluation.bright.published import comparison
-from research.evaluation.bright.queries import BrightQuery, TextFile, named, query_of
+from research.evaluation.bright.queries import BrightQuery, query_of, texts_of
 from research.evaluation.bright.retrieve import retrieve_all
-from research.evaluation.bright.rewrite import Rewrites, rewrite_all, wanted
-from research.evaluation.bright.summary import figures, mean_figures, table
+from research.evaluation.bright.score import figures, mean_figures, table
 from research.evaluation.bright.trec import Run, read_run, trec_scores, write_run
 from research.evaluation.config import EvaluationError
-from research.evaluation.engines.identity import file_sha256, model_identity
+from research.evaluation.engines.identity import file_sha256, hash_of, model_identity
 from research.evaluation.outputs.folder import RUNTIME_KEYS, check_same
 from research.evaluation.outputs.summary import MEAN, write_summary
 from research.evaluation.service import serving
-from research.files import atomic_path
+from research.files import write_atomically
 from research.places import CACHE
 from research.processes import alone_in
 
@@ -36,11 +33,8 @@ SCORES_FILE = "scores.jsonl"
 # What may differ when a run is resumed; `batch` is in folders of earlier versions.
 FREE = RUNTIME_KEYS | {"data"} | {f"retriever.{key}" for key in ("batch", "in_flight", "timeout", "deadline")}
 
-Texts = dict[str, dict[str, tuple[str, ...]]]
-"""task -> question id -> its texts"""
 
-
-def run(config: DictConfig, run_dir: Path) -> str:
+def evaluate_bright(config: DictConfig, run_dir: Path) -> str:
     """Run the evaluation, or the rest of it; the figures as text.
 
     Raises EvaluationError or DataError with a one-line reason. What is finished stays, whatever happens.
@@ -50,19 +44,20 @@ def run(config: DictConfig, run_dir: Path) -> str:
     identity = _identity(tasks, read)
     with alone_in(run_dir, EvaluationError):
         check_same(run_dir, config, identity, FREE)
-        texts = _texts(tasks, read, run_dir, identity["queries"])
+        texts = texts_of(tasks, read, run_dir, identity["queries"])
         results, scores = [], {}
         for task in tasks:
             queries = [query_of(each, texts[task.name].get(each.id, ()), read) for each in task.questions]
             corpus = identity["tasks"][task.name]["corpus"]
-            ranking, retriever = _retrieved(task, queries, read, run_dir, corpus)
+            ranking, retriever = _retrieved(task, queries, read, run_dir / "runs", corpus)
             gold = {each.id: dict.fromkeys(each.gold_ids, 1) for each in task.questions}
             scores[task.name] = trec_scores(ranking, gold)
             row = {"task": task.name, **figures(scores[task.name]), **_counts(queries)}
             results.append(row | {"passages": retriever["count"], "retriever": retriever})
         if len(tasks) > 1:
             results.append({"task": MEAN, **mean_figures(scores)})
-        _write_scores(run_dir, scores)
+        rows = ({"task": task, "id": each, **row} for task in scores for each, row in scores[task].items())
+        write_atomically(run_dir / SCORES_FILE, "".join(json.dumps(row) + "\n" for row in rows))
         write_summary(run_dir, {**identity, "config": _settings(config), "results": results})
         return "\n\n".join(filter(None, [table(results), comparison(results, read.retriever, read.long)]))
 
@@ -80,75 +75,32 @@ def _identity(tasks: list[BrightTask], config: BrightConfig) -> dict[str, Any]:
         source = model_identity(config.engine)
     elif config.queries != ORIGINAL:
         source["sha256"] = file_sha256(Path(config.queries))
-    return {
-        "queries": source,
-        "tasks": {
-            task.name: {
-                "questions": len(task.questions),
-                "sha256": _hash([_parts(each) for each in task.questions]),
-                "corpus": file_sha256(task.corpus),
-            }
-            for task in tasks
-        },
+    of_tasks = {
+        task.name: {
+            "questions": len(task.questions),
+            "sha256": hash_of([_parts(each) for each in task.questions]),
+            "corpus": file_sha256(task.corpus),
+        }
+        for task in tasks
     }
-
-
-def _texts(tasks: list[BrightTask], config: BrightConfig, run_dir: Path, model: dict[str, Any]) -> Texts:
-    """The texts to search with; warns of questions that have none."""
-    if config.queries == ORIGINAL:
-        return {task.name: {each.id: (each.question,) for each in task.questions} for task in tasks}
-    if config.queries is None:
-        return _rewritten(tasks, config, run_dir, model)
-    file = TextFile(Path(config.queries), config.field)
-    texts = {task.name: file.of(task, alone=len(tasks) == 1) for task in tasks}
-    for task in tasks:
-        if absent := [each.id for each in task.questions if each.id not in texts[task.name]]:
-            missing = f"{len(absent)} questions of {task.name}: {named(absent)}"
-            message = f"{config.queries} has no texts for {missing}"
-            if not config.allow_missing:
-                raise EvaluationError(f"{message}. With --allow-missing they count as 0")
-            _warn(f"{message}. They count as 0")
-    return texts
-
-
-def _rewritten(tasks: list[BrightTask], config: BrightConfig, run_dir: Path, model: dict[str, Any]) -> Texts:
-    """The model's texts. A failed one is left out; a question without any counts as 0."""
-    rewrites = Rewrites(run_dir)
-    wanted_texts = wanted(tasks, config, model)
-    asyncio.run(rewrite_all(wanted_texts, rewrites, config))
-    rows = [rewrites.done[each.key] for each in wanted_texts]
-    texts: Texts = {task.name: {} for task in tasks}
-    for row in rows:
-        if row.error is None:
-            texts[row.task][row.id] = (*texts[row.task].get(row.id, ()), row.text)
-    failed = [row for row in rows if row.error is not None]
-    empty = [row for row in rows if row.error is None and not row.text]
-    ids, empty_ids = (named([f"{row.task} {row.id}" for row in some]) for some in (failed, empty))
-    if failed and len(failed) == len(rows):
-        reason = f"run again to ask again; first: {failed[0].error}"
-        raise EvaluationError(f"all {len(rows)} texts failed; {reason}")
-    if failed:
-        _warn(f"{len(failed)} of {len(rows)} texts failed and count as 0: {ids}; first: {failed[0].error}")
-    if empty:
-        _warn(f"{len(empty)} of {len(rows)} texts are empty: {empty_ids}")
-    return texts
+    return {"queries": source, "tasks": of_tasks}
 
 
 def _retrieved(
-    task: BrightTask, queries: list[BrightQuery], config: BrightConfig, run_dir: Path, corpus: str
+    task: BrightTask, queries: list[BrightQuery], config: BrightConfig, folder: Path, corpus: str
 ) -> tuple[Run, dict[str, Any]]:
     """The ranking, from the run file if it is of these texts, and what the retriever reports about itself."""
     settings = config.retriever
     service = settings.service(task.corpus, max(len(each.excluded_ids) for each in task.questions))
-    path, note = run_dir / "runs" / f"{task.name}.trec", run_dir / "runs" / f"{task.name}.json"
+    path, note = folder / f"{task.name}.trec", folder / f"{task.name}.json"
     texts = [[*_parts(query.question), query.texts, query.weights] for query in queries]
     origin = [corpus, settings.kind, service.options, settings.top_k, config.fusion, config.rrf_k]
-    key = _hash([texts, origin])
+    key = hash_of([texts, origin])
     if path.exists() and note.exists() and (saved := json.loads(note.read_text()))["key"] == key:
         return read_run(path), saved["retriever"]
     with serving(service) as url:
         health = requests.get(f"{url}/health", timeout=settings.timeout).json()
-        run = retrieve_all(url, queries, config)
+        run = asyncio.run(retrieve_all(url, queries, config))
     retriever = {name: health[name] for name in ("index", "encoder", "count", "fingerprint")}
     retriever["options"] = list(service.options)
     write_run(path, run, settings.name)
@@ -164,12 +116,6 @@ def _counts(queries: list[BrightQuery]) -> dict[str, Any]:
     }
 
 
-def _write_scores(run_dir: Path, scores: dict[str, dict[str, dict[str, float]]]) -> None:
-    rows = [{"task": task, "id": each, **row} for task, of in scores.items() for each, row in of.items()]
-    with atomic_path(run_dir / SCORES_FILE) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
 def _settings(config: DictConfig) -> dict[str, Any]:
     """The part of the configuration that the figures depend on, for metrics.json."""
     names = ["long", "mode", "weight", "fusion", "rrf_k", "field", "retriever"]
@@ -180,11 +126,3 @@ def _settings(config: DictConfig) -> dict[str, Any]:
 
 def _parts(question: RewritingTask) -> list[Any]:
     return [question.id, question.question, question.gold_ids, question.excluded_ids]
-
-
-def _hash(parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _warn(message: str) -> None:
-    click.secho(f"WARNING: {message}.", fg="red", bold=True, err=True)

@@ -3,9 +3,11 @@
 An engine is used from one event loop, by thousands of questions at once; it batches them itself.
 """
 
+import itertools
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from research.episode.loop import Generate, Generation
 from research.episode.prompts import build_prompt
@@ -53,11 +55,26 @@ class Engine(Protocol):
 def tokens_of(engine: Engine, form: AgentProtocol, prompt: str, tools: Sequence[Tool] = ()) -> TokenProtocol:
     """The protocol bound to the engine's tokenizer. Raises EvaluationError for unsuitable model files."""
     try:
-        tokens = TokenProtocol(engine.tokenizer, form.with_tools(each.name for each in tools), tools)
+        tokens = TokenProtocol(engine.tokenizer, form, tools)
         build_prompt(prompt, "", tokens)  # a chat template that fails would fail for every question
     except (OSError, ValueError) as error:
         raise EvaluationError(" ".join(str(error).split())) from error
     return tokens
+
+
+def sampler(engine: Engine, first_seed: int) -> Sample:
+    """The engine for one question; each call has the next seed, so none depends on other questions."""
+    seeds = itertools.count(first_seed)
+
+    async def sample(token_ids: list[int], max_tokens: int, stops: Stops) -> list[int]:
+        return await engine.generate(token_ids, max_tokens, stops, next(seeds))
+
+    return sample
+
+
+def seed_of(*parts: Any) -> int:
+    """A seed that depends on the parts alone."""
+    return zlib.crc32(repr(parts).encode())
 
 
 def turn_generator(sample: Sample, tokens: TokenProtocol) -> Generate:

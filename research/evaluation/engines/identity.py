@@ -1,6 +1,7 @@
 """Which model answers: its name, and a checksum of a folder, which the next policy may overwrite."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ def model_identity(config: EngineConfig) -> dict[str, Any]:
         if folder is not None and Path(folder).is_dir():
             identity[f"{name}_sha256"] = _checksum(Path(folder))
     return identity
+
+
+def hash_of(parts: Any) -> str:
+    """A hash of a value of JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(folder: Path) -> str:

@@ -1,10 +1,9 @@
 """Direct generation: the question alone, no passages."""
 
 from research.episode.trajectory import Trajectory
-from research.evaluation.methods.calls import Calls, MethodTools
+from research.evaluation.methods.calls import Calls
 
 
-async def answer(question: str, tools: MethodTools) -> Trajectory:
+async def answer(calls: Calls) -> Trajectory:
     """One call."""
-    calls = Calls(question, tools)
     return calls.finish(await calls.ask("direct"))

@@ -3,30 +3,29 @@
 import re
 
 from research.episode.trajectory import Passage, Trajectory
-from research.evaluation.methods.calls import Calls, MethodTools
+from research.evaluation.methods.calls import Calls
 
 CONCLUSION = "So the answer is:"
 _CONCLUDES = re.compile(r"\banswer is\b:?(.*)", re.IGNORECASE | re.DOTALL)
 _SENTENCE = re.compile(r".+?[.!?](?=\s|$)", re.DOTALL)
 
 
-async def answer(question: str, tools: MethodTools) -> Trajectory:
+async def answer(calls: Calls) -> Trajectory:
     """At most `baselines.ircot_steps` sentences; then the model is made to state an answer."""
-    calls, thoughts = Calls(question, tools), list[str]()
-    passages: dict[str, Passage] = {}
+    thoughts, passages = list[str](), dict[str, Passage]()
 
     async def ask(ending: str = "") -> str:
         fields = {"passages": calls.shown([*passages.values()]), "thoughts": " ".join(thoughts)}
         return await calls.ask("ircot", stops=["\n"], ending=ending, **fields)
 
-    query = question
-    for _ in range(tools.config.baselines.ircot_steps):
+    query = calls.question
+    for _ in range(calls.config.baselines.ircot_steps):
         for passage in await calls.search(query):
             passages.setdefault(passage.id, passage)
         reply = await ask()
         if concluded := _CONCLUDES.search(reply):
             return calls.finish(_plain(concluded[1]))
-        query = first_sentence(reply) or question
+        query = first_sentence(reply) or calls.question
         thoughts.append(query)
     return calls.finish(_plain(await ask(f" {CONCLUSION}")))
 

@@ -3,12 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from research.evaluation.config import EvaluationError
-from research.evaluation.outputs.folder import CONFIG, IDENTITY, flat, read_record
+from research.evaluation.outputs.folder import CONFIG, IDENTITY, read_record
 from research.evaluation.outputs.predictions import PREDICTIONS, prediction_key, read_predictions
 from research.metrics.statistics import paired_difference
 
@@ -18,7 +17,7 @@ MethodScores = dict[str, dict[str, float]]
 """question id -> metrics"""
 
 
-def compare(run_a: Path, run_b: Path) -> str:
+def compare_runs(run_a: Path, run_b: Path) -> str:
     """How the configurations differ, and a Markdown table of how the results do.
 
     Raises EvaluationError if the runs have no questions in common.
@@ -77,10 +76,6 @@ def _rows(label: str, a: MethodScores, b: MethodScores) -> Iterator[str]:
 
 def _differences(run_a: Path, run_b: Path) -> list[str]:
     """The keys of the configurations and the identities that differ."""
-    a, b = (_settings(run_dir) for run_dir in (run_a, run_b))
+    a, b = (read_record(run_dir / CONFIG) | read_record(run_dir / IDENTITY) for run_dir in (run_a, run_b))
     keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
     return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in keys]
-
-
-def _settings(run_dir: Path) -> dict[str, Any]:
-    return flat(read_record(run_dir / CONFIG)) | flat(read_record(run_dir / IDENTITY))

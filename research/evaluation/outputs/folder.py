@@ -58,47 +58,38 @@ def check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any], free
     Raises EvaluationError for a folder begun with others; the `free` keys and sections may differ.
     """
     path, identity_path = run_dir / CONFIG, run_dir / IDENTITY
-    if path.exists():
-        values: Any = OmegaConf.to_container(config)
-        if key := _first_difference(flat(read_record(path)), flat(values), free):
-            raise EvaluationError(f"{run_dir} holds an evaluation with another {key}: choose another --out")
-    if identity_path.exists():
-        _check_identity(identity_path, identity)
-    for target, text in ((identity_path, json.dumps(identity, indent=1)), (path, OmegaConf.to_yaml(config))):
-        write_atomically(target, text)
-
-
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with those of sections as `section.key`, without the sections themselves."""
-    return {
-        key: value for key, value in flattened(values).items() if not isinstance(values.get(key), Mapping)
-    }
-
-
-def _check_identity(path: Path, identity: dict[str, Any]) -> None:
-    old = flat(read_record(path))
-    key = _first_difference(old, flat(identity), set())
-    if key is None:
-        return
-    # A folder from before the key was recorded: its figures may be of something else, so it is not resumed.
-    message = f"{path} does not say {key}, so it may be of another: choose another --out"
-    if key in old:
-        message = f"{path.parent} was begun with another {key}, see {path}: choose another --out"
-    raise EvaluationError(message)
+    values: Any = OmegaConf.to_container(config)
+    if path.exists() and (key := _first_difference(read_record(path), _flat(values), free)):
+        raise EvaluationError(f"{run_dir} holds an evaluation with another {key}: choose another --out")
+    old = read_record(identity_path) if identity_path.exists() else _flat(identity)
+    if key := _first_difference(old, _flat(identity)):
+        # A folder from before the key was recorded: its figures may be of something else.
+        message = f"{identity_path} does not say {key}, so it may be of another"
+        if key in old:
+            message = f"{run_dir} was begun with another {key}, see {identity_path}"
+        raise EvaluationError(f"{message}: choose another --out")
+    write_atomically(identity_path, json.dumps(identity, indent=1))
+    write_atomically(path, OmegaConf.to_yaml(config))
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The object in a YAML or JSON file of ours. Raises EvaluationError."""
+    """What a YAML or JSON file of ours holds, that of sections as `section.key`. Raises EvaluationError."""
     try:
         if path.name == IDENTITY:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        return dict(OmegaConf.to_container(OmegaConf.load(path)))  # type: ignore[arg-type]
-    except (ValueError, TypeError, OSError, YAMLError, OmegaConfBaseException) as error:
+            return _flat(json.loads(path.read_text(encoding="utf-8")))
+        return _flat(OmegaConf.to_container(OmegaConf.load(path)))
+    except (ValueError, TypeError, AttributeError, OSError, YAMLError, OmegaConfBaseException) as error:
         raise EvaluationError(
             f"{path} cannot be read, perhaps it is damaged: choose another folder"
         ) from error
 
 
-def _first_difference(old: dict[str, Any], new: dict[str, Any], free: Set[str]) -> str | None:
+def _flat(values: Any) -> dict[str, Any]:
+    """Without the sections themselves. Raises TypeError or ValueError for what is no object."""
+    items = flattened(dict(values)).items()
+    return {key: value for key, value in items if not isinstance(values.get(key), Mapping)}
+
+
+def _first_difference(old: dict[str, Any], new: dict[str, Any], free: Set[str] = frozenset()) -> str | None:
     keys = (key for key in sorted({*old, *new}) if not free & {key, key.partition(".")[0]})
     return next((key for key in keys if old.get(key) != new.get(key)), None)

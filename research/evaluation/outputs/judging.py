@@ -3,59 +3,52 @@
 An answer that could not be judged stays in the denominator, as wrong, and is counted: `judge_failed`.
 """
 
-import asyncio
 from pathlib import Path
-from typing import Any
 
-from tqdm import tqdm
+from tqdm.asyncio import tqdm
 
 from research.episode.trajectory import Trajectory
 from research.evaluation.config import EvaluationError
 from research.evaluation.outputs.predictions import read_predictions
-from research.judge import Judge, JudgeConfig, Verdict, content_key
+from research.judge import Judge, JudgeConfig, Verdict
 
 JUDGEMENTS = "judgements.jsonl"
 
+Judged = tuple[str, tuple[str, ...], str]
+"""Question, accepted answers and answer, which is empty if the question failed"""
 
-def judge_metrics(
-    config: JudgeConfig, verdicts: dict[str, Verdict], trajectory: Trajectory
-) -> dict[str, float]:
+
+def judge_metrics(verdicts: dict[Judged, Verdict], trajectory: Trajectory) -> dict[str, float]:
     """`judge`, 1.0 for an answer judged right, and `judge_failed`; empty without a judge."""
+    if not verdicts:
+        return {}
+    verdict = verdicts[_judged(trajectory)]
+    return {"judge": float(verdict.right), "judge_failed": float(verdict.failed)}
+
+
+async def judge_all(config: JudgeConfig, run_dir: Path) -> dict[Judged, Verdict]:
+    """The verdicts on all answers, if there is a judge. Raises EvaluationError if it cannot be reached."""
     if config.url is None:
         return {}
-    question, golden_answers, answer = _judged_fields(trajectory.metadata)
-    if not answer.strip():
-        return {"judge": 0.0, "judge_failed": 0.0}
-    verdict = verdicts.get(content_key(config.model, question, golden_answers, answer))
-    return {"judge": float(verdict is not None and verdict.right), "judge_failed": float(verdict is None)}
-
-
-async def judge_all(config: JudgeConfig, run_dir: Path) -> None:
-    """Judge all answers without a verdict. Raises EvaluationError if the judge cannot be reached."""
-    if config.url is None:
-        return
     judge = Judge(config, run_dir / JUDGEMENTS)
-    answers = dict.fromkeys(_judged_fields(each.metadata) for each in read_predictions(run_dir))
-    todo = [each for each in answers if not judge.is_known(*each)]
-    failures: list[str] = []
+
+    async def verdict_on(answer: Judged) -> Verdict:
+        verdict = await judge.judge(*answer)
+        if verdict.lasting:
+            advice = "run again when it can, or without --judge"
+            raise EvaluationError(f"the judge cannot be asked: {verdict.reason}; {advice}")
+        return verdict
+
+    answers = dict.fromkeys(map(_judged, read_predictions(run_dir)))
     try:
-        with tqdm(total=len(todo), unit="answer", desc="judging", disable=not todo) as bar:
-            for verdict in asyncio.as_completed([judge.judge(*each) for each in todo]):
-                bar.update()
-                failures += _failure(await verdict)
+        verdicts = await tqdm.gather(*map(verdict_on, answers), unit="answer", desc="judging", delay=1)
     finally:
         await judge.close()
-    if failures:
+    if failures := [each.reason for each in verdicts if each.failed]:
         print(f"WARNING: {len(failures)} answers could not be judged and count as wrong: {failures[0]}")
+    return dict(zip(answers, verdicts, strict=True))
 
 
-def _judged_fields(data: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
-    """Question, accepted answers and answer, which is empty if the question failed."""
+def _judged(trajectory: Trajectory) -> Judged:
+    data = trajectory.metadata
     return data["question"], tuple(data["golden_answers"]), "" if "error" in data else data["prediction"]
-
-
-def _failure(verdict: Verdict) -> list[str]:
-    if verdict.lasting:
-        advice = "run again when it can, or without --judge"
-        raise EvaluationError(f"the judge cannot be asked: {verdict.reason}; {advice}")
-    return [verdict.reason] if verdict.failed else []

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from research.episode.trajectory import Call, Trajectory
 from research.evaluation.config import EvaluationError
-from research.files import atomic_path, cut_half_line
+from research.files import append_line, atomic_path, cut_half_line, whole_lines
 
 PREDICTIONS, TIMINGS = "predictions.jsonl", "timings.jsonl"
 
@@ -33,7 +33,7 @@ def prediction_key(trajectory: Trajectory) -> PredictionKey:
 def read_predictions(run_dir: Path) -> Iterator[Trajectory]:
     """The predictions of a run so far; an incomplete last line is left out. Raises EvaluationError."""
     path = run_dir / PREDICTIONS
-    for number, line in enumerate(_whole_lines(path), start=1):
+    for number, line in enumerate(whole_lines(path), start=1):
         try:
             trajectory = Trajectory.from_json(line)
             prediction_key(trajectory)
@@ -89,14 +89,14 @@ class Predictions:
             "generate_seconds": round(trajectory.generate_seconds, 4),
             "search_seconds": round(trajectory.call_seconds, 4),
         }
-        _append(self._run_dir / TIMINGS, json.dumps(times))
-        _append(self._run_dir / PREDICTIONS, _timeless(trajectory).to_json())
+        append_line(self._run_dir / TIMINGS, json.dumps(times))
+        append_line(self._run_dir / PREDICTIONS, _timeless(trajectory).to_json())
         self.done[prediction_key(trajectory)] = trajectory.metrics
 
     def sort(self, order: Iterable[PredictionKey]) -> None:
         """Bring the predictions into the order of the questions, all or nothing. Raises DataError."""
         path = self._run_dir / PREDICTIONS
-        lines = {_key(json.loads(line)["metadata"]): line for line in _whole_lines(path)}
+        lines = {_key(json.loads(line)["metadata"]): line for line in whole_lines(path)}
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(lines[key] for key in order if key in lines)
             file.flush()
@@ -104,7 +104,7 @@ class Predictions:
 
     def timings(self) -> list[dict[str, Any]]:
         """The rows of timings.jsonl, the last one of each question."""
-        rows = map(json.loads, _whole_lines(self._run_dir / TIMINGS))
+        rows = map(json.loads, whole_lines(self._run_dir / TIMINGS))
         return [*{tuple(row["key"]): row for row in rows}.values()]
 
 
@@ -119,14 +119,3 @@ def _timeless(trajectory: Trajectory) -> Trajectory:
 
 def _key(metadata: Mapping[str, Any]) -> PredictionKey:
     return PredictionKey(*(str(metadata[name]) for name in PredictionKey._fields))
-
-
-def _whole_lines(path: Path) -> Iterator[str]:
-    if path.exists():
-        with path.open(encoding="utf-8") as lines:
-            yield from (line for line in lines if line.endswith("\n"))
-
-
-def _append(path: Path, line: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")

@@ -1,36 +1,25 @@
 """What one finished question is worth: its metrics, from the trajectory alone."""
 
-from research.episode.protocol import Protocol, format_fault
 from research.episode.trajectory import Trajectory
 from research.metrics.answers import score_answer, support_recall
-from research.rewards import ended
 
-# In the order of tables; all are means over questions.
-SHARES = (
-    "em",
-    "f1",
-    "acc",
-    "judge",
-    "judge_failed",
-    "support_recall",
-    "format_valid",
-    "failed",
-    "cut_by_length",
-)
-METRICS = (*SHARES[:-1], "searches", "failed_searches", "model_tokens", "response_tokens", "cut_by_length")
+COUNTS = ("searches", "failed_searches", "model_tokens", "response_tokens")
+# In the order of tables, those of an environment behind them; all are means over questions.
+SHARES = ("em", "f1", "acc", "judge", "judge_failed", "support_recall", "format_valid", "failed")
+METRICS = (*SHARES, *COUNTS, "cut_by_length")
 
 
-def score(trajectory: Trajectory, protocol: Protocol) -> None:
+def set_metrics(trajectory: Trajectory) -> None:
     """Set the metrics of a trajectory from its metadata: prediction, golden_answers, supporting_ids, _titles.
 
-    `support_recall` needs labelled gold passages, `format_valid` a method that has a format. A failed
-    question has no answer, whatever its prediction.
+    What the environment measured of an episode that it played stays, except for the counts that all methods
+    have. `support_recall` needs labelled gold passages. A failed question has no answer, whatever its
+    prediction.
     """
-    data = trajectory.metadata
+    data, measured = trajectory.metadata, trajectory.metrics
     failed = "error" in data
     answer = score_answer("" if failed else data["prediction"], data["golden_answers"])
-    trajectory.metrics = {
-        **answer._asdict(),
+    counts = {
         "searches": float(len(trajectory.searches)),
         "failed_searches": float(sum(search.error is not None for search in trajectory.searches)),
         "model_tokens": float(sum(trajectory.response_mask)),
@@ -40,8 +29,8 @@ def score(trajectory: Trajectory, protocol: Protocol) -> None:
     }
     passages = [passage for search in trajectory.searches for passage in search.passages]
     recall = support_recall(passages, data["supporting_ids"], data["supporting_titles"])
-    if recall is not None:
-        trajectory.metrics["support_recall"] = recall
+    optional = {} if recall is None else {"support_recall": recall}
     if data["method"] == "research":
-        valid = ended(trajectory) and format_fault(trajectory.model_turns, protocol) is None
-        trajectory.metrics["format_valid"] = float(valid)
+        optional["format_valid"] = 0.0  # of an episode that failed
+    measured = {name: value for name, value in measured.items() if name not in counts}
+    trajectory.metrics = {**answer._asdict(), **counts, **optional, **measured}

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from research.evaluation.outputs.predictions import PredictionKey
-from research.evaluation.outputs.scoring import METRICS, SHARES
+from research.evaluation.outputs.scoring import COUNTS, METRICS
 from research.files import atomic_path
 from research.metrics.statistics import bootstrap
 from research.report.tables import markdown_table
 
 METRICS_FILE = "metrics.json"
 MEAN = "mean"
+LABELS = ("method", "dataset", "questions")  # of a row, before its figures
 COLUMNS = ("em", "f1", "acc", "judge", "support_recall", "searches", "model_tokens", "format_valid", "failed")
 TITLES = {
     "em": "EM",
@@ -40,11 +41,13 @@ def summarise(scores: dict[PredictionKey, dict[str, float]], identity: dict[str,
 
 
 def _figures(rows: list[dict[str, float]]) -> dict[str, Any]:
-    columns = {name: np.array([row[name] for row in rows if name in row]) for name in METRICS}
+    columns: dict[str, list[float]] = {name: [] for name in METRICS}
+    for name, value in (item for row in rows for item in row.items()):
+        columns.setdefault(name, []).append(value)
     return {
-        name: {**bootstrap(values)._asdict(), "questions": len(values)}
+        name: {**bootstrap(np.array(values))._asdict(), "questions": len(values)}
         for name, values in columns.items()
-        if len(values)
+        if values
     }
 
 
@@ -54,7 +57,7 @@ def _means(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for method in dict.fromkeys(row["method"] for row in results):
         rows = [row for row in results if row["method"] == method]
         if len(rows) > 1:
-            common = [name for name in METRICS if all(name in row for row in rows)]
+            common = [name for name in rows[0] if name not in LABELS and all(name in row for row in rows)]
             figures = {name: {"mean": float(np.mean([row[name]["mean"] for row in rows]))} for name in common}
             questions = sum(row["questions"] for row in rows)
             means.append({"method": method, "dataset": MEAN, "questions": questions, **figures})
@@ -75,7 +78,9 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
 
 def result_rows(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The figures as rows of text, after a header."""
-    columns = [name for name in COLUMNS if any(name in row for row in results)]
+    there = dict.fromkeys(name for row in results for name in row)
+    columns = [name for name in COLUMNS if name in there]
+    columns += [name for name in there if name not in (*LABELS, *METRICS)]  # of an environment of one's own
     header = ["method", "data set", "questions", *(TITLES.get(name, name) for name in columns)]
     return [header] + [
         [
@@ -97,7 +102,7 @@ def cell_text(name: str, figure: Mapping[str, float] | None) -> str:
     """`.412 [.380, .444]`; one number where there is no interval to show."""
     if figure is None:
         return "-"
-    digits = 3 if name in SHARES else 1
+    digits = 1 if name in COUNTS else 3
     text = f"{figure['mean']:.{digits}f}"
     if name in WITH_INTERVAL and "low" in figure:
         text += f" [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"

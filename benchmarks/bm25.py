@@ -23,7 +23,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from retriever_server.building.build import BuildOptions, build
+from retriever_server.building.build import BuildOptions, create_index
 from retriever_server.corpus import Corpus
 from retriever_server.indexes import Queries, Settings, index_class
 from retriever_server.indexes.analysis import STOP_WORDS, Analyzer
@@ -87,7 +87,7 @@ class Clock:
 
 def _build(source: Path, target: Path, kind: str) -> None:
     clock = Clock()
-    manifest, _ = build(BuildOptions(corpus=source, target=target, encoder="", kind=kind))
+    manifest, _ = create_index(BuildOptions(corpus=source, target=target, encoder="", kind=kind))
     took, memory = str(clock), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     size = sum(mark.bytes for mark in manifest.files.values()) / 1e9
     print(
@@ -204,7 +204,7 @@ def _compare_with_gensim(folder: Path, count: int) -> None:
     bags = [dictionary.doc2bow(terms) for terms in analyzed[:50]]
     asked = {"bm25": bags, "bm25_query_weighted": [model[bag] for bag in bags]}
     for kind, queries in asked.items():
-        build(BuildOptions(corpus=source, target=folder / f"some_{kind}", encoder="", kind=kind))
+        create_index(BuildOptions(corpus=source, target=folder / f"some_{kind}", encoder="", kind=kind))
         scores, rows = _opened(folder / f"some_{kind}", kind).search(Queries(texts[:50]), len(texts))
         expected = np.stack([theirs[query] for query in queries])
         found = np.take_along_axis(expected, np.maximum(rows, 0), axis=1)

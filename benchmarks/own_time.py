@@ -145,7 +145,7 @@ def serve_sleeping(index_dir: Path, encode_s: float, search_s: float) -> None:
         slow: Any = replace(store, encoder=encoder, index=index)
         return Searcher(slow, ServingLimits(cache_mib=0), served.metrics)
 
-    server.run(load, served, server.ListenOptions("127.0.0.1", 0, 256))
+    server.run_server(load, served, server.ListenOptions("127.0.0.1", 0, 256))
 
 
 if __name__ == "__main__":

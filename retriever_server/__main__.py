@@ -75,7 +75,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-@main.command(epilog=option_help())
+@main.command("build", epilog=option_help())
 @click.argument("corpus", type=FILE)
 @click.argument("index_dir", type=FOLDER)
 @click.option("--encoder", default="minilm", help="Hub name or folder of a model, or minilm.")
@@ -90,7 +90,7 @@ def main() -> None:
 @backend_option
 @device_option
 @threads_option
-def build(corpus: Path, index_dir: Path, **options: Any) -> None:
+def build_command(corpus: Path, index_dir: Path, **options: Any) -> None:
     """Encode CORPUS into the new directory INDEX_DIR.
 
     CORPUS is JSON Lines, plain, .gz or .tar.gz, one {"id": ..., "contents": "title\\ntext"} per row, or one
@@ -106,12 +106,12 @@ def build(corpus: Path, index_dir: Path, **options: Any) -> None:
       python -m retriever_server build wiki-18.jsonl indexes/wiki18_hnsw --index hnsw --index-option M=48 \\
           --encoder intfloat/e5-base-v2 --vectors e5_Flat.index
     """
-    from retriever_server.building import build as building
+    from retriever_server.building.build import BuildOptions, create_index
 
     # Exit by unwinding, so that what is encoded is on disk.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with one_line_errors():
-        manifest, built = building.build(building.BuildOptions(corpus=corpus, target=index_dir, **options))
+        manifest, built = create_index(BuildOptions(corpus=corpus, target=index_dir, **options))
     state = "built" if built else "already built, nothing to do"
     made_with = f"{manifest.kind}, {manifest.encoder}" if manifest.encoder else manifest.kind
     summary = f"{manifest.count:,} passages, {made_with}, corpus {manifest.corpus.sha256[:12]}"
@@ -235,11 +235,11 @@ def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
     listen = {name: options.pop(name) for name in ("host", "port", "http_threads", "token", "reload")}
     with one_line_errors():
         if die_with_parent:
-            server.die_with_parent()
+            server.end_with_parent()
         served = Served()
         cluster = _pop_cluster_options(options)
         load = _loader(index_dir, limits, served.metrics, cluster, **options)
-        server.run(load, served, server.ListenOptions(**listen), at_end=_leave_ray)
+        server.run_server(load, served, server.ListenOptions(**listen), at_end=_leave_ray)
 
 
 def _pop_cluster_options(options: dict[str, Any]) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from retriever_server.building.build import BuildOptions, build
+from retriever_server.building.build import BuildOptions, create_index
 from retriever_server.models.encoder import set_threads
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def build_index(target: Path, rows: list[dict[str, Any]], kind: str = "flat", fo
     corpus = target.with_suffix(".jsonl")
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
     set_threads(1)  # on a busy machine two threads that wait for each other take longer than one
-    build(BuildOptions(corpus=corpus, target=target, encoder="minilm", kind=kind, force=force))
+    create_index(BuildOptions(corpus=corpus, target=target, encoder="minilm", kind=kind, force=force))
 
 
 def start(index: Path, *options: str) -> tuple[subprocess.Popen, str]:

@@ -21,7 +21,7 @@ from research.evaluation import service
 from research.evaluation.bright import run as bright_run
 from research.evaluation.bright.__main__ import main
 from research.evaluation.bright.trec import read_run
-from retriever_server.building.build import BuildOptions, build
+from retriever_server.building.build import BuildOptions, create_index
 
 DOCUMENTS = {
     "crown": "The king wears a crown of gold.",
@@ -59,7 +59,7 @@ def court(data: Path) -> Iterator[str]:
     corpus = data / "court.jsonl"
     rows = ({"id": name, "contents": text} for name, text in DOCUMENTS.items())
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    build(BuildOptions(corpus=corpus, target=data / "court", encoder="", kind="bm25"))
+    create_index(BuildOptions(corpus=corpus, target=data / "court", encoder="", kind="bm25"))
     with serving(data / "court") as (_, url):
         yield url
 

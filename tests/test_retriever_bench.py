@@ -33,7 +33,7 @@ from benchmarks.load import (
     table_row,
 )
 from retriever_server.__main__ import main
-from retriever_server.building.build import BuildOptions, build
+from retriever_server.building.build import BuildOptions, create_index
 from retriever_server.errors import RetrieverError
 from retriever_server.models.encoder import set_threads
 
@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     corpus = folder / "corpus.jsonl"
     corpus.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     set_threads(1)
-    build(BuildOptions(corpus=corpus, target=folder / "index", encoder="minilm"))
+    create_index(BuildOptions(corpus=corpus, target=folder / "index", encoder="minilm"))
     process, url = start(folder / "index", "--threads", "1")
     with process:
         try:

@@ -27,10 +27,10 @@ from ray.cluster_utils import Cluster
 from stack import command_of
 
 from benchmarks.cluster import write_index
-from retriever_server.building.build import BuildOptions, build
+from retriever_server.building.build import BuildOptions, create_index
 from retriever_server.building.store import MANIFEST_FILE, open_store, read_manifest
 from retriever_server.errors import RetrieverError, Unavailable
-from retriever_server.http.app import create_app
+from retriever_server.http.app import create_retriever_app
 from retriever_server.indexes import Queries
 from retriever_server.indexes.flat import FlatIndex, FlatSlice
 from retriever_server.models.encoder import set_threads
@@ -284,7 +284,7 @@ def passages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"id": row, "contents": f"City {row % 12}\nIt lies on river {row % 7}."} for row in range(60)]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     set_threads(1)
-    build(BuildOptions(corpus=folder / "corpus.jsonl", target=folder / "index", encoder="minilm"))
+    create_index(BuildOptions(corpus=folder / "corpus.jsonl", target=folder / "index", encoder="minilm"))
     return folder / "index"
 
 
@@ -318,7 +318,7 @@ QUESTIONS = [
 def plain_server(passages: Path) -> FlaskClient:
     served = Served()
     served.swap(Searcher(open_store(passages)))
-    return create_app(served).test_client()
+    return create_retriever_app(served).test_client()
 
 
 @pytest.mark.launch

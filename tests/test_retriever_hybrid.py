@@ -15,7 +15,7 @@ from retriever_server.errors import RetrieverError
 from retriever_server.indexes import IndexSources, Queries, Settings
 from retriever_server.indexes.bm25 import Bm25Index, QueryWeightedBm25Index
 from retriever_server.indexes.flat import FlatIndex, FlatWriter
-from retriever_server.indexes.hybrid import HybridIndex, fuse
+from retriever_server.indexes.hybrid import HybridIndex, join_lists
 from retriever_server.indexes.options import HybridOptions, parse_options
 from retriever_server.serving.service import Searcher
 
@@ -55,7 +55,7 @@ def test_fusion_is_the_sum_of_reciprocal_ranks_with_ties_in_row_order(
     lists: list[list[int]], top_k: int
 ) -> None:
     padded = tuple(np.array([*rows, *[-1] * (12 - len(rows))]) for rows in lists)
-    scores, rows = fuse(padded, top_k)
+    scores, rows = join_lists(padded, top_k)
     expected = by_hand(lists)[:top_k]
     assert rows.tolist() == [row for _, row in expected] + [-1] * (top_k - len(expected))
     assert np.allclose(scores[: len(expected)], [score for score, _ in expected])

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from retriever_process import CONTENTS, DEADLINE_S, ROOT, ROWS, ask, document, start, wait_until_ready
 
 from retriever_server.building.store import open_store
-from retriever_server.http.app import create_app
+from retriever_server.http.app import create_retriever_app
 from retriever_server.http.server import GRACE_S
 from retriever_server.http.wire import well_formed_json
 from retriever_server.indexes import Queries
@@ -265,7 +265,7 @@ def test_unforeseen_error_is_told_without_its_trace(served_index: Path) -> None:
     searcher = Searcher(open_store(served_index))
     served = Served()
     served.swap(searcher)
-    client = create_app(served).test_client()
+    client = create_retriever_app(served).test_client()
     assert client.post("/search", json={"query": "x"}).status_code == 200
     searcher.close()
     reply = client.post("/search", json={"query": "x"})
@@ -282,7 +282,7 @@ def test_an_index_that_is_stuck_is_a_503_within_a_bound(word_index: Path) -> Non
 
     served = Served()
     served.swap(Searcher(replace(store, index=Stuck()), ServingLimits(answer_s=0.2)))
-    client = create_app(served).test_client()
+    client = create_retriever_app(served).test_client()
     body = {"queries": ["spy", "", "poet"], "topk": 1}
     reply = client.post("/retrieve", json=body)
     assert reply.status_code == 503 and int(reply.headers["Retry-After"]) >= 1
@@ -294,6 +294,6 @@ def test_an_index_that_is_stuck_is_a_503_within_a_bound(word_index: Path) -> Non
 def test_errors_and_figures_are_utf8_whatever_paths_are_in_them() -> None:
     served = Served()
     served.stage = "loading /models/\udcff"
-    client = create_app(served).test_client()
+    client = create_retriever_app(served).test_client()
     assert client.get("/health").get_json()["stage"] == "loading /models/\ufffd"
     assert "\ufffd" in client.post("/search", json={"query": "x"}).get_json()["error"]

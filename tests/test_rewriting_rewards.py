@@ -26,7 +26,7 @@ from research.rewards.rewriting import (
 from research.rewards.rewriting.encoder import MINILM, BatchingEncoder, EncoderError, TextEncoder
 from research.rewards.rewriting.score import TextScorer
 from research.tools.search import RetrieverClient, RetrieverConfig
-from retriever_server.building.build import BuildOptions, build
+from retriever_server.building.build import BuildOptions, create_index
 
 SETTINGS = {
     "think": False,
@@ -304,7 +304,7 @@ def test_excluded_ids_on_a_served_index(tmp_path):
     corpus = tmp_path / "corpus.jsonl"
 
     corpus.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    build(BuildOptions(corpus=corpus, target=tmp_path / "index", encoder="minilm", kind="bm25"))
+    create_index(BuildOptions(corpus=corpus, target=tmp_path / "index", encoder="minilm", kind="bm25"))
     # All eight bakers score the same, and the one that is wanted stands last in the corpus.
     free = RewritingTask("1", "who baked the bread", gold_ids=("56",))
     strict = replace(free, excluded_ids=tuple(str(n) for n in range(0, 56, 8)))

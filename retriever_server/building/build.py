@@ -86,7 +86,7 @@ class BuildOptions:
         return options_of(self.kind).model_validate(self.given_options())
 
 
-def build(options: BuildOptions) -> tuple[Manifest, bool]:
+def create_index(options: BuildOptions) -> tuple[Manifest, bool]:
     """Build the index directory `options.target`; returns its manifest, and False if it was already there.
 
     Raises RetrieverError for a malformed corpus, a target that holds something else, too little disk space or

@@ -41,7 +41,7 @@ class _Json(DefaultJSONProvider):
         return replace_surrogates(super().dumps(obj, **options))
 
 
-def create_app(served: Served, token: str | None = None) -> Flask:
+def create_retriever_app(served: Served, token: str | None = None) -> Flask:
     """The application over `served`. With a `token`, all requests except to OPEN_ROUTES must carry it."""
     app = Flask(__name__, static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=MAX_BODY_BYTES, RETRIEVER_TOKEN=token)

@@ -18,7 +18,7 @@ from typing import NoReturn
 import click
 
 from retriever_server.errors import RetrieverError, Unavailable
-from retriever_server.http.app import create_app
+from retriever_server.http.app import create_retriever_app
 from retriever_server.http.httpd import HttpServer
 from retriever_server.serving.served import Served
 from retriever_server.serving.service import Searcher
@@ -45,7 +45,7 @@ class _Stop(BaseException):
     """A signal asked the process to end."""
 
 
-def run(
+def run_server(
     load: SearcherLoader, served: Served, options: ListenOptions, at_end: Callable[[], None] = lambda: None
 ) -> NoReturn:
     """Serve until a signal comes, finish what is in flight, call `at_end` and exit with status 0.
@@ -56,7 +56,7 @@ def run(
     listener = _bind(options.host, options.port)
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http://{host}:{listener.getsockname()[1]}"
-    http = HttpServer(create_app(served, options.token), listener, options.http_threads)
+    http = HttpServer(create_retriever_app(served, options.token), listener, options.http_threads)
     try:
         _on_stop_signals(_stop)
         http.start()
@@ -70,7 +70,7 @@ def run(
     os._exit(0)  # the interpreter's own shutdown, with torch loaded, takes longer than callers wait
 
 
-def die_with_parent() -> None:
+def end_with_parent() -> None:
     """Have the kernel send SIGTERM when the process that started this one ends; RetrieverError off Linux."""
     if sys.platform != "linux":
         raise RetrieverError("--die-with-parent works on Linux only")

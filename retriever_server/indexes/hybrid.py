@@ -59,7 +59,7 @@ class HybridIndex:
     def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """As in the protocol; row -1 with score -inf where the two lists together have fewer."""
         lists = [part.search(queries, self._depth)[1] for part in self._parts]
-        joined = [fuse(ranked, min(top_k, self.count)) for ranked in zip(*lists, strict=True)]
+        joined = [join_lists(ranked, min(top_k, self.count)) for ranked in zip(*lists, strict=True)]
         return np.stack([scores for scores, _ in joined]), np.stack([rows for _, rows in joined])
 
 
@@ -70,7 +70,7 @@ def _parts(options: IndexOptions) -> Iterator[tuple[str, type[Index], IndexOptio
     yield "lexical", index_class(hybrid.lexical), Bm25Options(k1=hybrid.k1, b=hybrid.b)
 
 
-def fuse(lists: tuple[np.ndarray, ...], top_k: int) -> tuple[np.ndarray, np.ndarray]:
+def join_lists(lists: tuple[np.ndarray, ...], top_k: int) -> tuple[np.ndarray, np.ndarray]:
     """Join lists of rows, best first, padded with -1: scores float64 [top_k], rows int64 [top_k]."""
     rows = np.concatenate(lists)
     ranks = np.concatenate([np.arange(1, len(ranked) + 1) for ranked in lists])

@@ -28,7 +28,7 @@ from research.training.run.options import gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
 from research.training.run.sources import RECIPES
-from retriever_server.__main__ import build, serve
+from retriever_server.__main__ import build_command, serve
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import KINDS
 from retriever_server.indexes.options import parse_options
@@ -161,7 +161,7 @@ def _retriever_options(plan: RunPlan) -> Iterator[str]:
         yield f"--index: there is no kind {kind}; there are: {', '.join(KINDS)}"
         return
     for option, text, command, before in (
-        ("--build-args", options.build_args, build, [__file__, "index"]),
+        ("--build-args", options.build_args, build_command, [__file__, "index"]),
         ("--serve-args", options.serve_args, serve, ["index"]),
     ):
         words = shlex.split(text)

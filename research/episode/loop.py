@@ -33,7 +33,7 @@ class Limits:
     """Bounds of one episode, all in tokens but the first.
 
     Attributes:
-        searches: calls of tools, searches and others, at most; a further one ends the episode.
+        searches: turns with calls of tools, searches and others, at most; a further one ends the episode.
         turn_tokens: sampled tokens a turn; a turn that reaches it without a closing tag ends the episode.
         response_tokens: the whole response, injected blocks included.
         passage_tokens: of one injected passage or other result; a longer one is cut between words.
@@ -83,7 +83,7 @@ async def run_episode(
         step = next_step(trajectory.model_turns[-1], tag, tokens.protocol)
         if step in (ANSWERED, ENDED):
             trajectory.finish_reason = _ending(trajectory, step, tokens)
-        elif len(trajectory.calls) >= limits.searches:
+        elif trajectory.environment_turns >= limits.searches:
             trajectory.finish_reason = "search_limit"
         elif not await _environment_turn(trajectory, step, tools, tokens, limits):
             trajectory.finish_reason = "length"

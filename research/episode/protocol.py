@@ -36,6 +36,7 @@ class Protocol:
         parse: what a turn asks for: ``last_tag``, the last opening tag before the closing one it ended at;
             ``first_pair``, the first complete pair of tags in it, of a call or of an answer (Search-R1).
         empty_query: what an empty search gets: ``notice``, ``search``, or the text that it gets instead.
+        opening: what is put before the model's first turn, behind the prompt; ``turn_template`` ends with it.
         invalid_turn: what is said, as it stands, after a turn that neither calls nor answers; with an empty
             text such a turn ends the episode.
         answer_rule: the answer that counts: ``last_turn``, the last one of the last turn; ``first`` or
@@ -61,6 +62,7 @@ class Protocol:
     stop: str = "answer"
     parse: str = "last_tag"
     empty_query: str = "notice"
+    opening: str = ""
     invalid_turn: str = ""
     turn_template: str = "{results}"
     answer_rule: str = "last_turn"

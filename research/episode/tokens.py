@@ -143,11 +143,11 @@ class TokenProtocol:
             return self.plain(f"{system or ''}\n\n{user}".lstrip())
         if system is not None and not self._takes_system_message:
             system, user = None, f"{system}\n\n{user}" if system else user
-        return self.encode(self._rendered(system, user))
+        return self.encode(self._rendered(system, user) + self.protocol.opening)
 
     def plain(self, text: str) -> list[int]:
         """Tokens of a prompt without a chat template, behind what the tokenizer itself begins with (BOS)."""
-        return beginning(self.tokenizer) + self.encode(text)
+        return beginning(self.tokenizer) + self.encode(text + self.protocol.opening)
 
     @cached_property
     def _takes_system_message(self) -> bool:

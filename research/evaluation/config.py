@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from research import values as rules
+from research.datasets.reference_prompts import notice_to_keep, prompt_to_keep
 from research.episode.loop import Limits
-from research.episode.prompts import load_prompt, with_text
+from research.episode.prompts import load_prompt
 from research.episode.protocol import Protocol
 from research.evaluation.methods import method_names
 from research.judge import JudgeConfig
@@ -134,6 +135,8 @@ def compose_multihop(overrides: list[str], model: str | None = None) -> DictConf
         advice = " (--retriever URL or --corpus FILE)" if "retriever.url" in missing else ""
         raise EvaluationError(f"no value for {', '.join(missing)}{advice}")
     keep_prompt(config)
+    if isinstance(config.protocol.invalid_turn, str):
+        config.protocol.invalid_turn = notice_to_keep(config.protocol.invalid_turn)
     read_multihop(config)
     return config
 
@@ -211,7 +214,7 @@ def keep_prompt(section: DictConfig) -> None:
     """Put the text of a prompt that is a file into the configuration. Raises EvaluationError."""
     if isinstance(section.prompt, str):
         with evaluation_errors():
-            section.prompt = with_text(section.prompt)
+            section.prompt = prompt_to_keep(section.prompt)
 
 
 @contextmanager

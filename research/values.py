@@ -107,10 +107,12 @@ PROTOCOL = {
     "protocol.stop": one_of(("answer", "call", "call_first", "end")),
     "protocol.parse": one_of(("last_tag", "first_pair")),
     "protocol.empty_query": TEXT,
+    "protocol.no_results": ANY_TEXT,
     "protocol.opening": ANY_TEXT,
     "protocol.invalid_turn": ANY_TEXT,
-    "protocol.answer_rule": one_of(("last_turn", "first", "last", "last_text")),
+    "protocol.answer_rule": one_of(("last_turn", "first", "last", "last_text", "after_think")),
     "protocol.unwrap_text": SWITCH,
+    "protocol.retokenise": SWITCH,
     "protocol.neutralise": SWITCH,
 }
 LIMITS = {

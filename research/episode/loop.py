@@ -17,7 +17,6 @@ from research.episode.tools import SEARCH, CallFault, Tool, ToolError, ToolResul
 from research.episode.trajectory import Call, FinishReason, Segment, Trajectory
 
 NOTICE_FAILED = "The search failed. Search again, or answer from what is known."
-NOTICE_NOTHING = "No results."
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,11 @@ async def _model_turn(
     if not generation.token_ids:
         raise RuntimeError("the engine returned no tokens for a turn")
     kept, tag = tokens.cut(generation.token_ids[:budget])
-    segment = Segment("model", kept, generation.log_probs[: len(kept)], tokens.said(kept))
+    log_probs = generation.log_probs[: len(kept)]
+    if tokens.protocol.retokenise:
+        kept = tokens.retokenised(kept, tag)
+        log_probs = [0.0] * len(kept)
+    segment = Segment("model", kept, log_probs, tokens.said(kept))
     trajectory.segments.append(segment)
     return tag
 
@@ -159,7 +162,7 @@ async def _call(written: Written, tools: Sequence[Tool], tokens: TokenProtocol) 
         return record, NOTICE_FAILED if call.tool.name == SEARCH else f"The call failed: {record.error}"
     record.seconds = time.perf_counter() - started
     record.passages, record.text = list(result.passages), result.text
-    return record, None if result != ToolResult() else NOTICE_NOTHING
+    return record, None if result != ToolResult() else tokens.protocol.no_results
 
 
 def _results(

@@ -36,13 +36,17 @@ class Protocol:
         parse: what a turn asks for: ``last_tag``, the last opening tag before the closing one it ended at;
             ``first_pair``, the first complete pair of tags in it, of a call or of an answer (Search-R1).
         empty_query: what an empty search gets: ``notice``, ``search``, or the text that it gets instead.
-        opening: what is put before the model's first turn, behind the prompt; ``turn_template`` ends with it.
+        no_results: what stands in the result of a call that gave nothing.
+        opening: what the model's first turn begins with, after the prompt; ``turn_template`` ends in it.
         invalid_turn: what is said, as it stands, after a turn that neither calls nor answers; with an empty
             text such a turn ends the episode.
         answer_rule: the answer that counts: ``last_turn``, the last one of the last turn; ``first`` or
-            ``last`` of all the model wrote; ``last_text``, the last turn but for its thoughts, without tags.
+            ``last`` of all the model wrote; ``last_text``, the last turn but for its thoughts, without tags;
+            ``after_think``, the first one that follows a closed thought (TongSearch-QR).
         unwrap_text: whether ``\\text{Paris}`` in the box is Paris; else the box is read as ReSearch's
             reference reads it.
+        retokenise: whether a turn is cut at its closing tag by its text and tokenized again, as references do.
+            Its tokens are then not those sampled, so that nothing can be trained on them.
         neutralise: whether tags and special tokens in questions and results are defused.
 
     Raises:
@@ -62,11 +66,13 @@ class Protocol:
     stop: str = "answer"
     parse: str = "last_tag"
     empty_query: str = "notice"
+    no_results: str = "No results."
     opening: str = ""
     invalid_turn: str = ""
     turn_template: str = "{results}"
     answer_rule: str = "last_turn"
     unwrap_text: bool = True
+    retokenise: bool = False
     neutralise: bool = True
 
     def __post_init__(self) -> None:
@@ -314,6 +320,10 @@ def _answer_content(turns: Sequence[str], protocol: Protocol) -> str | None:
     if protocol.answer_rule == "last_text":
         thought = rf"<{protocol.think}>.*?</{protocol.think}>"
         return re.sub(thought, "", turns[-1] if turns else "", flags=re.DOTALL).strip() or None
+    if protocol.answer_rule == "after_think":
+        pattern = rf"<{protocol.think}>.*?</{protocol.think}>\s*<{protocol.answer}>(.*?)</{protocol.answer}>"
+        found = re.search(pattern, "".join(turns), re.DOTALL)
+        return found[1] if found else None
     opened, closed = opening(protocol.answer), closing(protocol.answer)
     if protocol.answer_rule == "last_turn":
         before, end, _ = (turns[-1] if turns else "").rpartition(closed)

@@ -126,6 +126,15 @@ class TokenProtocol:
         """Text of sampled tokens without those that end it."""
         return self.decode([each for each in token_ids if each not in self.eos_token_ids])
 
+    def retokenised(self, token_ids: Sequence[int], tag: str | None) -> list[int]:
+        """The tokens of a turn's text up to its closing tag, special tokens left out but the one that ends an
+        episode.
+        """
+        text = str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        text = text[: text.index(tag) + len(tag)] if tag and tag in text else text
+        ends = not self.protocol.invalid_turn and token_ids[-1] in self.eos_token_ids
+        return self.encode(text) + [*token_ids[-1:]] * ends
+
     def encode(self, text: str) -> list[int]:
         """Tokens of text that we wrote; never adds BOS or EOS."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))

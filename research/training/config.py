@@ -111,6 +111,10 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
     config: ResearchConfig = _build(ResearchConfig, values, "research")
     rules.check_protocol(config.environment.protocol, "research.")
     load_prompt(config.prompt)
+    if config.environment.protocol.retokenise:
+        raise ValueError(
+            "research.protocol.retokenise must be false: trained tokens are those that were sampled"
+        )
     if config.keep not in KEEP:
         raise ValueError(f"research.keep: {config.keep!r}; it is one of: {', '.join(KEEP)}")
     return config

@@ -5,28 +5,30 @@ r"""Our loop, prompts and rewards beside a reference's own code, with the same s
     python -m benchmarks.reference --system search_r1 --reference ../Search-R1 \
         --tiktoken dashscope/resources/qwen.tiktoken
 
-Prints how many scripts are equal in prompt, in the context of each turn, in response, mask, answer and reward,
-and for the others why not. Exits 1 if a difference has no reason on the list; docs/fidelity.md says what
-the reasons mean. The checkout is read, never changed or copied.
+Prints how many scripts are equal in prompt, in the context of each turn, in response, mask, answer and
+reward, and for the others why not. Exits 1 if a difference has no reason on the list; docs/fidelity.md says
+what the reasons mean. The checkout is read, never changed or copied.
 """
 
-import asyncio
 import json
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
+from tqdm import tqdm
 
 from benchmarks.references import ours, research, search_r1, tongsearch_qr
-from benchmarks.references.model import Outcome, ScriptedModel, qwen_tokenizer
+from benchmarks.references.cases import write_cases
+from benchmarks.references.model import Outcome, byte_tokenizer, qwen_tokenizer
 from benchmarks.references.scripts import HOSTILE, Script, scripts
+from research.datasets.reference_prompts import notice_to_keep
 
+Player = Callable[[Script], Outcome]
 FIELDS = ("prompt", "contexts", "response", "mask", "answer", "reward")
-SPECIAL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 
 
 def _differences(theirs: Outcome, mine: Outcome) -> list[str]:
@@ -63,25 +65,29 @@ def _squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def _compare(
-    made: list[Script], play: Callable[[Script], Outcome], own: Callable[[Script], Outcome], tokenizer: Any
-) -> tuple[Counter[str], Counter[str], list[dict[str, Any]]]:
-    """Equal ones by field, the others by reason, and those without one."""
-    equal: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    unexplained = []
-    for number, script in enumerate(made):
+@dataclass
+class Comparison:
+    """Equal episodes by field, others by reason, those without one, and those equal in everything."""
+
+    equal: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    unexplained: list[dict[str, Any]] = field(default_factory=list)
+    equal_episodes: list[tuple[Script, Outcome]] = field(default_factory=list)
+
+
+def _compare(made: list[Script], play: Player, own: Player, tokenizer: Any) -> Comparison:
+    compared = Comparison()
+    for number, script in enumerate(tqdm(made, disable=None)):
         theirs, mine = play(script), own(script)
         different = _differences(theirs, mine)
-        equal.update(name for name in FIELDS if name not in different)
+        compared.equal.update(name for name in FIELDS if name not in different)
         if not different:
-            reasons["equal in everything"] += 1
-            continue
-        reason = _reason(script, theirs, mine, tokenizer, 4096)
-        reasons[reason or "NO REASON"] += 1
+            compared.equal_episodes.append((script, theirs))
+        reason = _reason(script, theirs, mine, tokenizer, 4096) if different else "equal in everything"
+        compared.reasons[reason or "NO REASON"] += 1
         if not reason:
-            unexplained.append(_report(number, script, different, theirs, mine, tokenizer))
-    return equal, reasons, unexplained
+            compared.unexplained.append(_report(number, script, different, theirs, mine, tokenizer))
+    return compared
 
 
 def _report(
@@ -104,62 +110,13 @@ def _parting(theirs: Outcome, mine: Outcome, tokenizer: Any) -> list[str]:
     return [tokenizer.decode(each.response_ids[max(place - 20, 0) :][:60]) for each in (theirs, mine)]
 
 
-def _own_rewriting(think: bool, tokenizer: Any) -> Callable[[Script], Outcome]:
-    """Our reading of a rewritten text and embedding_gain, as the reference's training has them."""
-    from research.datasets.reference_prompts import prompt_to_keep
-    from research.datasets.rewriting_tasks import RewritingTask
-    from research.episode.loop import Generation, Limits
-    from research.episode.prompts import build_prompt
-    from research.episode.protocol import Protocol
-    from research.episode.rewriting import rewritten_query, run_rewriting
-    from research.episode.tokens import TokenProtocol
-    from research.rewards.rewriting.embedding_gain import TextReward
-
-    protocol = Protocol(stop="end", answer_rule="after_think", boxed=False)
-    tokens = TokenProtocol(tokenizer, protocol)
-    prompt = prompt_to_keep("tongsearch_qr_think" if think else "tongsearch_qr")
-    encoder = tongsearch_qr.WordEncoder()
-
-    async def encode(texts: list[str]) -> Any:
-        return encoder.encode(texts)
-
-    reward = TextReward(SimpleNamespace(load_encoder=lambda: None, encode=encode))  # type: ignore[arg-type]
-
-    async def play(script: Script) -> Outcome:
-        model = ScriptedModel(script, tokenizer)
-
-        async def generate(context: list[int], most: int) -> Generation:
-            sampled, _ = model.sample(context, tokens.stop_strings, most)
-            return Generation(sampled, [-1.0] * len(sampled))
-
-        prompt_ids = build_prompt(prompt, script.question, tokens)
-        trajectory = await run_rewriting(prompt_ids, generate, tokens, Limits(0, 500, 500, 0))
-        text = rewritten_query(trajectory, tokens, think)
-        task = RewritingTask("1", script.question, script.pool, ("1",), ())
-        score = (await reward(task, text)).score if text else -1.0
-        return Outcome(model.contexts, trajectory.response_ids, trajectory.response_mask, text, score)
-
-    return lambda script: asyncio.run(play(script))
-
-
-def _their_rewriting(think: bool, checkout: Path, tokenizer: Any) -> Callable[[Script], Outcome]:
-    def play(script: Script) -> Outcome:
-        model = ScriptedModel(script, tokenizer)
-        sampled, _ = model.sample(tongsearch_qr.prompt_ids(script, checkout, tokenizer, think), (), 500)
-        text = tokenizer.decode(sampled, skip_special_tokens=True)
-        query, reward = tongsearch_qr.score(script, text, checkout, think)
-        return Outcome(model.contexts, sampled, [1] * len(sampled), query, reward)
-
-    return play
-
-
-def _players(
-    system: str, checkout: Path, tokenizer: Any, words: tuple[str, ...]
-) -> tuple[Callable[[Script], Outcome], Callable[[Script], Outcome]]:
+def _players(system: str, checkout: Path, tokenizer: Any, words: tuple[str, ...]) -> tuple[Player, Player]:
     """The reference's and ours."""
     if system.startswith("tongsearch_qr"):
         think = system.endswith("think")
-        return _their_rewriting(think, checkout, tokenizer), _own_rewriting(think, tokenizer)
+        return tongsearch_qr.their_player(think, checkout, tokenizer), tongsearch_qr.our_player(
+            think, tokenizer
+        )
     if system == "search_r1":
         config = ours.preset("search_r1", *words)
         return (
@@ -183,26 +140,40 @@ def _players(
 )
 @click.option("--reference", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--tiktoken", required=True, type=click.Path(exists=True, path_type=Path), help="qwen.tiktoken."
+    "--tiktoken",
+    type=click.Path(exists=True, path_type=Path),
+    help="qwen.tiktoken, a file in the wheel dashscope.  [default: a token per byte]",
 )
+@click.option("--record", type=click.Path(path_type=Path), help="Write equal episodes, as facts for a test.")
 @click.option("--scripts", "count", default=2000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--show", default=3, show_default=True, help="Unexplained differences to print.")
 @click.argument("words", nargs=-1)
 def main(
-    system: str, reference: Path, tiktoken: Path, count: int, seed: int, show: int, words: tuple[str, ...]
+    system: str,
+    reference: Path,
+    tiktoken: Path | None,
+    record: Path | None,
+    count: int,
+    seed: int,
+    show: int,
+    words: tuple[str, ...],
 ) -> None:
     """See the top of this file. WORDS are key=value of our configuration, like protocol.neutralise=false."""
-    tokenizer = qwen_tokenizer(tiktoken)
+    tokenizer = qwen_tokenizer(tiktoken) if tiktoken else byte_tokenizer()
     made = scripts(count, seed, system == "research", "information" if system == "search_r1" else "result")
     play, own = _players(system, reference, tokenizer, words)
-    equal, reasons, unexplained = _compare(made, play, own, tokenizer)
-    print(f"{system}: {count} scripts; equal in " + ", ".join(f"{each} {equal[each]}" for each in FIELDS))
-    for reason, number in reasons.most_common():
+    compared = _compare(made, play, own, tokenizer)
+    fields = ", ".join(f"{each} {compared.equal[each]}" for each in FIELDS)
+    print(f"{system}: {count} scripts; equal in {fields}")
+    for reason, number in compared.reasons.most_common():
         print(f"  {number:6,}  {reason}")
-    for each in unexplained[:show]:
+    for each in compared.unexplained[:show]:
         print(json.dumps(each, indent=1, ensure_ascii=False))
-    sys.exit(bool(unexplained))
+    if record:
+        notice = notice_to_keep("search_r1") if system == "search_r1" else ""
+        write_cases(record, system, compared.equal_episodes, tokenizer, notice)
+    sys.exit(bool(compared.unexplained))
 
 
 if __name__ == "__main__":

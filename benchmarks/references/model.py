@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from benchmarks.references.scripts import Script, Turn
@@ -29,15 +30,28 @@ def qwen_tokenizer(ranks: Path) -> PreTrainedTokenizerFast:
     base64.b64decode(ranks.read_bytes().split()[0])  # another file is told by its first word
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     converter = TikTokenConverter(str(ranks), pattern=PATTERN, extra_special_tokens=special)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=converter.converted(),
+    return _with_chat(converter.converted())
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of single bytes with Qwen2.5's special tokens and chat template: it needs no file."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({each: i for i, each in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return _with_chat(tokenizer)
+
+
+def _with_chat(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         extra_special_tokens=["<|im_start|>"],
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """TongSearch-QR's own prompts, reading of a text, and reward (bigai-nlco/TongSearch-QR) on a script."""
 
 import ast
+import asyncio
 import json
 import logging
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.references.checkout import definitions
+from benchmarks.references.model import Outcome, ScriptedModel
 from benchmarks.references.scripts import Script
+from research.datasets.reference_prompts import prompt_to_keep
+from research.datasets.rewriting_tasks import RewritingTask
+from research.episode.loop import Generation, Limits
+from research.episode.prompts import build_prompt
+from research.episode.protocol import Protocol
+from research.episode.rewriting import rewritten_query, run_rewriting
+from research.episode.tokens import TokenProtocol
+from research.rewards.rewriting.embedding_gain import TextReward
 
 
 class WordEncoder:
@@ -67,3 +78,44 @@ def prompt_ids(script: Script, checkout: Path, tokenizer: Any, think: bool) -> l
     ]
     chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return list(tokenizer.encode(chat, add_special_tokens=False))
+
+
+def our_player(think: bool, tokenizer: Any) -> Callable[[Script], Outcome]:
+    """Our reading of a rewritten text and embedding_gain, as the reference's training has them."""
+
+    protocol = Protocol(stop="end", answer_rule="after_think", boxed=False)
+    tokens = TokenProtocol(tokenizer, protocol)
+    prompt = prompt_to_keep("tongsearch_qr_think" if think else "tongsearch_qr")
+    encoder = WordEncoder()
+
+    async def encode(texts: list[str]) -> Any:
+        return encoder.encode(texts)
+
+    reward = TextReward(SimpleNamespace(load_encoder=lambda: None, encode=encode))  # type: ignore[arg-type]
+
+    async def play(script: Script) -> Outcome:
+        model = ScriptedModel(script, tokenizer)
+
+        async def generate(context: list[int], most: int) -> Generation:
+            sampled, _ = model.sample(context, tokens.stop_strings, most)
+            return Generation(sampled, [-1.0] * len(sampled))
+
+        asked = build_prompt(prompt, script.question, tokens)
+        trajectory = await run_rewriting(asked, generate, tokens, Limits(0, 500, 500, 0))
+        text = rewritten_query(trajectory, tokens, think)
+        task = RewritingTask("1", script.question, script.pool, ("1",), ())
+        gain = (await reward(task, text)).score if text else -1.0
+        return Outcome(model.contexts, trajectory.response_ids, trajectory.response_mask, text, gain)
+
+    return lambda script: asyncio.run(play(script))
+
+
+def their_player(think: bool, checkout: Path, tokenizer: Any) -> Callable[[Script], Outcome]:
+    def play(script: Script) -> Outcome:
+        model = ScriptedModel(script, tokenizer)
+        sampled, _ = model.sample(prompt_ids(script, checkout, tokenizer, think), (), 500)
+        text = tokenizer.decode(sampled, skip_special_tokens=True)
+        query, reward = score(script, text, checkout, think)
+        return Outcome(model.contexts, sampled, [1] * len(sampled), query, reward)
+
+    return play

@@ -30,6 +30,7 @@ class Protocol:
     something else than the default; docs/fidelity.md has the reasons.
 
     Attributes:
+        template_tools: with ``json``, whether the chat template is given the tools; else a prompt names them.
         stop: the closing tags at which an engine stops: ``answer``, those of calls and of the answer;
             ``call``, those of calls, so that the model ends its answer itself; ``call_first``, the same, but
             what follows an answer is cut, unless a call does (Search-R1); ``end``, none (ReCall).
@@ -37,7 +38,7 @@ class Protocol:
             ``first_pair``, the first complete pair of tags in it, of a call or of an answer (Search-R1).
         empty_query: what an empty search gets: ``notice``, ``search``, or the text that it gets instead.
         no_results: what stands in the result of a call that gave nothing.
-        opening: what the model's first turn begins with, after the prompt; ``turn_template`` ends in it.
+        opening: what the first turn begins with, after the prompt; ``turn_template`` ends in it.
         invalid_turn: what is said, as it stands, after a turn that neither calls nor answers; with an empty
             text such a turn ends the episode.
         answer_rule: the answer that counts: ``last_turn``, the last one of the last turn; ``first`` or
@@ -62,6 +63,7 @@ class Protocol:
     passage_template: str = "{contents}"
     passage_separator: str = "\n\n"
     calls: str = "tags"
+    template_tools: bool = True
     tools: tuple[str, ...] = ()
     stop: str = "answer"
     parse: str = "last_tag"

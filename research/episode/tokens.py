@@ -175,7 +175,8 @@ class TokenProtocol:
     def _rendered(self, system: str | None, user: str) -> str:
         messages = [] if system is None else [{"role": "system", "content": system}]
         messages.append({"role": "user", "content": user})
-        said = [tool.schema for tool in self.tools] if self.protocol.calls == "json" else None
+        told = self.protocol.calls == "json" and self.protocol.template_tools
+        said = [tool.schema for tool in self.tools] if told else None
         try:
             rendered = self.tokenizer.apply_chat_template(
                 messages, tools=said, tokenize=False, add_generation_prompt=True

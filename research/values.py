@@ -98,15 +98,31 @@ PROTOCOL = {
     **{f"protocol.{name}": TAG for name in NAMES},
     "protocol.boxed": SWITCH,
     "protocol.calls": one_of(("tags", "json")),
+    "protocol.template_tools": SWITCH,
     "protocol.result_template": TEXT,
     "protocol.passage_template": ANY_TEXT,
     "protocol.passage_separator": ANY_TEXT,
+    "protocol.turn_template": Rule(
+        lambda value: is_text(value) and "{results}" in value, "a text with {results}"
+    ),
+    "protocol.stop": one_of(("answer", "call", "call_first", "end")),
+    "protocol.parse": one_of(("last_tag", "first_pair")),
+    "protocol.empty_query": TEXT,
+    "protocol.no_results": ANY_TEXT,
+    "protocol.opening": ANY_TEXT,
+    "protocol.invalid_turn": ANY_TEXT,
+    "protocol.answer_rule": one_of(("last_turn", "first", "last", "last_text", "after_think")),
+    "protocol.unwrap_text": SWITCH,
+    "protocol.retokenise": SWITCH,
+    "protocol.neutralise": SWITCH,
 }
 LIMITS = {
     "limits.searches": integer(0),
     "limits.turn_tokens": integer(1),
     "limits.response_tokens": integer(1),
     "limits.passage_tokens": integer(0),
+    "limits.block_tokens": or_null(integer(1)),
+    "limits.total_tokens": or_null(integer(1)),
 }
 RETRIEVER = {
     "retriever.url": URL,
@@ -168,6 +184,6 @@ def check_protocol(protocol: Protocol, prefix: str = "") -> None:
         render_passage(Passage("1", "title\ntext", 1.0), 1, protocol)
     except (KeyError, ValueError, IndexError, AttributeError) as error:
         raise ValueError(
-            f"{prefix}protocol.passage_template may hold {{rank}}, {{title}}, {{text}} and {{contents}}, "
-            f"not {protocol.passage_template!r}"
+            f"{prefix}protocol.passage_template may hold {{rank}}, {{title}}, {{text}}, {{contents}}, "
+            f"{{first_line}} and {{rest}}, not {protocol.passage_template!r}"
         ) from error

@@ -217,7 +217,7 @@ def test_a_float32_model_is_known_by_its_folder(tmp_path: Path, dtype: str) -> N
 def test_a_trained_policy_brings_its_prompt_protocol_and_limits(tmp_path: Path) -> None:
     (tmp_path / "policy").mkdir()
     (tmp_path / "config.yaml").write_text(
-        "research: {prompt: search_r1, limits: {searches: 3}, retriever: {top_k: 2},\n"
+        "research: {prompt: search_r1_own, limits: {searches: 3}, retriever: {top_k: 2},\n"
         "  protocol: {result: information, boxed: false,\n"
         "    result_template: '<information>{passages}</information>'}}\n"
         "actor_rollout_ref: {rollout: {dtype: float32, max_model_len: 512}}\n"
@@ -226,10 +226,10 @@ def test_a_trained_policy_brings_its_prompt_protocol_and_limits(tmp_path: Path) 
     assert training_of(str(tmp_path)) is None
     words = ["engine.model=x", "retriever.url=http://none", "limits.searches=9"]
     read = read_multihop(compose_multihop(words, policy))
-    assert (read.prompt, read.protocol.result, read.protocol.boxed) == ("search_r1", "information", False)
+    assert (read.prompt, read.protocol.result, read.protocol.boxed) == ("search_r1_own", "information", False)
     assert (read.limits.searches, read.retriever.top_k, read.engine.max_model_len) == (9, 2, 512)
-    read = read_multihop(compose_multihop([*words, "preset=research_base"]))
-    assert read.prompt == "research_base" and read.protocol.boxed
+    read = read_multihop(compose_multihop([*words, "preset=research_base_own"]))
+    assert read.prompt == "research_base_own" and read.protocol.boxed
 
 
 def test_a_model_is_told_by_what_its_folder_holds(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_server_of_chats_alone_answers_with_searches(
     request.getfixturevalue(kind).tokenizer.save_pretrained(tmp_path / "tokenizer")
     calls: list[dict[str, Any]] = []
     with serving(chat_only(calls, refused)) as url:
-        words = ("prompt=research_instruct", "limits.response_tokens=1500")
+        words = ("prompt=research_instruct_own", "limits.response_tokens=1500")
         result = run(tmp_path, tmp_path / "tokenizer", questions, url, retriever, *words)
     assert result.exit_code == 0, result.output
     assert result.stderr.count("is tokenized again") == 1 and said in result.stderr

@@ -37,7 +37,7 @@ def test_a_prompt_of_ones_own_is_kept_by_its_text(mine: Path, tmp_path: Path) ->
     kept = training(tmp_path / "run", mine)
     assert load_prompt(kept) == Prompt("# Task\nSearch, then: answer.", "Question: {question}", chat=True)
     assert evaluation(mine) == evaluation(kept) == training(tmp_path / "run", kept) == kept
-    assert training(tmp_path / "run", "research_base") == "research_base"
+    assert training(tmp_path / "run", "research_base_own") == "research_base_own"
 
 
 def test_a_run_that_is_resumed_keeps_the_text_that_it_was_trained_with(mine: Path, tmp_path: Path) -> None:

@@ -143,7 +143,9 @@ def test_epochs_that_are_asked_for_decide_unless_steps_are(tmp_path):
 
 
 def test_search_r1_is_chosen_by_name(tmp_path):
-    config = compose(tmp_path, "cpu", "protocol@research.protocol=search_r1", "research.prompt=search_r1")
+    config = compose(
+        tmp_path, "cpu", "protocol@research.protocol=search_r1_own", "research.prompt=search_r1_own"
+    )
     research = read_research_config(config.research)
     assert research.protocol.result == "information" and not research.protocol.boxed
 

@@ -178,7 +178,7 @@ def test_any_value_is_taken_or_refused_by_its_key(key, value):
     ("key", "value", "message"),
     [
         ("reward", "exact", "exact_match"),
-        ("prompt", "no_such", "research_instruct"),
+        ("prompt", "no_such", "research_instruct_own"),
         ("retriever.wire", "soap", "search_r1"),
         ("limits.turns", 3, "turns"),
         ("protocol.result", "information", "result_template"),

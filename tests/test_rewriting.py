@@ -35,7 +35,9 @@ def as_asked(prompt: str, text: str) -> str:
     return "".join(f"<{name}> {inside[name]} </{name}>" for name in pairs)
 
 
-@pytest.mark.parametrize("prompt", ["rqr_think", "research_base", "research_instruct", "search_r1"])
+@pytest.mark.parametrize(
+    "prompt", ["rqr_think", "research_base_own", "research_instruct_own", "search_r1_own"]
+)
 @pytest.mark.parametrize("text", ["the terms", "a {set} of $x_{1}$ and more", "is it <b>bold</b>?"])
 def test_with_think_the_query_is_read_in_the_form_that_the_prompt_asks_for(tokens, prompt, text):
     said = as_asked(prompt, text)

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from research.episode.calls import NO_CALL
-from research.episode.loop import NOTICE_FAILED, NOTICE_NOTHING, Limits, run_episode
-from research.episode.protocol import extract_answer, format_fault
+from research.episode.loop import NOTICE_FAILED, Limits, run_episode
+from research.episode.protocol import Protocol, extract_answer, format_fault
 from research.episode.tools import SearchError, search_tool
 from research.episode.trajectory import Trajectory
 from research.rewards import DOOR, Reference
@@ -111,7 +111,7 @@ def test_failed_search_costs_one_turn(tokens):
     [
         ("<search>  </search>", None, NO_CALL),
         ("nothing opened </search>", None, NO_CALL),
-        ("<search>q</search>", search_for(), NOTICE_NOTHING),
+        ("<search>q</search>", search_for(), Protocol().no_results),
     ],
 )
 def test_notices(tokens, turn, search, notice):

@@ -245,7 +245,7 @@ def test_a_template_that_cannot_ask_ends_in_one_line(template: str) -> None:
 
 
 @pytest.mark.parametrize("template", [None, ""])
-@pytest.mark.parametrize("name", ["research_base", "rqr"])
+@pytest.mark.parametrize("name", ["research_base_own", "rqr"])
 @pytest.mark.parametrize(
     ("front", "back"), [("", ""), ("<bos>", ""), ("<bos>", "<eos>"), ("", "<eos>"), ("<s> <bos>", "")]
 )
@@ -266,7 +266,7 @@ def test_a_server_of_texts_adds_bos_itself(tmp_path: Path) -> None:
     tokens = TokenProtocol(AutoTokenizer.from_pretrained(tmp_path), Protocol())
     server = ModelServer(tokens, by_ids=False)
     with server.running() as url:
-        asyncio.run(_sampled(url, tmp_path, build_prompt("research_base", "the king?", tokens)))
+        asyncio.run(_sampled(url, tmp_path, build_prompt("research_base_own", "the king?", tokens)))
     assert server.bodies[-1]["prompt"].startswith("The following is a dialogue")
 
 
@@ -278,7 +278,7 @@ def test_a_server_of_texts_adds_bos_itself(tmp_path: Path) -> None:
         [TURNS, DROPPED, IN_FRONT, TEMPLATE, "{{ messages[0].content }}", "{{ messages[-1].content }}"]
     ),
     adds_bos=st.booleans(),
-    name=st.sampled_from(["rqr", "research_instruct", "question", "search_r1"]),
+    name=st.sampled_from(["rqr", "research_instruct_own", "question", "search_r1_own"]),
     question=ANY_TEXT,
 )
 def test_any_template_shows_the_whole_prompt_or_says_why_not(

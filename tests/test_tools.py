@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_search_loop import TURNS, check_invariants
 
-from research.episode.calls import read_call
+from research.episode.calls import read_call, written_calls
 from research.episode.loop import run_episode
 from research.episode.prompts import build_prompt
 from research.episode.protocol import Protocol, format_fault
@@ -163,7 +163,8 @@ def test_any_text_in_a_call_is_a_call_or_a_fault(text: str) -> None:
         (JSON, f'<tool_call>{{"name": "place", "arguments": {json.dumps(text)}}}</tool_call>'),
     ):
         try:
-            assert read_call(turn, tools, protocol).tool in tools
+            (written,) = written_calls(turn, protocol) or [None]
+            assert read_call(written, tools, protocol).tool in tools
         except CallFault as fault:
             assert str(fault)
 

@@ -7,14 +7,17 @@ Qwen2.5 and others were taught to call; the chat template tells the model which 
 """
 
 import json
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from research.episode.protocol import Protocol, parse_call
+from research.episode.protocol import Protocol, closing, first_pair, opening, parse_call
 from research.episode.tools import SEARCH, CallFault, Tool
 
+# What a turn of the model's asks for.
+CALLED, ANSWERED, ENDED, INVALID = "called", "answered", "ended", "invalid"
 NO_CALL = "There was no query between the search tags."
 
 
@@ -33,21 +36,53 @@ class CallRequest:
         return json.dumps(self.arguments, ensure_ascii=False, default=str)
 
 
-def read_call(turn: str, tools: Sequence[Tool], protocol: Protocol) -> CallRequest:
-    """The call that a turn ends in.
+def next_step(turn: str, tag: str | None, protocol: Protocol) -> str:
+    """What a turn that ended at a closing tag, or None, asks for: CALLED, ANSWERED, ENDED or INVALID.
+
+    Without ``invalid_turn`` the closing tag alone decides.
+    """
+    if protocol.stop == "end":
+        return CALLED if written_calls(turn, protocol) else ENDED
+    if not protocol.invalid_turn:
+        return ENDED if tag is None else ANSWERED if tag == closing(protocol.answer) else CALLED
+    pair = first_pair(turn, protocol)
+    if pair is None:
+        return INVALID
+    return ANSWERED if pair[0] == protocol.answer else CALLED
+
+
+def written_calls(turn: str, protocol: Protocol) -> list[tuple[str, str]]:
+    """The tag and the text of each call that a turn makes; none if it closes no call.
+
+    A turn that ends at a call makes that one; where only the model ends its turns (``stop: end``), it makes
+    all that it wrote, if as many tags open as close.
+    """
+    if protocol.stop != "end":
+        call = parse_call(turn, protocol)
+        return [call] if call else []
+    if any(turn.count(opening(tag)) != turn.count(closing(tag)) for tag in protocol.call_tags):
+        return []
+    names = "|".join(map(re.escape, protocol.call_tags))
+    return [(each[1], each[2].strip()) for each in re.finditer(rf"<({names})>(.*?)</\1>", turn, re.DOTALL)]
+
+
+def read_call(written: tuple[str, str] | None, tools: Sequence[Tool], protocol: Protocol) -> CallRequest:
+    """What a call asks for; None is a turn that closes a call without having opened one.
 
     Raises:
         CallFault: there is none, of no tool, or with arguments that the tool does not take.
     """
-    name, content = parse_call(turn, protocol) or ("", "")
+    name, content = written or ("", "")
     by_name = {protocol.tag_of(tool.name): tool for tool in tools}
     if protocol.calls == "json":
         return _of_json(content, {tool.name: tool for tool in tools})
-    if not content:
-        raise CallFault(
-            NO_CALL if name in ("", protocol.search) else f"There was nothing between the {name} tags."
-        )
-    return CallRequest(by_name[name], by_name[name].of_text(content))
+    if content:
+        return CallRequest(by_name[name], by_name[name].of_text(content))
+    if name not in ("", protocol.search):
+        raise CallFault(f"There was nothing between the {name} tags.")
+    if protocol.empty_query == "search" and protocol.search in by_name:
+        return CallRequest(by_name[protocol.search], {"query": ""})
+    raise CallFault(NO_CALL if protocol.empty_query in ("notice", "search") else protocol.empty_query)
 
 
 def _of_json(content: str, tools: Mapping[str, Tool]) -> CallRequest:

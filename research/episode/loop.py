@@ -5,17 +5,18 @@ that samples and the tools that may be called. Each episode is a coroutine of it
 never wait for each other.
 """
 
+import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from research.episode.calls import read_call
+from research.episode.calls import ANSWERED, ENDED, INVALID, next_step, read_call, written_calls
 from research.episode.tokens import ResultBlock, TokenProtocol
 from research.episode.tools import SEARCH, CallFault, Tool, ToolError, ToolResult
-from research.episode.trajectory import Call, Segment, Trajectory
+from research.episode.trajectory import Call, FinishReason, Segment, Trajectory
 
 NOTICE_FAILED = "The search failed. Search again, or answer from what is known."
-NOTICE_NOTHING = "No results."
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,27 @@ class Limits:
     """Bounds of one episode, all in tokens but the first.
 
     Attributes:
-        searches: calls of tools, searches and others, at most; a further one ends the episode.
+        searches: turns with calls of tools, searches and others, at most; a further one ends the episode.
         turn_tokens: sampled tokens a turn; a turn that reaches it without a closing tag ends the episode.
         response_tokens: the whole response, injected blocks included.
         passage_tokens: of one injected passage or other result; a longer one is cut between words.
+        block_tokens: of all that is injected after a turn; what is longer is cut wherever that is, tags too.
+        total_tokens: prompt and response together.
     """
 
     searches: int
     turn_tokens: int
     response_tokens: int
     passage_tokens: int
+    block_tokens: int | None = None
+    total_tokens: int | None = None
+
+    def room(self, trajectory: Trajectory) -> int:
+        """Tokens that may still follow."""
+        room = self.response_tokens - trajectory.response_length
+        if self.total_tokens is None:
+            return room
+        return min(room, self.total_tokens - len(trajectory.prompt_ids) - trajectory.response_length)
 
 
 Generate = Callable[[list[int], int], Awaitable[Generation]]
@@ -67,11 +79,12 @@ async def run_episode(
     trajectory = Trajectory(prompt_ids=list(prompt_ids))
     while trajectory.finish_reason is None:
         tag = await _model_turn(trajectory, generate, tokens, limits)
-        if tag in (None, tokens.answer_stop):
-            break
-        if len(trajectory.calls) >= limits.searches:
+        step = next_step(trajectory.model_turns[-1], tag, tokens.protocol)
+        if step in (ANSWERED, ENDED):
+            trajectory.finish_reason = _ending(trajectory, step, tokens)
+        elif trajectory.environment_turns >= limits.searches:
             trajectory.finish_reason = "search_limit"
-        elif not await _tool_turn(trajectory, tools, tokens, limits):
+        elif not await _environment_turn(trajectory, step, tools, tokens, limits):
             trajectory.finish_reason = "length"
     return trajectory
 
@@ -79,46 +92,66 @@ async def run_episode(
 async def _model_turn(
     trajectory: Trajectory, generate: Generate, tokens: TokenProtocol, limits: Limits
 ) -> str | None:
-    """Sample one turn; returns the closing tag it ended at, or None. Sets the finish reason unless it
-    calls a tool.
-    """
-    budget = min(limits.turn_tokens, limits.response_tokens - trajectory.response_length)
+    """Sample one turn; returns the closing tag it ended at, or None."""
+    budget = min(limits.turn_tokens, limits.room(trajectory))
     started = time.perf_counter()
     generation = await generate(trajectory.prompt_ids + trajectory.response_ids, budget)
     trajectory.generate_seconds += time.perf_counter() - started
     if not generation.token_ids:
         raise RuntimeError("the engine returned no tokens for a turn")
     kept, tag = tokens.cut(generation.token_ids[:budget])
-    segment = Segment("model", kept, generation.log_probs[: len(kept)], tokens.said(kept))
+    log_probs = generation.log_probs[: len(kept)]
+    if tokens.protocol.retokenise:
+        kept = tokens.retokenised(kept, tag)
+        log_probs = [0.0] * len(kept)
+    segment = Segment("model", kept, log_probs, tokens.said(kept))
     trajectory.segments.append(segment)
-    if tag is None:
-        trajectory.finish_reason = "eos" if kept[-1] in tokens.eos_token_ids else "length"
-    elif tag == tokens.answer_stop:
-        trajectory.finish_reason = "answer"
     return tag
 
 
-async def _tool_turn(
-    trajectory: Trajectory, tools: Sequence[Tool], tokens: TokenProtocol, limits: Limits
+def _ending(trajectory: Trajectory, step: str, tokens: TokenProtocol) -> FinishReason:
+    if step == ANSWERED:
+        return "answer"
+    return "eos" if trajectory.segments[-1].token_ids[-1] in tokens.eos_token_ids else "length"
+
+
+async def _environment_turn(
+    trajectory: Trajectory, step: str, tools: Sequence[Tool], tokens: TokenProtocol, limits: Limits
 ) -> bool:
-    """Make the call that the last turn asked for and inject its result; False if the block does not fit."""
+    """Carry out the calls of the last turn, or say that it was none; False if what is said does not fit."""
     # The model must be able to sample at least one more token, else the block would be its last word.
-    room = limits.response_tokens - trajectory.response_length - 1
-    record, notice = await _call(trajectory.model_turns[-1], tools, tokens)
-    trajectory.calls.append(record)
-    if notice is not None:
-        block = tokens.notice_block(notice, room)
-    elif record.passages:
-        block = tokens.result_block(record.passages, room, limits.passage_tokens)
+    room = limits.room(trajectory) - 1
+    if step == INVALID:
+        _drop_end(trajectory.segments[-1], tokens)
+        trajectory.calls.append(Call(None, error="neither a call nor an answer"))
+        text = tokens.protocol.invalid_turn
+        block: ResultBlock | None = ResultBlock(tokens.encode(text), text, 0)
     else:
-        block = tokens.text_block(record.text, room, limits.passage_tokens)
-    return _inject(trajectory, record, block)
+        written: list[Written] = [*written_calls(trajectory.model_turns[-1], tokens.protocol)] or [None]
+        answers = await asyncio.gather(*(_call(each, tools, tokens) for each in written))
+        trajectory.calls += [record for record, _ in answers]
+        block = _results(written, answers, room, tokens, limits)
+    if block is None or len(block.token_ids) > room:
+        return False
+    trajectory.segments.append(
+        Segment("environment", block.token_ids, [0.0] * len(block.token_ids), block.text)
+    )
+    return True
 
 
-async def _call(turn: str, tools: Sequence[Tool], tokens: TokenProtocol) -> tuple[Call, str | None]:
+def _drop_end(segment: Segment, tokens: TokenProtocol) -> None:
+    """Take the end token from a turn that goes on."""
+    if segment.token_ids[-1] in tokens.eos_token_ids:
+        del segment.token_ids[-1], segment.log_probs[-1]
+
+
+Written = tuple[str, str] | None
+
+
+async def _call(written: Written, tools: Sequence[Tool], tokens: TokenProtocol) -> tuple[Call, str | None]:
     """The record of a call, and the notice to show if there is nothing to show."""
     try:
-        call = read_call(turn, tools, tokens.protocol)
+        call = read_call(written, tools, tokens.protocol)
     except CallFault as fault:
         return Call(None, error=str(fault)), str(fault)
     record, started = Call(call.text, tool=call.tool.name), time.perf_counter()
@@ -129,14 +162,34 @@ async def _call(turn: str, tools: Sequence[Tool], tokens: TokenProtocol) -> tupl
         return record, NOTICE_FAILED if call.tool.name == SEARCH else f"The call failed: {record.error}"
     record.seconds = time.perf_counter() - started
     record.passages, record.text = list(result.passages), result.text
-    return record, None if result != ToolResult() else NOTICE_NOTHING
+    return record, None if result != ToolResult() else tokens.protocol.no_results
 
 
-def _inject(trajectory: Trajectory, record: Call, block: ResultBlock | None) -> bool:
-    if block is None:
-        return False
-    record.shown = block.shown
-    trajectory.segments.append(
-        Segment("environment", block.token_ids, [0.0] * len(block.token_ids), block.text)
-    )
-    return True
+def _results(
+    written: Sequence[Written],
+    answers: Sequence[tuple[Call, str | None]],
+    room: int,
+    tokens: TokenProtocol,
+    limits: Limits,
+) -> ResultBlock | None:
+    """The block of all results of a turn, each with an equal share of the room; None if one does not fit."""
+    whole = limits.block_tokens is not None and limits.block_tokens <= room  # cut as a whole, below
+    share = sys.maxsize if whole else (room - tokens.turn_frame) // len(answers)
+    blocks = []
+    for text, (record, notice) in zip(written, answers, strict=True):
+        block = _result(text[1] if text else "", record, notice, share, tokens, limits)
+        if block is None:
+            return None
+        record.shown = block.shown
+        blocks.append(block)
+    return tokens.turn_block(blocks, limits.block_tokens)
+
+
+def _result(
+    call: str, record: Call, notice: str | None, room: int, tokens: TokenProtocol, limits: Limits
+) -> ResultBlock | None:
+    if notice is not None:
+        return tokens.notice_block(notice, room, call)
+    if record.passages:
+        return tokens.result_block(record.passages, room, limits.passage_tokens, call)
+    return tokens.text_block(record.text, room, limits.passage_tokens, call)

@@ -22,9 +22,33 @@ class Protocol:
     """Tag names and templates of one protocol.
 
     ``result_template`` must hold ``{passages}`` between the result tags, and ``passage_template`` may use
-    ``{rank}`` (from 1), ``{title}``, ``{text}`` and ``{contents}``. ``boxed``: the exact answer stands in
-    ``\\boxed{}``. ``calls`` is how tools are called, ``tags`` or ``json`` (research/episode/calls.py); with
-    ``json``, ``search`` is the tag of every call. ``tools``: the tags of further tools.
+    ``{rank}`` (from 1), ``{title}``, ``{text}``, ``{contents}``, ``{first_line}`` and ``{rest}``. ``boxed``:
+    the exact answer stands in ``\\boxed{}``. ``calls`` is how tools are called, ``tags`` or ``json``
+    (research/episode/calls.py); with ``json``, ``search`` is the tag of every call, ``{call}`` in the result
+    template is the call as it was written, and ``turn_template`` stands around the ``{results}`` of a turn's
+    calls. ``tools``: the tags of further tools. The other fields say where released checkpoints expect
+    something else than the default; docs/fidelity.md has the reasons.
+
+    Attributes:
+        template_tools: with ``json``, whether the chat template is given the tools; else a prompt names them.
+        stop: the closing tags at which an engine stops: ``answer``, those of calls and of the answer;
+            ``call``, those of calls, so that the model ends its answer itself; ``call_first``, the same, but
+            what follows an answer is cut, unless a call does (Search-R1); ``end``, none (ReCall).
+        parse: what a turn asks for: ``last_tag``, the last opening tag before the closing one it ended at;
+            ``first_pair``, the first complete pair of tags in it, of a call or of an answer (Search-R1).
+        empty_query: what an empty search gets: ``notice``, ``search``, or the text that it gets instead.
+        no_results: what stands in the result of a call that gave nothing.
+        opening: what the first turn begins with, after the prompt; ``turn_template`` ends in it.
+        invalid_turn: what is said, as it stands, after a turn that neither calls nor answers; with an empty
+            text such a turn ends the episode.
+        answer_rule: the answer that counts: ``last_turn``, the last one of the last turn; ``first`` or
+            ``last`` of all the model wrote; ``last_text``, the last turn but for its thoughts, without tags;
+            ``after_think``, the first one that follows a closed thought (TongSearch-QR).
+        unwrap_text: whether ``\\text{Paris}`` in the box is Paris; else the box is read as ReSearch's
+            reference reads it.
+        retokenise: whether a turn is cut at its closing tag by its text and tokenized again, as theirs are.
+            Its tokens are then not those sampled, so that nothing can be trained on them.
+        neutralise: whether tags and special tokens in questions and results are defused.
 
     Raises:
         ValueError: a template lacks its placeholder or its tags.
@@ -39,7 +63,19 @@ class Protocol:
     passage_template: str = "{contents}"
     passage_separator: str = "\n\n"
     calls: str = "tags"
+    template_tools: bool = True
     tools: tuple[str, ...] = ()
+    stop: str = "answer"
+    parse: str = "last_tag"
+    empty_query: str = "notice"
+    no_results: str = "No results."
+    opening: str = ""
+    invalid_turn: str = ""
+    turn_template: str = "{results}"
+    answer_rule: str = "last_turn"
+    unwrap_text: bool = True
+    retokenise: bool = False
+    neutralise: bool = True
 
     def __post_init__(self) -> None:
         before, found, after = self.result_template.partition("{passages}")
@@ -86,11 +122,21 @@ def parse_query(turn: str, protocol: Protocol) -> str | None:
     return call[1] if call else None
 
 
+def first_pair(turn: str, protocol: Protocol) -> tuple[str, str] | None:
+    """The tag of the first complete pair in a turn, call or answer, and the stripped text in it."""
+    names = "|".join(map(re.escape, (*protocol.call_tags, protocol.answer)))
+    found = re.search(rf"<({names})>(.*?)</\1>", turn, re.DOTALL)
+    return (found[1], found[2].strip()) if found else None
+
+
 def parse_call(turn: str, protocol: Protocol) -> tuple[str, str] | None:
     """The tag of the call that a turn ends in, and the stripped text in it.
 
     None if the turn closes no call, or closes one that it never opened. An empty call is an empty text.
     """
+    if protocol.parse == "first_pair":
+        pair = first_pair(turn, protocol)
+        return pair if pair and pair[0] != protocol.answer else None
     ends = [(end, tag) for tag in protocol.call_tags if (end := turn.find(closing(tag))) >= 0]
     end, tag = min(ends, default=(0, ""))
     _, opened, content = turn[:end].rpartition(opening(tag))
@@ -168,16 +214,25 @@ def neutralise(text: str, protocol: Protocol, special_tokens: Iterable[str] = ()
 
 
 def render_passage(passage: Passage, rank: int, protocol: Protocol) -> str:
-    """One passage by the protocol's template. ``rank`` counts from 1."""
-    title, _, text = passage.contents.partition("\n")
+    """One passage by the protocol's template. ``rank`` counts from 1.
+
+    ``{title}`` and ``{text}`` are stripped, the title of quotes too; ``{first_line}`` and ``{rest}`` are not.
+    """
+    first_line, _, rest = passage.contents.partition("\n")
     return protocol.passage_template.format(
-        rank=rank, title=title.strip().strip('"'), text=text.strip(), contents=passage.contents.strip()
+        rank=rank,
+        title=first_line.strip().strip('"'),
+        text=rest.strip(),
+        contents=passage.contents,
+        first_line=first_line,
+        rest=rest,
     )
 
 
-def render_result(passages: Sequence[str], protocol: Protocol) -> str:
+def render_result(passages: Sequence[str], protocol: Protocol, call: str = "") -> str:
     """The injected block around rendered, neutralised passages (or around one notice)."""
-    return protocol.result_template.replace("{passages}", protocol.passage_separator.join(passages))
+    before, _, after = protocol.result_template.partition("{passages}")
+    return before.replace("{call}", call) + protocol.passage_separator.join(passages).strip() + after
 
 
 # ------------------------------------------------------------------------------------------- answer and
@@ -202,6 +257,19 @@ def _boxed_content(text: str) -> str | None:
         depth += {"{": 1, "}": -1}.get(found.group(), 0)
         if depth == 0:
             return content[1 : found.start()]
+    return None
+
+
+def _plain_box(text: str) -> str | None:
+    """What stands in the last box as ReSearch's reference reads it: each brace counts, blanks stay."""
+    if "\\boxed " in text:
+        return text.rpartition("\\boxed ")[2].partition("$")[0]
+    _, command, after = text.rpartition("\\boxed")
+    depth = 0
+    for place, character in enumerate(after if command and after.startswith("{") else ""):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth == 0:
+            return after[1:place]
     return None
 
 
@@ -237,20 +305,34 @@ def extract_answer(turns: Sequence[str], protocol: Protocol) -> str | None:
     """The final answer in the model's own text, or None.
 
     Args:
-        turns: the model's turns in order, injected blocks left out. Only the last turn can answer; of several
-            ``<answer>`` the last one that is closed counts.
+        turns: the model's turns in order, injected blocks left out. ``protocol.answer_rule`` says which
+            answer counts; by default only the last turn can answer, and of several the last closed one.
     """
-    last = turns[-1] if turns else ""
-    before, closed, _ = last.rpartition(closing(protocol.answer))
-    _, opened, inside = before.rpartition(opening(protocol.answer))
-    if not (closed and opened):
-        return None
-    if not protocol.boxed:
-        return inside.strip()
+    inside = _answer_content(turns, protocol)
+    if inside is None or not protocol.boxed:
+        return None if inside is None else inside.strip()
+    if not protocol.unwrap_text:
+        return _plain_box(inside)
     boxed = _boxed_content(inside)
-    if boxed is None:
-        return None
-    return _without_text_commands(boxed).strip()
+    return None if boxed is None else _without_text_commands(boxed).strip()
+
+
+def _answer_content(turns: Sequence[str], protocol: Protocol) -> str | None:
+    """What stands between the answer tags that count, None without them."""
+    if protocol.answer_rule == "last_text":
+        thought = rf"<{protocol.think}>.*?</{protocol.think}>"
+        return re.sub(thought, "", turns[-1] if turns else "", flags=re.DOTALL).strip() or None
+    if protocol.answer_rule == "after_think":
+        pattern = rf"<{protocol.think}>.*?</{protocol.think}>\s*<{protocol.answer}>(.*?)</{protocol.answer}>"
+        found = re.search(pattern, "".join(turns), re.DOTALL)
+        return found[1] if found else None
+    opened, closed = opening(protocol.answer), closing(protocol.answer)
+    if protocol.answer_rule == "last_turn":
+        before, end, _ = (turns[-1] if turns else "").rpartition(closed)
+        _, start, inside = before.rpartition(opened)
+        return inside if end and start else None
+    pairs = re.findall(f"{re.escape(opened)}(.*?){re.escape(closed)}", "".join(turns), re.DOTALL)
+    return (pairs[0] if protocol.answer_rule == "first" else pairs[-1]) if pairs else None
 
 
 def format_fault(turns: Sequence[str], protocol: Protocol) -> str | None:

@@ -83,9 +83,9 @@ class TokenProtocol:
 
     Attributes:
         eos_token_ids: tokens that end the model's text, see :func:`end_token_ids`.
-        stop_token_ids: token ids at which an engine must stop: end of sequence, and the closing tags where
-        each is one
-            token of the vocabulary.
+        stop_tags: the closing tags at which an engine must stop, as ``protocol.stop`` says.
+        stop_token_ids: token ids at which it must stop: end of sequence, and the closing tags where each is
+            one token of the vocabulary.
         stop_strings: the closing tags, where they are not single tokens; else empty.
     """
 
@@ -96,7 +96,8 @@ class TokenProtocol:
         self.protocol = protocol
         self.tools = tools
         self.answer_stop = closing(protocol.answer)
-        self.stop_tags = (*map(closing, protocol.call_tags), self.answer_stop)
+        calls = tuple(map(closing, protocol.call_tags))
+        self.stop_tags = {"answer": (*calls, self.answer_stop), "end": ()}.get(protocol.stop, calls)
         added = tokenizer.get_added_vocab()
         tag_ids = [added.get(tag) for tag in self.stop_tags]
         self._tag_ids = [tag_id for tag_id in tag_ids if tag_id is not None] if None not in tag_ids else []
@@ -125,6 +126,15 @@ class TokenProtocol:
         """Text of sampled tokens without those that end it."""
         return self.decode([each for each in token_ids if each not in self.eos_token_ids])
 
+    def retokenised(self, token_ids: Sequence[int], tag: str | None) -> list[int]:
+        """The tokens of a turn's text up to its closing tag, special tokens left out but the one that ends an
+        episode.
+        """
+        text = str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        text = text[: text.index(tag) + len(tag)] if tag and tag in text else text
+        ends = not self.protocol.invalid_turn and token_ids[-1] in self.eos_token_ids
+        return self.encode(text) + [*token_ids[-1:]] * ends
+
     def encode(self, text: str) -> list[int]:
         """Tokens of text that we wrote; never adds BOS or EOS."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
@@ -142,11 +152,11 @@ class TokenProtocol:
             return self.plain(f"{system or ''}\n\n{user}".lstrip())
         if system is not None and not self._takes_system_message:
             system, user = None, f"{system}\n\n{user}" if system else user
-        return self.encode(self._rendered(system, user))
+        return self.encode(self._rendered(system, user) + self.protocol.opening)
 
     def plain(self, text: str) -> list[int]:
         """Tokens of a prompt without a chat template, behind what the tokenizer itself begins with (BOS)."""
-        return beginning(self.tokenizer) + self.encode(text)
+        return beginning(self.tokenizer) + self.encode(text + self.protocol.opening)
 
     @cached_property
     def _takes_system_message(self) -> bool:
@@ -165,7 +175,8 @@ class TokenProtocol:
     def _rendered(self, system: str | None, user: str) -> str:
         messages = [] if system is None else [{"role": "system", "content": system}]
         messages.append({"role": "user", "content": user})
-        said = [tool.schema for tool in self.tools] if self.protocol.calls == "json" else None
+        told = self.protocol.calls == "json" and self.protocol.template_tools
+        said = [tool.schema for tool in self.tools] if told else None
         try:
             rendered = self.tokenizer.apply_chat_template(
                 messages, tools=said, tokenize=False, add_generation_prompt=True
@@ -190,14 +201,14 @@ class TokenProtocol:
         for position, token_id in enumerate(token_ids if self._tag_ids else ()):
             if token_id in self._tag_ids:
                 return token_ids[: position + 1], self.stop_tags[self._tag_ids.index(token_id)]
-        return (token_ids, None) if self._tag_ids else self._cut_by_text(token_ids)
+        kept, tag = (token_ids, None) if self._tag_ids else self._cut_by_text(token_ids, self.stop_tags)
+        if tag is None and self.protocol.stop == "call_first":
+            return self._cut_by_text(kept, [self.answer_stop])
+        return kept, tag
 
-    def _first_tag(self, text: str) -> str | None:
-        found = [(text.index(tag), tag) for tag in self.stop_tags if tag in text]
-        return min(found)[1] if found else None
-
-    def _cut_by_text(self, token_ids: list[int]) -> tuple[list[int], str | None]:
-        tag = self._first_tag(self.decode(token_ids))
+    def _cut_by_text(self, token_ids: list[int], tags: Sequence[str]) -> tuple[list[int], str | None]:
+        text = self.decode(token_ids)
+        _, tag = min(((text.index(tag), tag) for tag in tags if tag in text), default=(0, None))
         if tag is None:
             return token_ids, None
         low, high = 1, len(token_ids)  # the shortest prefix that holds the tag, by bisection
@@ -228,6 +239,8 @@ class TokenProtocol:
 
     def clean(self, text: str) -> str:
         """Text from outside without tags and special tokens, as protocol.neutralise makes it."""
+        if not self.protocol.neutralise:
+            return well_formed(text)
         clean = self._neutralise(well_formed(text))
         if clean.isascii():
             return clean
@@ -252,7 +265,9 @@ class TokenProtocol:
     def _longest_token(self) -> int:
         return max(map(len, self.tokenizer.get_vocab()))
 
-    def result_block(self, passages: Sequence[Passage], room: int, passage_tokens: int) -> ResultBlock | None:
+    def result_block(
+        self, passages: Sequence[Passage], room: int, passage_tokens: int, call: str = ""
+    ) -> ResultBlock | None:
         """The block to inject for retrieved passages, within ``room`` tokens, closing tag included.
 
         Each passage is cut to ``passage_tokens`` tokens. If all do not fit, the lowest-ranked go first; the
@@ -260,32 +275,46 @@ class TokenProtocol:
         """
         texts = self.passage_texts(passages, passage_tokens)
         for shown in range(len(texts), 0, -1):
-            block = self._block(texts[:shown], shown)
+            block = self._block(texts[:shown], shown, call)
             if len(block.token_ids) <= room:
                 return block
-        return self._shortened(texts[0] if texts else "", room, shown=min(1, len(texts)))
+        return self._shortened(texts[0] if texts else "", room, min(1, len(texts)), call)
 
-    def text_block(self, text: str, room: int, most: int) -> ResultBlock | None:
+    def text_block(self, text: str, room: int, most: int, call: str = "") -> ResultBlock | None:
         """The block to inject for a tool's text of at most `most` tokens; None if none fits."""
         reach = (most + 1) * self._longest_token
-        return self._shortened(self.truncate(self.clean(text[:reach]).strip(), most), room, shown=0)
+        return self._shortened(self.truncate(self.clean(text[:reach]).strip(), most), room, 0, call)
 
-    def notice_block(self, notice: str, room: int) -> ResultBlock | None:
+    def notice_block(self, notice: str, room: int, call: str = "") -> ResultBlock | None:
         """The block that stands in for passages when there are none to show; None if it does not fit."""
-        return self._shortened(notice, room, shown=0)
+        return self._shortened(notice, room, 0, call)
 
-    def _block(self, texts: Sequence[str], shown: int) -> ResultBlock:
-        # Once more as a whole: where two texts meet there may be a tag.
-        passages = self._neutralise(self.protocol.passage_separator.join(texts))
-        text = render_result([passages], self.protocol)
+    def turn_block(self, blocks: Sequence[ResultBlock], most: int | None) -> ResultBlock:
+        """The blocks of all calls of a turn in one, cut to `most` tokens wherever that is."""
+        text = self.protocol.turn_template.replace("{results}", "".join(block.text for block in blocks))
+        block = ResultBlock(self.encode(text), text, sum(block.shown for block in blocks))
+        if most is None or len(block.token_ids) <= most:
+            return block
+        return ResultBlock(block.token_ids[:most], self.decode(block.token_ids[:most]), block.shown)
+
+    @cached_property
+    def turn_frame(self) -> int:
+        """Tokens of what stands around the results of a turn."""
+        return len(self.encode(self.protocol.turn_template.replace("{results}", "")))
+
+    def _block(self, texts: Sequence[str], shown: int, call: str) -> ResultBlock:
+        passages = self.protocol.passage_separator.join(texts)
+        if self.protocol.neutralise:  # once more as a whole: where two texts meet there may be a tag
+            passages = self._neutralise(passages)
+        text = render_result([passages], self.protocol, self.clean(call))
         return ResultBlock(self.encode(text), text, shown)
 
-    def _shortened(self, text: str, room: int, shown: int) -> ResultBlock | None:
-        block = self._block([text], shown)
+    def _shortened(self, text: str, room: int, shown: int, call: str) -> ResultBlock | None:
+        block = self._block([text], shown, call)
         while len(block.token_ids) > room and text:
             keep = len(self.encode(text)) - (len(block.token_ids) - room)
             text = self.truncate(text, keep) if keep > 0 else ""
-            block = self._block([text], shown if text else 0)
+            block = self._block([text], shown if text else 0, call)
         return block if len(block.token_ids) <= room else None
 
 

@@ -121,6 +121,11 @@ class Trajectory:
         return [segment.text for segment in self.segments if segment.author == "model"]
 
     @property
+    def environment_turns(self) -> int:
+        """How often something was injected."""
+        return sum(segment.author == "environment" for segment in self.segments)
+
+    @property
     def text(self) -> str:
         """The whole response as text."""
         return "".join(segment.text for segment in self.segments)

@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from research import values as rules
+from research.datasets.reference_prompts import PROMPTS, notice_to_keep, prompt_to_keep
 from research.episode.loop import Limits
-from research.episode.prompts import load_prompt, with_text
+from research.episode.prompts import load_prompt
 from research.episode.protocol import Protocol
 from research.evaluation.methods import DOOR as METHODS
 from research.judge import JudgeConfig
@@ -154,13 +155,22 @@ def compose_file(name: str, overrides: Sequence[str], values: Mapping[str, Any])
             if key not in given:
                 OmegaConf.update(config, key, value)
         OmegaConf.resolve(config)
-        section = config.get("rewriting", config)
-        if not OmegaConf.is_missing(section, "prompt") and isinstance(section.prompt, str):
-            with evaluation_errors():
-                section.prompt = with_text(section.prompt)  # of a prompt that is a file
+        _keep_texts(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise EvaluationError(" ".join(str(error).split())) from error
     return config
+
+
+def _keep_texts(config: DictConfig) -> None:
+    """Replace a prompt that is a file, and what is fetched for released checkpoints, by its text."""
+    section, protocol = config.get("rewriting", config), config.get("protocol")
+    with evaluation_errors():
+        if not OmegaConf.is_missing(section, "prompt") and isinstance(section.prompt, str):
+            if "think" in section and section.think is None and section.prompt in PROMPTS:
+                section.think = section.prompt.endswith("_think")
+            section.prompt = prompt_to_keep(section.prompt)
+        if protocol is not None and isinstance(protocol.get("invalid_turn"), str):
+            protocol.invalid_turn = notice_to_keep(protocol.invalid_turn)
 
 
 def training_of(model: str | None) -> Any:

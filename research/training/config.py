@@ -110,6 +110,10 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
     config: ResearchConfig = _build(ResearchConfig, values, "research")
     rules.check_protocol(config.environment.protocol, "research.")
     load_prompt(config.prompt)
+    if config.environment.protocol.retokenise:
+        raise ValueError(
+            "research.protocol.retokenise must be false: trained tokens are those that were sampled"
+        )
     return config
 
 

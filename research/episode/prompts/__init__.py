@@ -1,10 +1,13 @@
-"""Prompts: built in, one text file each (``research_base``, ``research_instruct``, ``search_r1`` and others),
+"""Prompts: built in, one text file each (``research_base_own``, ``search_r1_own`` and others),
 a file of your own by its path, or the text itself.
 
 With a line ``---`` the part above it is the system message and the part below it the user message, both put
 through the model's own chat template. An empty part above says nothing, and templates such as Qwen2.5's then
 put in a system message of their own; ``""`` says an empty one. Without such a line the text goes in as it
 stands, for base models. In built-in ones, lines that start with ``#`` at the top are comments.
+
+``{question}`` is the question, ``{question?}`` the same with a question mark at its end where it has none,
+and ``{newline}`` a line feed at either end, where others are stripped.
 """
 
 import re
@@ -16,7 +19,8 @@ from typing import NamedTuple
 from research.episode.tokens import TokenProtocol
 
 DIRECTORY = Path(__file__).parent
-_PLACE = re.compile(r"\{([a-z]+)\}")
+_PLACE = re.compile(r"\{([a-z]+\??)\}")
+_QUESTIONS = ("{question}", "{question?}")
 _DIVIDER = re.compile(r"^---[ \t\r]*\n", re.MULTILINE)
 _COMMENTS = re.compile(r"\A(#.*\n)+")
 
@@ -54,7 +58,7 @@ def is_path(prompt: str) -> bool:
 
 
 def _is_text(prompt: str) -> bool:
-    return "{question}" in prompt or "\n" in prompt
+    return any(each in prompt for each in _QUESTIONS) or "\n" in prompt
 
 
 def _read(path: str) -> str:
@@ -81,10 +85,11 @@ def load_prompt(prompt: str) -> Prompt:
         raise ValueError(f"no prompt is called {prompt!r}; there are: {', '.join(prompt_names())}")
     system, *divided = _DIVIDER.split(text, maxsplit=1)
     template = divided[0] if divided else system
-    if "{question}" not in template:
+    if not any(each in template for each in _QUESTIONS):
         raise ValueError(f"the prompt {prompt[:60]!r} lacks {{question}}")
     said = {"": None, '""': ""}.get(system.strip(), system.strip())
-    return Prompt(said if divided else None, template.strip("\n"), bool(divided))
+    user = template.strip("\n").replace("{newline}", "\n")
+    return Prompt(said if divided else None, user, bool(divided))
 
 
 def asks_for_boxed(prompt: str) -> bool:
@@ -101,6 +106,8 @@ def build_prompt(prompt: str, question: str, tokens: TokenProtocol, **fields: st
     """
     loaded = load_prompt(prompt)
     texts = {name: tokens.clean(text) for name, text in {"question": question, **fields}.items()}
+    asked = texts["question"].strip()
+    texts["question?"] = asked if asked.endswith("?") else f"{asked}?"
     texts["tools"] = tokens.tools_text
     user = fill(loaded.user, texts)
     if not loaded.chat:

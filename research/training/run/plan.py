@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from research.episode.prompts import is_path, with_text
+from research.datasets.reference_prompts import notice_to_keep, prompt_to_keep
+from research.episode.prompts import is_path
 from research.overrides import as_hydra_word, quoted
 from research.places import CACHE, CONFIG_DIR, PACKAGE
 from research.training.config import read_research_config
@@ -219,7 +220,9 @@ def _keep_prompt(research: DictConfig) -> None:
     run_dir = Path(research.run_dir)
     if is_path(research.prompt) and latest_checkpoint(run_dir) is not None:
         research.prompt = OmegaConf.load(run_dir / "config.yaml").research.prompt
-    research.prompt = with_text(research.prompt)
+    research.prompt = prompt_to_keep(research.prompt)
+    if isinstance(research.protocol.invalid_turn, str):
+        research.protocol.invalid_turn = notice_to_keep(research.protocol.invalid_turn)
 
 
 def _texts(value: Any) -> list[str]:

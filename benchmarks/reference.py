@@ -1,0 +1,180 @@
+r"""Our loop, prompts and rewards beside a reference's own code, with the same scripted model.
+
+    git clone https://github.com/PeterGriffinJin/Search-R1 ../Search-R1
+    pip download --no-deps dashscope && unzip dashscope*.whl '*qwen.tiktoken'
+    python -m benchmarks.reference --system search_r1 --reference ../Search-R1 \
+        --tiktoken dashscope/resources/qwen.tiktoken
+
+Prints how many scripts are equal in prompt, in the context of each turn, in response, mask, answer and
+reward, and for the others why not. Exits 1 if a difference has no reason on the list; docs/fidelity.md says
+what the reasons mean. The checkout is read, never changed or copied.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from benchmarks.references import ours, research, search_r1, tongsearch_qr
+from benchmarks.references.cases import write_cases
+from benchmarks.references.model import Outcome, byte_tokenizer, qwen_tokenizer
+from benchmarks.references.scripts import HOSTILE, Script, scripts
+from research.datasets.reference_prompts import notice_to_keep
+
+Player = Callable[[Script], Outcome]
+FIELDS = ("prompt", "contexts", "response", "mask", "answer", "reward")
+
+
+def _differences(theirs: Outcome, mine: Outcome) -> list[str]:
+    """The fields that differ."""
+    pairs = {
+        "prompt": (theirs.contexts[:1], mine.contexts[:1]),
+        "contexts": (theirs.contexts[1:], mine.contexts[1:]),
+        "response": (theirs.response_ids, mine.response_ids),
+        "mask": (theirs.mask, mine.mask),
+        "answer": (theirs.answer or "", mine.answer or ""),
+        "reward": (round(theirs.reward, 4), round(mine.reward, 4)),
+    }
+    return [name for name in FIELDS if pairs[name][0] != pairs[name][1]]
+
+
+def _reason(script: Script, theirs: Outcome, mine: Outcome, tokenizer: Any, budget: int) -> str:
+    """Why an episode differs, by the list of docs/fidelity.md; empty where nothing on it explains it."""
+    if "<" in script.question:
+        return "a tag in the question is defused"
+    shown = [each for each in script.pool if each in (*HOSTILE,)]
+    their_text, our_text = (tokenizer.decode(each.response_ids) for each in (theirs, mine))
+    if any(each.split("\n")[0] in their_text for each in shown):
+        return "tags and special tokens of a passage are defused"
+    if their_text == our_text:
+        return "the reference decodes and tokenizes again"
+    if len(theirs.response_ids) > budget or len(theirs.contexts[-1]) > budget:
+        return "the length ends it elsewhere"
+    if _squeezed(their_text) == _squeezed(our_text):
+        return "a token that ends behind its tag is kept whole"
+    return ""
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+@dataclass
+class Comparison:
+    """Equal episodes by field, others by reason, those without one, and those equal in everything."""
+
+    equal: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    unexplained: list[dict[str, Any]] = field(default_factory=list)
+    equal_episodes: list[tuple[Script, Outcome]] = field(default_factory=list)
+
+
+def _compare(made: list[Script], play: Player, own: Player, tokenizer: Any) -> Comparison:
+    compared = Comparison()
+    for number, script in enumerate(tqdm(made, disable=None)):
+        theirs, mine = play(script), own(script)
+        different = _differences(theirs, mine)
+        compared.equal.update(name for name in FIELDS if name not in different)
+        if not different:
+            compared.equal_episodes.append((script, theirs))
+        reason = _reason(script, theirs, mine, tokenizer, 4096) if different else "equal in everything"
+        compared.reasons[reason or "NO REASON"] += 1
+        if not reason:
+            compared.unexplained.append(_report(number, script, different, theirs, mine, tokenizer))
+    return compared
+
+
+def _report(
+    number: int, script: Script, different: list[str], theirs: Outcome, mine: Outcome, tokenizer: Any
+) -> dict[str, Any]:
+    return {
+        "script": number,
+        "different": different,
+        "turns": [turn.text for turn in script.turns[: len(theirs.contexts)]],
+        "where they part (theirs, ours)": _parting(theirs, mine, tokenizer),
+        "answers": [theirs.answer, mine.answer],
+        "rewards": [theirs.reward, mine.reward],
+    }
+
+
+def _parting(theirs: Outcome, mine: Outcome, tokenizer: Any) -> list[str]:
+    """Both responses from a little before they part."""
+    pairs = zip(theirs.response_ids, mine.response_ids, strict=False)
+    place = next((at for at, (one, other) in enumerate(pairs) if one != other), -20)
+    return [tokenizer.decode(each.response_ids[max(place - 20, 0) :][:60]) for each in (theirs, mine)]
+
+
+def _players(system: str, checkout: Path, tokenizer: Any, words: tuple[str, ...]) -> tuple[Player, Player]:
+    """The reference's and ours."""
+    if system.startswith("tongsearch_qr"):
+        think = system.endswith("think")
+        return tongsearch_qr.their_player(think, checkout, tokenizer), tongsearch_qr.our_player(
+            think, tokenizer
+        )
+    if system == "search_r1":
+        config = ours.preset("search_r1", *words)
+        return (
+            lambda script: search_r1.play(script, checkout, tokenizer),
+            lambda script: ours.play(script, config, tokenizer, "search_r1_reference"),
+        )
+    # Its training bounds the response alone, and searches for an empty query.
+    words = ("limits.total_tokens=null", "protocol.empty_query=search", "protocol.retokenise=false", *words)
+    config = ours.preset("research_instruct", *words)
+    return (
+        lambda script: research.play(script, checkout, tokenizer),
+        lambda script: ours.play(script, config, tokenizer, "research_reference"),
+    )
+
+
+@click.command()
+@click.option(
+    "--system",
+    required=True,
+    type=click.Choice(["search_r1", "research", "tongsearch_qr", "tongsearch_qr_think"]),
+)
+@click.option("--reference", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--tiktoken",
+    type=click.Path(exists=True, path_type=Path),
+    help="qwen.tiktoken, a file in the wheel dashscope.  [default: a token per byte]",
+)
+@click.option("--record", type=click.Path(path_type=Path), help="Write equal episodes, as facts for a test.")
+@click.option("--scripts", "count", default=2000, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--show", default=3, show_default=True, help="Unexplained differences to print.")
+@click.argument("words", nargs=-1)
+def main(
+    system: str,
+    reference: Path,
+    tiktoken: Path | None,
+    record: Path | None,
+    count: int,
+    seed: int,
+    show: int,
+    words: tuple[str, ...],
+) -> None:
+    """See the top of this file. WORDS are key=value of our configuration, like protocol.neutralise=false."""
+    tokenizer = qwen_tokenizer(tiktoken) if tiktoken else byte_tokenizer()
+    made = scripts(count, seed, system == "research", "information" if system == "search_r1" else "result")
+    play, own = _players(system, reference, tokenizer, words)
+    compared = _compare(made, play, own, tokenizer)
+    fields = ", ".join(f"{each} {compared.equal[each]}" for each in FIELDS)
+    print(f"{system}: {count} scripts; equal in {fields}")
+    for reason, number in compared.reasons.most_common():
+        print(f"  {number:6,}  {reason}")
+    for each in compared.unexplained[:show]:
+        print(json.dumps(each, indent=1, ensure_ascii=False))
+    if record:
+        notice = notice_to_keep("search_r1") if system == "search_r1" else ""
+        write_cases(record, system, compared.equal_episodes, tokenizer, notice)
+    sys.exit(bool(compared.unexplained))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Our loop, answers and rewards under the references' presets, against what their own code did.
+
+tests/fidelity holds episodes that benchmarks/reference.py recorded from Search-R1's and ReSearch's own loops
+and rewards: what the model said, what they made of it. Their prompts and notices are their wording, so the
+test has others in their place.
+"""
+
+import asyncio
+import json
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LIMITS, SHARED, ScriptedEngine
+from test_recipe_options import compose
+
+from benchmarks.references.cases import NOTICE
+from benchmarks.references.model import byte_tokenizer
+from benchmarks.references.ours import play, preset
+from benchmarks.references.scripts import Script, Turn
+from research.datasets import reference_prompts
+from research.episode.loop import run_episode
+from research.episode.prompts import build_prompt
+from research.episode.protocol import extract_answer, render_passage, render_result
+from research.episode.tokens import TokenProtocol
+from research.episode.tools import make_tool
+from research.episode.trajectory import Passage, Segment, Trajectory
+from research.evaluation.config import EvaluationConfig
+from research.rewards import DOOR, Reference
+from research.training.run.options import RunFailed
+
+CASES = Path(__file__).parent / "fidelity"
+OWN_NOTICE = "\nThat was no action.\n"
+# ReSearch's training, which was recorded, searches for an empty query and bounds the response alone.
+WORDS = {"research": ("limits.total_tokens=null", "protocol.empty_query=search", "protocol.retokenise=false")}
+PRESETS = {"research": "research_instruct", "search_r1": "search_r1"}
+
+
+@pytest.fixture(autouse=True)
+def own_wording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test fetches."""
+    monkeypatch.setattr(
+        reference_prompts, "PROMPTS", dict.fromkeys(reference_prompts.PROMPTS, lambda: "---\n{question}")
+    )
+    monkeypatch.setattr(reference_prompts, "NOTICES", {"search_r1": lambda: OWN_NOTICE})
+
+
+def cases() -> list[Any]:
+    """Each recorded episode."""
+    rows = [
+        json.loads(line) for path in sorted(CASES.glob("*.jsonl")) for line in path.open(encoding="utf-8")
+    ]
+    return [pytest.param(row, id=f"{row['system']}-{number}") for number, row in enumerate(rows)]
+
+
+@cache
+def configured(system: str) -> EvaluationConfig:
+    return preset(PRESETS[system], *WORDS.get(system, ()))
+
+
+@pytest.mark.parametrize("case", cases())
+def test_an_episode_is_what_the_reference_made_of_it(case: dict[str, Any]) -> None:
+    turns = tuple(Turn(**each) for each in case["turns"])
+    script = Script(case["question"], tuple(case["golden_answers"]), turns, tuple(case["pool"]))
+    tokenizer = byte_tokenizer()
+    outcome = play(script, configured(case["system"]), tokenizer, f"{case['system']}_reference")
+    texts = [OWN_NOTICE if text == NOTICE else text for _, text in case["parts"]]
+    expected = [tokenizer.encode(text) for text in texts]
+    assert tokenizer.decode(outcome.response_ids) == "".join(texts)
+    assert outcome.response_ids == [token for part in expected for token in part]
+    authors = [
+        author == "model" for (author, _), part in zip(case["parts"], expected, strict=True) for _ in part
+    ]
+    assert outcome.mask == list(map(int, authors))
+    assert (outcome.answer or "") == (case["answer"] or "")
+    assert outcome.reward == pytest.approx(case["reward"], abs=1e-6)
+
+
+def test_real_blocks_of_search_r1_are_rendered_as_they_stand() -> None:
+    """All blocks that follow a search in 189 real episodes, but one that ends in a blank."""
+    path = SHARED / "crosscheck" / "bamboogle_trajectories.jsonl"
+    if not path.is_file():
+        pytest.skip("no real episodes here")
+    responses = [json.loads(line)["final_response"] for line in path.open(encoding="utf-8")]
+    blocks = [
+        each
+        for text in responses
+        for each in re.findall(r"</search>(\n\n<information>.*?</information>\n\n)", text, re.DOTALL)
+    ]
+    protocol = configured("search_r1").protocol
+    different = [block for block in blocks if _rendered(block, protocol) != block]
+    assert len(blocks) == 235 and [each[-17:] for each in different] == [" </information>\n\n"]
+
+
+def _rendered(block: str, protocol: Any) -> str:
+    inside = block.removeprefix("\n\n<information>").removesuffix("</information>\n\n")
+    texts = []
+    for rank, document in enumerate(re.split(r"(?:\A|\n)Doc \d+\(Title: ", inside)[1:], start=1):
+        title, _, text = document.partition(") ")
+        texts.append(render_passage(Passage(str(rank), f"{title}\n{text}"), rank, protocol))
+    return render_result(texts, protocol)
+
+
+def test_every_preset_composes() -> None:
+    for path in (Path(reference_prompts.__file__).parents[1] / "config" / "preset").glob("*.yaml"):
+        assert preset(path.stem).prompt
+
+
+def test_recall_makes_the_calls_of_a_turn_and_reads_the_last_box() -> None:
+    config, tokenizer = preset("recall"), byte_tokenizer()
+    asked: list[tuple[str, int]] = []
+
+    async def wikipedia_search(query: str, top_n: int = 5) -> list[Passage] | str:
+        """Search."""
+        asked.append((query, top_n))
+        return [Passage("1", f"About {query}\ntext")] if query else "invalid query"
+
+    tools = [make_tool(wikipedia_search)]
+    tokens = TokenProtocol(tokenizer, config.protocol.with_tools(["wikipedia_search"]), tools)
+    calls = [_call(query="one"), _call(query="two", top_n=2), _call(query="")]
+    turns = [f"a</think>{''.join(calls)}", "so</think> It is \\boxed{\\text{X}}."]
+    engine = ScriptedEngine(tokens, [f"{turn}<|im_end|>" for turn in turns])
+    prompt_ids = build_prompt("---\n{question}", "Q?", tokens)
+    trajectory = asyncio.run(run_episode(prompt_ids, engine.generate, tools, tokens, config.limits))
+    assert tokens.decode(prompt_ids).endswith("assistant\n<think>")
+    assert sorted(asked) == [("", 5), ("one", 5), ("two", 2)] and trajectory.finish_reason == "eos"
+    results = [f"result: \n{text}" for text in ("About one\ntext", "About two\ntext", "invalid query")]
+    responses = [
+        f"<tool_response>{call.removeprefix('<tool_call>').removesuffix('</tool_call>')}\n{result}\n</tool_response>\n"
+        for call, result in zip(calls, results, strict=True)
+    ]
+    block = f"\n<|im_start|>user\n{''.join(responses)}<|im_end|>\n<|im_start|>assistant\n<think>"
+    assert trajectory.segments[1].text == block
+    assert extract_answer(trajectory.model_turns, config.protocol) == "\\text{X}"
+
+
+def _call(**arguments: Any) -> str:
+    return f"<tool_call>{json.dumps({'name': 'wikipedia_search', 'arguments': arguments})}</tool_call>"
+
+
+def test_a_policy_that_is_to_end_its_answers_itself_is_trained_on_its_end(tokens: TokenProtocol) -> None:
+    protocol = replace(tokens.protocol, stop="call")
+    bound = TokenProtocol(tokens.tokenizer, protocol)
+    end = tokens.tokenizer.eos_token
+    engine = ScriptedEngine(bound, [f"<think>t</think><answer>\\boxed{{x}}</answer>{end}"])
+    trajectory = asyncio.run(run_episode([1], engine.generate, [], bound, LIMITS))
+    assert trajectory.finish_reason == "eos" and trajectory.response_ids[-1] in bound.eos_token_ids
+    assert trajectory.response_mask[-1] == 1 and not {bound.answer_stop} & {*bound.stop_strings}
+    assert extract_answer(trajectory.model_turns, protocol) == "x"
+
+
+def test_nothing_is_trained_on_tokens_that_were_not_sampled(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="retokenise must be false"):
+        compose(tmp_path, "cpu", "research.protocol.retokenise=true")
+
+
+def test_rewards_to_the_letter_read_what_ours_do_not() -> None:
+    protocol = replace(configured("search_r1").protocol, retokenise=False)
+    held = "<think>a</think><search>q</search>\n<information>in Rome</information>\n<think>b</think>"
+    for answer, right, wrong in (("Rome", 1.0, 0.2), ("Oslo", 0.2, 1.0)):
+        trajectory = Trajectory([1], [Segment("model", [], [], f"{held}<answer>{answer}</answer>")])
+        for golden, expected in (("Rome", right), ("Oslo", wrong)):
+            reference = Reference("q", (golden,), protocol)
+            assert DOOR.load("search_r1_reference")(trajectory, reference).score == expected
+    silent = Trajectory([1], [Segment("model", [], [], f"{held}I do not know")])
+    scores = [
+        DOOR.load("search_r1_reference")(silent, Reference("q", (golden,), protocol)).score
+        for golden in ("Rome", "Beijing")
+    ]
+    assert scores == [0.1, 0.8]  # the example in the prompt is read as the answer
+    valid = Trajectory([1], [Segment("model", [], [], f"{held}<answer>Oslo</answer>")])
+    reference = Reference("q", ("Rome",), protocol)
+    assert DOOR.load("search_r1_reference")(valid, reference, retrieval=0.1).score == pytest.approx(0.3)
+    assert DOOR.load("search_r1_reference")(valid, reference, structure=0.0, final_format=0.0).score == 0

@@ -49,13 +49,32 @@ def serving(service: Service) -> Iterator[str]:
     options = [word for option in service.options for word in ("--index-option", option)]
     if subprocess.run([*build, "--encoder", service.encoder, *options]).returncode:
         raise EvaluationError(f"the index of {service.corpus} could not be built: see above")
-    serve = [*command, "serve", str(service.index), "--port", "0", "--die-with-parent"]
+    with serving_index(service.index) as url:
+        yield url
+
+
+@contextmanager
+def serving_index(index: Path) -> Iterator[str]:
+    """The address of a server of an index, which ends with the block or this process.
+
+    Raises EvaluationError.
+    """
+    serve = [
+        sys.executable,
+        "-m",
+        "retriever_server",
+        "serve",
+        str(index),
+        "--port",
+        "0",
+        "--die-with-parent",
+    ]
     process = subprocess.Popen(serve, stdout=subprocess.PIPE, start_new_session=True)
     try:
         assert process.stdout is not None
         line = process.stdout.readline().decode()
         if not line.startswith("ready: "):
-            raise EvaluationError(f"the index {service.index} could not be served: see above")
+            raise EvaluationError(f"the index {index} could not be served: see above")
         yield line.split()[1]
     finally:
         stop(process, PATIENCE_S)

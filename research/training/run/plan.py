@@ -163,7 +163,8 @@ def _settings(plan: RunPlan) -> list[Setting]:
 
 def _compose(options: RecipeOptions, settings: list[Setting]) -> DictConfig:
     overrides = [_verl_configs(), *(f"{key}={quoted(value)}" for key, value, _ in settings)]
-    overrides += map(as_hydra_word, options.overrides)
+    words = (each.replace("research.preset=", f"{options.recipe}/preset=") for each in options.overrides)
+    overrides += map(as_hydra_word, words)
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):

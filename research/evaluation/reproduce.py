@@ -1,0 +1,171 @@
+"""A released checkpoint, evaluated as at home, beside its authors' figures.
+
+bash recipes/reproduce.sh agentrl/ReSearch-Qwen-7B-Instruct --dry-run
+"""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from research.datasets.bright import REPO as BRIGHT_REPO
+from research.datasets.flashrag import REPO as QUESTIONS_REPO
+from research.datasets.wiki18 import CORPUS_REPO, INDEX_REPO
+from research.evaluation import command_line as cli
+from research.evaluation.outputs.summary import cell_text, read_summary
+from research.evaluation.released import BRIGHT, FAMILIES, Family, family_of, preset_of, published_of
+from research.evaluation.service import serving_index
+from research.places import CACHE, RUNS
+from research.report.tables import markdown_table
+
+WIKI = CACHE / "wiki18"
+INDEX = CACHE / "index-wiki18-e5"
+ENCODER = "intfloat/e5-base-v2"
+
+
+@click.command(context_settings=cli.SETTINGS)
+@click.argument("checkpoint")
+@click.option(
+    "--family", "named", type=click.Choice([each.name for each in FAMILIES]), help="If its name says none."
+)
+@click.option("--model", help="Where it is: a folder, or the URL of a server.  [default: CHECKPOINT]")
+@click.option(
+    "--retriever", metavar="URL", help="A running retrieval server over the 2018 Wikipedia with E5."
+)
+@click.option(
+    "--revision", help="Of the questions, or of BRIGHT: a commit of the hub's dataset.  [default: main]"
+)
+@click.option("--limit", type=click.IntRange(1), help="Questions per data set.  [default: all]")
+@click.option(
+    "--out", type=cli.PATH, help="Folder; one that was begun is resumed.  [default: by the checkpoint]"
+)
+@click.option("--dry-run", is_flag=True, help="Print all that it would do; needs no network and no GPU.")
+@click.argument("overrides", nargs=-1)
+def main(
+    checkpoint: str,
+    named: str | None,
+    model: str | None,
+    retriever: str | None,
+    revision: str | None,
+    limit: int | None,
+    out: Path | None,
+    dry_run: bool,
+    overrides: tuple[str, ...],
+) -> None:
+    """Evaluate CHECKPOINT (a hub name, or a folder of that name) as its authors did, beside their figures.
+
+    OVERRIDES are key=value words of the evaluation's configuration. What is finished is kept, and resumed.
+    """
+    family = next((each for each in FAMILIES if each.name == named), None) or family_of(checkpoint)
+    if family is None:
+        raise click.ClickException(f"{checkpoint}: no released checkpoint that is known here; give --family")
+    out = out or RUNS / f"reproduce-{checkpoint.rstrip('/').rpartition('/')[2]}"
+    evaluate = _evaluation(family, checkpoint, model or checkpoint, revision, limit, out) + list(overrides)
+    prepare = [] if family.datasets == (BRIGHT,) else _prepare(family, revision, retriever)
+    if dry_run:
+        click.echo(_plan(family, checkpoint, prepare, evaluate, revision, retriever))
+        return
+    with cli.one_line_end(out):
+        for command in prepare:
+            _run(command)
+        if family.datasets == (BRIGHT,):
+            _run(evaluate)
+        elif retriever:
+            _run([*evaluate, "--retriever", retriever])
+        else:
+            with serving_index(INDEX) as url:
+                _run([*evaluate, "--retriever", url])
+    click.echo(comparison(family, checkpoint, read_summary(out)))
+
+
+def _prepare(family: Family, revision: str | None, retriever: str | None) -> list[list[str]]:
+    """Commands that fetch questions of a revision, and the 2018 Wikipedia with its E5 index."""
+    names, commands = ",".join(family.datasets), []
+    if revision:
+        words = ["--out", str(_questions(revision)), "--datasets", names, "--revision", revision]
+        commands.append(_python("research.datasets.flashrag", *words))
+    if retriever is None:
+        vectors = str(WIKI / "e5_Flat.index")
+        build = ["build", str(WIKI / "wiki-18.jsonl"), str(INDEX), "--encoder", ENCODER]
+        commands.append(_python("research.datasets.wiki18", "--out", str(WIKI)))
+        commands.append(_python("retriever_server", *build, "--faiss-index", vectors))
+    return commands
+
+
+def _questions(revision: str) -> Path:
+    return CACHE / f"questions-{revision.replace('/', '_')}"
+
+
+def _evaluation(
+    family: Family, checkpoint: str, model: str, revision: str | None, limit: int | None, out: Path
+) -> list[str]:
+    common = ["--model", model, "--out", str(out)]
+    if family.datasets == (BRIGHT,):
+        words = ["--prompt", family.prompt, "--retriever", "bm25"]
+        words += [f"revision={revision}"] if revision else []
+        return _python("research.evaluation.bright", "run", *common, *words)
+    sets = [
+        str(_questions(revision) / f"{each}.questions.jsonl") if revision else each
+        for each in family.datasets
+    ]
+    words = ["--preset", preset_of(family, checkpoint), "--datasets", ",".join(sets)]
+    words += ["--limit", str(limit)] if limit else []
+    return _python("research.evaluation", "run", *common, *words)
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
+
+
+def _run(command: list[str]) -> None:
+    if code := subprocess.run(command).returncode:
+        raise click.ClickException(f"{shlex.join(command[1:])} ended with {code}: see above")
+
+
+def _plan(
+    family: Family,
+    checkpoint: str,
+    prepare: list[list[str]],
+    evaluate: list[str],
+    revision: str | None,
+    retriever: str | None,
+) -> str:
+    """All that a run would do, as text."""
+    bright = family.datasets == (BRIGHT,)
+    data = BRIGHT_REPO if bright else QUESTIONS_REPO
+    lines = [
+        f"{checkpoint}: {family.name}",
+        f"questions: {data}, revision {revision or 'main'}: {', '.join(family.datasets)}",
+    ]
+    if not bright:
+        lines.append(f"retriever: {retriever or f'{CORPUS_REPO} and {INDEX_REPO}, {ENCODER}, exact search'}")
+    lines += [f"  {shlex.join(each[1:])}" for each in (*prepare, evaluate)]
+    lines += ["published (" + family.source + "):", *_published_lines(published_of(family, checkpoint))]
+    return "\n".join([*lines, "what is not as at home:", *(f"  - {each}" for each in family.remaining)])
+
+
+def _published_lines(published: Any) -> list[str]:
+    return [f"  {name}: {value}" for name, value in published.items()] or ["  no figure is known here"]
+
+
+def comparison(family: Family, checkpoint: str, summary: dict[str, Any]) -> str:
+    """Ours beside the published figures, as a Markdown table, and what is not as at home."""
+    published, bright = published_of(family, checkpoint), family.datasets == (BRIGHT,)
+    label, metric = ("task", "ndcg@10") if bright else ("dataset", "em")
+    rows = [["data set", "here, with its 95% interval", "published", "difference"]]
+    for row in summary["results"]:
+        figure, there = row[metric], published.get(row[label])
+        ours = figure["mean"] * (100 if bright else 1)
+        apart = "-" if there is None else f"{ours - there:+.{1 if bright else 3}f}"
+        rows.append([row[label], cell_text("em", figure), "-" if there is None else f"{there}", apart])
+    remaining = "\n".join(f"- {each}" for each in family.remaining)
+    return (
+        f"{checkpoint}, published: {family.source}\n\n{markdown_table(rows)}\n\nNot as at home:\n{remaining}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -73,10 +73,15 @@ class Door:
 
 def _import(path: str, what: str) -> Any:
     module, _, attribute = path.partition(":")
+    if not module.replace(".", "").isidentifier() or module.endswith(".py"):
+        written = module.removesuffix(".py").strip("./").replace("/", ".") or "my_module"
+        raise ValueError(f"{what}: an import path is module:name, as in {written}:{attribute or 'name'}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: a folder of the user's named like a package hides nothing
     try:
         return operator.attrgetter(attribute)(importlib.import_module(module))
     except (Exception, SystemExit) as error:  # a user's module may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
+        if isinstance(error, ModuleNotFoundError) and error.name and module.startswith(error.name):
+            reason += f": it is neither installed nor on PYTHONPATH nor in {os.getcwd()}"
         raise ValueError(f"{what} cannot be imported: {reason}") from error

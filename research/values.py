@@ -123,6 +123,7 @@ LIMITS = {
     "limits.passage_tokens": integer(0),
     "limits.block_tokens": or_null(integer(1)),
     "limits.total_tokens": or_null(integer(1)),
+    "limits.call_seconds": ABOVE_0,
 }
 RETRIEVER = {
     "retriever.url": URL,

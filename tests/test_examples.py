@@ -34,6 +34,7 @@ def test_the_table_becomes_questions(tmp_path: Path) -> None:
 def test_data_reward_and_tool_of_ones_own(policy: str, tmp_path: Path) -> None:
     mine = '{exact_match: 1.0, "few_searches:score": {weight: 0.2, most: 6}}'
     words = [f"research.reward={mine}", 'research.tools={search: {}, "calculator:calculate": {digits: 6}}']
+    words += [f"research.prompt={EXAMPLES / 'your_tool/calculator.txt'}"]
     trained = train(policy, tmp_path, *convert(tmp_path / "handbook"), *words)
     assert all("calculate_calls" in each.metrics for each in trained)
     assert all("few_searches:score" in each.reward_reason for each in trained)

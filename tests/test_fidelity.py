@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import LIMITS, SHARED, ScriptedEngine
+from omegaconf import OmegaConf
 from test_recipe_options import compose
 
 from benchmarks.references.cases import NOTICE
@@ -33,6 +34,7 @@ from research.rewards import DOOR, Reference
 from research.training.run.options import RunFailed
 
 CASES = Path(__file__).parent / "fidelity"
+QUESTION = "---\n{question}"
 OWN_NOTICE = "\nThat was no action.\n"
 # ReSearch's training, which was recorded, searches for an empty query and bounds the response alone.
 WORDS = {"research": ("limits.total_tokens=null", "protocol.empty_query=search", "protocol.retokenise=false")}
@@ -43,7 +45,7 @@ PRESETS = {"research": "research_instruct", "search_r1": "search_r1"}
 def own_wording(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test fetches."""
     monkeypatch.setattr(
-        reference_prompts, "PROMPTS", dict.fromkeys(reference_prompts.PROMPTS, lambda: "---\n{question}")
+        reference_prompts, "PROMPTS", dict.fromkeys(reference_prompts.PROMPTS, lambda: QUESTION)
     )
     monkeypatch.setattr(reference_prompts, "NOTICES", {"search_r1": lambda: OWN_NOTICE})
 
@@ -175,3 +177,42 @@ def test_rewards_to_the_letter_read_what_ours_do_not() -> None:
     reference = Reference("q", ("Rome",), protocol)
     assert DOOR.load("search_r1_reference")(valid, reference, retrieval=0.1).score == pytest.approx(0.3)
     assert DOOR.load("search_r1_reference")(valid, reference, structure=0.0, final_format=0.0).score == 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name", "expected"),
+    [
+        (
+            "musique",
+            "reference",
+            {"reward": "research_reference", "protocol.stop": "call", "limits.searches": 1000},
+        ),
+        (
+            "musique",
+            "search_r1",
+            {"reward": "search_r1_reference", "limits.block_tokens": 500, "prompt": QUESTION},
+        ),
+        (
+            "musique",
+            "recall",
+            {"tools": "wikipedia_search", "protocol.calls": "json", "protocol.stop": "end"},
+        ),
+        ("musique", "own", {"prompt": "research_instruct_own", "protocol.stop": "answer"}),
+        ("rqr", "reference", {"prompt": QUESTION, "protocol.answer_rule": "after_think"}),
+    ],
+)
+def test_trainings_take_the_settings_of_a_reference(
+    tmp_path: Path, recipe: str, name: str, expected: dict[str, Any]
+) -> None:
+    config = compose(tmp_path, "gpu", f"research.preset={name}", recipe=recipe, gpus=8)
+    values = {key: OmegaConf.select(config.research, key) for key in expected}
+    assert values == expected and not config.research.protocol.retokenise
+    own = compose(tmp_path / "cpu", "cpu", f"research.preset={name}", recipe=recipe)
+    assert own.research.prompt == "question"  # the tiny policy's
+    truncated = recipe == "rqr"
+    assert config.algorithm.rollout_correction.rollout_is == ("token" if truncated else None)
+
+
+def test_an_unknown_preset_of_a_training_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="no_such"):
+        compose(tmp_path, "cpu", "research.preset=no_such")

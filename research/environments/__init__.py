@@ -19,6 +19,7 @@ from research.episode.loop import Generate, Limits
 from research.episode.protocol import Protocol
 from research.episode.tokens import TokenProtocol
 from research.episode.trajectory import Trajectory
+from research.errors import DataError
 from research.tools import read_tools
 from research.tools.search import RetrieverConfig
 
@@ -94,8 +95,34 @@ def make_environment(section: Mapping[str, Any], settings: EpisodeSettings) -> B
     cls, parameters = _named(section)
     try:
         return cls(EpisodeSettings(**{**vars(settings), "parameters": parameters}))
-    except TypeError as error:
-        raise ValueError(f"research.environment: {error}") from error
+    except Exception as error:  # a user's class may raise anything
+        if isinstance(error, ValueError) and cls.__module__.startswith(__name__):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"research.environment: {cls.__qualname__} cannot be made: {reason}") from error
+
+
+def read_items(environment: BaseEnvironment, path: Path, split: str, final: bool = True) -> list[Any]:
+    """The items of a file as the environment reads them, whoever wrote it.
+
+    Raises:
+        DataError: it cannot, or what it gives are no Items.
+    """
+    name = type(environment).__qualname__
+    try:
+        items = environment.read(path, split, final)
+    except DataError:
+        raise
+    except Exception as error:  # a user's class may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{path}: the environment {name} cannot read it: {reason}") from error
+    if not isinstance(items, list):
+        raise DataError(f"{path}: the environment {name} gave {items!r}, not a list of items")
+    for item in items:
+        if not all(isinstance(getattr(item, part, None), str) for part in ("id", "question")):
+            given = " ".join(repr(item).split())[:100]
+            raise DataError(f"{path}: the environment {name} gave {given}: its id and question must be texts")
+    return items
 
 
 def _named(section: Mapping[str, Any]) -> tuple[type[BaseEnvironment], Mapping[str, Any]]:

@@ -38,6 +38,7 @@ class Limits:
         passage_tokens: of one injected passage or other result; a longer one is cut between words.
         block_tokens: of all that is injected after a turn; what is longer is cut wherever that is, tags too.
         total_tokens: prompt and response together.
+        call_seconds: of one call of a tool; a call that takes longer fails.
     """
 
     searches: int
@@ -46,6 +47,7 @@ class Limits:
     passage_tokens: int
     block_tokens: int | None = None
     total_tokens: int | None = None
+    call_seconds: float = 300.0
 
     def room(self, trajectory: Trajectory) -> int:
         """Tokens that may still follow."""
@@ -128,7 +130,8 @@ async def _environment_turn(
         block: ResultBlock | None = ResultBlock(tokens.encode(text), text, 0)
     else:
         written: list[Written] = [*written_calls(trajectory.model_turns[-1], tokens.protocol)] or [None]
-        answers = await asyncio.gather(*(_call(each, tools, tokens) for each in written))
+        calls = (_call(each, tools, tokens, limits.call_seconds) for each in written)
+        answers = await asyncio.gather(*calls)
         trajectory.calls += [record for record, _ in answers]
         block = _results(written, answers, room, tokens, limits)
     if block is None or len(block.token_ids) > room:
@@ -148,7 +151,9 @@ def _drop_end(segment: Segment, tokens: TokenProtocol) -> None:
 Written = tuple[str, str] | None
 
 
-async def _call(written: Written, tools: Sequence[Tool], tokens: TokenProtocol) -> tuple[Call, str | None]:
+async def _call(
+    written: Written, tools: Sequence[Tool], tokens: TokenProtocol, seconds: float
+) -> tuple[Call, str | None]:
     """The record of a call, and the notice to show if there is nothing to show."""
     try:
         call = read_call(written, tools, tokens.protocol)
@@ -156,7 +161,7 @@ async def _call(written: Written, tools: Sequence[Tool], tokens: TokenProtocol) 
         return Call(None, error=str(fault)), str(fault)
     record, started = Call(call.text, tool=call.tool.name), time.perf_counter()
     try:
-        result = await call.tool(call.arguments)
+        result = await call.tool(call.arguments, seconds)
     except ToolError as error:
         record.seconds, record.error = time.perf_counter() - started, str(error)
         return record, NOTICE_FAILED if call.tool.name == SEARCH else f"The call failed: {record.error}"

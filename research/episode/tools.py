@@ -99,10 +99,14 @@ class Tool:
                 raise
             raise CallFault(f"{self.name}: the arguments must be a JSON object") from None
 
-    async def __call__(self, arguments: Mapping[str, Any]) -> ToolResult:
-        """Raises ToolError, and, unless guarded, what else the function raises."""
+    async def __call__(self, arguments: Mapping[str, Any], seconds: float | None = None) -> ToolResult:
+        """Raises ToolError, after so many seconds too, and, unless guarded, what else the function raises."""
         try:
-            return await self._result(arguments)
+            return await asyncio.wait_for(self._result(arguments), seconds)
+        except TimeoutError as error:
+            fault = ToolError(f"no answer within {seconds:g} s")
+            _warn_once(self.name, fault)
+            raise fault from error
         except ToolError:
             raise
         except Exception as error:

@@ -164,12 +164,19 @@ def _resumed(saved: RecipeOptions, options: RecipeOptions, explicit: set[str]) -
     given = {name: getattr(options, name) for name in sorted(explicit)} | {"run_dir": run_dir}
     for name, value in given.items():
         before = getattr(saved, name)
-        if name not in FREE_ON_RESUME and value != before:
+        if name not in FREE_ON_RESUME and _same_place(value) != _same_place(before):
             raise RunFailed(
                 f"{run_dir} was started with {name}={_text(before)}, not {_text(value)}; choose another "
                 "--run-dir for another run"
             )
     return replace(saved, **given)
+
+
+def _same_place(value: Any) -> Any:
+    """A path, or what may be one, however it is spelt; overrides in any order."""
+    if isinstance(value, tuple):
+        return sorted(value)
+    return os.path.abspath(value) if isinstance(value, Path | str) and os.path.exists(value) else value
 
 
 def _text(value: Any) -> str:

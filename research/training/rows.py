@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from research.datasets.questions import split_questions, write_rows
+from research.environments import read_items
 from research.episode.prompts import build_prompt
 from research.episode.tokens import TokenProtocol
 from research.errors import DataError
 from research.training.config import ResearchConfig, read_research_config
 
+SHOWN = 20  # items that are named where many do not fit
 HELD_OUT_SHARE, HELD_OUT_MAXIMUM = 0.1, 100
 QUESTION_FILE = click.Path(path_type=Path)
 
@@ -48,7 +50,7 @@ def write_run_rows(run_dir: Path, questions: Path, validation: Path | None, test
     research = read_research_config(config.research)
     environment, seed = research.environment, config.data.seed
     files = {"train": questions, "validation": validation, "test": test}
-    splits = {split: environment.read(path, split) for split, path in files.items() if path}
+    splits = {split: read_items(environment, path, split) for split, path in files.items() if path}
     _split_off(splits, questions, seed)
     rows = environment.rows(_fitting(splits, config, research), seed, questions)
     require_batch(len(rows["train"]), config, questions)
@@ -109,15 +111,27 @@ def _fitting(splits: dict[str, list[Any]], config: Any, research: ResearchConfig
     except ValueError as error:
         raise DataError(f"{model}: {error}") from error
     fitting: dict[str, list[Any]] = {split: [] for split in splits}
+    left_out: list[tuple[str, int]] = []
     for split, items in splits.items():
         for item in items:
             length = len(build_prompt(research.prompt, item.question, tokens))
             if length <= maximum:
                 fitting[split].append(item)
             else:
-                reason = f"its prompt has {length} tokens, data.max_prompt_length is {maximum}"
-                click.echo(f"left out {item.id}: {reason}")
+                left_out.append((item.id, length))
+    _name_left_out(left_out, maximum)
     return fitting
+
+
+def _name_left_out(left_out: list[tuple[str, int]], maximum: int) -> None:
+    """Say which items were left out, and which bound would keep them."""
+    for name, length in left_out[:SHOWN]:
+        click.echo(f"left out {name}: its prompt has {length} tokens")
+    if left_out:
+        longest = max(length for _, length in left_out)
+        click.echo(
+            f"{len(left_out)} left out: data.max_prompt_length is {maximum}; {longest} would keep them all"
+        )
 
 
 if __name__ == "__main__":

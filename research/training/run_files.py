@@ -44,6 +44,11 @@ def metrics_row(data: Mapping[str, Any], step: int) -> dict[str, float]:
     return {"step": step, **row}
 
 
+def rollout_error(run_dir: Path) -> Path:
+    """Why the first episode that failed did, in one line."""
+    return run_dir / "logs" / "rollout_error.txt"
+
+
 def trajectory_path(run_dir: Path, step: int, split: str, writer: str = "") -> Path:
     """``trajectories/step_3.jsonl`` of training, ``validation_step_3.jsonl``, ``step_3.WRITER.jsonl``."""
     stem = f"step_{step}" if split == "train" else f"{split}_step_{step}"

@@ -15,6 +15,7 @@ from research import processes
 from research.datasets.hub import free_space, size_text
 from research.errors import warn
 from research.files import write_atomically
+from research.places import TRAIN
 from research.processes import start, tail
 from research.training.config import LAST, headline_of, read_research_config
 from research.training.rows import settle, total_steps
@@ -24,7 +25,13 @@ from research.training.run.options import Command, RecipeOptions, RunFailed, mod
 from research.training.run.plan import RunPlan, compose_config
 from research.training.run.preflight import file_problems, free_port, problems
 from research.training.run.retriever_keeper import RetrieverKeeper
-from research.training.run_files import forget_steps_after, latest_checkpoint, mend_tracker, read_metrics
+from research.training.run_files import (
+    forget_steps_after,
+    latest_checkpoint,
+    mend_tracker,
+    read_metrics,
+    rollout_error,
+)
 from research.training.watch.progress import StepPrinter
 from research.training.watch.table import HeldOut, as_text, failures_warning, table_rows
 from research.training.watch.validations import final_checkpoint, provenance, stopped_early
@@ -144,7 +151,7 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
 def _print_how_to_resume(options: RecipeOptions) -> None:
     step = latest_checkpoint(options.run_dir)
     kept = f"the checkpoint of step {step} is kept" if step is not None else "no checkpoint was written yet"
-    command = f"bash recipes/train_{options.recipe}.sh --resume --run-dir {options.run_dir}"
+    command = f"{TRAIN.format(options.recipe)} --resume --run-dir {options.run_dir}"
     click.echo(f"{kept}; resume with: {command}", err=True)
 
 
@@ -180,6 +187,7 @@ def _train(plan: RunPlan, config: DictConfig) -> None:
     printer = StepPrinter(run_dir, total, guards, headline_of(run_dir))
     with RetrieverKeeper(plan) as keeper:
         (run_dir / "logs" / "error.txt").unlink(missing_ok=True)
+        rollout_error(run_dir).unlink(missing_ok=True)
         click.echo(f"- {plan.train.task}: Ray, veRL and vLLM start, one to two minutes; log: {log}")
         training = start(plan.train.argv, log)
         try:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from research.datasets.hub import free_space, size_text
 from research.datasets.wiki18 import required_files, space_needed
+from research.environments import read_items
 from research.environments.controls import CLOSED_BOOK, SHUFFLED
 from research.errors import DataError
 from research.places import CACHE
@@ -85,7 +86,7 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
     final, lines = plan.inputs.questions == options.questions, []
     for split, path in options.splits.items():
         try:
-            count = len(research.environment.read(path, split, final))
+            count = len(read_items(research.environment, path, split, final))
             if split == "train":
                 require_batch(count, config, path)
         except DataError as error:

@@ -13,8 +13,9 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from research.episode.loop import Generation
 from research.episode.tokens import TokenProtocol
 from research.episode.trajectory import Trajectory
+from research.files import write_atomically
 from research.training.config import read_research_config
-from research.training.run_files import trajectory_writer, write_trajectory
+from research.training.run_files import rollout_error, trajectory_writer, write_trajectory
 
 
 class SearchAgentLoop(AgentLoopBase):
@@ -39,7 +40,11 @@ class SearchAgentLoop(AgentLoopBase):
         info, step = row["extra_info"], int(row["global_steps"])
         seed = self._seed(row) if sampling_params["temperature"] > 0 else None
         engine = _Engine(self, sampling_params, seed)
-        trajectory = await self.research.environment.play(row, engine.generate, self.tokens)
+        try:
+            trajectory = await self.research.environment.play(row, engine.generate, self.tokens)
+        except Exception as error:  # veRL leaves it in the log alone
+            self._write_error(info["id"], error)
+            raise
         trajectory.metadata = {
             "id": info["id"],
             "question": info["question"],
@@ -52,6 +57,12 @@ class SearchAgentLoop(AgentLoopBase):
         writer = trajectory_writer(self.config.trainer.nnodes)
         write_trajectory(self.research.run_dir, step, info["split"], trajectory, writer)
         return self._output(trajectory, engine.policy_versions)
+
+    def _write_error(self, question: str, error: Exception) -> None:
+        path = rollout_error(self.research.run_dir)
+        if not path.exists():
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            write_atomically(path, f"{reason} (question {question})\n")
 
     def _seed(self, row: dict[str, Any]) -> int | None:
         """What fixes the sampling of an episode, whatever else is in the batch; None leaves it to vLLM."""

@@ -6,6 +6,7 @@ Plugged in by ``trainer.v1.sampler.custom_sampler``.
 
 import contextlib
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,7 +17,7 @@ SECONDS_BETWEEN_LIVENESS_CHECKS = 10.0
 
 
 class RolloutFailed(RuntimeError):
-    """A trajectory could not be finished; the agent loop's own error is in the log."""
+    """A trajectory could not be finished."""
 
 
 class FailFastReplayBuffer(ReplayBuffer):
@@ -26,11 +27,12 @@ class FailFastReplayBuffer(ReplayBuffer):
         kwargs["poll_interval"] = float(kwargs["sampler_kwargs"].get("poll_interval", 2.0))
         super().__init__(*args, **kwargs)
         self._watched: list[Any] = []
+        self._error_file: Path | None = None
         self._next_check = 0.0
 
-    def watch(self, actors: list[Any]) -> None:
-        """Ray actors whose death ends the run while rollouts are awaited."""
-        self._watched = list(actors)
+    def watch(self, actors: list[Any], error_file: Path | None = None) -> None:
+        """Ray actors whose death ends the run, and the file in which they say why a rollout failed."""
+        self._watched, self._error_file = list(actors), error_file
 
     def _sync_metadata_from_transfer_queue(self) -> None:
         super()._sync_metadata_from_transfer_queue()
@@ -42,8 +44,13 @@ class FailFastReplayBuffer(ReplayBuffer):
         """Raises RolloutFailed if rollouts of a question ended with an error."""
         failed = sum(len(keys) for keys in self.failure_keys.values())
         if failed:
-            where = "see 'Error in _run_prompt' in the training log"
-            raise RolloutFailed(f"rollouts of {failed} question(s) failed: {where}")
+            file = self._error_file
+            why = (
+                file.read_text(encoding="utf-8").strip()
+                if file and file.is_file()
+                else "see the training log"
+            )
+            raise RolloutFailed(f"rollouts of {failed} question(s) failed: {why}")
 
     def _check_watched(self) -> None:
         """Raises RayActorError if a watched actor is dead; one that is merely busy is left alone."""

@@ -43,7 +43,7 @@ class SearchTrainer(PPOTrainerSync):
         self.steps_without_retriever = 0
         run_files.forget_steps_after(self.research.run_dir, self.global_steps or -1)
         sampler: Any = self.replay_buffer  # by configuration research.training.verl.replay_buffer's
-        sampler.watch(agent_loop_manager.agent_loop_workers)
+        sampler.watch(agent_loop_manager.agent_loop_workers, run_files.rollout_error(self.research.run_dir))
         gc.freeze()  # imported modules stay: each full collection would go through them
         super().fit(agent_loop_manager)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ from click.testing import CliRunner
 from conftest import LIMITS, ScriptedEngine
 
 from research.datasets.mini.claims import main as make_claims
-from research.environments import DOOR, BaseEnvironment, EpisodeSettings, environment_class, make_environment
+from research.environments import (
+    DOOR,
+    BaseEnvironment,
+    EpisodeSettings,
+    environment_class,
+    make_environment,
+    read_items,
+)
 from research.environments.fact_verification import HEADLINE, LABELS, Environment, claim_of
 from research.episode.protocol import Protocol
 from research.episode.tokens import TokenProtocol
@@ -148,3 +156,25 @@ def test_an_evaluation_reads_the_environments_rows(world: Path) -> None:
     assert {claim.golden_answers for claim in claims} == {(label,) for label in LABELS}
     with pytest.raises(EvaluationError, match="asks no questions"):
         read_datasets(read_multihop(compose_multihop([*words, "environment=query_rewriting", "tools=[]"])))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (KeyError("frage"), "cannot read it: KeyError: 'frage'"),
+        (None, "gave None, not a list of items"),
+        ([{"question": "q"}], "its id and question must be texts"),
+    ],
+)
+def test_what_an_environment_of_ones_own_does_wrong_is_named_with_its_file(
+    given: object, said: str, tmp_path: Path
+) -> None:
+    class Mine:
+        def read(self, path: Path, split: str, final: bool) -> object:
+            if isinstance(given, Exception):
+                raise given
+            return given
+
+    with pytest.raises(DataError, match=re.escape(said)) as caught:
+        read_items(Mine(), tmp_path / "rows.csv", "train")  # type: ignore[arg-type]
+    assert "rows.csv" in str(caught.value) and "Mine" in str(caught.value)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -246,3 +247,18 @@ def test_passages_of_a_tool_are_shown_as_those_of_a_search(tokens: TokenProtocol
 
     trajectory = played(tokens, [make_tool(recall)], "<think>t</think><recall>x</recall>")
     assert "One\nfirst\n\nTwo\nsecond" in trajectory.segments[1].text and trajectory.calls[0].shown == 2
+
+
+def test_a_tool_that_hangs_costs_one_turn(tokens: TokenProtocol) -> None:
+    async def slow(query: str) -> str:
+        """Sleep."""
+        await asyncio.sleep(60)
+        return query
+
+    limits = replace(LIMITS, call_seconds=0.05)
+    tools = [make_tool(slow)]
+    bound = TokenProtocol(tokens.tokenizer, tokens.protocol.with_tools(["slow"]), tools)
+    turns = ["<think>t</think><slow>x</slow>", "<think>t</think><answer>\\boxed{x}</answer>"]
+    engine = ScriptedEngine(bound, turns)
+    trajectory = asyncio.run(run_episode([1], engine.generate, tools, bound, limits))
+    assert trajectory.calls[0].error == "no answer within 0.05 s" and trajectory.finish_reason == "answer"

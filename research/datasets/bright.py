@@ -38,6 +38,7 @@ SIZES = {
 }
 PROXY = "bright_answers"
 NONE = "N/A"
+PARTS = (("examples", "documents"), ("examples", "long_documents"))  # of the short form, of the long one
 KINDS = (".parquet", ".jsonl", ".jsonl.gz")
 
 
@@ -56,18 +57,14 @@ def hub_task(name: str, folder: Path, long: bool = False, revision: str | None =
         raise DataError(f"BRIGHT has no task {name}; there are: {', '.join(SIZES)}")
     files = folder / revision.replace("/", "_") if revision else folder
     examples, documents = (
-        [
-            download(
-                REPO, [f"{part}/{name}-00000-of-00001.parquet"], files / part / f"{name}.parquet", revision
-            )
-        ]
-        for part in ("examples", "long_documents" if long else "documents")
+        download(REPO, [f"{part}/{name}-00000-of-00001.parquet"], files / part / f"{name}.parquet", revision)
+        for part in PARTS[long]
     )
-    questions = _questions(examples, name, long)
+    questions = _questions([examples], name, long)
     expected = SIZES[name][0]
     if len(questions) != expected:
         warn(f"{name}: {len(questions)} questions; the published set has {expected}.")
-    return BrightTask(name, questions, _corpus(documents, folder))
+    return BrightTask(name, questions, _corpus([documents], folder))
 
 
 def local_task(name: str, source: Path, folder: Path, long: bool = False) -> BrightTask:
@@ -83,8 +80,7 @@ def local_task(name: str, source: Path, folder: Path, long: bool = False) -> Bri
         return BrightTask(name, answered, _present(source / f"{PROXY}.corpus.jsonl"))
     if (questions := source / f"{name}.questions.jsonl").exists():
         return BrightTask(name, tuple(read_tasks(questions)), _present(source / f"{name}.corpus.jsonl"))
-    examples = _local(source, "examples", name)
-    documents = _local(source, "long_documents" if long else "documents", name)
+    examples, documents = (_local(source, part, name) for part in PARTS[long])
     return BrightTask(name, _questions(examples, name, long), _corpus(documents, folder))
 
 

@@ -132,9 +132,7 @@ def _question(row: Row, where: str, name: str, long: bool) -> RewritingTask:
     ids = {to: [each for each in texts if each != NONE] for to, texts in lists.items()}
     if not ids["gold_ids"]:
         raise DataError(f"{where}: " + (f"{name} has no long form" if long else '"gold_ids" is empty'))
-    return task_of_row(
-        {"id": row.get("id"), "query": row.get("query"), **ids, "source": name}, where, "query"
-    )
+    return task_of_row({**row, **ids, "source": name}, where, "query")
 
 
 def _proxy_questions(path: Path) -> tuple[RewritingTask, ...]:
@@ -142,8 +140,8 @@ def _proxy_questions(path: Path) -> tuple[RewritingTask, ...]:
     placed = []
     for where, row in _rows([path]):
         if answer := (row.get("metadata") or {}).get("answer_doc_id"):
-            task = {"id": row.get("id"), "question": row.get("question"), "gold_ids": [answer]}
-            placed.append((where, task_of_row({**task, "source": PROXY}, where)))
+            task = {**row, "gold_ids": [answer], "source": PROXY}
+            placed.append((where, task_of_row(task, where)))
     return tuple(distinct(path, placed))
 
 

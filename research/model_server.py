@@ -174,12 +174,15 @@ class ModelServer(JsonServer):
     """An OpenAI-compatible server; the environment variable `key_variable` holds its API key, if any."""
 
     def __init__(
-        self, url: str, key_variable: str | None, timeout: float, deadline: float, **limits: Any
+        self,
+        url: str,
+        key_variable: str | None,
+        timeout: float,
+        deadline: float,
+        patience: float | None = None,
     ) -> None:
-        """`limits`: connections and patience."""
-        super().__init__(
-            url.rstrip("/").removesuffix("/v1") + "/v1", timeout, deadline, key_variable, **limits
-        )
+        url = url.rstrip("/").removesuffix("/v1") + "/v1"
+        super().__init__(url, timeout, deadline, key_variable, patience=patience)
 
 
 def _encoded(body: dict[str, Any]) -> bytes:

@@ -38,6 +38,7 @@ SIZES = {
 }
 PROXY = "bright_answers"
 NONE = "N/A"
+PARTS = (("examples", "documents"), ("examples", "long_documents"))  # of the short form, of the long one
 KINDS = (".parquet", ".jsonl", ".jsonl.gz")
 
 
@@ -56,18 +57,14 @@ def hub_task(name: str, folder: Path, long: bool = False, revision: str | None =
         raise DataError(f"BRIGHT has no task {name}; there are: {', '.join(SIZES)}")
     files = folder / revision.replace("/", "_") if revision else folder
     examples, documents = (
-        [
-            download(
-                REPO, [f"{part}/{name}-00000-of-00001.parquet"], files / part / f"{name}.parquet", revision
-            )
-        ]
-        for part in ("examples", "long_documents" if long else "documents")
+        download(REPO, [f"{part}/{name}-00000-of-00001.parquet"], files / part / f"{name}.parquet", revision)
+        for part in PARTS[long]
     )
-    questions = _questions(examples, name, long)
+    questions = _questions([examples], name, long)
     expected = SIZES[name][0]
     if len(questions) != expected:
         warn(f"{name}: {len(questions)} questions; the published set has {expected}.")
-    return BrightTask(name, questions, _corpus(documents, folder))
+    return BrightTask(name, questions, _corpus([documents], folder))
 
 
 def local_task(name: str, source: Path, folder: Path, long: bool = False) -> BrightTask:
@@ -83,8 +80,7 @@ def local_task(name: str, source: Path, folder: Path, long: bool = False) -> Bri
         return BrightTask(name, answered, _present(source / f"{PROXY}.corpus.jsonl"))
     if (questions := source / f"{name}.questions.jsonl").exists():
         return BrightTask(name, tuple(read_tasks(questions)), _present(source / f"{name}.corpus.jsonl"))
-    examples = _local(source, "examples", name)
-    documents = _local(source, "long_documents" if long else "documents", name)
+    examples, documents = (_local(source, part, name) for part in PARTS[long])
     return BrightTask(name, _questions(examples, name, long), _corpus(documents, folder))
 
 
@@ -136,9 +132,7 @@ def _question(row: Row, where: str, name: str, long: bool) -> RewritingTask:
     ids = {to: [each for each in texts if each != NONE] for to, texts in lists.items()}
     if not ids["gold_ids"]:
         raise DataError(f"{where}: " + (f"{name} has no long form" if long else '"gold_ids" is empty'))
-    return task_of_row(
-        {"id": row.get("id"), "query": row.get("query"), **ids, "source": name}, where, "query"
-    )
+    return task_of_row({**row, **ids, "source": name}, where, "query")
 
 
 def _proxy_questions(path: Path) -> tuple[RewritingTask, ...]:
@@ -146,8 +140,8 @@ def _proxy_questions(path: Path) -> tuple[RewritingTask, ...]:
     placed = []
     for where, row in _rows([path]):
         if answer := (row.get("metadata") or {}).get("answer_doc_id"):
-            task = {"id": row.get("id"), "question": row.get("question"), "gold_ids": [answer]}
-            placed.append((where, task_of_row({**task, "source": PROXY}, where)))
+            task = {**row, "gold_ids": [answer], "source": PROXY}
+            placed.append((where, task_of_row(task, where)))
     return tuple(distinct(path, placed))
 
 

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,9 +70,8 @@ def generate(questions: Sequence[str], asking: Asking, path: Path) -> Generated:
         stored = _stored_texts(path)
         keys = {question: asking.key(question) for question in questions}
         missing = [question for question, key in keys.items() if key not in stored]
-        generated = Generated(
-            {each: stored[key] for each, key in keys.items() if key in stored}, len(missing)
-        )
+        texts = {question: stored[key] for question, key in keys.items() if key in stored}
+        generated = Generated(texts, len(missing))
         if missing:
             asyncio.run(_Asker(asking, file, generated).ask_all(missing))
     return generated
@@ -94,30 +93,32 @@ class _Asker:
     def __init__(self, asking: Asking, file: BinaryIO, generated: Generated) -> None:
         self._asking, self._file, self._generated = asking, file, generated
         # That nobody listens is noticed within seconds, not at the deadline of a question.
-        limits = {"connections": asking.concurrency, "patience": min(PATIENCE_S, asking.deadline)}
-        timeout, deadline = asking.deadline / 2, asking.deadline
-        self._server = ModelServer(asking.url, KEY_VARIABLE, timeout, deadline, **limits)
+        patience, deadline = min(PATIENCE_S, asking.deadline), asking.deadline
+        self._server = ModelServer(asking.url, KEY_VARIABLE, deadline / 2, deadline, patience)
         self._failed_in_a_row = 0
 
     async def ask_all(self, questions: Sequence[str]) -> None:
+        waiting = iter(questions)
         try:
             with tqdm(total=len(questions), unit="question", desc="generating positives") as bar:
                 async with asyncio.TaskGroup() as group:
-                    for question in questions:
-                        group.create_task(self._ask(question)).add_done_callback(lambda _: bar.update())
+                    for _ in range(self._asking.concurrency):
+                        group.create_task(self._work(waiting, bar))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         finally:
             await self._server.close()
 
-    async def _ask(self, question: str) -> None:
-        try:
-            reply = await self._server.call("/chat/completions", self._asking.body(question))
-            self._store(question, _text(reply))
-        except ServerError as error:
-            if error.lasting and error.status is None:
-                raise DataError(f"no OpenAI-compatible server answers: {error}") from error
-            self._fail(question, " ".join(str(error).split()))
+    async def _work(self, waiting: Iterator[str], bar: "tqdm[Any]") -> None:
+        for question in waiting:  # shared: each worker takes the next
+            try:
+                reply = await self._server.call("/chat/completions", self._asking.body(question))
+                self._store(question, _text(reply))
+            except ServerError as error:
+                if error.lasting and error.status is None:
+                    raise DataError(f"no OpenAI-compatible server answers: {error}") from error
+                self._fail(question, " ".join(str(error).split()))
+            bar.update()
 
     def _store(self, question: str, text: str) -> None:
         row = {"key": self._asking.key(question), "text": text}

@@ -76,11 +76,11 @@ def evaluate(config: DictConfig, run_dir: Path) -> Outcome:
 
 def _fault(run_dir: Path) -> str | None:
     """Warn of failed questions and searches; the message instead, if all of either failed."""
-    for what, total, failed in failures(run_dir):
-        if failed:
+    for what, reasons in failures(run_dir).items():
+        if failed := [reason for reason in reasons if reason is not None]:
             named = ", ".join(failed[:NAMED]) + (", ..." if len(failed) > NAMED else "")
-            message = f"{len(failed)} of {total} {what} failed: {named}"
-            if len(failed) == total:
+            message = f"{len(failed)} of {len(reasons)} {what} failed: {named}"
+            if len(failed) == len(reasons):
                 return f"{message}. The figures say nothing about the model; run again to ask again"
             print(f"WARNING: {message}", file=sys.stderr)
     return None

@@ -107,12 +107,11 @@ class OpenAIServer:
                 mark_messages(self.tokenizer)
             try:
                 await self._complete(self._greeting(), 1, Stops(()), 0, PROBE_S)
+                break
             except ServerError as error:
                 if error.status in OF_ANY_KIND:
                     raise
                 refusals[str(error)] = None
-            else:
-                break
         else:
             raise ServerError("; ".join(refusals))
         if self._way != IDS:

@@ -1,7 +1,6 @@
 """Command line: `python -m research.evaluation run|compare|report --help`."""
 
 from contextlib import nullcontext
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,6 @@ import click
 
 from research.evaluation import command_line as cli
 from research.evaluation.config import EvaluationError, compose_multihop
-from research.evaluation.outputs.folder import own_folder
-from research.places import RUNS
 
 
 @click.group(context_settings=cli.SETTINGS)
@@ -70,12 +67,10 @@ def run_multihop(
 
     if retriever and corpus:
         raise click.UsageError("--retriever and --corpus: one of them")
-    run_dir = out or RUNS / f"eval-{datetime.now():%Y%m%d-%H%M%S}"
-    with cli.one_line_end(run_dir):
+    with cli.run_folder(out, "eval") as run_dir:
         values = [*cli.as_overrides(options), *overrides]
         trained = options["engine__model"] if options["preset"] is None else None
         # Mistakes first: building an index takes long.
-        own_folder(run_dir)
         config = compose_multihop(["retriever.url=http://none", *values], trained)
         needs_retriever = list(config.methods) != ["direct"]
         served = serving(Service(corpus, encoder, index)) if corpus and needs_retriever else None

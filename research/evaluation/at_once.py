@@ -35,7 +35,7 @@ async def at_once(items: Iterable[_Item], concurrency: int, work: Callable[[_Ite
             for _ in range(concurrency):
                 group.create_task(worker())
     except BaseExceptionGroup as errors:
-        raise _first(errors) from None
+        raise errors.exceptions[0] from None
 
 
 async def attempt(work: Awaitable[_Result], seconds: float, result: str) -> _Result | Failed:
@@ -65,9 +65,3 @@ class Progress(tqdm):
             raise EvaluationError(
                 f"the first {HOPELESS} {self.unit}s all failed, the last because of: {failure}"
             )
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

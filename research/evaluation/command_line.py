@@ -4,12 +4,15 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from research.evaluation.outputs.folder import own_folder
 from research.overrides import quoted
+from research.places import RUNS
 from research.processes import Terminated, raise_on_terminate
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -43,11 +46,16 @@ def as_overrides(options: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def one_line_end(run_dir: Path) -> Iterator[None]:
-    """Errors as one line, and after ctrl-C how to resume; exit codes as in a shell."""
+def run_folder(out: Path | None, kind: str) -> Iterator[Path]:
+    """The folder of an evaluation, given or named after its `kind` and the time.
+
+    Errors in it end in one line, ctrl-C in one that says how to resume; exit codes are as in a shell.
+    """
+    run_dir = out or RUNS / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
     raise_on_terminate()
     try:
-        yield
+        own_folder(run_dir)
+        yield run_dir
     except OSError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:

@@ -54,15 +54,14 @@ def evaluate(config: DictConfig, run_dir: Path) -> Outcome:
     with alone_in(run_dir, EvaluationError):
         check_same(run_dir, config, identity, FREE)
         predictions = Predictions(run_dir)
-        todo = [task for task in tasks(datasets, read) if task.key not in predictions.done]
-        order = [task.key for task in tasks(datasets, read)]
-        if todo:
+        every = list(tasks(datasets, read))
+        if todo := [task for task in every if task.key not in predictions.done]:
             began = time.monotonic()
-            asyncio.run(_ask(read, todo, predictions, len(order)))
+            asyncio.run(_ask(read, todo, predictions, len(every)))
             seconds = time.monotonic() - began
             rate = f"{len(todo) / seconds:.1f} per second"
             print(f"{len(todo):,} questions in {seconds:.0f} s, {rate}", file=sys.stderr)
-        predictions.sort(order)
+        predictions.sort(task.key for task in every)
         verdicts = asyncio.run(judge_all(read.judge, run_dir))
         scores = {
             prediction_key(each): each.metrics | judge_metrics(verdicts, each)
@@ -76,11 +75,11 @@ def evaluate(config: DictConfig, run_dir: Path) -> Outcome:
 
 def _fault(run_dir: Path) -> str | None:
     """Warn of failed questions and searches; the message instead, if all of either failed."""
-    for what, total, failed in failures(run_dir):
-        if failed:
+    for what, reasons in failures(run_dir).items():
+        if failed := [reason for reason in reasons if reason is not None]:
             named = ", ".join(failed[:NAMED]) + (", ..." if len(failed) > NAMED else "")
-            message = f"{len(failed)} of {total} {what} failed: {named}"
-            if len(failed) == total:
+            message = f"{len(failed)} of {len(reasons)} {what} failed: {named}"
+            if len(failed) == len(reasons):
                 return f"{message}. The figures say nothing about the model; run again to ask again"
             print(f"WARNING: {message}", file=sys.stderr)
     return None

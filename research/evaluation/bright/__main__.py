@@ -1,6 +1,5 @@
 """Command line: `python -m research.evaluation.bright run|score --help`."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,6 @@ import click
 from research.evaluation import command_line as cli
 from research.evaluation.bright.config import MODES, compose_bright
 from research.evaluation.bright.fusion import FUSIONS
-from research.evaluation.outputs.folder import own_folder
-from research.places import RUNS
 
 
 @click.group(context_settings=cli.SETTINGS)
@@ -56,9 +53,7 @@ def run_bright(out: Path | None, overrides: tuple[str, ...], **options: Any) -> 
     """
     from research.evaluation.bright.run import evaluate_bright
 
-    run_dir = out or RUNS / f"bright-{datetime.now():%Y%m%d-%H%M%S}"
-    with cli.one_line_end(run_dir):
-        own_folder(run_dir)
+    with cli.run_folder(out, "bright") as run_dir:
         config = compose_bright([*cli.as_overrides(options), *overrides], options["engine__model"])
         click.echo(evaluate_bright(config, run_dir))
         click.echo(f"\n{run_dir}: metrics.json  scores.jsonl  runs/")

@@ -6,6 +6,7 @@ one that offers only texts or chats, text is tokenized again between the turns, 
 
 import reprlib
 import sys
+from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -106,12 +107,11 @@ class OpenAIServer:
                 mark_messages(self.tokenizer)
             try:
                 await self._complete(self._greeting(), 1, Stops(()), 0, PROBE_S)
+                break
             except ServerError as error:
                 if error.status in OF_ANY_KIND:
                     raise
                 refusals[str(error)] = None
-            else:
-                break
         else:
             raise ServerError("; ".join(refusals))
         if self._way != IDS:
@@ -145,13 +145,12 @@ class OpenAIServer:
             raise ServerError(f"{self._server.url}{path}: not a completion: {error!r}", 200) from error
 
     def _sampling_keys(self, room: int, seed: int) -> dict[str, Any]:
-        sampling = self._sampling
-        body: dict[str, Any] = {"model": self._model, "max_tokens": room, "seed": seed}
-        body |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
-        # Not in OpenAI's own protocol: sent only if they have an effect.
-        body |= {"top_k": sampling.top_k} if sampling.top_k else {}
-        penalty = sampling.repetition_penalty
-        return body | ({"repetition_penalty": penalty} if penalty != 1 else {})
+        # What is not in OpenAI's own protocol is sent only if it has an effect.
+        idle = {("top_k", 0), ("repetition_penalty", 1)}
+        sampling = {
+            name: value for name, value in asdict(self._sampling).items() if (name, value) not in idle
+        }
+        return {"model": self._model, "max_tokens": room, **sampling, "seed": seed}
 
     def _prompt_keys(self, token_ids: list[int], stops: Stops) -> dict[str, Any]:
         if self._way == IDS:

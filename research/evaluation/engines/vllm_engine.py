@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from research.evaluation.config import EngineConfig, EvaluationError, Sampling
@@ -80,13 +81,9 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        greedy = self._sampling.temperature == 0
+        seeded = {"seed": None if self._sampling.temperature == 0 else seed}
         parameters = SamplingParams(
-            temperature=self._sampling.temperature,
-            top_p=self._sampling.top_p,
-            top_k=self._sampling.top_k,
-            repetition_penalty=self._sampling.repetition_penalty,
-            seed=None if greedy else seed,
+            **(asdict(self._sampling) | seeded),
             max_tokens=room_for(self.max_model_len, len(token_ids), max_tokens),
             stop_token_ids=list(stops.token_ids),
             stop=list(stops.strings),

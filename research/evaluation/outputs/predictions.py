@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.episode.trajectory import Call, Trajectory
+from research.episode.trajectory import Trajectory
 from research.evaluation.config import EvaluationError
 from research.files import append_line, atomic_path, cut_half_line, whole_lines
 
@@ -43,23 +43,21 @@ def read_predictions(run_dir: Path) -> Iterator[Trajectory]:
         yield trajectory
 
 
-def failures(run_dir: Path) -> list[tuple[str, int, list[str]]]:
-    """For questions and for searches: what, their number, and those that failed, with the reason."""
-    questions = searches = 0
-    failed_questions, failed = list[str](), list[str]()
+def failures(run_dir: Path) -> dict[str, list[str | None]]:
+    """For each question and for each search why it failed, in words that name the question; else None."""
+    reasons: dict[str, list[str | None]] = {"questions": [], "searches": []}
     for trajectory in read_predictions(run_dir):
         name = " ".join(prediction_key(trajectory))
-        questions += 1
-        searches += sum(bool(search.query) for search in trajectory.searches)
-        if "error" in trajectory.metadata:
-            failed_questions.append(f"{name} ({trajectory.metadata['error']})")
-        failed += [f"{name} ({search.error})" for search in lasting_failures(trajectory)]
-    return [("questions", questions, failed_questions), ("searches", searches, failed)]
+        searches = [search.error for search in trajectory.searches if search.query]
+        for what, errors in (("questions", [trajectory.metadata.get("error")]), ("searches", searches)):
+            reasons[what] += [None if error is None else f"{name} ({error})" for error in errors]
+    return reasons
 
 
-def lasting_failures(trajectory: Trajectory) -> list[Call]:
-    """Searches that failed for good, not for lack of a query."""
-    return [search for search in trajectory.searches if search.query and search.error is not None]
+def read_timings(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of timings.jsonl, the last one of each question."""
+    rows = map(json.loads, whole_lines(run_dir / TIMINGS))
+    return [*{tuple(row["key"]): row for row in rows}.values()]
 
 
 class Predictions:
@@ -76,7 +74,8 @@ class Predictions:
         for name in (PREDICTIONS, TIMINGS):
             cut_half_line(run_dir / name)
         for trajectory in read_predictions(run_dir):
-            if "error" in trajectory.metadata or lasting_failures(trajectory):
+            failed = any(each.error is not None for each in trajectory.searches if each.query)
+            if "error" in trajectory.metadata or failed:
                 self.done.pop(prediction_key(trajectory), None)
             else:
                 self.done[prediction_key(trajectory)] = trajectory.metrics
@@ -101,11 +100,6 @@ class Predictions:
             file.writelines(lines[key] for key in order if key in lines)
             file.flush()
             os.fsync(file.fileno())
-
-    def timings(self) -> list[dict[str, Any]]:
-        """The rows of timings.jsonl, the last one of each question."""
-        rows = map(json.loads, whole_lines(self._run_dir / TIMINGS))
-        return [*{tuple(row["key"]): row for row in rows}.values()]
 
 
 def _timeless(trajectory: Trajectory) -> Trajectory:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from research.evaluation.outputs.predictions import Predictions, read_predictions
+from research.evaluation.outputs.predictions import read_predictions, read_timings
 from research.evaluation.outputs.summary import read_summary, result_rows
 from research.metrics.statistics import bootstrap
 from research.report.drawing import COLOURS, STYLE, axes_of_figure, svg_text
@@ -51,7 +51,7 @@ def write_report(run_dir: Path) -> Path:
 
 def _seconds(run_dir: Path) -> Iterator[tuple[str, str]]:
     """What questions took, in seconds."""
-    rows = Predictions(run_dir).timings()
+    rows = read_timings(run_dir)
     for name, label in TIMES.items():
         values = [row[name] for row in rows]
         if any(values):

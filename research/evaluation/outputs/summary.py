@@ -10,7 +10,7 @@ import numpy as np
 
 from research.evaluation.outputs.predictions import PredictionKey
 from research.evaluation.outputs.scoring import COUNTS, METRICS
-from research.files import atomic_path
+from research.files import write_atomically
 from research.metrics.statistics import bootstrap
 from research.report.tables import markdown_table
 
@@ -66,8 +66,7 @@ def _means(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
     """Write metrics.json, whole or not at all. Raises DataError."""
-    with atomic_path(run_dir / METRICS_FILE) as temporary:
-        temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically(run_dir / METRICS_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:

@@ -142,13 +142,13 @@ def _settings(plan: RunPlan) -> list[Setting]:
         ("data.seed", options.seed, "give --seed"),
         (f"{rollout}.seed", options.seed, "give --seed"),
         ("actor_rollout_ref.actor.fsdp_config.seed", options.seed, "give --seed"),
-        ("actor_rollout_ref.model.path", str(inputs.model), "give --model"),
+        ("actor_rollout_ref.model.path", inputs.model, "give --model"),
         (f"{rollout}.agent.agent_loop_config_path", episodes, "the recipe has its own episodes"),
         ("trainer.default_local_dir", f"{run_dir}/checkpoints", "give --run-dir"),
         ("trainer.nnodes", options.nodes, "give --nodes"),
     ]
     if recipe.encoder_key:
-        settings.append((recipe.encoder_key, str(inputs.encoder), "give --encoder"))
+        settings.append((recipe.encoder_key, inputs.encoder, "give --encoder"))
     if options.steps is not None:
         settings.append(("trainer.total_training_steps", options.steps, ""))
     elif any(each.lstrip("+").startswith("trainer.total_epochs=") for each in options.overrides):

@@ -24,11 +24,11 @@ from research.places import CACHE
 from research.tools.search import TOKEN_VARIABLE
 from research.training.config import read_research_config
 from research.training.rows import require_batch
-from research.training.run.models import folder_faults, model_sizes, unreadable
+from research.training.run.models import folder_faults, model_sizes
 from research.training.run.options import gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
-from research.training.run.sources import RECIPES
+from research.training.run.sources import PREPARED, RECIPES
 from retriever_server.__main__ import build, serve
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import KINDS
@@ -72,8 +72,8 @@ def _missing_files(plan: RunPlan) -> Iterator[str]:
     for name, path in files.items():
         if path is not None and not path.is_file():
             yield f"{name}: there is no file {path}"
-    for path in recipe.prepared if options.hardware == "gpu" and options.questions is None else ():
-        if not path.is_file():
+    for path in filter(None, (plan.inputs.questions, plan.inputs.validation, plan.inputs.corpus)):
+        if path.parent == PREPARED and not path.is_file():
             remedy = f"give {recipe.questions_option}, or run data/prepare_rqr.py --out {path.parent}"
             yield f"there is no {path}: {remedy}"
 
@@ -221,8 +221,8 @@ def _hardware(plan: RunPlan) -> Iterator[str]:
         yield f"GPU: --gpus {count}, but this machine has {len(memory)}"
     try:
         parameters, gpus = model_sizes(model).parameters, count * options.nodes
-    except (OSError, ValueError) as error:
-        yield unreadable(model, error)
+    except ValueError as error:
+        yield str(error)
         return
     need = GPU_BYTES_PER_PARAMETER * parameters // gpus + GPU_BYTES_OF_ACTIVATIONS
     if min(memory) < need:

@@ -22,14 +22,12 @@ class Recipe:
 
     Attributes:
         questions_option: the option for the training questions.
-        prepared: the files that a run on GPUs needs if it names none.
         encoder_key: a key of the configuration for the encoder.
     """
 
     questions_option: str
     cpu: Callable[[RecipeOptions], Defaults]
     gpu: Callable[[RecipeOptions], Defaults]
-    prepared: tuple[Path, ...] = ()
     encoder_key: str = ""
 
 
@@ -159,11 +157,5 @@ def version_of(path: Path) -> tuple[int, int] | None:
 
 RECIPES = {
     "musique": Recipe("--questions", _musique_cpu, _musique_gpu),
-    "rqr": Recipe(
-        "--tasks",
-        _rqr_cpu,
-        _rqr_gpu,
-        prepared=tuple(PREPARED / name for name in ("train.parquet", "dev.parquet", "corpus.jsonl")),
-        encoder_key="research.rewriting.encoder",
-    ),
+    "rqr": Recipe("--tasks", _rqr_cpu, _rqr_gpu, encoder_key="research.rewriting.encoder"),
 }

@@ -146,8 +146,8 @@ def test_search_r1_is_chosen_by_name(tmp_path):
     config = compose(
         tmp_path, "cpu", "protocol@research.protocol=search_r1_own", "research.prompt=search_r1_own"
     )
-    research = read_research_config(config.research)
-    assert research.protocol.result == "information" and not research.protocol.boxed
+    settings = read_research_config(config.research).environment.settings
+    assert settings.protocol.result == "information" and not settings.protocol.boxed
 
 
 @pytest.mark.parametrize("option", ["--questions", "--validation", "--corpus", "--faiss-index"])

@@ -105,8 +105,8 @@ def test_cpu_dry_run_prints_configuration_and_commands(tmp_path):
 def test_rewards_are_named_or_mixed(tmp_path):
     assert compose(tmp_path, "cpu", "research.reward=embedding_gain").research.reward == "embedding_gain"
     mixed = compose(tmp_path, "cpu", "research.reward={retrieval_gain: 1.0, embedding_gain: 0.1}")
-    research = read_research_config(mixed.research)
-    assert research.reward == {"retrieval_gain": 1.0, "embedding_gain": 0.1}
+    settings = read_research_config(mixed.research).environment.settings
+    assert settings.reward == {"retrieval_gain": 1.0, "embedding_gain": 0.1}
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def main(
     if dry_run:
         click.echo(_plan(family, checkpoint, prepare, evaluate, revision, retriever))
         return
-    with cli.one_line_end(out):
+    with cli.run_folder(out, "reproduce"):
         for command in prepare:
             _run(command)
         if family.datasets == (BRIGHT,):

@@ -1,7 +1,7 @@
 """The ``research`` section of a training's configuration as objects; research/config documents the keys."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,9 +21,16 @@ from research.values import ABOVE_0, AT_LEAST_0, Rule, integer, is_integer, list
 Section = TypeVar("Section")
 
 BEST, LAST = "best", "last"
-REWARDS = Rule(lambda value: isinstance(value, str | Mapping), "a name, or names with their weights")
-HOP_COUNTS = list_of(lambda value: is_integer(value, 1), "a list of hop counts like [2, 3]")
-CONTROL_NAMES = list_of(lambda value: isinstance(value, str), "a list like [closed_book]")
+SECTIONS = {"protocol": Protocol, "limits": Limits, "retriever": RetrieverConfig}
+# Of the keys that EpisodeSettings holds.
+EPISODE = {
+    "prompt": rules.TEXT,
+    "reward": Rule(lambda value: isinstance(value, str | Mapping), "a name, or names with their weights"),
+    "tools": rules.TOOLS,
+    "train_hops": list_of(lambda value: is_integer(value, 1), "a list of hop counts like [2, 3]"),
+    "controls": list_of(lambda value: isinstance(value, str), "a list like [closed_book]"),
+    **dict.fromkeys(SECTIONS, rules.SECTION),
+}
 
 
 @dataclass(frozen=True)
@@ -54,14 +61,9 @@ class GuardConfig:
 
 @dataclass(frozen=True)
 class ResearchConfig:
-    """The section as objects; see research/config for each key, common.yaml first."""
+    """The section as objects, see research/config; keys about episodes are in ``environment.settings``."""
 
     run_dir: Path
-    prompt: Annotated[str, rules.TEXT]
-    reward: Annotated[str | dict[str, Any], REWARDS]
-    protocol: Protocol
-    limits: Limits
-    retriever: RetrieverConfig
     guards: GuardConfig
     repeatable_sampling: Annotated[bool, rules.SWITCH]
     generate_timeout: Annotated[float, ABOVE_0]
@@ -70,12 +72,9 @@ class ResearchConfig:
     keep: Annotated[str, rules.one_of((BEST, LAST))]
     early_stop: Annotated[int | None, rules.or_null(integer(1))]
     environment: Annotated[BaseEnvironment, rules.ENVIRONMENT]
-    tools: Annotated[Any, rules.TOOLS] = "search"
-    train_hops: Annotated[tuple[int, ...], HOP_COUNTS] = ()
-    controls: Annotated[tuple[str, ...], CONTROL_NAMES] = ()
 
 
-RESEARCH = rules.rules_of(ResearchConfig) | rules.PROTOCOL | rules.LIMITS | rules.RETRIEVER
+RESEARCH = rules.rules_of(ResearchConfig) | EPISODE | rules.PROTOCOL | rules.LIMITS | rules.RETRIEVER
 
 
 def check_research(values: Mapping[str, Any]) -> None:
@@ -97,19 +96,18 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
     """
     values: dict[str, Any] = OmegaConf.to_container(section, resolve=True)  # type: ignore[assignment]
     check_research(values)
-    nested = {"protocol": Protocol, "limits": Limits, "retriever": RetrieverConfig, "guards": GuardConfig}
     own_section = environment_class(values).section
-    for key, cls in nested.items():
+    for key, cls in {**SECTIONS, "guards": GuardConfig}.items():
         values[key] = _build(cls, values.get(key), f"research.{key}")
     values["run_dir"] = Path(values["run_dir"])
     for name in {"train_hops", "controls"} & values.keys():
         values[name] = tuple(values[name])
-    shared = {each.name: values[each.name] for each in fields(EpisodeSettings) if each.name in values}
-    values["environment"] = make_environment(values, EpisodeSettings(**shared))
+    settings = {name: values.pop(name) for name in EPISODE if name in values}
+    values["environment"] = make_environment(values, _build(EpisodeSettings, settings, "research"))
     values.pop(own_section, None)
     config: ResearchConfig = _build(ResearchConfig, values, "research")
     rules.check_protocol(config.environment.protocol, "research.")
-    load_prompt(config.prompt)
+    load_prompt(config.environment.settings.prompt)
     if config.environment.protocol.retokenise:
         raise ValueError(
             "research.protocol.retokenise must be false: trained tokens are those that were sampled"

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from research.datasets.questions import split_questions, write_rows
-from research.environments import read_items
+from research.environments import BaseEnvironment, read_items
 from research.episode.prompts import build_prompt
 from research.episode.tokens import TokenProtocol
 from research.errors import DataError
-from research.training.config import ResearchConfig, read_research_config
+from research.training.config import read_research_config
 
 SHOWN = 20  # items that are named where many do not fit
 HELD_OUT_SHARE, HELD_OUT_MAXIMUM = 0.1, 100
@@ -47,12 +47,11 @@ def write_run_rows(run_dir: Path, questions: Path, validation: Path | None, test
         or a task lacks what its reward needs.
     """
     config = OmegaConf.load(run_dir / "config.yaml")
-    research = read_research_config(config.research)
-    environment, seed = research.environment, config.data.seed
+    environment, seed = read_research_config(config.research).environment, config.data.seed
     files = {"train": questions, "validation": validation, "test": test}
     splits = {split: read_items(environment, path, split) for split, path in files.items() if path}
     _split_off(splits, questions, seed)
-    rows = environment.rows(_fitting(splits, config, research), seed, questions)
+    rows = environment.rows(_fitting(splits, config, environment), seed, questions)
     require_batch(len(rows["train"]), config, questions)
     for split, each in rows.items():
         write_rows(each, run_dir / "data" / f"{split}.parquet", environment.schema)
@@ -99,22 +98,22 @@ def require_batch(count: int, config: Any, file: Path) -> None:
         )
 
 
-def _fitting(splits: dict[str, list[Any]], config: Any, research: ResearchConfig) -> dict[str, list[Any]]:
+def _fitting(splits: dict[str, list[Any]], config: Any, environment: BaseEnvironment) -> dict[str, list[Any]]:
     """The items whose prompt has at most ``data.max_prompt_length`` tokens, in order; names the others."""
     from transformers import AutoTokenizer
 
-    model, environment = config.actor_rollout_ref.model.path, research.environment
+    model, prompt = config.actor_rollout_ref.model.path, environment.settings.prompt
     tokenizer, maximum = AutoTokenizer.from_pretrained(model), config.data.max_prompt_length
     try:
         tokens = TokenProtocol(tokenizer, environment.protocol, environment.tools)
-        build_prompt(research.prompt, "", tokens)
+        build_prompt(prompt, "", tokens)
     except ValueError as error:
         raise DataError(f"{model}: {error}") from error
     fitting: dict[str, list[Any]] = {split: [] for split in splits}
     left_out: list[tuple[str, int]] = []
     for split, items in splits.items():
         for item in items:
-            length = len(build_prompt(research.prompt, item.question, tokens))
+            length = len(build_prompt(prompt, item.question, tokens))
             if length <= maximum:
                 fitting[split].append(item)
             else:

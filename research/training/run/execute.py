@@ -17,7 +17,7 @@ from research.errors import warn
 from research.files import write_atomically
 from research.places import TRAIN
 from research.processes import start, tail
-from research.training.config import LAST, headline_of, read_research_config
+from research.training.config import LAST, headline_of, load_config, read_research_config
 from research.training.rows import settle, total_steps
 from research.training.run.export import EXPORT_FOLDER
 from research.training.run.models import fit_to_model
@@ -139,7 +139,7 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
     forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)
     settle(config, run_dir)
     OmegaConf.save(config, run_dir / "config.yaml")
-    _train(plan, config)
+    _train(plan, plan.train, config, "training")
     rows, total = read_metrics(run_dir), config.trainer.total_training_steps
     step = max((int(row["step"]) for row in rows), default=0)
     if stopped_early(rows):
@@ -180,28 +180,28 @@ def _finish(process: "subprocess.Popen[bytes]", patience: float) -> int:
 # -------------------------------------------------------------------------------------- retriever, training
 
 
-def _train(plan: RunPlan, config: DictConfig) -> None:
-    """Serve, train, and print steps until the training process ends."""
-    run_dir, log = plan.options.run_dir, plan.options.run_dir / "logs" / "train.log"
-    guards, total = read_research_config(config.research).guards, config.trainer.total_training_steps
-    printer = StepPrinter(run_dir, total, guards, headline_of(run_dir))
+def _train(plan: RunPlan, command: Command, config: DictConfig, name: str) -> None:
+    """Serve, run the training of the configuration's folder, and print its steps until its process ends."""
+    folder, total = Path(config.research.run_dir), config.trainer.total_training_steps
+    guards, log = read_research_config(config.research).guards, folder / "logs" / "train.log"
+    printer = StepPrinter(folder, total, guards, headline_of(folder))
     with RetrieverKeeper(plan) as keeper:
-        (run_dir / "logs" / "error.txt").unlink(missing_ok=True)
-        rollout_error(run_dir).unlink(missing_ok=True)
-        click.echo(f"- {plan.train.task}: Ray, veRL and vLLM start, one to two minutes; log: {log}")
-        training = start(plan.train.argv, log)
+        (folder / "logs" / "error.txt").unlink(missing_ok=True)
+        rollout_error(folder).unlink(missing_ok=True)
+        click.echo(f"- {command.task}: Ray, veRL and vLLM start, one to two minutes; log: {log}")
+        process = start(command.argv, log)
         try:
-            keeper.wait_until_healthy()  # while the training's many processes start
-            while (code := training.poll()) is None:
+            keeper.wait_until_healthy()  # while its many processes start
+            while (code := process.poll()) is None:
                 time.sleep(0.5)
                 keeper.keep_alive()
                 printer.print_new()
             printer.print_new()
         finally:
-            processes.stop(training, patience=20)
+            processes.stop(process, patience=20)
     if code != 0:
         _print_how_to_resume(plan.options)
-        raise RunFailed(f"training failed: {_cause(run_dir)}; see {log}")
+        raise RunFailed(f"{name} failed: {_cause(folder)}; see {log}")
 
 
 def _supervised_control(plan: RunPlan) -> None:
@@ -217,19 +217,13 @@ def _supervised_control(plan: RunPlan) -> None:
     policy, task = folder / "policy", f"train a policy on clean demonstrations for {seconds:.0f} s"
     words = ("--out", policy, "--clean", "--seconds", round(seconds), "--seed", plan.options.seed)
     _run(module_command(task, "research.datasets.mini.policy", *words, creates=policy))
-    config = OmegaConf.load(run_dir / "config.yaml")
+    config = load_config(run_dir / "config.yaml")
     config.research.run_dir, config.actor_rollout_ref.model.path = str(folder), str(policy)
     config.trainer.val_only = config.trainer.val_before_train = True
     config.trainer.resume_mode = "disable"
     OmegaConf.save(config, folder / "config.yaml")
     judge = module_command("judge it", "research.training.verl.launch", folder, "--die-with-parent")
-    log = folder / "logs" / "train.log"
-    click.echo(f"- {judge.task}; log: {log}")
-    with RetrieverKeeper(plan) as keeper:
-        keeper.wait_until_healthy()
-        code = _finish(start(judge.argv, log), patience=20)
-    if code != 0:
-        raise RunFailed(f"the supervised control failed: {_cause(folder)}; see {log}")
+    _train(plan, judge, config, "the supervised control")
     results = HeldOut(folder).results(0).items()
     rows = (
         {"name": f"supervised: {source}", "questions": result.questions, **result.means}

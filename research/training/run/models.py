@@ -117,8 +117,8 @@ def fit_to_model(options: RecipeOptions, config: DictConfig) -> list[str]:
         return []
     try:
         sizes = model_sizes(options.model)
-    except (OSError, ValueError) as error:
-        return [unreadable(options.model, error)]
+    except ValueError as error:
+        return [str(error)]
     if sizes.parameters > TINY:
         click.echo(
             f"note: this run uses a learning rate of {config.actor_rollout_ref.actor.optim.lr:g}, the prompt "
@@ -130,25 +130,23 @@ def fit_to_model(options: RecipeOptions, config: DictConfig) -> list[str]:
     return list(_size_faults(options.model, config, sizes, memory))
 
 
-def unreadable(model: str, error: Exception) -> str:
-    """One line for an error of :func:`model_sizes`."""
-    absent = isinstance(error, OSError) and not Path(model).exists()
-    reason = "not to be found on the hub from here" if absent else str(error).splitlines()[0]
-    return f"--model: {model}: {reason}"
-
-
 def model_sizes(model: str) -> ModelSizes:
     """From the model's config.json, in its folder or on the hub; the weights are not read.
 
     Raises:
-        OSError, ValueError: there is no such model, or transformers does not know its kind.
+        ValueError: there is no such model, or transformers does not know its kind; one line for the user.
     """
     import torch  # takes seconds, and is needed for a model of the user's alone
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    with torch.device("meta"):
-        parameters = [each.numel() for each in AutoModelForCausalLM.from_config(config).parameters()]
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        with torch.device("meta"):
+            parameters = [each.numel() for each in AutoModelForCausalLM.from_config(config).parameters()]
+    except (OSError, ValueError) as error:
+        absent = isinstance(error, OSError) and not Path(model).exists()
+        reason = "not to be found on the hub from here" if absent else str(error).splitlines()[0]
+        raise ValueError(f"--model: {model}: {reason}") from error
     text: Any = config.get_text_config()
     heads = getattr(text, "num_attention_heads", 0)  # none: no cache that grows with the tokens
     dimension = getattr(text, "head_dim", None) or text.hidden_size // max(heads, 1)

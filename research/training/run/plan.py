@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from research.datasets.reference_prompts import notice_to_keep, prompt_to_keep
@@ -118,7 +118,7 @@ def compose_config(plan: RunPlan) -> DictConfig:
         raise RunFailed(str(error)) from error
     # The rest of the run follows the options: a key alone would contradict it.
     for key, value, remedy in settings:
-        if remedy and _texts(OmegaConf.select(config, key)) != _texts(value):
+        if remedy and OmegaConf.select(config, key) != value:
             raise RunFailed(f"{key} cannot be set as a key: {remedy}")
     rollout, data = config.actor_rollout_ref.rollout, config.data
     # A shorter one would fail the episodes that use all of their room.
@@ -128,25 +128,24 @@ def compose_config(plan: RunPlan) -> DictConfig:
 
 
 def _settings(plan: RunPlan) -> list[Setting]:
-    options, inputs, run_dir = plan.options, plan.inputs, plan.options.run_dir
-    recipe, data, rollout = RECIPES[options.recipe], run_dir / "data", "actor_rollout_ref.rollout"
-    held_out = [
-        data / f"{split}.parquet" for split in ("validation", "test") if split != "test" or inputs.test
-    ]
-    episodes = PACKAGE / "training/verl/agent_loop.yaml"
-    settings = [
+    options, inputs, run_dir = plan.options, plan.inputs, str(plan.options.run_dir)
+    recipe, rollout = RECIPES[options.recipe], "actor_rollout_ref.rollout"
+    splits = ("validation", "test") if inputs.test else ("validation",)
+    held_out = [f"{run_dir}/data/{split}.parquet" for split in splits]
+    episodes = str(PACKAGE / "training/verl/agent_loop.yaml")
+    settings: list[Setting] = [
         ("hardware", options.hardware, ""),
-        ("trainer.experiment_name", run_dir.name, ""),
+        ("trainer.experiment_name", options.run_dir.name, ""),
         ("research.run_dir", run_dir, "give --run-dir"),
         ("research.retriever.url", plan.retriever_url, "give --retriever-url"),
-        ("data.train_files", data / "train.parquet", f"give {recipe.questions_option}"),
+        ("data.train_files", f"{run_dir}/data/train.parquet", f"give {recipe.questions_option}"),
         ("data.val_files", held_out, "give --validation and --test"),
         ("data.seed", options.seed, "give --seed"),
         (f"{rollout}.seed", options.seed, "give --seed"),
         ("actor_rollout_ref.actor.fsdp_config.seed", options.seed, "give --seed"),
         ("actor_rollout_ref.model.path", inputs.model, "give --model"),
         (f"{rollout}.agent.agent_loop_config_path", episodes, "the recipe has its own episodes"),
-        ("trainer.default_local_dir", run_dir / "checkpoints", "give --run-dir"),
+        ("trainer.default_local_dir", f"{run_dir}/checkpoints", "give --run-dir"),
         ("trainer.nnodes", options.nodes, "give --nodes"),
     ]
     if recipe.encoder_key:
@@ -224,8 +223,3 @@ def _keep_prompt(research: DictConfig) -> None:
     research.prompt = prompt_to_keep(research.prompt)
     if isinstance(research.protocol.invalid_turn, str):
         research.protocol.invalid_turn = notice_to_keep(research.protocol.invalid_turn)
-
-
-def _texts(value: Any) -> list[str]:
-    """The same for a path and its text, and for a value and a list of it alone."""
-    return [str(each) for each in (value if isinstance(value, list | ListConfig) else [value])]

@@ -17,18 +17,18 @@ from omegaconf import DictConfig
 
 from research.datasets.hub import free_space, size_text
 from research.datasets.wiki18 import required_files, space_needed
-from research.environments import read_items
+from research.environments import EpisodeSettings, read_items
 from research.environments.controls import CLOSED_BOOK, SHUFFLED
 from research.errors import DataError
 from research.places import CACHE
 from research.tools.search import TOKEN_VARIABLE
 from research.training.config import read_research_config
 from research.training.rows import require_batch
-from research.training.run.models import folder_faults, model_sizes, unreadable
+from research.training.run.models import folder_faults, model_sizes
 from research.training.run.options import gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
-from research.training.run.sources import RECIPES
+from research.training.run.sources import PREPARED, RECIPES
 from retriever_server.__main__ import build_command, serve
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import KINDS
@@ -50,9 +50,8 @@ GPU_BYTES_PER_PARAMETER, GPU_BYTES_OF_ACTIVATIONS = 8, 10 * GB
 
 def problems(plan: RunPlan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
-    checks = [_hiding_modules, _missing_files, _models, _port, _retriever, _retriever_options, _supervised]
-    checks += [_gpus, _wikipedia] if plan.options.hardware == "gpu" else [_room]
-    return [line for check in checks for line in check(plan)]
+    checks = [_hiding_modules, _missing_files, _models, _port, _retriever, _retriever_options]
+    return [line for check in [*checks, _hardware, _wikipedia] for line in check(plan)]
 
 
 def _hiding_modules(plan: RunPlan) -> Iterator[str]:
@@ -73,30 +72,30 @@ def _missing_files(plan: RunPlan) -> Iterator[str]:
     for name, path in files.items():
         if path is not None and not path.is_file():
             yield f"{name}: there is no file {path}"
-    for path in recipe.prepared if options.hardware == "gpu" and options.questions is None else ():
-        if not path.is_file():
+    for path in filter(None, (plan.inputs.questions, plan.inputs.validation, plan.inputs.corpus)):
+        if path.parent == PREPARED and not path.is_file():
             remedy = f"give {recipe.questions_option}, or run data/prepare_rqr.py --out {path.parent}"
             yield f"there is no {path}: {remedy}"
 
 
 def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
     """What is wrong in the user's own files, before cold start and index, which take minutes."""
-    research, options = read_research_config(config.research), plan.options
+    environment, options = read_research_config(config.research).environment, plan.options
     # Without a corpus, the tasks of the run are made from the positives of these.
     final, lines = plan.inputs.questions == options.questions, []
     for split, path in options.splits.items():
         try:
-            count = len(read_items(research.environment, path, split, final))
+            count = len(read_items(environment, path, split, final))
             if split == "train":
                 require_batch(count, config, path)
         except DataError as error:
             lines.append(str(error))
     if options.corpus is not None and plan.serve is not None and not plan.build[-1].is_done:
-        lines += _corpus_faults(options.corpus, research.retriever.top_k, SHUFFLED in research.controls)
+        lines += _corpus_faults(options.corpus, environment.settings)
     return lines
 
 
-def _corpus_faults(corpus: Path, top_k: int, shuffled: bool) -> Iterator[str]:
+def _corpus_faults(corpus: Path, settings: EpisodeSettings) -> Iterator[str]:
     """With the retrieval server's own reader, before its build."""
     from retriever_server.corpus import scan_corpus
 
@@ -105,7 +104,8 @@ def _corpus_faults(corpus: Path, top_k: int, shuffled: bool) -> Iterator[str]:
     except RetrieverError as error:
         yield str(error)
         return
-    if shuffled and count <= top_k:
+    top_k = settings.retriever.top_k
+    if SHUFFLED in settings.controls and count <= top_k:
         yield (
             f"{corpus}: {count} passages, and research.retriever.top_k is {top_k}: the control shuffled "
             f"would find what the question finds; give more, or research.controls=[{CLOSED_BOOK}]"
@@ -119,9 +119,6 @@ def _models(plan: RunPlan) -> Iterator[str]:
         if name is not None and Path(name).exists() and option == "--model":
             for fault in folder_faults(Path(name)):
                 yield f"--model: {name} is not a folder with a Hugging Face model ({fault})"
-
-
-def _supervised(plan: RunPlan) -> Iterator[str]:
     if plan.options.supervised_control and (plan.options.model or plan.inputs.test is None):
         yield "--supervised-control: only the tiny policy and the mini world have demonstrations"
 
@@ -210,12 +207,12 @@ def _disk(path: Path, need: int, what: str) -> Iterator[str]:
         yield f"disk: {what} in {path} needs {size_text(need)}, {size_text(free)} are free"
 
 
-def _room(plan: RunPlan) -> Iterator[str]:
-    yield from _disk(plan.options.run_dir, 1 * GB, "the run folder (checkpoints, trajectories)")
-
-
-def _gpus(plan: RunPlan) -> Iterator[str]:
-    options, model, memory = plan.options, str(plan.inputs.model), gpu_memory()
+def _hardware(plan: RunPlan) -> Iterator[str]:
+    options, model = plan.options, str(plan.inputs.model)
+    if options.hardware == "cpu":
+        yield from _disk(options.run_dir, 1 * GB, "the run folder (checkpoints, trajectories)")
+        return
+    memory = gpu_memory()
     count = options.gpus or max(1, len(memory))
     if not memory:
         yield "GPU: nvidia-smi finds none; --hardware cpu runs the whole stack without"
@@ -224,8 +221,8 @@ def _gpus(plan: RunPlan) -> Iterator[str]:
         yield f"GPU: --gpus {count}, but this machine has {len(memory)}"
     try:
         parameters, gpus = model_sizes(model).parameters, count * options.nodes
-    except (OSError, ValueError) as error:
-        yield unreadable(model, error)
+    except ValueError as error:
+        yield str(error)
         return
     need = GPU_BYTES_PER_PARAMETER * parameters // gpus + GPU_BYTES_OF_ACTIVATIONS
     if min(memory) < need:

@@ -22,14 +22,12 @@ class Recipe:
 
     Attributes:
         questions_option: the option for the training questions.
-        prepared: the files that a run on GPUs needs if it names none.
         encoder_key: a key of the configuration for the encoder.
     """
 
     questions_option: str
     cpu: Callable[[RecipeOptions], Defaults]
     gpu: Callable[[RecipeOptions], Defaults]
-    prepared: tuple[Path, ...] = ()
     encoder_key: str = ""
 
 
@@ -50,28 +48,28 @@ def completed(options: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
     return inputs, [*commands.values(), positives]
 
 
-def _generator(task: str, module: str, *arguments: Any) -> tuple[Path, Command]:
+def _generator(task: str, module: str, *arguments: Any) -> tuple[str, Command]:
     """The cache folder of what a generator makes, with a key of its code as well, and its command."""
     code = sorted((PACKAGE / "datasets").glob("mini*/*.py"))
     digests = (hashlib.sha256(path.read_bytes()).hexdigest() for path in code)
     folder = CACHE / f"{module.replace('.', '_')}-{cache_key(*arguments, *digests)}"
     module = f"research.datasets.{module}"
-    return folder, module_command(task, module, "--out", folder, *arguments, creates=folder)
+    return str(folder), module_command(task, module, "--out", folder, *arguments, creates=folder)
 
 
 def _needs_corpus(options: RecipeOptions) -> bool:
     return options.corpus is None and options.retriever_url is None
 
 
-def _splits(options: RecipeOptions, pattern: Path, made: Command | None) -> Defaults:
+def _splits(options: RecipeOptions, pattern: str, made: Command | None) -> Defaults:
     """The files of all splits, unless the user brought one to train on."""
     if options.questions is not None:
         return {}
-    return {name: (pattern.with_name(pattern.name.format(split)), made) for split, name in SPLITS.items()}
+    return {name: (Path(pattern.format(split)), made) for split, name in SPLITS.items()}
 
 
-def _corpus(options: RecipeOptions, path: Path, made: Command | None) -> Defaults:
-    return {"corpus": (path, made)} if _needs_corpus(options) else {}
+def _corpus(options: RecipeOptions, path: str, made: Command | None) -> Defaults:
+    return {"corpus": (Path(path), made)} if _needs_corpus(options) else {}
 
 
 def _musique_cpu(options: RecipeOptions) -> Defaults:
@@ -80,8 +78,8 @@ def _musique_cpu(options: RecipeOptions) -> Defaults:
     world, made = _generator("make the mini world", "mini.world", *sizes)
     own = _needs_corpus(options) and options.is_dense
     return {
-        **_splits(options, world / "{}.questions.jsonl", made),
-        **_corpus(options, world / "corpus.jsonl", made),
+        **_splits(options, world + "/{}.questions.jsonl", made),
+        **_corpus(options, world + "/corpus.jsonl", made),
         "encoder": _generator("make the mini encoder", "mini.encoder") if own else ("minilm", None),
         "model": _generator("cold-start the tiny policy", "mini.policy", "--seed", options.seed),
         "index": ("flat", None),
@@ -94,9 +92,9 @@ def _musique_gpu(options: RecipeOptions) -> Defaults:
     index, last = wiki / "e5_Flat.index", musique / "test.questions.jsonl"
     questions = ("download MuSiQue", "research.datasets.musique", "--out", musique)
     passages = ("download Wikipedia 2018 and its E5 index", "research.datasets.wiki18", "--out", wiki)
-    corpus = _corpus(options, wiki / "wiki-18.jsonl", module_command(*passages, creates=index))
+    corpus = _corpus(options, f"{wiki}/wiki-18.jsonl", module_command(*passages, creates=index))
     return {
-        **_splits(options, musique / "{}.questions.jsonl", module_command(*questions, creates=last)),
+        **_splits(options, f"{musique}/{{}}.questions.jsonl", module_command(*questions, creates=last)),
         **(corpus and corpus | {"faiss_index": (index, None)}),
         "encoder": ("intfloat/e5-base-v2", None),
         "model": (GPU_MODEL, None),
@@ -110,8 +108,8 @@ def _rqr_cpu(options: RecipeOptions) -> Defaults:
     encoder = _generator("make its encoder", "mini_rewriting.encoder")
     own = options.questions is None
     return {
-        **_splits(options, world / "{}.tasks.jsonl", made),
-        **(_corpus(options, world / "corpus.jsonl", made) if own else {}),
+        **_splits(options, world + "/{}.tasks.jsonl", made),
+        **(_corpus(options, world + "/corpus.jsonl", made) if own else {}),
         "encoder": encoder if own else ("minilm", None),
         "model": _generator("cold-start the tiny policy", "mini_rewriting.policy", "--seed", options.seed),
         "index": ("bm25", None),
@@ -123,7 +121,7 @@ def _rqr_gpu(options: RecipeOptions) -> Defaults:
     prepared = {
         "questions": (PREPARED / "train.parquet", None),
         "validation": (PREPARED / "dev.parquet", None),
-        **_corpus(options, PREPARED / "corpus.jsonl", None),
+        **_corpus(options, f"{PREPARED}/corpus.jsonl", None),
     }
     return {
         **(prepared if options.questions is None else {}),
@@ -159,11 +157,5 @@ def version_of(path: Path) -> tuple[int, int] | None:
 
 RECIPES = {
     "musique": Recipe("--questions", _musique_cpu, _musique_gpu),
-    "rqr": Recipe(
-        "--tasks",
-        _rqr_cpu,
-        _rqr_gpu,
-        prepared=tuple(PREPARED / name for name in ("train.parquet", "dev.parquet", "corpus.jsonl")),
-        encoder_key="research.rewriting.encoder",
-    ),
+    "rqr": Recipe("--tasks", _rqr_cpu, _rqr_gpu, encoder_key="research.rewriting.encoder"),
 }

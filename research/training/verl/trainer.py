@@ -192,6 +192,6 @@ class SearchTrainer(PPOTrainerSync):
             raise RetrieverGone(
                 f"{'every search' if 'search/searches' in metrics else 'the scoring of every text'} of "
                 f"{self.steps_without_retriever} steps failed: is the retriever at "
-                f"{self.research.retriever.url} alive? The reasons are in trajectories/; mend it and run "
-                "again with --resume"
+                f"{self.config.research.retriever.url} alive? The reasons are in trajectories/; mend it and "
+                "run again with --resume"
             )

@@ -26,13 +26,6 @@ class Pair:
     before: Trajectory | None
     after: Trajectory | None
 
-    @property
-    def either(self) -> Trajectory:
-        """For what both have in common: question, gold answers, source."""
-        episode = self.after or self.before
-        assert episode is not None
-        return episode
-
 
 def choose_pairs(run_dir: Path, count: int) -> list[Pair]:
     """A mix of ``count`` questions with real searches, with as many of each verdict as there are."""

@@ -30,7 +30,7 @@ from retriever_server.errors import BUILD_AGAIN, RetrieverError
 from retriever_server.indexes import IndexSources, Needs, Queries, Settings
 from retriever_server.indexes.analysis import Analyzer
 from retriever_server.indexes.options import Bm25Options, IndexOptions
-from retriever_server.indexes.postings import Chunk, Terms, count_terms, scatter
+from retriever_server.indexes.postings import Terms, count_terms, scatter
 
 WEIGHTS_FILE = "data.csc.index.npy"  # idf times saturation of each posting, float32
 ROWS_FILE = "indices.csc.index.npy"  # row of each posting, int32, ascending within a term
@@ -103,13 +103,7 @@ class Bm25Index:
         np.save(directory / BEGINS_FILE, np.concatenate([[0], np.cumsum(terms.frequencies)]))
         (directory / VOCABULARY_FILE).write_bytes(json.dumps(terms.vocabulary, ensure_ascii=False).encode())
         # As bm25s writes them; delta is of formulas other than Lucene's.
-        parameters = {
-            "k1": options.k1,
-            "b": options.b,
-            "delta": 0.5,
-            "method": "lucene",
-            "idf_method": "lucene",
-        }
+        parameters = options.model_dump() | {"delta": 0.5, "method": "lucene", "idf_method": "lucene"}
         parameters |= {"dtype": "float32", "int_dtype": "int32", "num_docs": len(terms.lengths)}
         parameters |= {"version": bm25s.__version__, "backend": "numpy"}
         (directory / PARAMETERS_FILE).write_text(json.dumps(parameters) + "\n")
@@ -127,7 +121,7 @@ class Bm25Index:
         if counts.sum() != length or len(self._analyzer.terms(text)) != length:
             return False
         begins, ends = self._begins[terms], self._begins[terms + 1]
-        places = begins + self._offsets(self._postings(terms), row)
+        places = begins + _rows_before(self._postings(terms), row)
         if (places == ends).any() or (self._rows[places] != row).any():
             return False
         expected = self._formula.idf(ends - begins) * self._formula.saturation(counts, length)
@@ -143,12 +137,6 @@ class Bm25Index:
         """The rows of each term."""
         begins, ends = self._begins[terms].tolist(), self._begins[terms + 1].tolist()
         return [self._rows[begin:end] for begin, end in zip(begins, ends, strict=True)]
-
-    @staticmethod
-    def _offsets(postings: list[np.ndarray], row: int) -> np.ndarray:
-        """How many rows of each posting list come before `row`: int64 [lists]."""
-        # The row as int32: any other type would have each list converted to that type.
-        return np.array([np.searchsorted(rows, np.int32(row)) for rows in postings], np.int64)
 
     def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """As in the protocol, exact over every passage that shares a term with the query.
@@ -173,7 +161,7 @@ class Bm25Index:
         scored = np.zeros(len(terms), np.int64)
         for start in range(0, self.count, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, self.count)
-            upto = self._offsets(postings, stop)
+            upto = _rows_before(postings, stop)
             block = self._block(start, stop, begins + scored, begins + upto, weights)
             scored = upto
             best = best_rows(block, top_k)
@@ -204,6 +192,12 @@ class QueryWeightedBm25Index(Bm25Index):
         return self._formula.idf(frequencies) * self._formula.saturation(counts, counts.sum())
 
 
+def _rows_before(postings: list[np.ndarray], row: int) -> np.ndarray:
+    """How many rows of each posting list come before `row`: int64 [lists]."""
+    # The row as int32: any other type would have each list converted to that type.
+    return np.array([np.searchsorted(rows, np.int32(row)) for rows in postings], np.int64)
+
+
 def best_rows(scores: np.ndarray, top_k: int) -> np.ndarray:
     """The rows of `scores` [n] above 0, at most `top_k`, best first, equal scores in row order: int64."""
     rows = np.flatnonzero(scores > 0)
@@ -218,12 +212,9 @@ def _write_postings(directory: Path, terms: Terms, formula: _Formula) -> None:
     idf = formula.idf(terms.frequencies)
     weights = _new_array(directory / WEIGHTS_FILE, np.float32, size)
     rows = _new_array(directory / ROWS_FILE, np.int32, size)
-
-    def put(places: np.ndarray, chunk: Chunk) -> None:
+    for places, chunk in scatter(terms, directory):
         rows[places] = chunk.rows
         weights[places] = idf[chunk.terms] * formula.saturation(chunk.counts, terms.lengths[chunk.rows])
-
-    scatter(terms, directory, put)
     rows.flush()
     weights.flush()
 

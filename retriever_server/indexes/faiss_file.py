@@ -23,6 +23,7 @@ MEMBERS = {
     faiss.IndexIDMap: "index",
 }
 """Type of an index around another -> its member that is the other."""
+COUNT_FIELD = slice(8, 16)  # where a FAISS file has its number of vectors
 CHUNK_ROWS = 1 << 14  # built at a time
 SCORE_DECIMALS = 6
 SPARE_CANDIDATES = 16
@@ -38,8 +39,7 @@ faiss.cvar.distance_compute_blas_threshold = 4
 class FaissIndex:
     """One FAISS file, read only, memory-mapped as far as FAISS can. Thread-safe.
 
-    A kind defines its FAISS `types` (`expected` in a message), returns its stored `vectors`, and may find
-    `_candidates` in its own way.
+    A kind defines its FAISS `types` (`expected` in a message), and may find `_candidates` in its own way.
     """
 
     dense: ClassVar[bool] = True
@@ -61,6 +61,8 @@ class FaissIndex:
                 f'{path}: it is {_describe(index)}, but the kind "{self.kind}" is {self.expected}'
             )
         self._index: Any = index
+        self._keeper: Any = index
+        """The part that has the vectors."""
         self.count: int = index.ntotal
         self.dimension: int = index.d
 
@@ -71,7 +73,7 @@ class FaissIndex:
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """The stored vectors of `rows` [n], as exactly as the kind keeps them: float [n, dimension]."""
-        raise NotImplementedError
+        return self._keeper.reconstruct_batch(rows)
 
     def check(self, rows: np.ndarray, texts: list[str], vectors: np.ndarray | None) -> np.ndarray:
         """Whether each row's inner product with the same row of `vectors` is that of a vector with itself."""
@@ -127,6 +129,17 @@ class FaissIndex:
         scores, best = np.full(top_k, -np.inf), np.full(top_k, -1, dtype=np.int64)
         scores[: len(order)], best[: len(order)] = exact[order], rows[order]
         return scores, best
+
+
+def file_header(empty: faiss.Index, count: int, numbers: int) -> bytes:
+    """The beginning of the file that FAISS writes of `count` vectors, up to their `numbers` or codes in all.
+
+    For a program that appends those itself: FAISS only writes what is completely in memory.
+    """
+    header = bytearray(faiss.serialize_index(empty).tobytes())
+    header[COUNT_FIELD] = count.to_bytes(8, "little")
+    header[-8:] = numbers.to_bytes(8, "little")
+    return bytes(header)
 
 
 def training_sample(vectors: np.ndarray, rows: int) -> np.ndarray:

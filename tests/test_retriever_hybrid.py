@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from retriever_process import search_store
 from test_retriever_bm25 import DEFAULT, PASSAGES, QUERIES, corpus_of, write_rows
 
 from retriever_server.__main__ import main
@@ -17,7 +18,6 @@ from retriever_server.indexes.bm25 import Bm25Index, QueryWeightedBm25Index
 from retriever_server.indexes.flat import FlatIndex, FlatWriter
 from retriever_server.indexes.hybrid import HybridIndex, join_lists
 from retriever_server.indexes.options import HybridOptions, parse_options
-from retriever_server.serving.service import Searcher
 
 
 def made_vectors(count: int) -> np.ndarray:
@@ -117,9 +117,7 @@ def test_command_builds_what_the_service_answers_from(tmp_path: Path) -> None:
     store = open_store(tmp_path / "index")
     assert store.manifest.encoder == "minilm" and "lexical/lengths.npy" in store.manifest.files
     assert not (tmp_path / "index" / "vectors.faiss").exists()
-    searcher = Searcher(store)
-    [[best, *others]] = searcher.search(["the Tiber floods"], 10)
-    searcher.close()
+    [[best, *others]] = search_store(store, ["the Tiber floods"], 10)
     assert best.id == "4" and best.score == pytest.approx(2 / 61) and len(others) == len(PASSAGES) - 1
     (tmp_path / "index" / "dense" / "index.faiss").write_bytes(b"")
     with pytest.raises(RetrieverError, match="dense/index.faiss is not the file"):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from retriever_process import search_store
 
 from retriever_server.__main__ import main
 from retriever_server.building.build import SAMPLE_ROWS
@@ -25,7 +26,6 @@ from retriever_server.indexes.scalar import write_codes
 from retriever_server.indexes.screen import Screen
 from retriever_server.memory import require_memory
 from retriever_server.models.encoder import Encoder, set_threads
-from retriever_server.serving.service import Searcher
 
 PLACES = ("Rome", "Zürich", "Cairo", "Lima", "Oslo", "Perth", "Quito", "Kyoto", "Dakar", "Bergen")
 TRADES = ("baker", "sailor", "poet", "judge", "farmer", "painter", "doctor", "spy", "monk", "clockmaker")
@@ -126,9 +126,7 @@ def test_rows_that_are_not_found_are_marked_and_not_answered(made: Path) -> None
     lacking = rows[0] == -1
     assert 0 < lacking.sum() < 1500 and lacking[-lacking.sum() :].all()
     assert (scores[0][lacking] == -np.inf).all() and np.isfinite(scores[0][~lacking]).all()
-    searcher = Searcher(store)
-    [hits] = searcher.search(["a poet"], 1500)
-    searcher.close()
+    [hits] = search_store(store, ["a poet"], 1500)
     assert 0 < len(hits) < 1500
 
 

@@ -103,7 +103,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def sharded(cluster: Cluster, directory: Path) -> Iterator[ShardedIndex]:
     """Three shards, one actor each; time enough for a restart."""
-    index = ShardedIndex(directory, ClusterOptions(cluster.address, shards=3, timeout_s=DEADLINE_S))
+    index = ShardedIndex(directory, ClusterOptions(cluster.address, shards=3, shard_timeout=DEADLINE_S))
     yield index
     index.close()
 
@@ -111,7 +111,7 @@ def sharded(cluster: Cluster, directory: Path) -> Iterator[ShardedIndex]:
 @pytest.fixture(scope="module")
 def replicated(cluster: Cluster, directory: Path) -> Iterator[ShardedIndex]:
     """Two shards, two actors each."""
-    options = ClusterOptions(cluster.address, shards=2, replicas=2, timeout_s=DEADLINE_S)
+    options = ClusterOptions(cluster.address, shards=2, replicas=2, shard_timeout=DEADLINE_S)
     index = ShardedIndex(directory, options)
     yield index
     index.close()

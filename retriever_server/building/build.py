@@ -24,7 +24,6 @@ from retriever_server.building.folder import (
 from retriever_server.building.store import (
     MANIFEST_FILE,
     FileMark,
-    IndexPlan,
     Manifest,
     check_files,
     check_rows,
@@ -166,14 +165,16 @@ def _load_encoder(options: BuildOptions) -> Encoder | None:
     )
 
 
-def _plan(options: BuildOptions, summary: CorpusSummary, encoder: Encoder | None) -> IndexPlan:
+def _plan(options: BuildOptions, summary: CorpusSummary, encoder: Encoder | None) -> Manifest:
     # How an adopted index was built is not known.
     known = set(options_of(options.kind).at_serving) if options.faiss_index else None
-    plan = IndexPlan(
+    plan = Manifest(
         kind=options.kind,
         options=options.kind_options().model_dump(include=known),
         count=summary.count,
         corpus=FileMark(bytes=summary.bytes, sha256=summary.sha256),
+        files={},
+        versions={},
     )
     if encoder:
         plan.encoder, plan.dimension = stored_name(encoder.name), encoder.dimension
@@ -203,7 +204,7 @@ def _existing(options: BuildOptions, summary: CorpusSummary) -> Manifest | None:
     return manifest
 
 
-def _just_published(options: BuildOptions, plan: IndexPlan) -> Manifest | None:
+def _just_published(options: BuildOptions, plan: Manifest) -> Manifest | None:
     """The target's manifest, if a build of this very index was killed before it removed the old one."""
     folder, old = siblings(options.target)
     manifest = _complete(options, options.target, plan) if old.exists() else None
@@ -213,7 +214,7 @@ def _just_published(options: BuildOptions, plan: IndexPlan) -> Manifest | None:
     return manifest
 
 
-def _complete(options: BuildOptions, folder: Path, plan: IndexPlan) -> Manifest | None:
+def _complete(options: BuildOptions, folder: Path, plan: Manifest) -> Manifest | None:
     """The manifest of the index in `folder` if it is complete and of this very plan."""
     if options.faiss_index or options.vectors:  # that file may have changed, and nothing is encoded
         return None
@@ -222,10 +223,10 @@ def _complete(options: BuildOptions, folder: Path, plan: IndexPlan) -> Manifest 
         check_files(folder, manifest, contents=True)
     except RetrieverError:
         return None
-    return manifest if IndexPlan.model_validate(manifest.model_dump()) == plan else None
+    return manifest if manifest.model_copy(update={"files": {}, "versions": {}}) == plan else None
 
 
-def _prepare(options: BuildOptions, folder: Path, plan: IndexPlan, summary: CorpusSummary) -> None:
+def _prepare(options: BuildOptions, folder: Path, plan: Manifest, summary: CorpusSummary) -> None:
     """Put corpus and plan into `folder`, the plan last, unless they are there; empty it of another plan."""
     file = folder / PLAN_FILE
     if file.is_file() and file.read_text() == plan.model_dump_json():
@@ -281,9 +282,9 @@ def _encode(corpus: Corpus, encoder: Encoder, folder: Path) -> Path:
     return path
 
 
-def _write_manifest(folder: Path, plan: IndexPlan, files: dict[str, FileMark]) -> Manifest:
+def _write_manifest(folder: Path, plan: Manifest, files: dict[str, FileMark]) -> Manifest:
     """Write the manifest atomically: a folder that has one holds a complete index."""
-    manifest = Manifest(**plan.model_dump(), files=files, versions=library_versions())
+    manifest = plan.model_copy(update={"files": files, "versions": library_versions()})
     partial = folder / f"{MANIFEST_FILE}.partial"
     partial.write_text(manifest.model_dump_json(indent=2) + "\n")
     os.replace(partial, folder / MANIFEST_FILE)

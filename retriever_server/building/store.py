@@ -36,10 +36,11 @@ class FileMark(BaseModel):
     sha256: str
 
 
-class IndexPlan(BaseModel):
-    """What an index is of and how it is built; `corpus.sha256` is the fingerprint of the corpus.
+class Manifest(BaseModel):
+    """The description of an index directory; `corpus.sha256` is the fingerprint of the corpus.
 
-    Kinds without an encoder have None for it and its dimension.
+    Kinds without an encoder have None for it and its dimension. `files` are those of the index, by name:
+    none, and no `versions`, while it is only planned.
     """
 
     kind: str
@@ -50,11 +51,6 @@ class IndexPlan(BaseModel):
     dimension: int | None = None
     count: int
     corpus: FileMark
-
-
-class Manifest(IndexPlan):
-    """The description of a complete index directory; `files` are those of the index, by name."""
-
     format: Literal[2] = 2
     files: dict[str, FileMark]
     versions: dict[str, str]

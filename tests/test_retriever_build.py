@@ -21,7 +21,7 @@ from sentence_transformers import SentenceTransformer
 
 from retriever_server.__main__ import main
 from retriever_server.building.build import BuildOptions, check_free_space
-from retriever_server.building.folder import building_folder
+from retriever_server.building.folder import IndexTarget
 from retriever_server.building.store import open_store, read_manifest
 from retriever_server.corpus import Corpus, CorpusSummary
 from retriever_server.errors import RetrieverError, TooLittleMemory
@@ -270,7 +270,7 @@ def test_words_that_are_no_utf8_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_builds_of_one_index_do_not_meet(made: Path, tmp_path: Path) -> None:
-    with building_folder(tmp_path / "index"):
+    with IndexTarget(tmp_path / "index").building():
         result = command("build", made / "corpus.jsonl", tmp_path / "index")
     assert_one_line_error(result, "is being built by another process")
 

@@ -13,7 +13,7 @@ from test_retriever_bm25 import DEFAULT, PASSAGES, QUERIES, corpus_of, write_row
 from retriever_server.__main__ import main
 from retriever_server.building.store import open_store
 from retriever_server.errors import RetrieverError
-from retriever_server.indexes import IndexSources, Queries, Settings
+from retriever_server.indexes import IndexSources, Queries, Settings, pad_ranked
 from retriever_server.indexes.bm25 import Bm25Index, QueryWeightedBm25Index
 from retriever_server.indexes.flat import FlatIndex, FlatWriter
 from retriever_server.indexes.hybrid import HybridIndex, join_lists
@@ -55,7 +55,7 @@ def test_fusion_is_the_sum_of_reciprocal_ranks_with_ties_in_row_order(
     lists: list[list[int]], top_k: int
 ) -> None:
     padded = tuple(np.array([*rows, *[-1] * (12 - len(rows))]) for rows in lists)
-    scores, rows = join_lists(padded, top_k)
+    [scores], [rows] = pad_ranked([join_lists(padded, top_k)], top_k)
     expected = by_hand(lists)[:top_k]
     assert rows.tolist() == [row for _, row in expected] + [-1] * (top_k - len(expected))
     assert np.allclose(scores[: len(expected)], [score for score, _ in expected])

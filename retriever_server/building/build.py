@@ -13,14 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from retriever_server.building.folder import (
-    building_folder,
-    check_target,
-    publish,
-    remove,
-    restore_old_index,
-    siblings,
-)
+from retriever_server.building.folder import IndexTarget, remove
 from retriever_server.building.store import (
     MANIFEST_FILE,
     FileMark,
@@ -93,8 +86,9 @@ def create_index(options: BuildOptions) -> tuple[Manifest, bool]:
     that do not fit the corpus.
     """
     _check_options(options)
-    restore_old_index(options.target)
-    check_target(options.target)
+    target = IndexTarget(options.target)
+    target.restore_old()
+    target.check()
     summary = scan_corpus(options.corpus)
     existing = None if options.force else _existing(options, summary)
     if existing:
@@ -106,8 +100,8 @@ def create_index(options: BuildOptions) -> tuple[Manifest, bool]:
     needed = _needs(options, plan.count, plan.dimension).memory
     require_memory(needed, f'building the index kind "{options.kind}"', "choose one that needs less: flat")
     options.target.parent.mkdir(parents=True, exist_ok=True)
-    with building_folder(options.target) as folder:
-        if published := _just_published(options, plan):
+    with target.building() as folder:
+        if published := _just_published(options, target, plan):
             return published, True
         manifest = _complete(options, folder, plan)
         if manifest is None:
@@ -115,7 +109,7 @@ def create_index(options: BuildOptions) -> tuple[Manifest, bool]:
             manifest = _write_manifest(folder, plan, _write_index(options, folder, encoder))
         for name in (VECTORS_FILE, PLAN_FILE):  # needed until there is a manifest, should the build be killed
             (folder / name).unlink(missing_ok=True)
-        publish(folder, options.target)
+        target.publish()
     return manifest, True
 
 
@@ -204,13 +198,12 @@ def _existing(options: BuildOptions, summary: CorpusSummary) -> Manifest | None:
     return manifest
 
 
-def _just_published(options: BuildOptions, plan: Manifest) -> Manifest | None:
+def _just_published(options: BuildOptions, target: IndexTarget, plan: Manifest) -> Manifest | None:
     """The target's manifest, if a build of this very index was killed before it removed the old one."""
-    folder, old = siblings(options.target)
-    manifest = _complete(options, options.target, plan) if old.exists() else None
+    manifest = _complete(options, target.path, plan) if target.old.exists() else None
     if manifest:
-        remove(old)
-        remove(folder)
+        remove(target.old)
+        remove(target.folder)
     return manifest
 
 

@@ -4,6 +4,7 @@ A kind is built once from `IndexSources`, into files of its own inside the index
 there. To add one, write a class with the members of `Index` and name it in KINDS.
 """
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Protocol
@@ -91,6 +92,15 @@ class Index(Protocol):
 
         `vectors` is None for kinds that are not dense. Raises RetrieverError when the dimension differs.
         """
+
+
+def pad_ranked(ranked: Sequence[tuple[np.ndarray, np.ndarray]], top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(scores, rows) of each query, at most `top_k`, in the form that `Index.search` returns."""
+    scores = np.full((len(ranked), top_k), -np.inf)
+    rows = np.full((len(ranked), top_k), -1, np.int64)
+    for i, (of_query, found) in enumerate(ranked):
+        scores[i, : len(found)], rows[i, : len(found)] = of_query, found
+    return scores, rows
 
 
 def index_class(kind: str) -> type[Index]:

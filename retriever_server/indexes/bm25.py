@@ -21,13 +21,13 @@ memory-mapped; the vocabulary is in memory.
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import bm25s
 import numpy as np
 
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
-from retriever_server.indexes import IndexSources, Needs, Queries, Settings
+from retriever_server.indexes import IndexSources, Needs, Queries, Settings, pad_ranked
 from retriever_server.indexes.analysis import Analyzer
 from retriever_server.indexes.options import Bm25Options, IndexOptions
 from retriever_server.indexes.postings import Terms, count_terms, scatter
@@ -45,17 +45,12 @@ CHUNK_BYTES = 500_000_000
 BLOCK_ROWS = 1 << 18  # scored at a time: their scores stay in the processor's cache
 
 
-class _Formula(NamedTuple):
-    """What the scores of one corpus depend on."""
+class _Formula:
+    """The scores over passages of these `lengths`."""
 
-    options: Bm25Options
-    passages: int
-    mean_length: float
-
-    @classmethod
-    def of(cls, options: Bm25Options, lengths: np.ndarray) -> "_Formula":
-        """For passages of these `lengths`; stop words alone have mean 0, and no term needs it."""
-        return cls(options, len(lengths), float(lengths.mean()) or 1.0)
+    def __init__(self, options: Bm25Options, lengths: np.ndarray) -> None:
+        self.options, self.passages = options, len(lengths)
+        self.mean_length = float(lengths.mean()) or 1.0  # stop words alone have mean 0: no term needs it
 
     def idf(self, frequencies: np.ndarray) -> np.ndarray:
         return np.log((self.passages + 1) / (frequencies + 0.5))
@@ -85,7 +80,7 @@ class Bm25Index:
         self.count: int = len(self._lengths)
         if len(self._begins) != len(self._vocabulary) + 1 or opened.scores["num_docs"] != self.count:
             raise RetrieverError(f"{directory}: the files are not of one BM25 index; {BUILD_AGAIN}")
-        self._formula = _Formula.of(Bm25Options(k1=opened.k1, b=opened.b), self._lengths)
+        self._formula = _Formula(Bm25Options(k1=opened.k1, b=opened.b), self._lengths)
         self._analyzer = Analyzer()
 
     @classmethod
@@ -98,7 +93,7 @@ class Bm25Index:
         """Analyse the passages and write the index; an interrupted build starts over."""
         options = cast(Bm25Options, sources.options)
         terms = count_terms(sources.corpus, directory)
-        _write_postings(directory, terms, _Formula.of(options, terms.lengths))
+        _write_postings(directory, terms, _Formula(options, terms.lengths))
         np.save(directory / LENGTHS_FILE, terms.lengths)
         np.save(directory / BEGINS_FILE, np.concatenate([[0], np.cumsum(terms.frequencies)]))
         (directory / VOCABULARY_FILE).write_bytes(json.dumps(terms.vocabulary, ensure_ascii=False).encode())
@@ -144,15 +139,10 @@ class Bm25Index:
         The other passages have no score to rank them by: row -1 with score -inf takes their places.
         """
         top_k = min(top_k, self.count)
-        scores = np.full((len(queries.texts), top_k), -np.inf)
-        rows = np.full((len(queries.texts), top_k), -1, np.int64)
-        for i, text in enumerate(queries.texts):
-            best, of_best = self._best(text, top_k)
-            rows[i, : len(best)], scores[i, : len(best)] = best, of_best
-        return scores, rows
+        return pad_ranked([self._best(text, top_k) for text in queries.texts], top_k)
 
     def _best(self, text: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """A query's best rows, at most `top_k`, and their scores; memory does not grow with the corpus."""
+        """A query's best scores, at most `top_k`, and their rows; memory does not grow with the corpus."""
         terms, counts = self._known(text)
         begins = self._begins[terms]
         weights = self._query_weights(counts, self._begins[terms + 1] - begins)
@@ -168,7 +158,7 @@ class Bm25Index:
             rows, scores = np.concatenate([rows, start + best]), np.concatenate([scores, block[best]])
             order = np.argsort(-scores, kind="stable")[:top_k]  # earlier blocks have the earlier rows
             rows, scores = rows[order], scores[order]
-        return rows, scores
+        return scores, rows
 
     def _block(
         self, start: int, stop: int, begins: np.ndarray, ends: np.ndarray, weights: np.ndarray

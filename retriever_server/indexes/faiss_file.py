@@ -13,7 +13,7 @@ import numpy as np
 
 from retriever_server.corpus import row_chunks
 from retriever_server.errors import RetrieverError, first_line
-from retriever_server.indexes import Queries, Settings
+from retriever_server.indexes import Queries, Settings, pad_ranked
 
 FILE = "index.faiss"
 MEMBERS = {
@@ -92,7 +92,7 @@ class FaissIndex:
         vectors = np.ascontiguousarray(queries.vectors, dtype=np.float32)
         candidates = self._candidates(vectors, top_k)
         ranked = [self._rank(query, rows, top_k) for query, rows in zip(vectors, candidates, strict=True)]
-        return np.stack([scores for scores, _ in ranked]), np.stack([rows for _, rows in ranked])
+        return pad_ranked(ranked, top_k)
 
     def _candidates(self, queries: np.ndarray, top_k: int) -> Sequence[np.ndarray]:
         """For each query the rows [>= top_k] among which are all whose exact score could be in the top_k.
@@ -118,7 +118,7 @@ class FaissIndex:
         return self._index.search(queries, count)
 
     def _rank(self, query: np.ndarray, rows: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The best top_k of the candidates, padded with row -1 and score -inf."""
+        """Scores and rows of the best top_k of the candidates, of which those of row -1 are none."""
         rows = rows[rows >= 0]
         # FAISS adds up in an order that depends on the batch size; scoring its candidates again does not. In
         # parts, because a tie may have more rows than fit into memory in float64.
@@ -126,9 +126,7 @@ class FaissIndex:
         vectors = (self.vectors(part).astype(np.float64) for part in parts)
         exact = np.concatenate([part @ query.astype(np.float64) for part in vectors]).round(SCORE_DECIMALS)
         order = np.lexsort((rows, -exact))[:top_k]
-        scores, best = np.full(top_k, -np.inf), np.full(top_k, -1, dtype=np.int64)
-        scores[: len(order)], best[: len(order)] = exact[order], rows[order]
-        return scores, best
+        return exact[order], rows[order]
 
 
 def file_header(empty: faiss.Index, count: int, numbers: int) -> bytes:

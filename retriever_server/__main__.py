@@ -282,9 +282,9 @@ def _leave_ray() -> None:
 
 
 def _too_large_to_check(index_dir: Path) -> bool:
-    from retriever_server.building.store import read_manifest
+    from retriever_server.building.store import Manifest
 
-    manifest = read_manifest(index_dir)
+    manifest = Manifest.read(index_dir)
     large = manifest.corpus.bytes + sum(file.bytes for file in manifest.files.values()) > LARGE_BYTES
     if large:
         click.echo("large index: sizes and sample rows are checked, not the whole fingerprint", err=True)

@@ -22,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 from retriever_server.__main__ import main
 from retriever_server.building.build import BuildOptions, check_free_space
 from retriever_server.building.folder import IndexTarget
-from retriever_server.building.store import open_store, read_manifest
+from retriever_server.building.store import Manifest, open_store
 from retriever_server.corpus import Corpus, CorpusSummary
 from retriever_server.errors import RetrieverError, TooLittleMemory
 from retriever_server.models.encoder import Encoder, Prompts, default_prompts, set_threads
@@ -125,7 +125,7 @@ def test_building_the_same_again_does_nothing_and_something_else_needs_force(
     assert_one_line_error(command("build", other, index), "another corpus", "--force")
     assert_one_line_error(command("build", corpus, index, "--encoder", "x/y"), "another encoder", "--force")
     assert command("build", other, index, "--force").exit_code == 0
-    assert read_manifest(index).count == 5
+    assert Manifest.read(index).count == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "other.jsonl"]
 
     (index / "index.faiss").unlink()
@@ -239,7 +239,7 @@ def test_build_that_ends_between_its_renames_loses_nothing(tmp_path: Path, calls
         assert "already built" in command("build", first, index, "--index", "bm25").output
     made_before = ((index if calls == 2 else building) / "lengths.npy").stat().st_ino
     assert command(*replace).exit_code == 0
-    assert read_manifest(index).count == 40 and (index / "lengths.npy").stat().st_ino == made_before
+    assert Manifest.read(index).count == 40 and (index / "lengths.npy").stat().st_ino == made_before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["40.jsonl", "5.jsonl", "index"]
     open_store(index)
     assert command(*replace).exit_code == 0  # and --force is what it was
@@ -281,7 +281,7 @@ def test_what_was_begun_for_something_else_is_not_gone_on_with(made: Path, tmp_p
     (left / "plan.json").write_text("{}")
     (left / "vectors.faiss").write_bytes(b"of another encoder")
     assert command("build", made / "corpus.jsonl", tmp_path / "index").exit_code == 0
-    assert read_manifest(tmp_path / "index") == read_manifest(made / "index")
+    assert Manifest.read(tmp_path / "index") == Manifest.read(made / "index")
 
 
 def test_index_and_corpus_that_do_not_match_are_refused(made: Path, tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ def test_adopted_index_is_linked_and_serves_the_same(made: Path, tmp_path: Path)
     result = command("build", made / "corpus.jsonl", tmp_path / "index", "--faiss-index", published)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "index" / "index.faiss").is_symlink()
-    assert read_manifest(tmp_path / "index") == read_manifest(made / "index")
+    assert Manifest.read(tmp_path / "index") == Manifest.read(made / "index")
     open_store(tmp_path / "index")
 
 

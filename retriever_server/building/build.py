@@ -14,16 +14,7 @@ from typing import Any
 import numpy as np
 
 from retriever_server.building.folder import IndexTarget, remove
-from retriever_server.building.store import (
-    MANIFEST_FILE,
-    FileMark,
-    Manifest,
-    check_files,
-    check_rows,
-    library_versions,
-    mark_file,
-    read_manifest,
-)
+from retriever_server.building.store import MANIFEST_FILE, FileMark, Manifest, check_rows, library_versions
 from retriever_server.corpus import (
     Corpus,
     CorpusSummary,
@@ -180,7 +171,7 @@ def _existing(options: BuildOptions, summary: CorpusSummary) -> Manifest | None:
     """The manifest of the target if it holds the wanted index; RetrieverError if it holds another one."""
     if not (options.target / MANIFEST_FILE).is_file():
         return None
-    manifest = read_manifest(options.target)
+    manifest = Manifest.read(options.target)
     compared = {
         "corpus": (summary.sha256, manifest.corpus.sha256),
         "kind": (options.kind, manifest.kind),
@@ -194,7 +185,7 @@ def _existing(options: BuildOptions, summary: CorpusSummary) -> Manifest | None:
         raise RetrieverError(
             f"{options.target} holds an index with another {' and '.join(different)}; --force replaces it"
         )
-    check_files(options.target, manifest, contents=False)
+    manifest.check_files(options.target, contents=False)
     return manifest
 
 
@@ -212,8 +203,8 @@ def _complete(options: BuildOptions, folder: Path, plan: Manifest) -> Manifest |
     if options.faiss_index or options.vectors:  # that file may have changed, and nothing is encoded
         return None
     try:
-        manifest = read_manifest(folder)
-        check_files(folder, manifest, contents=True)
+        manifest = Manifest.read(folder)
+        manifest.check_files(folder, contents=True)
     except RetrieverError:
         return None
     return manifest if manifest.model_copy(update={"files": {}, "versions": {}}) == plan else None
@@ -239,7 +230,7 @@ def _write_index(options: BuildOptions, folder: Path, encoder: Encoder | None) -
         sources = IndexSources(corpus, _vectors(options, corpus, encoder, folder), typed)
         names = index_class(options.kind).build(sources, folder)
     check_rows(open_index(options.kind, folder, Settings(typed)), corpus, encoder, _sample(corpus))
-    return {name: mark_file(folder / name) for name in names}
+    return {name: FileMark.of(folder / name) for name in names}
 
 
 def _link(link: Path, target: Path) -> Path:

@@ -29,6 +29,8 @@ KINDS = {
 """Name -> module of this package and class, imported when it is used."""
 GPU_KINDS = ("flat", "flat_fp16")
 Device = Literal["cpu", "gpu", "auto"]
+ScoredRows = tuple[np.ndarray, np.ndarray]
+"""Scores float64 [q, k] and rows int64 [q, k], or [k] each for one query."""
 
 
 class IndexSources(NamedTuple):
@@ -81,7 +83,7 @@ class Index(Protocol):
     def build(cls, sources: IndexSources, directory: Path) -> list[str]:
         """Write the index into `directory`; returns the names of its files."""
 
-    def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: Queries, top_k: int) -> ScoredRows:
         """Scores float64 [q, k] and rows int64 [q, k], best first, equal scores in row order.
 
         k = min(top_k, count); where the index finds fewer, row -1 with score -inf.
@@ -94,7 +96,7 @@ class Index(Protocol):
         """
 
 
-def pad_ranked(ranked: Sequence[tuple[np.ndarray, np.ndarray]], top_k: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_ranked(ranked: Sequence[ScoredRows], top_k: int) -> ScoredRows:
     """(scores, rows) of each query, at most `top_k`, in the form that `Index.search` returns."""
     scores = np.full((len(ranked), top_k), -np.inf)
     rows = np.full((len(ranked), top_k), -1, np.int64)

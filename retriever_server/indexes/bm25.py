@@ -27,7 +27,7 @@ import bm25s
 import numpy as np
 
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
-from retriever_server.indexes import IndexSources, Needs, Queries, Settings, pad_ranked
+from retriever_server.indexes import IndexSources, Needs, Queries, ScoredRows, Settings, pad_ranked
 from retriever_server.indexes.analysis import Analyzer
 from retriever_server.indexes.options import Bm25Options, IndexOptions
 from retriever_server.indexes.postings import Terms, count_terms, scatter
@@ -133,7 +133,7 @@ class Bm25Index:
         begins, ends = self._begins[terms].tolist(), self._begins[terms + 1].tolist()
         return [self._rows[begin:end] for begin, end in zip(begins, ends, strict=True)]
 
-    def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: Queries, top_k: int) -> ScoredRows:
         """As in the protocol, exact over every passage that shares a term with the query.
 
         The other passages have no score to rank them by: row -1 with score -inf takes their places.
@@ -141,7 +141,7 @@ class Bm25Index:
         top_k = min(top_k, self.count)
         return pad_ranked([self._best(text, top_k) for text in queries.texts], top_k)
 
-    def _best(self, text: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _best(self, text: str, top_k: int) -> ScoredRows:
         """A query's best scores, at most `top_k`, and their rows; memory does not grow with the corpus."""
         terms, counts = self._known(text)
         begins = self._begins[terms]

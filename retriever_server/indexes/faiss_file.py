@@ -13,7 +13,7 @@ import numpy as np
 
 from retriever_server.corpus import row_chunks
 from retriever_server.errors import RetrieverError, first_line
-from retriever_server.indexes import Queries, Settings, pad_ranked
+from retriever_server.indexes import Queries, ScoredRows, Settings, pad_ranked
 
 FILE = "index.faiss"
 MEMBERS = {
@@ -85,7 +85,7 @@ class FaissIndex:
         agreement = (vectors * self.vectors(rows)).sum(axis=1)
         return np.abs(agreement - 1) <= 1 - self.least_agreement  # False for NaN
 
-    def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: Queries, top_k: int) -> ScoredRows:
         """As in the protocol; scores are rounded to SCORE_DECIMALS."""
         assert queries.vectors is not None
         top_k = min(top_k, self.count)
@@ -113,11 +113,11 @@ class FaissIndex:
             left += [(tied[start : start + size], more) for start in range(0, len(tied), size)]
         return complete
 
-    def _nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _nearest(self, queries: np.ndarray, count: int) -> ScoredRows:
         """What FAISS finds: scores float32 [q, count], best first, and rows int64 [q, count]."""
         return self._index.search(queries, count)
 
-    def _rank(self, query: np.ndarray, rows: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _rank(self, query: np.ndarray, rows: np.ndarray, top_k: int) -> ScoredRows:
         """Scores and rows of the best top_k of the candidates, of which those of row -1 are none."""
         rows = rows[rows >= 0]
         # FAISS adds up in an order that depends on the batch size; scoring its candidates again does not. In

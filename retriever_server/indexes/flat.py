@@ -6,13 +6,14 @@ GPUs, half precision finds the candidates (screen.py), and the answers are the s
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar
 
 import faiss
 import numpy as np
 
-from retriever_server.indexes import IndexSources, Needs, Settings
+from retriever_server.indexes import IndexSources, Needs, ScoredRows, Settings
 from retriever_server.indexes.faiss_file import FILE, FaissIndex, file_header
 from retriever_server.indexes.gpu import gpu_screen
 from retriever_server.indexes.options import IndexOptions
@@ -76,7 +77,7 @@ class FlatSlice(FlatIndex):
         selector = faiss.IDSelectorRange(rows.start, rows.stop)
         self._within = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
 
-    def _nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _nearest(self, queries: np.ndarray, count: int) -> ScoredRows:
         return self._index.search(queries, count, params=self._within)
 
 
@@ -92,7 +93,7 @@ def map_vectors(path: Path | None) -> np.ndarray:
     return np.memmap(path, dtype="<f4", mode="r", offset=header, shape=shape)
 
 
-class FlatWriter:
+class FlatWriter(AbstractContextManager["FlatWriter"]):
     """Appends to an IndexFlatIP file of `count` rows, and resumes a half-written one.
 
     Opening the finished file with FlatIndex checks it.
@@ -107,9 +108,6 @@ class FlatWriter:
             self._file.write(header)
         self.rows: int = (self._file.tell() - len(header)) // (4 * dimension)
         self._file.truncate(len(header) + self.rows * 4 * dimension)
-
-    def __enter__(self) -> "FlatWriter":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._file.close()

@@ -14,7 +14,16 @@ from typing import cast
 import numpy as np
 
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
-from retriever_server.indexes import Index, IndexSources, Needs, Queries, Settings, index_class, pad_ranked
+from retriever_server.indexes import (
+    Index,
+    IndexSources,
+    Needs,
+    Queries,
+    ScoredRows,
+    Settings,
+    index_class,
+    pad_ranked,
+)
 from retriever_server.indexes.options import Bm25Options, HybridOptions, IndexOptions, options_of
 
 RANK_OFFSET = 60
@@ -56,7 +65,7 @@ class HybridIndex:
         """Whether both parts can hold the passages there."""
         return np.logical_and(*(part.check(rows, texts, vectors) for part in self._parts))
 
-    def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: Queries, top_k: int) -> ScoredRows:
         """As in the protocol; row -1 with score -inf where the two lists together have fewer."""
         lists = [part.search(queries, self._depth)[1] for part in self._parts]
         top_k = min(top_k, self.count)
@@ -70,7 +79,7 @@ def _parts(options: IndexOptions) -> Iterator[tuple[str, type[Index], IndexOptio
     yield "lexical", index_class(hybrid.lexical), Bm25Options(k1=hybrid.k1, b=hybrid.b)
 
 
-def join_lists(lists: tuple[np.ndarray, ...], top_k: int) -> tuple[np.ndarray, np.ndarray]:
+def join_lists(lists: tuple[np.ndarray, ...], top_k: int) -> ScoredRows:
     """Join lists of rows, best first, padded with -1: scores float64 and rows int64, at most `top_k`."""
     rows = np.concatenate(lists)
     ranks = np.concatenate([np.arange(1, len(ranked) + 1) for ranked in lists])

@@ -33,11 +33,11 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from retriever_server.building.store import Manifest, check_files, read_manifest
+from retriever_server.building.store import Manifest
 from retriever_server.errors import RetrieverError
-from retriever_server.indexes import Queries
+from retriever_server.indexes import Queries, ScoredRows
 from retriever_server.indexes.flat import FlatIndex, FlatSlice
-from retriever_server.serving.shard import ScoredRows, Shard, ShardQuery
+from retriever_server.serving.shard import Shard, ShardQuery
 
 CONNECT_S = 5.0  # to connect to a cluster's address
 REPORT_S = 10.0  # between two lines about actors that are not ready yet
@@ -82,10 +82,10 @@ class ShardActor:
         if self._index is not None:
             return
         try:
-            manifest = read_manifest(self._directory)
+            manifest = Manifest.read(self._directory)
             if manifest != self._manifest:
                 raise RetrieverError(f"{self._directory} holds another index there than on the serving node")
-            check_files(self._directory, manifest, contents=False)
+            manifest.check_files(self._directory, contents=False)
             index = FlatSlice(self._directory, self._rows)
         except (RetrieverError, OSError) as error:
             advice = "all nodes must see the same index at the same path"
@@ -104,7 +104,7 @@ class ShardedIndex(FlatIndex):
         Raises RetrieverError for an index or a cluster that does not fit `options`, or a node that does not
         see the index.
         """
-        manifest = read_manifest(directory)
+        manifest = Manifest.read(directory)
         check_shardable(manifest, options)
         super().__init__(directory)
         connect(options)

@@ -18,7 +18,7 @@ import click
 import numpy as np
 import ray
 
-from retriever_server.building.store import MANIFEST_FILE, Manifest, mark_file
+from retriever_server.building.store import MANIFEST_FILE, FileMark, Manifest
 from retriever_server.corpus import CORPUS_FILE
 from retriever_server.errors import Unavailable
 from retriever_server.indexes import Index, Queries
@@ -39,8 +39,8 @@ def write_index(directory: Path, vectors: np.ndarray) -> None:
         kind="flat",
         dimension=vectors.shape[1],
         count=len(vectors),
-        corpus=mark_file(directory / CORPUS_FILE),
-        files={FILE: mark_file(directory / FILE)},
+        corpus=FileMark.of(directory / CORPUS_FILE),
+        files={FILE: FileMark.of(directory / FILE)},
         versions={},
     )
     (directory / MANIFEST_FILE).write_text(manifest.model_dump_json())

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -20,7 +21,6 @@ from retriever_server.indexes import KINDS, Device
 from retriever_server.indexes.options import option_help
 
 if TYPE_CHECKING:
-    from retriever_server.http.server import SearcherLoader
     from retriever_server.serving.metrics import ServiceMetrics
     from retriever_server.serving.pipeline import ServingLimits
     from retriever_server.serving.service import Searcher
@@ -118,36 +118,8 @@ def build_command(corpus: Path, index_dir: Path, **options: Any) -> None:
     click.echo(f"{index_dir}: {state} ({summary})")
 
 
-RAY_OPTIONS = {
-    "ray_address": "address",
-    "shards": "shards",
-    "replicas": "replicas",
-    "shard_cpus": "cpus",
-    "shard_timeout": "timeout_s",
-}
-"""Option -> field of ClusterOptions, whose defaults apply where an option is not given."""
-
-
-def ray_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that distribute an index over a Ray cluster: None if not given."""
-    for option in (
-        click.option(
-            "--shard-timeout",
-            type=click.FloatRange(min=0, min_open=True),
-            help="Seconds until a shard that does not answer is a 503.  [default: 10]",
-        ),
-        click.option("--shard-cpus", type=AT_LEAST_1, help="CPUs, and threads, per actor.  [default: 1]"),
-        click.option("--replicas", type=AT_LEAST_1, help="Actors that hold each slice.  [default: 1]"),
-        click.option("--shards", type=AT_LEAST_1, help="Slices of the index.  [default: 1]"),
-        click.option(
-            "--ray-address",
-            metavar="HOST:PORT",
-            help="Head of the cluster, of which this machine is a node.  [default: start Ray here]",
-        ),
-        click.option("--ray", is_flag=True, help="Search the index in shards, actors of a Ray cluster."),
-    ):
-        command = option(command)
-    return command
+RAY_OPTIONS = ("ray_address", "shards", "replicas", "shard_cpus", "shard_timeout")
+"""Fields of ClusterOptions, whose defaults apply where an option is not given."""
 
 
 @main.command(epilog=option_help())
@@ -207,7 +179,20 @@ def ray_options(command: Callable[..., None]) -> Callable[..., None]:
 @backend_option
 @device_option
 @threads_option
-@ray_options
+@click.option("--ray", is_flag=True, help="Search the index in shards, actors of a Ray cluster.")
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="Head of the cluster, of which this machine is a node.  [default: start Ray here]",
+)
+@click.option("--shards", type=AT_LEAST_1, help="Slices of the index.  [default: 1]")
+@click.option("--replicas", type=AT_LEAST_1, help="Actors that hold each slice.  [default: 1]")
+@click.option("--shard-cpus", type=AT_LEAST_1, help="CPUs, and threads, per actor.  [default: 1]")
+@click.option(
+    "--shard-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds until a shard that does not answer is a 503.  [default: 10]",
+)
 def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
     """Serve the index in INDEX_DIR over HTTP until SIGTERM or ctrl-C.
 
@@ -238,59 +223,56 @@ def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
             server.end_with_parent()
         served = Served()
         cluster = _pop_cluster_options(options)
-        load = _loader(index_dir, limits, served.metrics, cluster, **options)
+        load = partial(_load, index_dir, limits, served.metrics, cluster, **options)
         server.run_server(load, served, server.ListenOptions(**listen), at_end=_leave_ray)
 
 
 def _pop_cluster_options(options: dict[str, Any]) -> dict[str, Any] | None:
-    """Take the `ray_options` out: those given by the names of ClusterOptions, None without --ray."""
-    values = {option: options.pop(option) for option in RAY_OPTIONS}
-    given = [option for option in RAY_OPTIONS if values[option] is not None]
+    """Take RAY_OPTIONS out: those given, None without --ray."""
+    given = {name: value for name in RAY_OPTIONS if (value := options.pop(name)) is not None}
     if not options.pop("ray"):
         if given:
-            raise click.UsageError(f"--{given[0].replace('_', '-')} needs --ray")
+            raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} needs --ray")
         return None
     if options["index_device"] != "cpu":
         raise click.UsageError("--ray searches on CPUs: it cannot be combined with --index-device")
-    return {RAY_OPTIONS[option]: values[option] for option in given}
+    return given
 
 
-def _loader(
+def _load(
     index_dir: Path,
     limits: "ServingLimits",
     metrics: "ServiceMetrics",
     cluster: dict[str, Any] | None,
+    report: Callable[[str], None],
     *,
     reranker: str | None,
     rerank_depth: int,
     threads: int | None,
     skip_fingerprint: bool,
     **opening: Any,
-) -> "SearcherLoader":
-    def load(report: Callable[[str], None]) -> "Searcher":
-        report("loading libraries")
-        from retriever_server.building.store import open_store
-        from retriever_server.models.encoder import set_threads
-        from retriever_server.models.reranker import Reranker
-        from retriever_server.serving.service import Searcher
+) -> "Searcher":
+    report("loading libraries")
+    from retriever_server.building.store import open_store
+    from retriever_server.models.encoder import set_threads
+    from retriever_server.models.reranker import Reranker
+    from retriever_server.serving.service import Searcher
 
-        if threads:
-            set_threads(threads)
-        contents = not skip_fingerprint and not _too_large_to_check(index_dir)
-        store = open_store(index_dir, check_contents=contents, report=report, **opening)
-        ranker = None
-        if reranker is not None:
-            report("loading the reranker")
-            ranker = Reranker(reranker, opening["device"])
-        if cluster is not None:  # last: what fails before leaves no actors behind
-            report("starting the shards")
-            from retriever_server.serving.cluster import ClusterOptions, ShardedIndex
+    if threads:
+        set_threads(threads)
+    contents = not skip_fingerprint and not _too_large_to_check(index_dir)
+    store = open_store(index_dir, check_contents=contents, report=report, **opening)
+    ranker = None
+    if reranker is not None:
+        report("loading the reranker")
+        ranker = Reranker(reranker, opening["device"])
+    if cluster is not None:  # last: what fails before leaves no actors behind
+        report("starting the shards")
+        from retriever_server.serving.cluster import ClusterOptions, ShardedIndex
 
-            index = ShardedIndex(index_dir, ClusterOptions(**cluster))
-            store = replace(store, index=index, release=index.close)
-        return Searcher(store, limits, metrics, ranker, rerank_depth)
-
-    return load
+        index = ShardedIndex(index_dir, ClusterOptions(**cluster))
+        store = replace(store, index=index, release=index.close)
+    return Searcher(store, limits, metrics, ranker, rerank_depth)
 
 
 def _leave_ray() -> None:
@@ -300,9 +282,9 @@ def _leave_ray() -> None:
 
 
 def _too_large_to_check(index_dir: Path) -> bool:
-    from retriever_server.building.store import read_manifest
+    from retriever_server.building.store import Manifest
 
-    manifest = read_manifest(index_dir)
+    manifest = Manifest.read(index_dir)
     large = manifest.corpus.bytes + sum(file.bytes for file in manifest.files.values()) > LARGE_BYTES
     if large:
         click.echo("large index: sizes and sample rows are checked, not the whole fingerprint", err=True)

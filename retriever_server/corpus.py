@@ -173,7 +173,7 @@ def scan_corpus(path: Path) -> CorpusSummary:
     """
     digest, size, id_hashes = hashlib.sha256(), 0, array("q")
     repaired: list[int] = []
-    for _, document in _with_progress(read_documents(path, repaired), "checking the corpus"):
+    for document in _with_progress(path, "checking the corpus", repaired=repaired):
         line = document.line()
         digest.update(line)
         size += len(line)
@@ -209,8 +209,7 @@ def write_corpus(source: Path, directory: Path, expected: CorpusSummary) -> None
     offsets = np.lib.format.open_memmap(path, mode="w+", dtype=np.int64, shape=shape)
     digest, written = hashlib.sha256(), 0
     with (directory / CORPUS_FILE).open("wb") as copy:
-        documents = _with_progress(read_documents(source), "copying the corpus", expected.count)
-        for row, (_, document) in enumerate(documents):
+        for row, document in enumerate(_with_progress(source, "copying the corpus", expected.count)):
             line = document.line()
             copy.write(line)
             digest.update(line)
@@ -223,9 +222,11 @@ def write_corpus(source: Path, directory: Path, expected: CorpusSummary) -> None
 
 
 def _with_progress(
-    documents: Iterator[tuple[int, Document]], what: str, count: int | None = None
-) -> "tqdm[tuple[int, Document]]":
-    return tqdm(documents, desc=what, total=count, unit=" rows", mininterval=1, delay=2, leave=False)
+    path: Path, what: str, count: int | None = None, repaired: list[int] | None = None
+) -> Iterator[Document]:
+    rows = read_documents(path, repaired)
+    for _, document in tqdm(rows, desc=what, total=count, unit=" rows", mininterval=1, delay=2, leave=False):
+        yield document
 
 
 def row_chunks(count: int, size: int, what: str, done: int = 0) -> Iterator[range]:

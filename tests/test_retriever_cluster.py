@@ -28,7 +28,7 @@ from stack import command_of
 
 from benchmarks.cluster import write_index
 from retriever_server.building.build import BuildOptions, create_index
-from retriever_server.building.store import MANIFEST_FILE, open_store, read_manifest
+from retriever_server.building.store import MANIFEST_FILE, Manifest, open_store
 from retriever_server.errors import RetrieverError, Unavailable
 from retriever_server.http.app import create_retriever_app
 from retriever_server.indexes import Queries
@@ -103,7 +103,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def sharded(cluster: Cluster, directory: Path) -> Iterator[ShardedIndex]:
     """Three shards, one actor each; time enough for a restart."""
-    index = ShardedIndex(directory, ClusterOptions(cluster.address, shards=3, timeout_s=DEADLINE_S))
+    index = ShardedIndex(directory, ClusterOptions(cluster.address, shards=3, shard_timeout=DEADLINE_S))
     yield index
     index.close()
 
@@ -111,7 +111,7 @@ def sharded(cluster: Cluster, directory: Path) -> Iterator[ShardedIndex]:
 @pytest.fixture(scope="module")
 def replicated(cluster: Cluster, directory: Path) -> Iterator[ShardedIndex]:
     """Two shards, two actors each."""
-    options = ClusterOptions(cluster.address, shards=2, replicas=2, timeout_s=DEADLINE_S)
+    options = ClusterOptions(cluster.address, shards=2, replicas=2, shard_timeout=DEADLINE_S)
     index = ShardedIndex(directory, options)
     yield index
     index.close()
@@ -238,7 +238,7 @@ def test_replicas_are_on_different_nodes_of_which_one_may_go(
 
 
 def test_a_node_with_another_index_is_named(directory: Path) -> None:
-    expected = read_manifest(directory).model_copy(update={"count": 299})
+    expected = Manifest.read(directory).model_copy(update={"count": 299})
     with pytest.raises(RetrieverError, match=r"node [\d.]+: .* holds another index"):
         ShardActor(directory, expected, range(10), threads=1).open()
 
@@ -251,7 +251,7 @@ def test_what_does_not_fit_is_told_before_anything_starts(
         ShardedIndex(directory, ClusterOptions(cluster.address, shards=301))
     with pytest.raises(RetrieverError, match=r"40 shards x 1 replicas of 1 CPUs do not fit .* of 40"):
         ShardedIndex(directory, ClusterOptions(cluster.address, shards=40))
-    bm25 = read_manifest(directory).model_copy(update={"kind": "bm25"})
+    bm25 = Manifest.read(directory).model_copy(update={"kind": "bm25"})
     (tmp_path / MANIFEST_FILE).write_text(bm25.model_dump_json())
     with pytest.raises(RetrieverError, match="--ray serves indexes of kind flat; this one is of kind bm25"):
         ShardedIndex(tmp_path, ClusterOptions(cluster.address))

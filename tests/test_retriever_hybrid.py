@@ -7,17 +7,17 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from retriever_process import search_store
 from test_retriever_bm25 import DEFAULT, PASSAGES, QUERIES, corpus_of, write_rows
 
 from retriever_server.__main__ import main
 from retriever_server.building.store import open_store
 from retriever_server.errors import RetrieverError
-from retriever_server.indexes import IndexSources, Queries, Settings
+from retriever_server.indexes import IndexSources, Queries, Settings, pad_ranked
 from retriever_server.indexes.bm25 import Bm25Index, QueryWeightedBm25Index
 from retriever_server.indexes.flat import FlatIndex, FlatWriter
 from retriever_server.indexes.hybrid import HybridIndex, join_lists
 from retriever_server.indexes.options import HybridOptions, parse_options
-from retriever_server.serving.service import Searcher
 
 
 def made_vectors(count: int) -> np.ndarray:
@@ -55,7 +55,7 @@ def test_fusion_is_the_sum_of_reciprocal_ranks_with_ties_in_row_order(
     lists: list[list[int]], top_k: int
 ) -> None:
     padded = tuple(np.array([*rows, *[-1] * (12 - len(rows))]) for rows in lists)
-    scores, rows = join_lists(padded, top_k)
+    [scores], [rows] = pad_ranked([join_lists(padded, top_k)], top_k)
     expected = by_hand(lists)[:top_k]
     assert rows.tolist() == [row for _, row in expected] + [-1] * (top_k - len(expected))
     assert np.allclose(scores[: len(expected)], [score for score, _ in expected])
@@ -117,9 +117,7 @@ def test_command_builds_what_the_service_answers_from(tmp_path: Path) -> None:
     store = open_store(tmp_path / "index")
     assert store.manifest.encoder == "minilm" and "lexical/lengths.npy" in store.manifest.files
     assert not (tmp_path / "index" / "vectors.faiss").exists()
-    searcher = Searcher(store)
-    [[best, *others]] = searcher.search(["the Tiber floods"], 10)
-    searcher.close()
+    [[best, *others]] = search_store(store, ["the Tiber floods"], 10)
     assert best.id == "4" and best.score == pytest.approx(2 / 61) and len(others) == len(PASSAGES) - 1
     (tmp_path / "index" / "dense" / "index.faiss").write_bytes(b"")
     with pytest.raises(RetrieverError, match="dense/index.faiss is not the file"):

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from retriever_process import search_store
 
 from retriever_server.__main__ import main
 from retriever_server.building.build import SAMPLE_ROWS
-from retriever_server.building.store import open_store, read_manifest
+from retriever_server.building.store import Manifest, open_store
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import KINDS, Queries, Settings, index_class, open_index, screen
 from retriever_server.indexes.faiss_file import FaissIndex
@@ -25,7 +26,6 @@ from retriever_server.indexes.scalar import write_codes
 from retriever_server.indexes.screen import Screen
 from retriever_server.memory import require_memory
 from retriever_server.models.encoder import Encoder, set_threads
-from retriever_server.serving.service import Searcher
 
 PLACES = ("Rome", "Zürich", "Cairo", "Lima", "Oslo", "Perth", "Quito", "Kyoto", "Dakar", "Bergen")
 TRADES = ("baker", "sailor", "poet", "judge", "farmer", "painter", "doctor", "spy", "monk", "clockmaker")
@@ -116,7 +116,7 @@ def test_what_is_encoded_for_it_makes_the_same_index_as_given_vectors(made: Path
     for folder, kind in (("flat", "flat"), ("encoded", "hnsw")):
         succeed("build", tmp_path / "corpus.jsonl", tmp_path / folder, "--index", kind)
     given = build_kind(tmp_path, tmp_path / "given", "hnsw")
-    assert read_manifest(given) == read_manifest(tmp_path / "encoded")
+    assert Manifest.read(given) == Manifest.read(tmp_path / "encoded")
 
 
 def test_rows_that_are_not_found_are_marked_and_not_answered(made: Path) -> None:
@@ -126,15 +126,13 @@ def test_rows_that_are_not_found_are_marked_and_not_answered(made: Path) -> None
     lacking = rows[0] == -1
     assert 0 < lacking.sum() < 1500 and lacking[-lacking.sum() :].all()
     assert (scores[0][lacking] == -np.inf).all() and np.isfinite(scores[0][~lacking]).all()
-    searcher = Searcher(store)
-    [hits] = searcher.search(["a poet"], 1500)
-    searcher.close()
+    [hits] = search_store(store, ["a poet"], 1500)
     assert 0 < len(hits) < 1500
 
 
 def test_options_are_kept_and_applied_and_some_can_be_chosen_when_serving(made: Path, tmp_path: Path) -> None:
     index = build_kind(made, tmp_path / "index", "hnsw", "M=8", "efConstruction=20", "efSearch=33")
-    assert read_manifest(index).options == {"M": 8, "efConstruction": 20, "efSearch": 33, "storage": "fp16"}
+    assert Manifest.read(index).options == {"M": 8, "efConstruction": 20, "efSearch": 33, "storage": "fp16"}
     assert open_store(index).index._index.hnsw.efSearch == 33
     assert open_store(index, index_options=["efSearch=50"]).index._index.hnsw.efSearch == 50
     with pytest.raises(RetrieverError, match="--index-option M: it was decided when the index was built"):

@@ -13,25 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from retriever_server.building.folder import (
-    building_folder,
-    check_target,
-    publish,
-    remove,
-    restore_old_index,
-    siblings,
-)
-from retriever_server.building.store import (
-    MANIFEST_FILE,
-    FileMark,
-    IndexPlan,
-    Manifest,
-    check_files,
-    check_rows,
-    library_versions,
-    mark_file,
-    read_manifest,
-)
+from retriever_server.building.folder import IndexTarget, remove
+from retriever_server.building.store import MANIFEST_FILE, FileMark, Manifest, check_rows, library_versions
 from retriever_server.corpus import (
     Corpus,
     CorpusSummary,
@@ -94,8 +77,9 @@ def create_index(options: BuildOptions) -> tuple[Manifest, bool]:
     that do not fit the corpus.
     """
     _check_options(options)
-    restore_old_index(options.target)
-    check_target(options.target)
+    target = IndexTarget(options.target)
+    target.restore_old()
+    target.check()
     summary = scan_corpus(options.corpus)
     existing = None if options.force else _existing(options, summary)
     if existing:
@@ -107,8 +91,8 @@ def create_index(options: BuildOptions) -> tuple[Manifest, bool]:
     needed = _needs(options, plan.count, plan.dimension).memory
     require_memory(needed, f'building the index kind "{options.kind}"', "choose one that needs less: flat")
     options.target.parent.mkdir(parents=True, exist_ok=True)
-    with building_folder(options.target) as folder:
-        if published := _just_published(options, plan):
+    with target.building() as folder:
+        if published := _just_published(options, target, plan):
             return published, True
         manifest = _complete(options, folder, plan)
         if manifest is None:
@@ -116,7 +100,7 @@ def create_index(options: BuildOptions) -> tuple[Manifest, bool]:
             manifest = _write_manifest(folder, plan, _write_index(options, folder, encoder))
         for name in (VECTORS_FILE, PLAN_FILE):  # needed until there is a manifest, should the build be killed
             (folder / name).unlink(missing_ok=True)
-        publish(folder, options.target)
+        target.publish()
     return manifest, True
 
 
@@ -166,14 +150,16 @@ def _load_encoder(options: BuildOptions) -> Encoder | None:
     )
 
 
-def _plan(options: BuildOptions, summary: CorpusSummary, encoder: Encoder | None) -> IndexPlan:
+def _plan(options: BuildOptions, summary: CorpusSummary, encoder: Encoder | None) -> Manifest:
     # How an adopted index was built is not known.
     known = set(options_of(options.kind).at_serving) if options.faiss_index else None
-    plan = IndexPlan(
+    plan = Manifest(
         kind=options.kind,
         options=options.kind_options().model_dump(include=known),
         count=summary.count,
         corpus=FileMark(bytes=summary.bytes, sha256=summary.sha256),
+        files={},
+        versions={},
     )
     if encoder:
         plan.encoder, plan.dimension = stored_name(encoder.name), encoder.dimension
@@ -185,7 +171,7 @@ def _existing(options: BuildOptions, summary: CorpusSummary) -> Manifest | None:
     """The manifest of the target if it holds the wanted index; RetrieverError if it holds another one."""
     if not (options.target / MANIFEST_FILE).is_file():
         return None
-    manifest = read_manifest(options.target)
+    manifest = Manifest.read(options.target)
     compared = {
         "corpus": (summary.sha256, manifest.corpus.sha256),
         "kind": (options.kind, manifest.kind),
@@ -199,33 +185,32 @@ def _existing(options: BuildOptions, summary: CorpusSummary) -> Manifest | None:
         raise RetrieverError(
             f"{options.target} holds an index with another {' and '.join(different)}; --force replaces it"
         )
-    check_files(options.target, manifest, contents=False)
+    manifest.check_files(options.target, contents=False)
     return manifest
 
 
-def _just_published(options: BuildOptions, plan: IndexPlan) -> Manifest | None:
+def _just_published(options: BuildOptions, target: IndexTarget, plan: Manifest) -> Manifest | None:
     """The target's manifest, if a build of this very index was killed before it removed the old one."""
-    folder, old = siblings(options.target)
-    manifest = _complete(options, options.target, plan) if old.exists() else None
+    manifest = _complete(options, target.path, plan) if target.old.exists() else None
     if manifest:
-        remove(old)
-        remove(folder)
+        remove(target.old)
+        remove(target.folder)
     return manifest
 
 
-def _complete(options: BuildOptions, folder: Path, plan: IndexPlan) -> Manifest | None:
+def _complete(options: BuildOptions, folder: Path, plan: Manifest) -> Manifest | None:
     """The manifest of the index in `folder` if it is complete and of this very plan."""
     if options.faiss_index or options.vectors:  # that file may have changed, and nothing is encoded
         return None
     try:
-        manifest = read_manifest(folder)
-        check_files(folder, manifest, contents=True)
+        manifest = Manifest.read(folder)
+        manifest.check_files(folder, contents=True)
     except RetrieverError:
         return None
-    return manifest if IndexPlan.model_validate(manifest.model_dump()) == plan else None
+    return manifest if manifest.model_copy(update={"files": {}, "versions": {}}) == plan else None
 
 
-def _prepare(options: BuildOptions, folder: Path, plan: IndexPlan, summary: CorpusSummary) -> None:
+def _prepare(options: BuildOptions, folder: Path, plan: Manifest, summary: CorpusSummary) -> None:
     """Put corpus and plan into `folder`, the plan last, unless they are there; empty it of another plan."""
     file = folder / PLAN_FILE
     if file.is_file() and file.read_text() == plan.model_dump_json():
@@ -245,7 +230,7 @@ def _write_index(options: BuildOptions, folder: Path, encoder: Encoder | None) -
         sources = IndexSources(corpus, _vectors(options, corpus, encoder, folder), typed)
         names = index_class(options.kind).build(sources, folder)
     check_rows(open_index(options.kind, folder, Settings(typed)), corpus, encoder, _sample(corpus))
-    return {name: mark_file(folder / name) for name in names}
+    return {name: FileMark.of(folder / name) for name in names}
 
 
 def _link(link: Path, target: Path) -> Path:
@@ -281,9 +266,9 @@ def _encode(corpus: Corpus, encoder: Encoder, folder: Path) -> Path:
     return path
 
 
-def _write_manifest(folder: Path, plan: IndexPlan, files: dict[str, FileMark]) -> Manifest:
+def _write_manifest(folder: Path, plan: Manifest, files: dict[str, FileMark]) -> Manifest:
     """Write the manifest atomically: a folder that has one holds a complete index."""
-    manifest = Manifest(**plan.model_dump(), files=files, versions=library_versions())
+    manifest = plan.model_copy(update={"files": files, "versions": library_versions()})
     partial = folder / f"{MANIFEST_FILE}.partial"
     partial.write_text(manifest.model_dump_json(indent=2) + "\n")
     os.replace(partial, folder / MANIFEST_FILE)

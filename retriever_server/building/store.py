@@ -35,11 +35,18 @@ class FileMark(BaseModel):
     bytes: int
     sha256: str
 
+    @classmethod
+    def of(cls, path: Path) -> "FileMark":
+        """The mark of a file, which is read as a whole."""
+        with path.open("rb") as file:
+            return cls(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
-class IndexPlan(BaseModel):
-    """What an index is of and how it is built; `corpus.sha256` is the fingerprint of the corpus.
 
-    Kinds without an encoder have None for it and its dimension.
+class Manifest(BaseModel):
+    """The description of an index directory; `corpus.sha256` is the fingerprint of the corpus.
+
+    Kinds without an encoder have None for it and its dimension. `files` are those of the index, by name:
+    none, and no `versions`, while it is only planned.
     """
 
     kind: str
@@ -50,14 +57,33 @@ class IndexPlan(BaseModel):
     dimension: int | None = None
     count: int
     corpus: FileMark
-
-
-class Manifest(IndexPlan):
-    """The description of a complete index directory; `files` are those of the index, by name."""
-
     format: Literal[2] = 2
     files: dict[str, FileMark]
     versions: dict[str, str]
+
+    @classmethod
+    def read(cls, directory: Path) -> "Manifest":
+        """That of an index directory; RetrieverError when there is none that this version understands."""
+        path = directory / MANIFEST_FILE
+        if not path.is_file():
+            raise RetrieverError(
+                f"{directory} is not an index directory (no {MANIFEST_FILE}); see build --help"
+            )
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "content"
+            raise RetrieverError(f"{path}: {where}: {first['msg']}; {BUILD_AGAIN}") from error
+
+    def check_files(self, directory: Path, *, contents: bool) -> None:
+        """Raise RetrieverError if files are not as described: by size, and with `contents` by SHA-256."""
+        for name, mark in {CORPUS_FILE: self.corpus, **self.files}.items():
+            path = directory / name
+            if not path.is_file():
+                raise RetrieverError(f"{path} is missing; {BUILD_AGAIN}")
+            if path.stat().st_size != mark.bytes or (contents and FileMark.of(path) != mark):
+                raise RetrieverError(f"{path} is not the file this index was built with; {BUILD_AGAIN}")
 
 
 @dataclass(frozen=True)
@@ -72,39 +98,10 @@ class Store:
     """Releases what the index holds in other processes, once it is no longer searched."""
 
 
-def mark_file(path: Path) -> FileMark:
-    """The mark of a file, which is read as a whole."""
-    with path.open("rb") as file:
-        return FileMark(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
-
-
 def library_versions() -> dict[str, str]:
     """The versions that vectors and scores depend on."""
     libraries = ("sentence-transformers", "torch", "transformers")
     return {"faiss": faiss.__version__} | {name: version(name) for name in libraries}
-
-
-def read_manifest(directory: Path) -> Manifest:
-    """The manifest of an index directory; RetrieverError when there is none that this version understands."""
-    path = directory / MANIFEST_FILE
-    if not path.is_file():
-        raise RetrieverError(f"{directory} is not an index directory (no {MANIFEST_FILE}); see build --help")
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "content"
-        raise RetrieverError(f"{path}: {where}: {first['msg']}; {BUILD_AGAIN}") from error
-
-
-def check_files(directory: Path, manifest: Manifest, *, contents: bool) -> None:
-    """Raise RetrieverError if files are not the manifest's: by size, and with `contents` by SHA-256."""
-    for name, mark in {CORPUS_FILE: manifest.corpus, **manifest.files}.items():
-        path = directory / name
-        if not path.is_file():
-            raise RetrieverError(f"{path} is missing; {BUILD_AGAIN}")
-        if path.stat().st_size != mark.bytes or (contents and mark_file(path) != mark):
-            raise RetrieverError(f"{path} is not the file this index was built with; {BUILD_AGAIN}")
 
 
 def check_rows(index: Index, corpus: Corpus, encoder: Encoder | None, rows: np.ndarray) -> None:
@@ -142,9 +139,9 @@ def open_store(
     that may change after the build. Sizes, counts and a few rows are always checked, whole files only with
     `check_contents`. Raises RetrieverError at the first mismatch.
     """
-    manifest = read_manifest(directory)
+    manifest = Manifest.read(directory)
     report("checking files")
-    check_files(directory, manifest, contents=check_contents)
+    manifest.check_files(directory, contents=check_contents)
     report("opening the index")
     changed = parse_options(manifest.kind, index_options)
     require_serving(manifest.kind, changed, "it was decided when the index was built")

@@ -170,7 +170,9 @@ def _check_token() -> None:
 @routes.after_app_request
 def _count(response: Response) -> Response:
     route = request.url_rule.rule if request.url_rule else "none"
-    _served().metrics.request(route, response.status_code, time.perf_counter() - g.began)
+    metrics = _served().metrics
+    metrics.requests.labels(route, str(response.status_code)).inc()
+    metrics.request_seconds.labels(route).observe(time.perf_counter() - g.began)
     return response
 
 

@@ -97,10 +97,10 @@ def _reload_on_request(load: SearcherLoader, served: Served, allowed: bool) -> N
         request = requests.get()
         try:
             summary = _load_into(served, load, lambda stage: None)
-            served.metrics.reload("done")
+            served.metrics.reloads.labels("done").inc()
             click.echo(f"reloaded: {summary}")
         except Exception as error:  # whatever is wrong with the new index, the old one stays in service
-            served.metrics.reload("failed")
+            served.metrics.reloads.labels("failed").inc()
             click.echo(f"reload failed, still serving the old index: {error}", err=True)
             request.set_exception(error)
         except _Stop:

@@ -4,6 +4,7 @@ A kind is built once from `IndexSources`, into files of its own inside the index
 there. To add one, write a class with the members of `Index` and name it in KINDS.
 """
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, Protocol
@@ -28,6 +29,8 @@ KINDS = {
 """Name -> module of this package and class, imported when it is used."""
 GPU_KINDS = ("flat", "flat_fp16")
 Device = Literal["cpu", "gpu", "auto"]
+ScoredRows = tuple[np.ndarray, np.ndarray]
+"""Scores float64 [q, k] and rows int64 [q, k], or [k] each for one query."""
 
 
 class IndexSources(NamedTuple):
@@ -80,7 +83,7 @@ class Index(Protocol):
     def build(cls, sources: IndexSources, directory: Path) -> list[str]:
         """Write the index into `directory`; returns the names of its files."""
 
-    def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: Queries, top_k: int) -> ScoredRows:
         """Scores float64 [q, k] and rows int64 [q, k], best first, equal scores in row order.
 
         k = min(top_k, count); where the index finds fewer, row -1 with score -inf.
@@ -91,6 +94,15 @@ class Index(Protocol):
 
         `vectors` is None for kinds that are not dense. Raises RetrieverError when the dimension differs.
         """
+
+
+def pad_ranked(ranked: Sequence[ScoredRows], top_k: int) -> ScoredRows:
+    """(scores, rows) of each query, at most `top_k`, in the form that `Index.search` returns."""
+    scores = np.full((len(ranked), top_k), -np.inf)
+    rows = np.full((len(ranked), top_k), -1, np.int64)
+    for i, (of_query, found) in enumerate(ranked):
+        scores[i, : len(found)], rows[i, : len(found)] = of_query, found
+    return scores, rows
 
 
 def index_class(kind: str) -> type[Index]:

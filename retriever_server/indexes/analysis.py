@@ -57,9 +57,8 @@ _UNICODE = _unicode_words()
 # A vowel and later a consonant: the measure above 0 that most of Porter's rules require of what they leave.
 _MEASURED = re.compile("[aeiou][^aeiou]|(?<=[^aeiou])y[^aeiou]")
 _VOWEL = re.compile("[aeiou]|(?<=[^aeiou])y")
-_DOUBLED = re.compile(
-    r"(.*([^aeiouybdfglmnprstz]))\2(?:ed|ing)s?"
-)  # the library does bb dd ff gg mm nn pp rr tt
+# The library does bb dd ff gg mm nn pp rr tt.
+_DOUBLED = re.compile(r"(.*([^aeiouybdfglmnprstz]))\2(?:ed|ing)s?")
 _BLI_LOGI = re.compile("(.*)(bl|log)(?:[iy](?:ed|ing)?s?|ies)")
 
 

@@ -39,7 +39,7 @@ class HnswIndex(FaissIndex):
         super().__init__(directory, settings)
         self._ef_search = cast(HnswOptions, settings.options).efSearch
         self._index.hnsw.efSearch = self._ef_search
-        self._storage = faiss.downcast_index(self._index.storage)
+        self._keeper = faiss.downcast_index(self._index.storage)
 
     @classmethod
     def needs(cls, count: int, dimension: int | None, options: IndexOptions) -> Needs:
@@ -59,10 +59,6 @@ class HnswIndex(FaissIndex):
         if not index.is_trained:
             index.train(training_sample(vectors, SQ_TRAINING_ROWS))
         return _fill(index, vectors, directory)
-
-    def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """The vectors of `rows` [n] from the graph's storage: float32 [n, dimension]."""
-        return self._storage.reconstruct_batch(rows)
 
     def _candidates(self, queries: np.ndarray, top_k: int) -> Sequence[np.ndarray]:
         # Always all that the walk visited: so the first of a long list are those of a short one.
@@ -89,7 +85,7 @@ class IvfPqIndex(FaissIndex):
         super().__init__(directory, settings)
         options = cast(IvfPqOptions, settings.options)
         self._codes: Any = faiss.downcast_index(self._index.base_index)
-        self._refined = faiss.downcast_index(self._index.refine_index)
+        self._keeper = faiss.downcast_index(self._index.refine_index)
         self._wanted = options.candidates
         faiss.extract_index_ivf(self._codes).nprobe = options.nprobe
 
@@ -123,10 +119,6 @@ class IvfPqIndex(FaissIndex):
         index = faiss.index_factory(dimension, recipe, faiss.METRIC_INNER_PRODUCT)
         _train(index, training_sample(vectors, min(count, _training_rows(lists))))
         return _fill(index, vectors, directory)
-
-    def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """The vectors of `rows` [n] from their refined form: float32 [n, dimension]."""
-        return self._refined.reconstruct_batch(rows)
 
     def _candidates(self, queries: np.ndarray, top_k: int) -> Sequence[np.ndarray]:
         # Always as many: so the first of a long list are those of a short one.

@@ -21,16 +21,16 @@ memory-mapped; the vocabulary is in memory.
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import bm25s
 import numpy as np
 
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
-from retriever_server.indexes import IndexSources, Needs, Queries, Settings
+from retriever_server.indexes import IndexSources, Needs, Queries, ScoredRows, Settings, pad_ranked
 from retriever_server.indexes.analysis import Analyzer
 from retriever_server.indexes.options import Bm25Options, IndexOptions
-from retriever_server.indexes.postings import Chunk, Terms, count_terms, scatter
+from retriever_server.indexes.postings import Terms, count_terms, scatter
 
 WEIGHTS_FILE = "data.csc.index.npy"  # idf times saturation of each posting, float32
 ROWS_FILE = "indices.csc.index.npy"  # row of each posting, int32, ascending within a term
@@ -45,17 +45,12 @@ CHUNK_BYTES = 500_000_000
 BLOCK_ROWS = 1 << 18  # scored at a time: their scores stay in the processor's cache
 
 
-class _Formula(NamedTuple):
-    """What the scores of one corpus depend on."""
+class _Formula:
+    """The scores over passages of these `lengths`."""
 
-    options: Bm25Options
-    passages: int
-    mean_length: float
-
-    @classmethod
-    def of(cls, options: Bm25Options, lengths: np.ndarray) -> "_Formula":
-        """For passages of these `lengths`; stop words alone have mean 0, and no term needs it."""
-        return cls(options, len(lengths), float(lengths.mean()) or 1.0)
+    def __init__(self, options: Bm25Options, lengths: np.ndarray) -> None:
+        self.options, self.passages = options, len(lengths)
+        self.mean_length = float(lengths.mean()) or 1.0  # stop words alone have mean 0: no term needs it
 
     def idf(self, frequencies: np.ndarray) -> np.ndarray:
         return np.log((self.passages + 1) / (frequencies + 0.5))
@@ -85,7 +80,7 @@ class Bm25Index:
         self.count: int = len(self._lengths)
         if len(self._begins) != len(self._vocabulary) + 1 or opened.scores["num_docs"] != self.count:
             raise RetrieverError(f"{directory}: the files are not of one BM25 index; {BUILD_AGAIN}")
-        self._formula = _Formula.of(Bm25Options(k1=opened.k1, b=opened.b), self._lengths)
+        self._formula = _Formula(Bm25Options(k1=opened.k1, b=opened.b), self._lengths)
         self._analyzer = Analyzer()
 
     @classmethod
@@ -98,18 +93,12 @@ class Bm25Index:
         """Analyse the passages and write the index; an interrupted build starts over."""
         options = cast(Bm25Options, sources.options)
         terms = count_terms(sources.corpus, directory)
-        _write_postings(directory, terms, _Formula.of(options, terms.lengths))
+        _write_postings(directory, terms, _Formula(options, terms.lengths))
         np.save(directory / LENGTHS_FILE, terms.lengths)
         np.save(directory / BEGINS_FILE, np.concatenate([[0], np.cumsum(terms.frequencies)]))
         (directory / VOCABULARY_FILE).write_bytes(json.dumps(terms.vocabulary, ensure_ascii=False).encode())
         # As bm25s writes them; delta is of formulas other than Lucene's.
-        parameters = {
-            "k1": options.k1,
-            "b": options.b,
-            "delta": 0.5,
-            "method": "lucene",
-            "idf_method": "lucene",
-        }
+        parameters = options.model_dump() | {"delta": 0.5, "method": "lucene", "idf_method": "lucene"}
         parameters |= {"dtype": "float32", "int_dtype": "int32", "num_docs": len(terms.lengths)}
         parameters |= {"version": bm25s.__version__, "backend": "numpy"}
         (directory / PARAMETERS_FILE).write_text(json.dumps(parameters) + "\n")
@@ -127,7 +116,7 @@ class Bm25Index:
         if counts.sum() != length or len(self._analyzer.terms(text)) != length:
             return False
         begins, ends = self._begins[terms], self._begins[terms + 1]
-        places = begins + self._offsets(self._postings(terms), row)
+        places = begins + _rows_before(self._postings(terms), row)
         if (places == ends).any() or (self._rows[places] != row).any():
             return False
         expected = self._formula.idf(ends - begins) * self._formula.saturation(counts, length)
@@ -144,27 +133,16 @@ class Bm25Index:
         begins, ends = self._begins[terms].tolist(), self._begins[terms + 1].tolist()
         return [self._rows[begin:end] for begin, end in zip(begins, ends, strict=True)]
 
-    @staticmethod
-    def _offsets(postings: list[np.ndarray], row: int) -> np.ndarray:
-        """How many rows of each posting list come before `row`: int64 [lists]."""
-        # The row as int32: any other type would have each list converted to that type.
-        return np.array([np.searchsorted(rows, np.int32(row)) for rows in postings], np.int64)
-
-    def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: Queries, top_k: int) -> ScoredRows:
         """As in the protocol, exact over every passage that shares a term with the query.
 
         The other passages have no score to rank them by: row -1 with score -inf takes their places.
         """
         top_k = min(top_k, self.count)
-        scores = np.full((len(queries.texts), top_k), -np.inf)
-        rows = np.full((len(queries.texts), top_k), -1, np.int64)
-        for i, text in enumerate(queries.texts):
-            best, of_best = self._best(text, top_k)
-            rows[i, : len(best)], scores[i, : len(best)] = best, of_best
-        return scores, rows
+        return pad_ranked([self._best(text, top_k) for text in queries.texts], top_k)
 
-    def _best(self, text: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """A query's best rows, at most `top_k`, and their scores; memory does not grow with the corpus."""
+    def _best(self, text: str, top_k: int) -> ScoredRows:
+        """A query's best scores, at most `top_k`, and their rows; memory does not grow with the corpus."""
         terms, counts = self._known(text)
         begins = self._begins[terms]
         weights = self._query_weights(counts, self._begins[terms + 1] - begins)
@@ -173,14 +151,14 @@ class Bm25Index:
         scored = np.zeros(len(terms), np.int64)
         for start in range(0, self.count, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, self.count)
-            upto = self._offsets(postings, stop)
+            upto = _rows_before(postings, stop)
             block = self._block(start, stop, begins + scored, begins + upto, weights)
             scored = upto
             best = best_rows(block, top_k)
             rows, scores = np.concatenate([rows, start + best]), np.concatenate([scores, block[best]])
             order = np.argsort(-scores, kind="stable")[:top_k]  # earlier blocks have the earlier rows
             rows, scores = rows[order], scores[order]
-        return rows, scores
+        return scores, rows
 
     def _block(
         self, start: int, stop: int, begins: np.ndarray, ends: np.ndarray, weights: np.ndarray
@@ -204,6 +182,12 @@ class QueryWeightedBm25Index(Bm25Index):
         return self._formula.idf(frequencies) * self._formula.saturation(counts, counts.sum())
 
 
+def _rows_before(postings: list[np.ndarray], row: int) -> np.ndarray:
+    """How many rows of each posting list come before `row`: int64 [lists]."""
+    # The row as int32: any other type would have each list converted to that type.
+    return np.array([np.searchsorted(rows, np.int32(row)) for rows in postings], np.int64)
+
+
 def best_rows(scores: np.ndarray, top_k: int) -> np.ndarray:
     """The rows of `scores` [n] above 0, at most `top_k`, best first, equal scores in row order: int64."""
     rows = np.flatnonzero(scores > 0)
@@ -218,12 +202,9 @@ def _write_postings(directory: Path, terms: Terms, formula: _Formula) -> None:
     idf = formula.idf(terms.frequencies)
     weights = _new_array(directory / WEIGHTS_FILE, np.float32, size)
     rows = _new_array(directory / ROWS_FILE, np.int32, size)
-
-    def put(places: np.ndarray, chunk: Chunk) -> None:
+    for places, chunk in scatter(terms, directory):
         rows[places] = chunk.rows
         weights[places] = idf[chunk.terms] * formula.saturation(chunk.counts, terms.lengths[chunk.rows])
-
-    scatter(terms, directory, put)
     rows.flush()
     weights.flush()
 

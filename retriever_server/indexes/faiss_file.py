@@ -13,7 +13,7 @@ import numpy as np
 
 from retriever_server.corpus import row_chunks
 from retriever_server.errors import RetrieverError, first_line
-from retriever_server.indexes import Queries, Settings
+from retriever_server.indexes import Queries, ScoredRows, Settings, pad_ranked
 
 FILE = "index.faiss"
 MEMBERS = {
@@ -23,6 +23,7 @@ MEMBERS = {
     faiss.IndexIDMap: "index",
 }
 """Type of an index around another -> its member that is the other."""
+COUNT_FIELD = slice(8, 16)  # where a FAISS file has its number of vectors
 CHUNK_ROWS = 1 << 14  # built at a time
 SCORE_DECIMALS = 6
 SPARE_CANDIDATES = 16
@@ -38,8 +39,7 @@ faiss.cvar.distance_compute_blas_threshold = 4
 class FaissIndex:
     """One FAISS file, read only, memory-mapped as far as FAISS can. Thread-safe.
 
-    A kind defines its FAISS `types` (`expected` in a message), returns its stored `vectors`, and may find
-    `_candidates` in its own way.
+    A kind defines its FAISS `types` (`expected` in a message), and may find `_candidates` in its own way.
     """
 
     dense: ClassVar[bool] = True
@@ -61,6 +61,8 @@ class FaissIndex:
                 f'{path}: it is {_describe(index)}, but the kind "{self.kind}" is {self.expected}'
             )
         self._index: Any = index
+        self._keeper: Any = index
+        """The part that has the vectors."""
         self.count: int = index.ntotal
         self.dimension: int = index.d
 
@@ -71,7 +73,7 @@ class FaissIndex:
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """The stored vectors of `rows` [n], as exactly as the kind keeps them: float [n, dimension]."""
-        raise NotImplementedError
+        return self._keeper.reconstruct_batch(rows)
 
     def check(self, rows: np.ndarray, texts: list[str], vectors: np.ndarray | None) -> np.ndarray:
         """Whether each row's inner product with the same row of `vectors` is that of a vector with itself."""
@@ -83,14 +85,14 @@ class FaissIndex:
         agreement = (vectors * self.vectors(rows)).sum(axis=1)
         return np.abs(agreement - 1) <= 1 - self.least_agreement  # False for NaN
 
-    def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: Queries, top_k: int) -> ScoredRows:
         """As in the protocol; scores are rounded to SCORE_DECIMALS."""
         assert queries.vectors is not None
         top_k = min(top_k, self.count)
         vectors = np.ascontiguousarray(queries.vectors, dtype=np.float32)
         candidates = self._candidates(vectors, top_k)
         ranked = [self._rank(query, rows, top_k) for query, rows in zip(vectors, candidates, strict=True)]
-        return np.stack([scores for scores, _ in ranked]), np.stack([rows for _, rows in ranked])
+        return pad_ranked(ranked, top_k)
 
     def _candidates(self, queries: np.ndarray, top_k: int) -> Sequence[np.ndarray]:
         """For each query the rows [>= top_k] among which are all whose exact score could be in the top_k.
@@ -111,12 +113,12 @@ class FaissIndex:
             left += [(tied[start : start + size], more) for start in range(0, len(tied), size)]
         return complete
 
-    def _nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _nearest(self, queries: np.ndarray, count: int) -> ScoredRows:
         """What FAISS finds: scores float32 [q, count], best first, and rows int64 [q, count]."""
         return self._index.search(queries, count)
 
-    def _rank(self, query: np.ndarray, rows: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The best top_k of the candidates, padded with row -1 and score -inf."""
+    def _rank(self, query: np.ndarray, rows: np.ndarray, top_k: int) -> ScoredRows:
+        """Scores and rows of the best top_k of the candidates, of which those of row -1 are none."""
         rows = rows[rows >= 0]
         # FAISS adds up in an order that depends on the batch size; scoring its candidates again does not. In
         # parts, because a tie may have more rows than fit into memory in float64.
@@ -124,9 +126,18 @@ class FaissIndex:
         vectors = (self.vectors(part).astype(np.float64) for part in parts)
         exact = np.concatenate([part @ query.astype(np.float64) for part in vectors]).round(SCORE_DECIMALS)
         order = np.lexsort((rows, -exact))[:top_k]
-        scores, best = np.full(top_k, -np.inf), np.full(top_k, -1, dtype=np.int64)
-        scores[: len(order)], best[: len(order)] = exact[order], rows[order]
-        return scores, best
+        return exact[order], rows[order]
+
+
+def file_header(empty: faiss.Index, count: int, numbers: int) -> bytes:
+    """The beginning of the file that FAISS writes of `count` vectors, up to their `numbers` or codes in all.
+
+    For a program that appends those itself: FAISS only writes what is completely in memory.
+    """
+    header = bytearray(faiss.serialize_index(empty).tobytes())
+    header[COUNT_FIELD] = count.to_bytes(8, "little")
+    header[-8:] = numbers.to_bytes(8, "little")
+    return bytes(header)
 
 
 def training_sample(vectors: np.ndarray, rows: int) -> np.ndarray:

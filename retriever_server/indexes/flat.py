@@ -5,35 +5,52 @@ here. It is memory-mapped: several processes share one copy, and one larger than
 GPUs, half precision finds the candidates (screen.py), and the answers are the same.
 """
 
-import struct
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import ClassVar
 
 import faiss
 import numpy as np
 
-from retriever_server.indexes import IndexSources, Needs, Settings
-from retriever_server.indexes.faiss_file import FILE, FaissIndex
+from retriever_server.indexes import IndexSources, Needs, ScoredRows, Settings
+from retriever_server.indexes.faiss_file import FILE, FaissIndex, file_header
 from retriever_server.indexes.gpu import gpu_screen
 from retriever_server.indexes.options import IndexOptions
 
 DEFAULT = Settings(IndexOptions())
 
 
-class FlatIndex(FaissIndex):
+class MappedIndex(FaissIndex):
+    """A FAISS file that ends with the `number`s of all vectors, which are read in place, or on GPUs."""
+
+    number: ClassVar[type[np.floating]]
+
+    def __init__(self, directory: Path, settings: Settings = DEFAULT, file: str = FILE) -> None:
+        """Open the file; RetrieverError when it is not a FAISS index of this kind, or as gpu_screen."""
+        super().__init__(directory, settings, file)
+        # FAISS owns this memory: the view is valid as long as self._index is.
+        codes = faiss.rev_swig_ptr(self._index.codes.data(), self.count * self._index.code_size)
+        self._vectors = codes.view(self.number).reshape(self.count, self.dimension)
+        self._screen = gpu_screen(self._vectors, settings.device)
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """The stored vectors of `rows` [n]: `number` [n, dimension]."""
+        return self._vectors[rows]
+
+    def _candidates(self, queries: np.ndarray, top_k: int) -> Sequence[np.ndarray]:
+        if self._screen:
+            return self._screen.candidates(queries, top_k)
+        return super()._candidates(queries, top_k)
+
+
+class FlatIndex(MappedIndex):
     """An IndexFlatIP file, read only. Thread-safe."""
 
     kind = "flat"
     types = (faiss.IndexFlat,)
     expected = "an IndexFlat by inner product"
-
-    def __init__(self, directory: Path, settings: Settings = DEFAULT, file: str = FILE) -> None:
-        """Open the file; RetrieverError when it is not a flat inner-product FAISS index, or as gpu_screen."""
-        super().__init__(directory, settings, file)
-        # FAISS owns this memory: the view is valid as long as self._index is.
-        numbers = faiss.rev_swig_ptr(self._index.get_xb(), self.count * self.dimension)
-        self._vectors = numbers.reshape(self.count, self.dimension)
-        self._screen = gpu_screen(self._vectors, settings.device)
+    number = np.float32
 
     @classmethod
     def needs(cls, count: int, dimension: int | None, options: IndexOptions) -> Needs:
@@ -48,15 +65,6 @@ class FlatIndex(FaissIndex):
         (directory / FILE).hardlink_to(sources.vectors)
         return [FILE]
 
-    def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """The stored vectors of `rows` [n]: float32 [n, dimension]."""
-        return self._vectors[rows]
-
-    def _candidates(self, queries: np.ndarray, top_k: int) -> Sequence[np.ndarray]:
-        if self._screen:
-            return self._screen.candidates(queries, top_k)
-        return super()._candidates(queries, top_k)
-
 
 class FlatSlice(FlatIndex):
     """A range of a flat index's rows, on the CPU; they keep their numbers."""
@@ -69,7 +77,7 @@ class FlatSlice(FlatIndex):
         selector = faiss.IDSelectorRange(rows.start, rows.stop)
         self._within = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
 
-    def _nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _nearest(self, queries: np.ndarray, count: int) -> ScoredRows:
         return self._index.search(queries, count, params=self._within)
 
 
@@ -85,28 +93,21 @@ def map_vectors(path: Path | None) -> np.ndarray:
     return np.memmap(path, dtype="<f4", mode="r", offset=header, shape=shape)
 
 
-class FlatWriter:
+class FlatWriter(AbstractContextManager["FlatWriter"]):
     """Appends to an IndexFlatIP file of `count` rows, and resumes a half-written one.
 
-    FAISS itself only writes what is completely in memory. Opening the finished file with FlatIndex checks it.
+    Opening the finished file with FlatIndex checks it.
     """
 
     def __init__(self, path: Path, count: int, dimension: int) -> None:
         """Open the file, new or left by a writer of the same size, of which `rows` are complete."""
-        unused = 1 << 20  # two fields that FAISS keeps for old readers and always fills like this
-        header = struct.pack(
-            "<4siqqq?iQ",
-            b"IxFI", dimension, count, unused, unused, True, faiss.METRIC_INNER_PRODUCT, count * dimension,
-        )  # fmt: skip
+        header = file_header(faiss.IndexFlatIP(dimension), count, count * dimension)
         self._file = path.open("ab")
         if self._file.tell() < len(header):
             self._file.truncate(0)
             self._file.write(header)
         self.rows: int = (self._file.tell() - len(header)) // (4 * dimension)
         self._file.truncate(len(header) + self.rows * 4 * dimension)
-
-    def __enter__(self) -> "FlatWriter":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._file.close()

@@ -75,12 +75,11 @@ def shares(count: int, available: Sequence[Card]) -> list[tuple[str, int]]:
 
 def load(vectors: np.ndarray, parts: Sequence[tuple[str, int]]) -> list[torch.Tensor]:
     """Consecutive rows of `vectors` [count, dimension] as float16 on each (device, number of rows)."""
-    shards, start = [], 0
-    for device, share in parts:
-        shard = torch.empty((share, vectors.shape[1]), dtype=torch.float16, device=device)
-        for done in range(0, share, CHUNK_ROWS):  # in chunks: the host never holds a second copy
-            chunk = vectors[start + done : start + min(done + CHUNK_ROWS, share)]
-            shard[done : done + len(chunk)] = torch.from_numpy(chunk).to(torch.float16)
-        shards.append(shard)
-        start += share
+    shards = []
+    sources = torch.from_numpy(vectors).split([share for _, share in parts])
+    for (device, _), source in zip(parts, sources, strict=True):
+        shards.append(torch.empty(source.shape, dtype=torch.float16, device=device))
+        # In chunks: the host never holds a second copy.
+        for chunk, place in zip(source.split(CHUNK_ROWS), shards[-1].split(CHUNK_ROWS), strict=True):
+            place.copy_(chunk.to(torch.float16))
     return shards

@@ -14,7 +14,16 @@ from typing import cast
 import numpy as np
 
 from retriever_server.errors import BUILD_AGAIN, RetrieverError
-from retriever_server.indexes import Index, IndexSources, Needs, Queries, Settings, index_class
+from retriever_server.indexes import (
+    Index,
+    IndexSources,
+    Needs,
+    Queries,
+    ScoredRows,
+    Settings,
+    index_class,
+    pad_ranked,
+)
 from retriever_server.indexes.options import Bm25Options, HybridOptions, IndexOptions, options_of
 
 RANK_OFFSET = 60
@@ -56,11 +65,11 @@ class HybridIndex:
         """Whether both parts can hold the passages there."""
         return np.logical_and(*(part.check(rows, texts, vectors) for part in self._parts))
 
-    def search(self, queries: Queries, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: Queries, top_k: int) -> ScoredRows:
         """As in the protocol; row -1 with score -inf where the two lists together have fewer."""
         lists = [part.search(queries, self._depth)[1] for part in self._parts]
-        joined = [join_lists(ranked, min(top_k, self.count)) for ranked in zip(*lists, strict=True)]
-        return np.stack([scores for scores, _ in joined]), np.stack([rows for _, rows in joined])
+        top_k = min(top_k, self.count)
+        return pad_ranked([join_lists(ranked, top_k) for ranked in zip(*lists, strict=True)], top_k)
 
 
 def _parts(options: IndexOptions) -> Iterator[tuple[str, type[Index], IndexOptions]]:
@@ -70,13 +79,11 @@ def _parts(options: IndexOptions) -> Iterator[tuple[str, type[Index], IndexOptio
     yield "lexical", index_class(hybrid.lexical), Bm25Options(k1=hybrid.k1, b=hybrid.b)
 
 
-def join_lists(lists: tuple[np.ndarray, ...], top_k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Join lists of rows, best first, padded with -1: scores float64 [top_k], rows int64 [top_k]."""
+def join_lists(lists: tuple[np.ndarray, ...], top_k: int) -> ScoredRows:
+    """Join lists of rows, best first, padded with -1: scores float64 and rows int64, at most `top_k`."""
     rows = np.concatenate(lists)
     ranks = np.concatenate([np.arange(1, len(ranked) + 1) for ranked in lists])
     distinct, of = np.unique(rows[rows >= 0], return_inverse=True)
     sums = np.bincount(of, weights=1 / (RANK_OFFSET + ranks[rows >= 0]), minlength=len(distinct))
     best = np.argsort(-sums, kind="stable")[:top_k]  # `distinct` is in row order
-    scores, best_rows = np.full(top_k, -np.inf), np.full(top_k, -1, np.int64)
-    scores[: len(best)], best_rows[: len(best)] = sums[best], distinct[best]
-    return scores, best_rows
+    return sums[best], distinct[best]

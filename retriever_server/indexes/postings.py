@@ -6,7 +6,7 @@ Memory holds the vocabulary and one chunk; scipy or bm25s would hold the whole c
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,28 +67,23 @@ def _count(passages: list[np.ndarray], rows: range) -> Chunk:
     return Chunk(terms.astype(np.int32), (within + rows.start).astype(np.int32), counts.astype(np.int32))
 
 
-def scatter(terms: Terms, directory: Path, put: Callable[[np.ndarray, Chunk], None]) -> None:
-    """Call `put(places, chunk)` for every chunk of counts, then remove their file.
+def scatter(terms: Terms, directory: Path) -> Iterator[tuple[np.ndarray, Chunk]]:
+    """Yield (places, chunk) for every chunk of counts, then remove their file.
 
     `places` int64 [n] is where each count of the chunk goes, so that the postings of term 0 come first, those
     of term 1 next and so on, and the postings of one term are in row order.
     """
-    path = directory / COUNTS_FILE
+    path, total = directory / COUNTS_FILE, int(terms.frequencies.sum())
+    size = path.stat().st_size
     following = np.cumsum(terms.frequencies) - terms.frequencies
-    total = int(terms.frequencies.sum())
-    with tqdm(total=total, desc="sorting postings", mininterval=1, delay=2) as progress:
-        for chunk in _chunks(path):
+    progress = tqdm(total=total, desc="sorting postings", mininterval=1, delay=2)
+    with progress, path.open("rb") as file:
+        while file.tell() < size:
+            chunk = Chunk(np.load(file), np.load(file), np.load(file))
             starts = np.flatnonzero(np.diff(chunk.terms, prepend=-1))  # of the runs of equal terms
             repeats = np.diff(starts, append=len(chunk.terms))
             shifts = following[chunk.terms[starts]] - starts
-            put(np.arange(len(chunk.terms)) + np.repeat(shifts, repeats), chunk)
+            yield np.arange(len(chunk.terms)) + np.repeat(shifts, repeats), chunk
             following[chunk.terms[starts]] += repeats
             progress.update(len(chunk.terms))
     path.unlink()
-
-
-def _chunks(path: Path) -> Iterator[Chunk]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        while file.tell() < size:
-            yield Chunk(np.load(file), np.load(file), np.load(file))

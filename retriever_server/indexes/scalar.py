@@ -3,7 +3,6 @@
 The files are FAISS's own, written a chunk at a time: building needs no more memory for more passages.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,14 +11,12 @@ import numpy as np
 import torch
 
 from retriever_server.indexes import IndexSources, Needs, Settings
-from retriever_server.indexes.faiss_file import FILE, FaissIndex, chunks, training_sample
-from retriever_server.indexes.flat import map_vectors
-from retriever_server.indexes.gpu import gpu_screen
+from retriever_server.indexes.faiss_file import FILE, FaissIndex, chunks, file_header, training_sample
+from retriever_server.indexes.flat import MappedIndex, map_vectors
 from retriever_server.indexes.options import IndexOptions
 from retriever_server.indexes.screen import Screen
 
 TRAINING_ROWS = 1 << 17  # determine the range of each dimension; what lies outside is clipped to it
-COUNT_FIELD = slice(8, 16)  # where a FAISS file stores its number of vectors
 
 
 class _ScalarIndex(FaissIndex):
@@ -49,10 +46,6 @@ class _ScalarIndex(FaissIndex):
         write_codes(empty, vectors, directory / FILE)
         return [FILE]
 
-    def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """The vectors of `rows` [n], decoded: float32 [n, dimension]."""
-        return self._index.reconstruct_batch(rows)
-
 
 class ByteIndex(_ScalarIndex):
     """A byte per number, with the range of its dimension. FAISS scans all of them."""
@@ -62,39 +55,22 @@ class ByteIndex(_ScalarIndex):
     quantizer, number_bytes = faiss.ScalarQuantizer.QT_8bit, 1
 
 
-class HalfIndex(_ScalarIndex):
+class HalfIndex(MappedIndex, _ScalarIndex):
     """Half precision. Exact for the vectors as stored; see screen.py for the search."""
 
     kind = "flat_fp16"
     expected = "an IndexScalarQuantizer of half precision by inner product"
-    quantizer, number_bytes = faiss.ScalarQuantizer.QT_fp16, 2
+    quantizer, number_bytes, number = faiss.ScalarQuantizer.QT_fp16, 2, np.float16
 
     def __init__(self, directory: Path, settings: Settings) -> None:
         """Open the file; RetrieverError when it is not of this kind, or as gpu_screen."""
         super().__init__(directory, settings)
-        # FAISS owns this memory: the view is valid as long as self._index is.
-        codes = faiss.rev_swig_ptr(self._index.codes.data(), 2 * self.count * self.dimension)
-        self._vectors = codes.view(np.float16).reshape(self.count, self.dimension)
-        on_cpu = [torch.from_numpy(self._vectors)]
-        self._screen = gpu_screen(self._vectors, settings.device) or Screen(on_cpu)
-
-    def vectors(self, rows: np.ndarray) -> np.ndarray:
-        """The stored vectors of `rows` [n]: float16 [n, dimension]."""
-        return self._vectors[rows]
-
-    def _candidates(self, queries: np.ndarray, top_k: int) -> Sequence[np.ndarray]:
-        return self._screen.candidates(queries, top_k)
+        self._screen = self._screen or Screen([torch.from_numpy(self._vectors)])
 
 
 def write_codes(empty: faiss.IndexScalarQuantizer, vectors: np.ndarray, path: Path) -> None:
-    """Write the file that faiss.write_index would after adding all `vectors` [count, dimension] to `empty`.
-
-    FAISS would have to hold them all in memory; `empty` is a trained index.
-    """
-    header = bytearray(faiss.serialize_index(empty).tobytes())
-    header[COUNT_FIELD] = len(vectors).to_bytes(8, "little")
-    header[-8:] = (len(vectors) * empty.code_size).to_bytes(8, "little")  # bytes of codes that follow
+    """Write the file that faiss.write_index would after adding all `vectors` to the trained index `empty`."""
     with path.open("wb") as file:
-        file.write(header)
+        file.write(file_header(empty, len(vectors), len(vectors) * empty.code_size))
         for chunk in chunks(vectors, "quantizing"):
             file.write(empty.sa_encode(chunk).tobytes())

@@ -37,15 +37,11 @@ class Screen:
         """
         halves = torch.from_numpy(queries).to(torch.float16)
         by_shard = list(self._pool.map(lambda shard: near(shard, halves, top_k), self._shards))
-        return [
-            np.concatenate(
-                [
-                    rows[query == i] + start
-                    for (query, rows), start in zip(by_shard, self._starts, strict=False)
-                ]
-            )
-            for i in range(len(queries))
-        ]
+        query = np.concatenate([places for places, _ in by_shard])
+        rows = np.concatenate(
+            [found + start for (_, found), start in zip(by_shard, self._starts, strict=False)]
+        )
+        return [rows[query == i] for i in range(len(queries))]
 
 
 def near(shard: torch.Tensor, queries: torch.Tensor, top_k: int) -> tuple[np.ndarray, np.ndarray]:

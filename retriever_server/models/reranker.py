@@ -1,6 +1,5 @@
 """Reranker: orders an index's passages by a cross-encoder, which reads query and passage together."""
 
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,10 +34,13 @@ class Reranker:
         many.
         """
         pairs = [(query, text) for query, texts in zip(queries, passages, strict=True) for text in texts]
-        scores, ends = self._scores(pairs), list(accumulate(map(len, passages)))
-        of_queries = [scores[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        orders = [np.argsort(-of_query, kind="stable") for of_query in of_queries]
-        return [(order, of_query[order]) for order, of_query in zip(orders, of_queries, strict=True)]
+        ranking = []
+        scores = self._scores(pairs)
+        for texts in passages:
+            of_query, scores = np.split(scores, [len(texts)])
+            order = np.argsort(-of_query, kind="stable")
+            ranking.append((order, of_query[order]))
+        return ranking
 
     def _scores(self, pairs: list[tuple[str, str]]) -> np.ndarray:
         from torch.nn import Identity

@@ -111,9 +111,7 @@ class Batcher(Generic[Job]):
     def _do(self, jobs: list[Job]) -> None:
         try:
             self._work(jobs)
-        except (
-            BaseException
-        ) as error:  # a panic of a Rust library is no Exception; the worker must survive it
+        except BaseException as error:  # the worker must survive a panic of a Rust library, too
             if len(jobs) > 1 and not isinstance(error, (Unavailable, Closed)):
                 for job in jobs:  # so that each caller gets the error of its own job
                     self._do([job])

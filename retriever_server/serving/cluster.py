@@ -33,11 +33,11 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from retriever_server.building.store import Manifest, check_files, read_manifest
+from retriever_server.building.store import Manifest
 from retriever_server.errors import RetrieverError
-from retriever_server.indexes import Queries
+from retriever_server.indexes import Queries, ScoredRows
 from retriever_server.indexes.flat import FlatIndex, FlatSlice
-from retriever_server.serving.shard import ScoredRows, Shard, ShardQuery
+from retriever_server.serving.shard import Shard, ShardQuery
 
 CONNECT_S = 5.0  # to connect to a cluster's address
 REPORT_S = 10.0  # between two lines about actors that are not ready yet
@@ -48,15 +48,15 @@ OBJECT_STORE_BYTES = 256 * 1024 * 1024  # of a local Ray: queries and answers ar
 class ClusterOptions:
     """How to distribute an index.
 
-    `address` is HOST:PORT of a Ray cluster; None starts Ray on this machine. `cpus` is the number of CPUs,
-    and threads, of one actor. A query that a shard does not answer in `timeout_s` seconds fails.
+    `ray_address` is HOST:PORT of a Ray cluster; None starts Ray on this machine. `shard_cpus` is the number
+    of CPUs, and threads, of one actor. A query not answered by a shard in `shard_timeout` seconds fails.
     """
 
-    address: str | None = None
+    ray_address: str | None = None
     shards: int = 1
     replicas: int = 1
-    cpus: int = 1
-    timeout_s: float = 10.0
+    shard_cpus: int = 1
+    shard_timeout: float = 10.0
 
 
 class ShardActor:
@@ -71,30 +71,28 @@ class ShardActor:
         with suppress(RetrieverError):
             self.open()
 
-    def open(self) -> None:
-        """Load the slice; RetrieverError when this node does not have the files of `manifest`."""
-        if self._index is None:
-            self._index = self._open_slice()
-
     def search(self, vectors: np.ndarray, top_k: int) -> ScoredRows:
         """The slice's min(top_k, rows) best, as FlatIndex.search; raises what `open` does."""
         self.open()
         assert self._index is not None
         return self._index.search(Queries([], vectors), top_k)
 
-    def _open_slice(self) -> FlatIndex:
+    def open(self) -> None:
+        """Load the slice; RetrieverError when this node does not have the files of `manifest`."""
+        if self._index is not None:
+            return
         try:
-            manifest = read_manifest(self._directory)
+            manifest = Manifest.read(self._directory)
             if manifest != self._manifest:
                 raise RetrieverError(f"{self._directory} holds another index there than on the serving node")
-            check_files(self._directory, manifest, contents=False)
+            manifest.check_files(self._directory, contents=False)
             index = FlatSlice(self._directory, self._rows)
         except (RetrieverError, OSError) as error:
             advice = "all nodes must see the same index at the same path"
             raise RetrieverError(f"node {ray.util.get_node_ip_address()}: {error} ({advice})") from error
         # One search reads the whole slice from the disk, which would take too long for the first query.
         index.search(Queries([], index.vectors(np.array([self._rows.start]))), 1)
-        return index
+        self._index = index
 
 
 class ShardedIndex(FlatIndex):
@@ -106,13 +104,13 @@ class ShardedIndex(FlatIndex):
         Raises RetrieverError for an index or a cluster that does not fit `options`, or a node that does not
         see the index.
         """
-        manifest = read_manifest(directory)
+        manifest = Manifest.read(directory)
         check_shardable(manifest, options)
         super().__init__(directory)
         connect(options)
-        self._timeout_s = options.timeout_s
+        self._timeout_s = options.shard_timeout
         # A group per shard: "SPREAD" puts its actors on different nodes if possible, the least busy ones.
-        bundles = [{"CPU": options.cpus}] * options.replicas
+        bundles = [{"CPU": options.shard_cpus}] * options.replicas
         self._groups = [placement_group(bundles, strategy="SPREAD") for _ in range(options.shards)]
         try:
             self._shards = _start_shards(self._groups, directory.resolve(), manifest, options)
@@ -161,26 +159,25 @@ def check_shardable(manifest: Manifest, options: ClusterOptions) -> None:
 
 
 def connect(options: ClusterOptions) -> None:
-    """Join the Ray cluster at `options.address`, or start a Ray on this machine that ends with this process.
+    """Join the Ray cluster at the address of `options`, or start a Ray here that ends with this process.
 
     Does nothing the second time. The first call must be in the main thread: the kernel ends a local Ray with
     the thread that started it. Raises RetrieverError when the cluster cannot be joined or is too small for
     the actors.
     """
-    actors = options.shards * options.replicas
+    actors, cpus = options.shards * options.replicas, options.shard_cpus
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a service does not report to others
-        os.environ.setdefault(
-            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-        )  # the future default; avoids a warning
+        # The future default; avoids a warning.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         with _sigterm_kept():
-            _join(options.address) if options.address else _start_local(2 * actors * options.cpus)
-    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    room = sum(of_node // options.cpus for of_node in cpus)
+            _join(options.ray_address) if options.ray_address else _start_local(2 * actors * cpus)
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    room = sum(of_node // cpus for of_node in nodes)
     if room < actors:
         raise RetrieverError(
-            f"{options.shards} shards x {options.replicas} replicas of {options.cpus} CPUs do not fit into "
-            f"the cluster: its {len(cpus)} nodes have room for {room} of {actors}"
+            f"{options.shards} shards x {options.replicas} replicas of {cpus} CPUs do not fit into "
+            f"the cluster: its {len(nodes)} nodes have room for {room} of {actors}"
         )
 
 
@@ -240,16 +237,16 @@ def _start_shards(
     actors: list[list[ActorHandle]] = [
         [
             actor_class.options(
-                num_cpus=options.cpus,
+                num_cpus=options.shard_cpus,
                 max_restarts=-1,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, replica),
-            ).remote(directory, manifest, rows, options.cpus)
+            ).remote(directory, manifest, rows, options.shard_cpus)
             for replica in range(options.replicas)
         ]
         for group, rows in zip(groups, slices(manifest.count, options.shards), strict=True)
     ]
     _wait_until_open([actor for replicas in actors for actor in replicas])
-    return [Shard(number, replicas, options.timeout_s) for number, replicas in enumerate(actors)]
+    return [Shard(number, replicas, options.shard_timeout) for number, replicas in enumerate(actors)]
 
 
 def _wait_until_open(actors: list[ActorHandle]) -> None:
@@ -260,18 +257,14 @@ def _wait_until_open(actors: list[ActorHandle]) -> None:
     while waiting:
         done, waiting = wait(waiting, timeout=REPORT_S, return_when=FIRST_EXCEPTION)
         for opened in done:
-            _raise_from(opened)
+            try:
+                opened.result()
+            except RayTaskError as error:
+                raise error.cause from None
+            except RayError as error:
+                raise RetrieverError(f"a shard actor does not start: {error}") from error
         if waiting:
             free = int(ray.available_resources().get("CPU", 0))
             click.echo(
                 f"{len(waiting)} of {len(actors)} shard actors are not ready; {free} CPUs free", err=True
             )
-
-
-def _raise_from(call: "Future[None]") -> None:
-    try:
-        call.result()
-    except RayTaskError as error:
-        raise error.cause from None
-    except RayError as error:
-        raise RetrieverError(f"a shard actor does not start: {error}") from error

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
@@ -111,7 +112,7 @@ class Pipeline:
         fail: Callable[[list[Job], Exception], None],
         max_batch: int,
     ) -> Batcher[Job]:
-        observe = self._metrics.batch(name)
+        observe = partial(self._metrics.batch, name)
         return Batcher(name, work, fail, max_batch=max_batch, window_s=WINDOW_S, observe=observe)
 
     def submit(self, lookups: Sequence[Lookup]) -> list[Future[RankedRows]]:
@@ -131,7 +132,7 @@ class Pipeline:
             if work.tickets:
                 self._searching.submit(work.tickets)
         for path, count in work.paths.items():
-            self._metrics.queries(path, count)
+            self._metrics.queries.labels(path).inc(count)
         return answers
 
     def close(self, timeout_s: float) -> None:
@@ -218,9 +219,9 @@ class Pipeline:
         # have got alone.
         by_depth = attrgetter("lookup.depth")
         ordered = sorted(tickets, key=by_depth)
-        results = [
-            ranked for _, group in groupby(ordered, key=by_depth) for ranked in self._ranked(list(group))
-        ]
+        results: list[RankedRows] = []
+        for _, group in groupby(ordered, key=by_depth):
+            results += self._ranked(list(group))
         for ticket, ranked in zip(ordered, results, strict=True):
             ticket.ranked = ranked
         if self._rerank_rows is not None:
@@ -244,9 +245,8 @@ class Pipeline:
 
     def _finish(self, tickets: list[_Ticket], results: list[RankedRows]) -> None:
         answers = list(zip(tickets, results, strict=True))
-        if not all(
-            np.isfinite(ranked.scores).all() for ranked in results
-        ):  # JSON has no NaN, nor has an order
+        # JSON has no NaN, nor has an order.
+        if not all(np.isfinite(ranked.scores).all() for ranked in results):
             raise ValueError("a score is not a finite number")
         with self._lock:
             for ticket, ranked in answers:

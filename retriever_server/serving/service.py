@@ -16,16 +16,11 @@ NONE_EXCLUDED: Set[str] = frozenset()
 NOTHING = RankedRows(np.zeros(0, np.int64), np.zeros(0))
 
 
-class Hit(NamedTuple):
-    """One passage; a higher score is better, on the kind's scale: inner product, BM25, ..."""
-
-    id: str
-    contents: str
-    score: float
-
-
 class Passages(NamedTuple):
-    """One query's passages, best first, as JSON objects (whole rows, or ids alone), and their scores."""
+    """One query's passages, best first, as JSON objects (whole rows, or ids alone), and their scores.
+
+    A higher score is better, on the kind's scale: inner product, BM25, ...
+    """
 
     lines: list[bytes]
     scores: list[float]
@@ -53,21 +48,6 @@ class Searcher:
         """What is being served."""
         return self._store.manifest
 
-    def search(
-        self, queries: Sequence[str], top_k: int, excluded: Sequence[Set[str]] | None = None
-    ) -> list[list[Hit]]:
-        """The min(top_k, corpus) best passages per query, best first, equal scores in the index's order.
-
-        `excluded` holds, per query, ids that must not be returned. A blank query finds nothing. Raises what
-        encoding or searching raised, Unavailable when the queue is full or an answer is late, Closed after
-        close().
-        """
-        corpus = self._store.corpus
-        return [
-            [Hit(*corpus[row], score) for row, score in zip(*map(np.ndarray.tolist, ranked), strict=True)]
-            for ranked in self._ranked(queries, top_k, excluded)
-        ]
-
     def passages(
         self,
         queries: Sequence[str],
@@ -75,7 +55,12 @@ class Searcher:
         excluded: Sequence[Set[str]] | None = None,
         contents: bool = True,
     ) -> list[Passages]:
-        """The same as `search`, as bytes that need no parsing; without `contents`, ids only."""
+        """The min(top_k, corpus) best passages per query, best first, equal scores in the index's order.
+
+        `excluded` holds, per query, ids that must not be returned; without `contents`, rows have ids only. A
+        blank query finds nothing. Raises what encoding or searching raised, Unavailable when the queue is
+        full or an answer is late, Closed after close().
+        """
         line = self._store.corpus.line if contents else self._store.corpus.id_line
         return [
             Passages([line(row) for row in ranked.rows.tolist()], ranked.scores.tolist())

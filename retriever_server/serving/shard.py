@@ -18,13 +18,11 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from retriever_server.errors import RetrieverError, Unavailable, first_line
+from retriever_server.indexes import ScoredRows
 
 REST_S = 1.0  # after a failure an actor is called only if no other is left,
 RETRY_S = 0.1  # and then this much later
 RETRY_AFTER_S = 2.0  # for clients: about the time an actor takes to start
-
-ScoredRows = tuple[np.ndarray, np.ndarray]
-"""Scores float64 [q, k] and rows int64 [q, k]."""
 
 
 class ShardQuery(NamedTuple):

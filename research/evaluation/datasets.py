@@ -48,4 +48,4 @@ def digest(questions: Sequence[Question]) -> str:
 def _read(name: str, environment: Environment) -> list[Question]:
     if name not in SETS and not Path(name).exists():
         raise EvaluationError(f"{name} is neither a file nor one of {', '.join(SETS)}")
-    return environment.questions(prepare(name, FOLDER) if name in SETS else Path(name))
+    return environment.read(prepare(name, FOLDER) if name in SETS else Path(name), "test")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from research.datasets.flashrag import SETS, question_set
 from research.datasets.questions import Question
+from research.environments import read_items
 from research.environments.question_answering import Environment
 from research.evaluation.config import EvaluationConfig, EvaluationError
 from research.evaluation.engines.identity import hash_of
@@ -48,4 +49,5 @@ def digest(questions: Sequence[Question]) -> str:
 def _read(name: str, environment: Environment) -> list[Question]:
     if name not in SETS and not Path(name).exists():
         raise EvaluationError(f"{name} is neither a file nor one of {', '.join(SETS)}")
-    return environment.questions(question_set(name, FOLDER) if name in SETS else Path(name))
+    path = question_set(name, FOLDER) if name in SETS else Path(name)
+    return read_items(environment, path, "test")

@@ -12,7 +12,7 @@ from research.environments.question_answering import Environment
 from research.episode.tools import SEARCH, SearchFunction, search_tool
 from research.episode.trajectory import Trajectory, well_formed
 from research.evaluation.at_once import Failed, at_once, attempt
-from research.evaluation.config import EvaluationConfig, evaluation_errors
+from research.evaluation.config import EvaluationConfig, EvaluationError, evaluation_errors
 from research.evaluation.engines import Engine, sampler, seed_of, tokens_of
 from research.evaluation.methods import load_method
 from research.evaluation.methods.calls import Calls
@@ -83,9 +83,13 @@ def environment_of(config: EvaluationConfig) -> Environment:
 
 
 def _row(task: Task, environment: Environment) -> Row:
-    """The question as a training plays it; there are no controls here, so it is one row."""
-    [row] = environment.rows({"train": [], "test": [task.question]}, 0, Path(task.dataset))["test"]
-    return row
+    """The question as a training plays it, one row without controls. Raises EvaluationError."""
+    rows = environment.rows({"train": [], "test": [task.question]}, 0, Path(task.dataset))["test"]
+    if len(rows) != 1:
+        raise EvaluationError(
+            f"question {task.question.id}: the environment makes {len(rows)} rows of it, not one"
+        )
+    return rows[0]
 
 
 def _metadata(task: Task) -> dict[str, Any]:

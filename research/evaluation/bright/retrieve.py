@@ -21,9 +21,11 @@ async def retrieve_all(
 
     Raises EvaluationError when the service fails for good.
     """
-    settings, patience = config.retriever, (config.retriever.timeout, config.retriever.deadline)
-    to = RetrieverConfig(url, "research", settings.top_k, *patience, settings.in_flight, contents=False)
-    client = RetrieverClient(to)
+    settings = config.retriever
+    timeout, deadline, connections = settings.timeout, settings.deadline, settings.in_flight
+    client = RetrieverClient(
+        RetrieverConfig(url, "research", settings.top_k, timeout, deadline, connections, contents=False)
+    )
     run: dict[str, dict[str, float]] = {query.question.id: {} for query in queries}
 
     async def search(query: BrightQuery) -> None:

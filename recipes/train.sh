@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the train_*.sh have in common: bash recipes/train.sh RECIPE ARGUMENTS sets up the environment of the hardware that
-# the arguments name, or else of this machine, and runs the recipe (musique or rqr) in it.
+# the arguments name, or else of this machine, and runs the recipe (musique, search_r1 or rqr) in it.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 recipe=$1

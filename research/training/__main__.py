@@ -59,7 +59,7 @@ def _option(recipe: str, name: str, kind: Any, *texts: str) -> click.Option:
 
 @click.group(context_settings=CONTEXT)
 def main() -> None:
-    """Train language models to search with GRPO on veRL: search agents (musique), query reasoners (rqr)."""
+    """Train language models with GRPO on veRL: search agents (musique, search_r1), query reasoners (rqr)."""
     os.environ["PYTHONSAFEPATH"] = "1"  # for the commands of a run: the user's folders hide no package
 
 
@@ -77,6 +77,22 @@ def musique(context: click.Context, **values: Any) -> None:
       bash recipes/train_musique.sh
       bash recipes/train_musique.sh --questions my.questions.jsonl --corpus my.corpus.jsonl --steps 50
       bash recipes/train_musique.sh --resume
+    """
+    run_recipe(context, values)
+
+
+@main.command(context_settings=CONTEXT, params=parameters("musique"))
+@click.pass_context
+def search_r1(context: click.Context, **values: Any) -> None:
+    """Train a search agent as Search-R1 did, with GRPO on veRL.
+
+    Its protocol, reward and hyper-parameters of v0.3, on NQ and HotpotQA; on a CPU in the mini world.
+    OVERRIDES are key=value pairs of the configuration in research/config. Unknown keys are errors.
+
+    \b
+    Examples:
+      bash recipes/train_search_r1.sh
+      bash recipes/train_search_r1.sh --hardware gpu --model Qwen/Qwen2.5-7B --dry-run
     """
     run_recipe(context, values)
 

@@ -20,7 +20,8 @@ import numpy as np
 from research.datasets.mini.encoder import encode
 from research.datasets.mini.language import PAGES, Relation
 from research.datasets.mini.world import STATED_OTHERWISE, Chain, Entity, ask, hops_option, practice_world
-from research.episode.protocol import Protocol, closing, opening, render_result
+from research.episode.protocol import Protocol, closing, opening, render_passage, render_result
+from research.episode.trajectory import Passage
 
 QUESTIONS_PER_WORLD = 300
 NO_IDEA = "no idea"
@@ -75,10 +76,13 @@ class SearchDemonstration(Demonstration):
         return self.answer in self.golden_answers
 
 
-def turn(thought: str, tag: str, content: str) -> str:
+RESEARCH = Protocol()
+
+
+def turn(thought: str, tag: str, content: str, protocol: Protocol = RESEARCH) -> str:
     """One turn of the policy: a thought and a query or an answer; the blanks save tokens for names."""
-    protocol = Protocol()
-    content = f"\\boxed{{ {content}}}" if tag == protocol.answer else f" {content}"
+    boxed = tag == protocol.answer and protocol.boxed
+    content = f"\\boxed{{ {content}}}" if boxed else f" {content}"
     parts = ((protocol.think, f" {thought}"), (tag, content))
     return "".join(f"{opening(name)}{text}{closing(name)}" for name, text in parts)
 
@@ -107,6 +111,7 @@ class _Episode:
     practice: PracticeWorld
     chain: Chain
     rates: Faults
+    protocol: Protocol
     segments: list[tuple[str, bool]] = field(default_factory=list)
     faults: set[str] = field(default_factory=set)
 
@@ -119,22 +124,24 @@ class _Episode:
 
     def search(self, thought: str, query: str, subject: Entity, relation: Relation) -> bool:
         """Search; True if the passage that states `relation` of `subject` was found."""
-        self.segments.append((turn(thought, Protocol().search, query), True))
+        self.segments.append((turn(thought, self.protocol.search, query, self.protocol), True))
         place = self.practice.search(query)
-        self.segments.append((render_result([self.practice.contents[place]], Protocol()), False))
+        found = Passage(str(place), self.practice.contents[place])
+        block = render_result([render_passage(found, 1, self.protocol)], self.protocol)
+        self.segments.append((block, False))
         return (subject, relation.page) == self.practice.pages[place]
 
     def answer(self, thought: str, answer: str) -> str:
         """End the episode; returns the answer."""
-        self.segments.append((turn(thought, Protocol().answer, answer), True))
+        self.segments.append((turn(thought, self.protocol.answer, answer, self.protocol), True))
         return answer
 
 
 def demonstrate(
-    rng: random.Random, practice: PracticeWorld, chain: Chain, rates: Faults
+    rng: random.Random, practice: PracticeWorld, chain: Chain, rates: Faults, protocol: Protocol = RESEARCH
 ) -> SearchDemonstration:
     """One demonstration with one passage in every result block."""
-    episode = _Episode(rng, practice, chain, rates)
+    episode = _Episode(rng, practice, chain, rates, protocol)
     answer = episode.answer(NO_IDEA, NO_IDEA) if episode.fails("guess") else _follow(episode)
     golden, faults = chain.entities[-1].golden_answers, frozenset(episode.faults)
     return SearchDemonstration(chain.text, tuple(episode.segments), answer, golden, faults)
@@ -182,7 +189,9 @@ def _find(episode: _Episode, hop: int, known: str, plan: str) -> bool:
     return False
 
 
-def demonstrations(seed: int, hops: Sequence[int], rates: Faults = FAULTS) -> Iterator[SearchDemonstration]:
+def demonstrations(
+    seed: int, hops: Sequence[int], rates: Faults = FAULTS, protocol: Protocol = RESEARCH
+) -> Iterator[SearchDemonstration]:
     """Endless demonstrations, each hop count equally often; the same arguments give the same sequence."""
     rng = random.Random(f"demonstrations {seed} {hops} 1")
     while True:
@@ -191,7 +200,7 @@ def demonstrations(seed: int, hops: Sequence[int], rates: Faults = FAULTS) -> It
         chains = [chain for h in hops for chain in ask(rng, practice.world, h, count)]
         rng.shuffle(chains)
         for chain in chains:
-            yield demonstrate(rng, practice, chain, rates)
+            yield demonstrate(rng, practice, chain, rates, protocol)
 
 
 @click.command()

@@ -18,19 +18,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from research.datasets.mini.demonstrations import CLEAN, FAULTS, PATIENT, Demonstration, demonstrations
+from research.datasets.mini.demonstrations import (
+    CLEAN,
+    FAULTS,
+    PATIENT,
+    RESEARCH,
+    Demonstration,
+    demonstrations,
+)
 from research.datasets.mini.muon import Muon
 from research.datasets.mini.tokenizer import LONGEST, train_tokenizer
 from research.datasets.mini.world import hops_option
+from research.episode.protocol import Protocol
 from research.errors import DataError
 from research.files import filling
+from research.places import CONFIG_DIR
 
 DEFAULT_STEPS = 1500
 TOKENS_PER_STEP = 2560
@@ -199,10 +210,24 @@ class Training:
         return step / self.steps if self.seconds is None else elapsed / self.seconds
 
 
-def stages_of(seed: int, hops: tuple[int, ...], clean: bool = False) -> Stages:
+def stages_of(seed: int, hops: tuple[int, ...], clean: bool = False, protocol: Protocol = RESEARCH) -> Stages:
     """One hop first, where copying and searching again are learnt, then all hops with the faults."""
     rates = CLEAN if clean else FAULTS
-    return ((0.3, demonstrations(seed, (1,), PATIENT)), (1.0, demonstrations(seed, hops, rates)))
+    first, rest = (1,), hops
+    return (
+        (0.3, demonstrations(seed, first, PATIENT, protocol)),
+        (1.0, demonstrations(seed, rest, rates, protocol)),
+    )
+
+
+def named_protocol(name: str) -> Protocol:
+    """A protocol of research/config/protocol. Raises DataError if there is none of that name."""
+    path = CONFIG_DIR / "protocol" / f"{name}.yaml"
+    if not path.is_file():
+        raise DataError(f"there is no protocol {name!r} in {path.parent}")
+    values: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
+    base = [vars(named_protocol(each)) for each in values.pop("defaults", [])]
+    return Protocol(**{key: value for each in [*base, values] for key, value in each.items()})
 
 
 def cold_start(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, training: Training) -> Iterator[float]:
@@ -268,6 +293,7 @@ def _report(losses: Iterator[float]) -> float:
 @click.option("--size", type=click.Choice(list(SIZES)), default="tiny", show_default=True, help="Model size.")
 @hops_option(least=1, default="2,3,4")
 @click.option("--clean", is_flag=True, help="Demonstrations without faults: a supervised baseline for RL.")
+@click.option("--protocol", default="research", show_default=True, help="File of research/config/protocol.")
 def main(
     out: Path,
     seed: int,
@@ -276,14 +302,17 @@ def main(
     size: str,
     hops: tuple[int, ...],
     clean: bool,
+    protocol: str,
 ) -> None:
     """Train the tiny policy from scratch and save it as a Hugging Face folder.
 
     Example: python -m research.datasets.mini.policy --out cache/policy
     """
     check_options(out, steps, seconds)
-    training = Training(stages_of(seed, hops, clean), seed, steps or DEFAULT_STEPS, seconds)
-    make_policy(out, train_tokenizer(), SIZES[size], training)
+    form = named_protocol(protocol)
+    stages = stages_of(seed, hops, clean, form)
+    training = Training(stages, seed, steps or DEFAULT_STEPS, seconds)
+    make_policy(out, train_tokenizer(form), SIZES[size], training)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from tokenizers import AddedToken
 from transformers import Qwen2Tokenizer
 
 from research.datasets.mini import language
-from research.datasets.mini.demonstrations import NO_IDEA, demonstrations
+from research.datasets.mini.demonstrations import NO_IDEA, RESEARCH, demonstrations
 from research.episode.protocol import Protocol, closing, opening
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-TAGS = tuple(tag for name in Protocol().names for tag in (opening(name), closing(name)))
+TAGS = tuple(tag for name in RESEARCH.names for tag in (opening(name), closing(name)))
 BOX = "\\boxed{"
 VOCABULARY = 400  # before tags, phrases and names
 LONGEST = 2048  # tokens: the policy's number of positions
@@ -56,15 +56,16 @@ def phrases() -> list[str]:
     return sorted(tokens, key=lambda group: (-len(group), group))
 
 
-def train_tokenizer() -> Qwen2Tokenizer:
+def train_tokenizer(protocol: Protocol = RESEARCH) -> Qwen2Tokenizer:
     """The same tokenizer at every call: it depends on no seed, so token ids are stable between runs."""
     # Words of names have a leading blank; those that begin a title are there without it too.
     names = [*(f" {word}" for word in language.name_words()), *language.first_names()]
-    shown = islice(demonstrations(seed=0, hops=(1, 2, 3, 4)), 1000)
+    shown = islice(demonstrations(seed=0, hops=(1, 2, 3, 4), protocol=protocol), 1000)
+    tags = [tag for name in protocol.names for tag in (opening(name), closing(name))]
     parts = (
         (f"user\n{each.question}", "assistant\n", *(text for text, _ in each.segments)) for each in shown
     )
-    return tokenizer_of(chain.from_iterable(parts), [*TAGS, BOX, *phrases(), *names])
+    return tokenizer_of(chain.from_iterable(parts), [*tags, BOX, *phrases(), *names])
 
 
 def tokenizer_of(texts: Iterable[str], added: Sequence[str]) -> Qwen2Tokenizer:

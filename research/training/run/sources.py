@@ -9,7 +9,7 @@ from typing import Any
 from research.places import CACHE, PACKAGE
 from research.training.run.options import SPLITS, Command, RecipeOptions, module_command
 
-GPU_MODEL = "Qwen/Qwen2.5-7B-Instruct"
+GPU_MODEL, SEARCH_R1_MODEL = "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-3B"
 PREPARED = CACHE / "rqr"  # by data/prepare_rqr.py
 
 Defaults = dict[str, tuple[Any, Command | None]]
@@ -102,6 +102,21 @@ def _musique_gpu(options: RecipeOptions) -> Defaults:
     }
 
 
+def _search_r1_cpu(options: RecipeOptions) -> Defaults:
+    """The mini world, and a tiny policy that knows Search-R1's protocol."""
+    words = ("--seed", options.seed, "--protocol", "search_r1")
+    return _musique_cpu(options) | {"model": _generator("cold-start the tiny policy", "mini.policy", *words)}
+
+
+def _search_r1_gpu(options: RecipeOptions) -> Defaults:
+    """NQ and HotpotQA, Wikipedia of 2018 with its E5 index, Qwen2.5-3B, unless the user brought others."""
+    folder = CACHE / "nq_hotpotqa"
+    questions = ("download NQ and HotpotQA", "research.datasets.nq_hotpotqa", "--out", folder)
+    made = module_command(*questions, creates=folder / "test.questions.jsonl")
+    splits = _splits(options, f"{folder}/{{}}.questions.jsonl", made)
+    return _musique_gpu(options) | splits | {"model": (SEARCH_R1_MODEL, None)}
+
+
 def _rqr_cpu(options: RecipeOptions) -> Defaults:
     """The tiny rewriting policy, and the mini rewriting world unless the user brought tasks."""
     world, made = _generator("make the mini rewriting world", "mini_rewriting.world", "--seed", options.seed)
@@ -157,5 +172,6 @@ def version_of(path: Path) -> tuple[int, int] | None:
 
 RECIPES = {
     "musique": Recipe("--questions", _musique_cpu, _musique_gpu),
+    "search_r1": Recipe("--questions", _search_r1_cpu, _search_r1_gpu),
     "rqr": Recipe("--tasks", _rqr_cpu, _rqr_gpu, encoder_key="research.rewriting.encoder"),
 }

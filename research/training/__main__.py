@@ -81,7 +81,7 @@ def musique(context: click.Context, **values: Any) -> None:
     run_recipe(context, values)
 
 
-@main.command(context_settings=CONTEXT, params=parameters("musique"))
+@main.command("search_r1", context_settings=CONTEXT, params=parameters("musique"))
 @click.pass_context
 def search_r1(context: click.Context, **values: Any) -> None:
     """Train a search agent as Search-R1 did, with GRPO on veRL.

@@ -162,12 +162,16 @@ def _settings(plan: RunPlan) -> list[Setting]:
 
 def _compose(options: RecipeOptions, settings: list[Setting]) -> DictConfig:
     overrides = [_verl_configs(), *(f"{key}={quoted(value)}" for key, value, _ in settings)]
-    words = (each.replace("research.preset=", f"{options.recipe}/preset=") for each in options.overrides)
+    recipe = RECIPES[options.recipe]
+    name = recipe.config or options.recipe
+    words = [each.replace("research.preset=", f"{name}/preset=") for each in options.overrides]
+    if recipe.preset and not any(each.startswith(f"{name}/preset=") for each in words):
+        words.append(f"{name}/preset={recipe.preset.format(hardware=options.hardware)}")
     overrides += map(as_hydra_word, words)
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            config = compose(f"train_{options.recipe}", overrides=overrides)
+            config = compose(f"train_{name}", overrides=overrides)
         if config.trainer.device != {"cpu": "cpu", "gpu": "cuda"}[options.hardware]:
             raise RunFailed("hardware cannot be set as a key: give --hardware")
         _set_ray(config, options)

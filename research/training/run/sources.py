@@ -23,12 +23,16 @@ class Recipe:
     Attributes:
         questions_option: the option for the training questions.
         encoder_key: a key of the configuration for the encoder.
+        config: research/config/train_CONFIG.yaml and its folder CONFIG, if they are another recipe's.
+        preset: the file of CONFIG/preset by hardware, if it is not the default one.
     """
 
     questions_option: str
     cpu: Callable[[RecipeOptions], Defaults]
     gpu: Callable[[RecipeOptions], Defaults]
     encoder_key: str = ""
+    config: str = ""
+    preset: str = ""
 
 
 def completed(options: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
@@ -172,6 +176,8 @@ def version_of(path: Path) -> tuple[int, int] | None:
 
 RECIPES = {
     "musique": Recipe("--questions", _musique_cpu, _musique_gpu),
-    "search_r1": Recipe("--questions", _search_r1_cpu, _search_r1_gpu),
+    "search_r1": Recipe(
+        "--questions", _search_r1_cpu, _search_r1_gpu, config="musique", preset="search_r1_{hardware}"
+    ),
     "rqr": Recipe("--tasks", _rqr_cpu, _rqr_gpu, encoder_key="research.rewriting.encoder"),
 }

@@ -28,6 +28,7 @@ from benchmarks.references.scripts import HOSTILE, Script, scripts
 from research.datasets.reference_prompts import notice_to_keep
 
 Player = Callable[[Script], Outcome]
+ROUNDING = 1e-3  # of sums of float32
 FIELDS = ("prompt", "contexts", "response", "mask", "answer", "reward")
 
 
@@ -39,7 +40,7 @@ def _differences(theirs: Outcome, mine: Outcome) -> list[str]:
         "response": (theirs.response_ids, mine.response_ids),
         "mask": (theirs.mask, mine.mask),
         "answer": (theirs.answer or "", mine.answer or ""),
-        "reward": (round(theirs.reward, 4), round(mine.reward, 4)),
+        "reward": (True, abs(theirs.reward - mine.reward) < ROUNDING),
     }
     return [name for name in FIELDS if pairs[name][0] != pairs[name][1]]
 
@@ -52,7 +53,9 @@ def _reason(script: Script, theirs: Outcome, mine: Outcome, tokenizer: Any, budg
     their_text, our_text = (tokenizer.decode(each.response_ids) for each in (theirs, mine))
     if any(each.split("\n")[0] in their_text for each in shown):
         return "tags and special tokens of a passage are defused"
-    if their_text == our_text:
+    if theirs.response_ids == mine.response_ids and theirs.answer == f"\\boxed{{{mine.answer}}}":
+        return "a box around the whole text is taken off"
+    if their_text == our_text and theirs.answer == mine.answer:
         return "the reference decodes and tokenizes again"
     if len(theirs.response_ids) > budget or len(theirs.contexts[-1]) > budget:
         return "the length ends it elsewhere"

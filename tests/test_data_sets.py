@@ -249,3 +249,29 @@ def test_wiki18_wants_space_before_it_starts(
     assert "NOT ENOUGH" in done.output
     assert f"Error: {tmp_path}: no space: 20,000,000.0 GB more needed" in done.output
     assert hub.ranges == []
+
+
+def test_search_r1s_questions_are_two_sets_with_ids_of_their_own(hub: HubStandIn, tmp_path: Path) -> None:
+    for name, held_out in (("nq", "test"), ("hotpotqa", "dev")):
+        for split, count in (("train", 6), (held_out, 8)):
+            rows = [
+                {"id": f"{split}_{n}", "question": f"{name} {split} {n}?", "golden_answers": ["x"]}
+                for n in range(count)
+            ]
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            hub.add(flashrag.REPO, f"{name}/{split}.jsonl", lines.encode())
+    done = command("research.datasets.nq_hotpotqa", "--out", tmp_path, "--validation", "2", "--test", "3")
+    assert done.returncode == 0, done.stderr
+    questions = {
+        split: read_questions(tmp_path / f"{split}.questions.jsonl")
+        for split in ("train", "validation", "test")
+    }
+    assert {split: len(each) for split, each in questions.items()} == {
+        "train": 12,
+        "validation": 4,
+        "test": 6,
+    }
+    names = [each.id for each in questions["train"]]
+    assert len({*names}) == 12 and names[0] == "nq_train_0" and names[-1] == "hotpotqa_train_5"
+    assert not {each.id for each in questions["validation"]} & {each.id for each in questions["test"]}
+    assert "79,168" in done.stderr + done.stdout  # of the published set

@@ -104,7 +104,7 @@ def _evaluation(
 ) -> list[str]:
     common = ["--model", model, "--out", str(out)]
     if family.datasets == (BRIGHT,):
-        words = ["--prompt", family.prompt, "--retriever", "bm25"]
+        words = ["--prompt", family.prompt, "--retriever", "bm25", f"protocol={family.prompt}"]
         words += [f"revision={revision}"] if revision else []
         return _python("research.evaluation.bright", "run", *common, *words)
     sets = [

@@ -1,5 +1,7 @@
-"""Doors for what users bring: a thing by its built-in name, by an entry point of an installed package, or by
-the import path of the user's own, ``my_package.my_module:name``.
+"""Doors for what users bring, found by name, entry point or import path.
+
+A thing is built in, named by an entry point of an installed package, or the user's own,
+``my_package.my_module:name``.
 """
 
 import importlib

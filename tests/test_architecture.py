@@ -60,3 +60,16 @@ def test_folders_files_and_functions_are_small(package: str) -> None:
                 assert (node.end_lineno or 0) - node.lineno < 40, f"{path}: {node.name} has over 40 lines"
     folders = {path.parent for path in files}
     assert [folder for folder in folders if len(list(folder.glob("*.py"))) > 12] == []
+
+
+def test_a_docstring_begins_with_a_summary_of_one_line() -> None:
+    spilling = []
+    for path in (
+        each for package in ("research", "retriever_server") for each in (ROOT / package).rglob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                summary = (ast.get_docstring(node) or "").split("\n\n")[0].strip()
+                if "\n" in summary:
+                    spilling.append(f"{path.relative_to(ROOT)}: {summary[:60]}")
+    assert not spilling

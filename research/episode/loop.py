@@ -76,7 +76,7 @@ async def run_episode(
 
     Raises:
         RuntimeError: the engine returned no tokens. Whatever ``generate`` raises passes through; a ToolError
-        does not.
+            does not.
     """
     trajectory = Trajectory(prompt_ids=list(prompt_ids))
     while trajectory.finish_reason is None:

@@ -1,5 +1,4 @@
-"""The agent protocol: tags, the parsing of a turn, the injection of passages, the format check. Pure
-functions.
+"""The agent protocol as pure functions: tags, parsing of turns, injected passages, the format check.
 
 A model thinks in ``<think>``, asks in ``<search>``, reads the ``<result>`` that the environment injects and
 ends with ``<answer>`` (ReSearch, arXiv 2503.19470). Other protocols are other values of the same fields:
@@ -113,8 +112,7 @@ def closing(name: str) -> str:
 
 
 def parse_query(turn: str, protocol: Protocol) -> str | None:
-    """The query of a turn that ends its search: the stripped text between the last ``<search>`` and
-    ``</search>``.
+    """The stripped query of a turn that ends its search, behind the last ``<search>``.
 
     None if the turn closes no search, or closes one that it never opened. An empty query is an empty string.
     """
@@ -162,9 +160,7 @@ def _tag_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _any_of(literals: Collection[str]) -> str:
-    """A pattern for any of the literals that shares their beginnings: thousands take hardly longer than
-    one.
-    """
+    """A pattern for any of the literals, in which thousands take hardly longer than one."""
     prefix = commonprefix(list(literals))
     rests: dict[str, set[str]] = {}
     for literal in sorted(literals):
@@ -187,9 +183,7 @@ _BRACKETS = str.maketrans("<>[]", "()()")
 
 
 def _defuse(literal: str, separator: str) -> str:
-    """A readable text that no tokenizer takes for the literal: other brackets, or a blank after its first
-    character.
-    """
+    """The literal with other brackets, or parted after its first character: no control token."""
     defused = literal.translate(_BRACKETS)
     if defused != literal:
         return defused
@@ -197,8 +191,7 @@ def _defuse(literal: str, separator: str) -> str:
 
 
 def neutralise(text: str, protocol: Protocol, special_tokens: Iterable[str] = ()) -> str:
-    """Text from outside (a passage, a question) without protocol tags and without special tokens of the
-    tokenizer.
+    """Text from outside without protocol tags and without special tokens of the tokenizer.
 
     ``<answer>`` becomes ``(answer)`` and ``<|im_end|>`` becomes ``(|im_end|)``, so neither the tokenizer, nor
     the format check, nor the policy can take them for control tokens. Repeats until nothing is left: defusing
@@ -243,8 +236,9 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is none
 
 
 def _boxed_content(text: str) -> str | None:
-    """What stands in the last ``\\boxed{...}``, None if its braces do not balance; of ``\\boxed 5`` what
-    follows up to a ``$``, as in the reference.
+    """What stands in the last ``\\boxed{...}``, None if its braces do not balance.
+
+    Of ``\\boxed 5`` it is what follows up to a ``$``, as in the reference.
     """
     _, command, after = text.rpartition("\\boxed")
     content = after.lstrip()

@@ -1,5 +1,4 @@
-"""The protocol bound to a tokenizer: where a turn stops, what of it is kept, and the tokens of an injected
-block.
+"""The protocol bound to a tokenizer: where turns stop, what of them is kept, injected blocks.
 
 Everything here works on token ids. What the model sampled is never decoded and encoded again; only injected
 text is encoded, once, after protocol tags and special tokens have been taken out of it.
@@ -127,8 +126,9 @@ class TokenProtocol:
         return self.decode([each for each in token_ids if each not in self.eos_token_ids])
 
     def retokenised(self, token_ids: Sequence[int], tag: str | None) -> list[int]:
-        """The tokens of a turn's text up to its closing tag, special tokens left out but the one that ends an
-        episode.
+        """The tokens of a turn's text up to its closing tag, without special tokens.
+
+        The one that ends an episode stays.
         """
         text = str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
         text = text[: text.index(tag) + len(tag)] if tag and tag in text else text
@@ -140,8 +140,9 @@ class TokenProtocol:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def chat(self, system: str | None, user: str) -> list[int]:
-        """Tokens of a prompt by the model's chat template; without one, of both texts as they stand. A system
-        message of None is not said, an empty one is.
+        """Tokens of a prompt by the model's chat template; without one, of both texts as they stand.
+
+        A system message of None is not said, an empty one is.
 
         Where the template has no place for a system message its text goes in front of the user's.
 
@@ -191,8 +192,7 @@ class TokenProtocol:
         return str(rendered)
 
     def cut(self, token_ids: Sequence[int]) -> tuple[list[int], str | None]:
-        """The sampled tokens up to the one that ends the text or completes the first closing tag, and that
-        tag (None if there is none).
+        """The sampled tokens up to the end of the text or of the first closing tag, and that tag or None.
 
         A token is never split: where the tag ends inside a token (``>\\n`` is one token for many
         vocabularies), that token is kept whole, since it is what the model sampled.

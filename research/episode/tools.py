@@ -1,5 +1,6 @@
-"""Tools that a model may call in an episode: one function each, with its name, its description and a check of
-its arguments, all read from the function itself.
+"""Tools that a model may call in an episode, one function each.
+
+Name, description and the check of its arguments are read from the function itself.
 """
 
 import asyncio

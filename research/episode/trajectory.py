@@ -14,8 +14,9 @@ _AS_WRITTEN = with_config(ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
 
 def well_formed(text: str) -> str:
-    """The text with ``?`` for each half of a surrogate pair: JSON can spell one, but no tokenizer and no file
-    in UTF-8 takes it.
+    """The text with ``?`` for each half of a surrogate pair.
+
+    JSON can spell one, but no tokenizer and no file in UTF-8 takes it.
     """
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
@@ -23,8 +24,9 @@ def well_formed(text: str) -> str:
 @_AS_WRITTEN
 @dataclass(frozen=True)
 class Passage:
-    """A retrieved passage. ``contents`` is ``title\\ntext``; ``score`` is the retriever's own, higher is
-    better. Its texts are well formed, whatever they come from.
+    """A retrieved passage, its texts well formed, whatever they come from.
+
+    ``contents`` is ``title\\ntext``; ``score`` is the retriever's own, higher is better.
     """
 
     id: str
@@ -82,9 +84,7 @@ class Segment:
 @_AS_WRITTEN
 @dataclass
 class Trajectory:
-    """An episode: the prompt, then model and environment segments in turn, then how it ended and what it
-    earned.
-    """
+    """An episode: the prompt, segments of model and environment, how it ended and what it earned."""
 
     prompt_ids: list[int]
     segments: list[Segment] = field(default_factory=list)

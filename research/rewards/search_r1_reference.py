@@ -21,8 +21,9 @@ def score(
     retrieval: float = 0.0,
     prompt_answer: str = "Beijing",
 ) -> Reward:
-    """Right: 1.0 in a valid format, else less `structure`; wrong: `structure`, and `retrieval` if a result
-    holds the answer, in a valid format, else `final_format`.
+    """Right: 1.0 in a valid format, else less `structure`.
+
+    Wrong: `structure`, and `retrieval` if a result holds the answer, in a valid format, else `final_format`.
     """
     protocol, text = reference.protocol, trajectory.text
     valid = is_valid(text, protocol)
@@ -37,8 +38,9 @@ def score(
 
 
 def is_valid(text: str, protocol: Protocol) -> bool:
-    """Whether it is thought, search and result in turn, any number of times, then thought and answer, with
-    nothing but blanks between them.
+    """Whether it is thought, search and result, any number of times, then thought and answer.
+
+    Between them there may be blanks alone.
     """
     names = protocol.think, protocol.search, protocol.result, protocol.answer
     tag = "|".join(map(re.escape, names))

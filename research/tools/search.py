@@ -75,7 +75,7 @@ class RetrieverClient:
 
         Raises:
             SearchError: the server refused the request, ignored ``exclude_ids``, gave an answer of another
-            format, or no attempt succeeded before the deadline.
+                format, or no attempt succeeded before the deadline.
         """
         request = _Request(query, top_k or self.config.top_k, exclude_ids)
         if request in self._cache:

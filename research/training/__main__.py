@@ -141,7 +141,7 @@ def resolve_options(values: dict[str, Any], explicit: set[str], resume: bool) ->
 
     Raises:
         RunFailed: there is nothing to resume, the folder is no run folder, or an option contradicts the saved
-        ones.
+            ones.
     """
     recipe = values.get("recipe", "musique")
     run_dir = (values["run_dir"] or _default_run_dir(recipe, resume)).absolute()

@@ -44,7 +44,7 @@ def write_run_rows(run_dir: Path, questions: Path, validation: Path | None, test
 
     Raises:
         DataError: a file is missing or a row malformed; names file and line. Or too few questions are left,
-        or a task lacks what its reward needs.
+            or a task lacks what its reward needs.
     """
     config = OmegaConf.load(run_dir / "config.yaml")
     environment, seed = read_research_config(config.research).environment, config.data.seed

@@ -1,5 +1,4 @@
-"""Prompts: built in, one text file each (``research_base_own``, ``search_r1_own`` and others),
-a file of your own by its path, or the text itself.
+"""Prompts: built in, one text file each, a file of your own by its path, or the text itself.
 
 With a line ``---`` the part above it is the system message and the part below it the user message, both put
 through the model's own chat template. An empty part above says nothing, and templates such as Qwen2.5's then
@@ -116,7 +115,8 @@ def build_prompt(prompt: str, question: str, tokens: TokenProtocol, **fields: st
 
 
 def fill(template: str, texts: Mapping[str, str]) -> str:
-    """The template with each ``{name}`` that `texts` has. In one pass: a text that holds ``{question}``
-    itself stays as it is.
+    """The template with each ``{name}`` that `texts` has.
+
+    In one pass: a text that holds ``{question}`` itself stays as it is.
     """
     return _PLACE.sub(lambda found: texts.get(found[1], found[0]), template)

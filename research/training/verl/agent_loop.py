@@ -35,7 +35,7 @@ class SearchAgentLoop(AgentLoopBase):
 
         Raises:
             TimeoutError: the rollout server did not answer within ``research.generate_timeout``. This, and
-            whatever the server raises, ends the run (research/training/verl/replay_buffer.py).
+                whatever the server raises, ends the run (research/training/verl/replay_buffer.py).
         """
         info, step = row["extra_info"], int(row["global_steps"])
         seed = self._seed(row) if sampling_params["temperature"] > 0 else None

@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from research.evaluation.released import family_of, preset_of, published_of
-from research.evaluation.reproduce import comparison, main
+from research.evaluation.reproduce import beside_published, main
 
 
 def dry_run(*arguments: str) -> str:
@@ -54,7 +54,7 @@ def test_ours_stands_beside_the_published_figure() -> None:
     assert family is not None and preset_of(family, checkpoint) == "research_instruct"
     figure = {"mean": 0.414, "low": 0.33, "high": 0.5}
     results = [{"dataset": "bamboogle", "em": figure}, {"dataset": "mean", "em": {"mean": 0.4}}]
-    table = comparison(family, checkpoint, {"results": results})
+    table = beside_published(family, checkpoint, {"results": results})
     assert (
         ".414 [0.330, 0.500]" in table
         and "-0.010" in table
@@ -65,4 +65,4 @@ def test_ours_stands_beside_the_published_figure() -> None:
     bright = family_of(reasoner)
     assert bright is not None
     scores = {"results": [{"task": "mean", "ndcg@10": {"mean": 0.281}}]}
-    assert "+0.2" in comparison(bright, reasoner, scores)
+    assert "+0.2" in beside_published(bright, reasoner, scores)

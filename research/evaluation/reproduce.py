@@ -78,7 +78,7 @@ def main(
         else:
             with serving_index(INDEX) as url:
                 _run([*evaluate, "--retriever", url])
-    click.echo(comparison(family, checkpoint, read_summary(out)))
+    click.echo(beside_published(family, checkpoint, read_summary(out)))
 
 
 def _prepare(family: Family, revision: str | None, retriever: str | None) -> list[list[str]]:
@@ -151,7 +151,7 @@ def _published_lines(published: Any) -> list[str]:
     return [f"  {name}: {value}" for name, value in published.items()] or ["  no figure is known here"]
 
 
-def comparison(family: Family, checkpoint: str, summary: dict[str, Any]) -> str:
+def beside_published(family: Family, checkpoint: str, summary: dict[str, Any]) -> str:
     """Ours beside the published figures, as a Markdown table, and what is not as at home."""
     published, bright = published_of(family, checkpoint), family.datasets == (BRIGHT,)
     label, metric = ("task", "ndcg@10") if bright else ("dataset", "em")

@@ -46,7 +46,7 @@ def query_of(question: RewritingTask, rewrites: Sequence[str], config: BrightCon
     return BrightQuery(question, texts, (1.0,) * len(texts))
 
 
-def texts_of(
+def texts_to_search(
     tasks: Sequence[BrightTask], config: BrightConfig, run_dir: Path, model: dict[str, Any]
 ) -> dict[str, Texts]:
     """The texts of each task by its name; warns of questions that have none. `model` is its identity."""

@@ -15,7 +15,7 @@ from research.datasets.bright import BrightTask, hub_task, local_task
 from research.datasets.rewriting_tasks import RewritingTask
 from research.evaluation.bright.config import ORIGINAL, BrightConfig, read_bright_config
 from research.evaluation.bright.published import comparison
-from research.evaluation.bright.queries import BrightQuery, query_of, texts_of
+from research.evaluation.bright.queries import BrightQuery, query_of, texts_to_search
 from research.evaluation.bright.retrieve import retrieve_all
 from research.evaluation.bright.score import figures, mean_figures, table
 from research.evaluation.bright.trec import Run, read_run, trec_scores, write_run
@@ -44,7 +44,7 @@ def evaluate_bright(config: DictConfig, run_dir: Path) -> str:
     identity = _identity(tasks, read)
     with alone_in(run_dir, EvaluationError):
         check_same(run_dir, config, identity, FREE)
-        texts = texts_of(tasks, read, run_dir, identity["queries"])
+        texts = texts_to_search(tasks, read, run_dir, identity["queries"])
         results, scores = [], {}
         for task in tasks:
             queries = [query_of(each, texts[task.name].get(each.id, ()), read) for each in task.questions]

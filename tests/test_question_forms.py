@@ -267,3 +267,18 @@ def test_any_change_of_a_published_row_is_read_or_told_in_one_line(folder: Path,
     write_questions(folder / "again.jsonl", read)
     assert repr(read_questions(folder / "again.jsonl")) == repr(read)
     assert write_parquet(training_rows(read, "train", "any"), folder / "rows.parquet") == len(read)
+
+
+def test_nq_open_and_bamboogles_table_are_read_as_they_come(tmp_path: Path) -> None:
+    nq, bamboogle = tmp_path / "NQ-open.dev.jsonl", tmp_path / "bamboogle.csv"
+    nq.write_text('{"question": "who sings it", "answer": ["Ann", "Bea"]}\n' * 2)
+    bamboogle.write_text('Question,Answer\n"Who ruled, in 1812?",James Madison\n"Two\nlines?",x\n')
+    first, second = read_questions(nq)
+    assert first.golden_answers == ("Ann", "Bea") and first.id != second.id
+    asked = {each.question: each.golden_answers for each in read_questions(bamboogle)}
+    assert asked == {"Who ruled, in 1812?": ("James Madison",), "Two\nlines?": ("x",)}
+    bamboogle.write_text("Question,Answer\nWho?,\n")
+    with pytest.raises(DataError, match="bamboogle.csv:2.*answer"):
+        read_questions(bamboogle)
+    with pytest.raises(DataError, match="no such file"):
+        read_questions(tmp_path / "none.csv")

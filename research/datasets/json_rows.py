@@ -1,6 +1,7 @@
-"""Rows of files with their places, .jsonl, .jsonl.gz, JSON arrays and parquet; and checks of their fields."""
+"""Rows of files with their places, .jsonl, .jsonl.gz, JSON arrays, parquet, csv; checks of their fields."""
 
 import codecs
+import csv
 import gzip
 import json
 import re
@@ -29,7 +30,7 @@ def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[in
     Raises DataError as `read_json_rows`.
     """
     if path.suffix != ".parquet":
-        yield from read_json_rows(path)
+        yield from _table_rows(path) if path.suffix == ".csv" else read_json_rows(path)
         return
     number = 0
     try:
@@ -42,6 +43,19 @@ def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[in
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as parquet behind row {number} ({reason})") from error
+
+
+def _table_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, row) of a table whose first line names its columns, in small letters here."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file, strict=True)
+            for row in rows:
+                yield rows.line_num, {str(name).lower(): value for name, value in row.items()}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a table ({error})") from error
 
 
 def read_objects(

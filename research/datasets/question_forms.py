@@ -4,6 +4,8 @@
   official MuSiQue     {"id", "question", "answer", "answer_aliases", "answerable", "question_decomposition",
                        "paragraphs": [{"title", "is_supporting"}]}
   HotpotQA and 2Wiki   {"_id", "question", "answer", "supporting_facts": [[title, sentence], ...]}
+  NQ-open              {"question", "answer": [...]}, without an id
+  Bamboogle            a table, .csv, with the columns Question and Answer
   Search-R1 and veRL   {"question" or "prompt": [{"role", "content"}], "golden_answers" or "reward_model":
                        {"ground_truth": {"target": [...]}}, "extra_info": {"index", "split"}}
 
@@ -94,7 +96,8 @@ def question_of(row: Row, where: str) -> Question | None:
 
 def _id(row: Row, where: str) -> str:
     value = row.get("id", row.get("_id"))
-    if value is None and ("reward_model" in row or "prompt" in row):
+    nameless = "reward_model" in row or "prompt" in row or isinstance(row.get("answer"), list)
+    if value is None and (nameless or where.rpartition(":")[0].endswith(".csv")):
         value = f"{row.get('split', 'row')}_{row.get('index', where.rpartition(':')[2])}"
     return id_of(value, where, f"; {FORMS}")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LIMITS, SHARED, ScriptedEngine
+from conftest import LIMITS, SHARED, ScriptedEngine, search_for
 from omegaconf import OmegaConf
 from test_recipe_options import compose
 
@@ -23,11 +23,13 @@ from benchmarks.references.model import byte_tokenizer
 from benchmarks.references.ours import play, preset
 from benchmarks.references.scripts import Script, Turn
 from research.datasets import reference_prompts
+from research.datasets.mini.demonstrations import CLEAN, demonstrations
+from research.datasets.mini.policy import named_protocol
 from research.episode.loop import run_episode
 from research.episode.prompts import build_prompt
-from research.episode.protocol import extract_answer, render_passage, render_result
+from research.episode.protocol import answer_of, extract_answer, render_passage, render_result
 from research.episode.tokens import TokenProtocol
-from research.episode.tools import make_tool
+from research.episode.tools import make_tool, search_tool
 from research.episode.trajectory import Passage, Segment, Trajectory
 from research.evaluation.config import EvaluationConfig
 from research.rewards import DOOR, Reference
@@ -207,8 +209,12 @@ def test_trainings_take_the_settings_of_a_reference(
     config = compose(tmp_path, "gpu", f"research.preset={name}", recipe=recipe, gpus=8)
     values = {key: OmegaConf.select(config.research, key) for key in expected}
     assert values == expected and not config.research.protocol.retokenise
-    own = compose(tmp_path / "cpu", "cpu", f"research.preset={name}", recipe=recipe)
-    assert own.research.prompt == "question"  # the tiny policy's
+    if name in ("own", "reference"):
+        own = compose(tmp_path / "cpu", "cpu", f"research.preset={name}", recipe=recipe)
+        assert own.research.prompt == "question"  # the tiny policy's
+    else:
+        with pytest.raises(RunFailed, match="the tiny policy knows"):
+            compose(tmp_path / "cpu", "cpu", f"research.preset={name}", recipe=recipe)
     truncated = recipe == "rqr"
     assert config.algorithm.rollout_correction.rollout_is == ("token" if truncated else None)
 
@@ -216,3 +222,58 @@ def test_trainings_take_the_settings_of_a_reference(
 def test_an_unknown_preset_of_a_training_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match="no_such"):
         compose(tmp_path, "cpu", "research.preset=no_such")
+
+
+def test_the_tiny_policy_of_search_r1_learns_its_protocol_without_a_network(tmp_path: Path) -> None:
+    config = compose(tmp_path, "cpu", recipe="search_r1")
+    protocol = config.research.protocol
+    assert (protocol.result, protocol.parse, protocol.invalid_turn) == (
+        "information",
+        "first_pair",
+        "\nnot there\n",
+    )
+    assert config.research.reward == "search_r1_reference" and config.data.train_batch_size == 16
+    shown = next(demonstrations(0, (2,), CLEAN, named_protocol("search_r1")))
+    text = "".join(text for text, _ in shown.segments)
+    assert "<information>Doc 1(Title: " in text and "boxed" not in text
+    trajectory = Trajectory([1], [Segment("model", [], [], text)])
+    reference = Reference("q", shown.golden_answers, named_protocol("search_r1"))
+    expected = 1.0 if shown.right else 0.2  # 0.2: wrong in a valid format
+    assert DOOR.load("search_r1_reference")(trajectory, reference).score == expected
+
+
+@pytest.mark.parametrize("name", ["search_r1", "research_instruct", "recall"])
+@pytest.mark.parametrize("turn", ["<|im_end|>", "<|im_start|>", "x"])
+def test_turns_of_special_tokens_alone_end_an_episode_without_an_error(name: str, turn: str) -> None:
+    config, tokenizer = preset(name), byte_tokenizer()
+    tokens = TokenProtocol(tokenizer, config.protocol)
+    limits = replace(config.limits, turn_tokens=1)
+    engine = ScriptedEngine(tokens, [turn] * 9)
+    trajectory = asyncio.run(run_episode([1], engine.generate, [], tokens, limits))
+    assert trajectory.finish_reason in ("eos", "length", "search_limit")
+    assert len(trajectory.response_ids) == len(trajectory.response_mask)
+
+
+def test_what_stands_in_a_thought_is_no_answer_of_recall() -> None:
+    protocol = preset("recall").protocol
+    turns = ["I think \\boxed{Lem}</think> It is \\boxed{Danube}."]
+    assert extract_answer(turns, protocol) == "Danube"
+    assert extract_answer(["\\boxed{Lem}</think> I do not know."], protocol) is None
+
+
+def test_an_answer_that_its_length_cut_off_does_not_count_for_research() -> None:
+    protocol = preset("research_instruct").protocol
+    text = "<think>t</think><answer>\\boxed{Lem}</answer> and on and on"
+    trajectory = Trajectory([1], [Segment("model", [], [], text)], finish_reason="length")
+    assert answer_of(trajectory, protocol) is None
+    assert answer_of(replace(trajectory, finish_reason="eos"), protocol) == "Lem"
+
+
+def test_no_turn_begins_behind_the_total_of_tokens() -> None:
+    config, tokenizer = preset("research_instruct"), byte_tokenizer()
+    tokens = TokenProtocol(tokenizer, config.protocol)
+    limits = replace(config.limits, total_tokens=60)
+    engine = ScriptedEngine(tokens, ["<search>a</search>", "<search>" + "b" * 60 + "</search>", "x"])
+    tools = [search_tool(search_for("T\ntext"))]
+    trajectory = asyncio.run(run_episode([1] * 10, engine.generate, tools, tokens, limits))
+    assert trajectory.finish_reason == "length" and len(engine.calls) == 2

@@ -31,6 +31,7 @@ FORMS = {
     '    prompt = (f"Do:\\n" f"Query: {question}\\n\\n")\ndef main(t):\n    if t:\n'
     '        system_prompt = ("Think " "first.")\n    else:\n        system_prompt = ""\n',
     "_TONGSEARCH_TRAINING": "DEFAULT_INSTRUCTION = (\n    f'Do:\\n'\n    f'Question: '\n)\n",
+    "_TONGSEARCH_ROWS": "def build(t):\n    if not t:\n        return ''\n    return ('Think ' 'well.')\n",
     "_RECALL": 'class ReCall:\n    system_prompt = """Tools: {func_schemas} <c>{{"name": <n>}}</c>"""\n'
     "    def init(self):\n        system_prompt = f'<s>{self.system_prompt}'\n",
     "_RECALL_TRAINING": 're_call_template_sys = """T: {func_schemas} {{}}"""\n',
@@ -122,6 +123,7 @@ CHAT = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assista
         ("search_r1", "[user]Find <answer> A </answer>: Who was it?\n[assistant]"),
         ("tongsearch_qr", "[system][user]Do:\nQuery: Who was it\n\n[assistant]"),
         ("tongsearch_qr_think", "[system]Think first.[user]Do:\nQuery: Who was it\n\n[assistant]"),
+        ("tongsearch_qr_think_training", "[system]Think well.[user]Do:\nQuestion: Who was it[assistant]"),
         ("tongsearch_qr_training", "[system][user]Do:\nQuestion: Who was it[assistant]"),
     ],
 )

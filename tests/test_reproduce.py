@@ -19,14 +19,20 @@ def dry_run(*arguments: str) -> str:
         ("agentrl/ReSearch-Qwen-7B", ("--preset research_base", "hotpotqa: 0.406", "wiki-18.jsonl")),
         ("agentrl/ReSearch-Qwen-7B-Instruct", ("--preset research_instruct", "bamboogle: 0.424")),
         ("agentrl/ReSearch-Qwen-32B-Instruct", ("--preset research_instruct", "hotpotqa: 0.467")),
-        ("PeterJinGo/SearchR1-nq_hotpotqa_train-qwen2.5-7b-em-ppo", ("--preset search_r1", "mean: 0.431")),
+        (
+            "PeterJinGo/SearchR1-nq_hotpotqa_train-qwen2.5-7b-em-ppo-v0.2",
+            ("--preset search_r1", "mean: 0.431"),
+        ),
         (
             "PeterJinGo/SearchR1-nq_hotpotqa_train-qwen2.5-3b-it-em-grpo-v0.3",
             ("--preset search_r1", "no figure"),
         ),
-        ("SearchR1-nq_hotpotqa_train-qwen2.5-14b-em-ppo-v0.2/", ("nq,triviaqa,popqa,hotpotqa", "e5-base-v2")),
+        (
+            "runs-instruct/SearchR1-nq_hotpotqa_train-qwen2.5-14b-em-ppo-v0.2",
+            ("nq,triviaqa,popqa,hotpotqa", "e5-base-v2"),
+        ),
         ("TongSearch/TongSearch-QR-1.5B", ("--prompt tongsearch_qr", "mean: 24.6", "xlangai/BRIGHT")),
-        ("TongSearch/TongSearch-QR-3B", ("--retriever bm25", "no figure")),
+        ("TongSearch/TongSearch-QR-3B", ("--retriever bm25_query_weighted", "no figure")),
         ("TongSearch/TongSearch-QR-7B", ("revision main", "mean: 27.9")),
     ],
 )

@@ -7,7 +7,7 @@ from benchmarks.references.model import Outcome, ScriptedModel
 from benchmarks.references.scripts import Script
 from research.episode.loop import Generation, run_episode
 from research.episode.prompts import build_prompt
-from research.episode.protocol import extract_answer
+from research.episode.protocol import answer_of
 from research.episode.tokens import TokenProtocol
 from research.episode.tools import search_tool
 from research.episode.trajectory import Passage
@@ -42,6 +42,6 @@ def play(script: Script, config: EvaluationConfig, tokenizer: Any, reward: str) 
         model.contexts,
         trajectory.response_ids,
         trajectory.response_mask,
-        extract_answer(trajectory.model_turns, config.protocol),
+        answer_of(trajectory, config.protocol),
         DOOR.load(reward)(trajectory, reference).score,
     )

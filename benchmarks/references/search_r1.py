@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,7 +95,7 @@ def _outcome(
     text = tokenizer.decode(prompt_ids + response_ids)
     with contextlib.redirect_stdout(io.StringIO()):
         reward = parts.reward.compute_score_em(text, {"target": list(script.golden_answers)}, **REWARD)
-    # Without an answer of the model's own, that of the prompt's example.
-    answer = parts.reward.extract_solution(text)
-    own = "</answer>" in tokenizer.decode([each for each, one in zip(response_ids, mask, strict=True) if one])
-    return Outcome(model.contexts, response_ids, mask, answer if own else None, float(reward))
+    # The prompt's own example is an answer to the reference; here that is none.
+    own = re.search("<answer>.*?</answer>", tokenizer.decode(response_ids), re.DOTALL)
+    answer = parts.reward.extract_solution(text) if own else None
+    return Outcome(model.contexts, response_ids, mask, answer, float(reward))

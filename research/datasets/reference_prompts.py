@@ -38,13 +38,16 @@ class ReferenceFile:
 
     def text(self) -> str:
         """Its text, from the cache or fetched into it. Raises DataError."""
-        content = self.cached.read_bytes() if self.cached.is_file() else self._fetch()
+        try:
+            content = self.cached.read_bytes() if self.cached.is_file() else self._fetch()
+        except OSError as error:
+            raise DataError(f"{self.cached}: cannot be read ({error.strerror}); remove it") from error
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise DataError(f"{self.cached}: is damaged; remove it to fetch it again")
         return content.decode("utf-8")
 
     def _fetch(self) -> bytes:
-        endpoint = os.environ.get("GITHUB_RAW_ENDPOINT", ENDPOINT).rstrip("/")
+        endpoint = (os.environ.get("GITHUB_RAW_ENDPOINT") or ENDPOINT).rstrip("/")
         url = f"{endpoint}/{self.repository}/{self.commit}/{self.path}"
         try:
             answer = httpx.get(url, timeout=TIMEOUT, follow_redirects=True).raise_for_status()
@@ -88,6 +91,11 @@ _TONGSEARCH_TRAINING = replace(
     _TONGSEARCH,
     path="scripts/data_process/sample_stackexchange.py",
     sha256="ac81b73210de6795f57822d677ddac7e56305a50d71ccf2129839753fa42f3a5",
+)
+_TONGSEARCH_ROWS = replace(
+    _TONGSEARCH,
+    path="scripts/data_process/build_dataset.py",
+    sha256="df59591ee25977fcbc9f9abb4f01fd7ea70d6f532605efd5e05fa689b4029390",
 )
 _RECALL = ReferenceFile(
     "Agent-RL/ReCall",
@@ -159,6 +167,12 @@ def _tongsearch_training() -> str:
     return _chat("", _literal(_TONGSEARCH_TRAINING, "DEFAULT_INSTRUCTION") + "{question}")
 
 
+def _tongsearch_think_training() -> str:
+    nodes = (node for node in ast.walk(ast.parse(_TONGSEARCH_ROWS.text())) if isinstance(node, ast.Return))
+    system = max((_text(node.value) for node in nodes if node.value), key=len)
+    return _chat(system, _literal(_TONGSEARCH_TRAINING, "DEFAULT_INSTRUCTION") + "{question}")
+
+
 def _recall() -> str:
     return _with_tools(_literal(_RECALL, "system_prompt"))
 
@@ -187,6 +201,7 @@ PROMPTS: dict[str, Callable[[], str]] = {
     "search_r1": _search_r1,
     "tongsearch_qr": _tongsearch,
     "tongsearch_qr_think": _tongsearch_think,
+    "tongsearch_qr_think_training": _tongsearch_think_training,
     "tongsearch_qr_training": _tongsearch_training,
 }
 """Prompts by name; each call reads the cache, or fetches."""

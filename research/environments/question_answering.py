@@ -13,7 +13,7 @@ from research.environments.controls import CLOSED_BOOK, CONTROLS, SHUFFLED, cont
 from research.environments.headline import LENGTHS, REWARD, Chart, Column, Headline
 from research.episode.loop import Generate, run_episode
 from research.episode.prompts import build_prompt
-from research.episode.protocol import extract_answer, format_fault
+from research.episode.protocol import answer_of, format_fault
 from research.episode.tokens import TokenProtocol
 from research.episode.tools import SEARCH, Tool
 from research.episode.trajectory import Trajectory
@@ -131,7 +131,7 @@ class Environment(BaseEnvironment):
     def measure(self, trajectory: Trajectory, reference: Reference) -> dict[str, float]:
         """What is measured of each finished trajectory, whatever its reward."""
         protocol, golden_answers = reference.protocol, reference.golden_answers
-        answer = extract_answer(trajectory.model_turns, protocol) or ""
+        answer = answer_of(trajectory, protocol) or ""
         valid = ended(trajectory) and format_fault(trajectory.model_turns, protocol) is None
         failed = sum(call.error is not None for call in trajectory.searches if call.query)
         others = [tool.name for tool in self.tools if tool.name != SEARCH]

@@ -37,7 +37,7 @@ class Limits:
         response_tokens: the whole response, injected blocks included.
         passage_tokens: of one injected passage or other result; a longer one is cut between words.
         block_tokens: of all that is injected after a turn; what is longer is cut wherever that is, tags too.
-        total_tokens: prompt and response together.
+        total_tokens: prompt and response together, behind which no further turn begins.
         call_seconds: of one call of a tool; a call that takes longer fails.
     """
 
@@ -51,10 +51,12 @@ class Limits:
 
     def room(self, trajectory: Trajectory) -> int:
         """Tokens that may still follow."""
-        room = self.response_tokens - trajectory.response_length
-        if self.total_tokens is None:
-            return room
-        return min(room, self.total_tokens - len(trajectory.prompt_ids) - trajectory.response_length)
+        return self.response_tokens - trajectory.response_length
+
+    def are_spent(self, trajectory: Trajectory) -> bool:
+        """Whether no further turn may begin."""
+        length = len(trajectory.prompt_ids) + trajectory.response_length
+        return self.total_tokens is not None and length >= self.total_tokens
 
 
 Generate = Callable[[list[int], int], Awaitable[Generation]]
@@ -71,8 +73,8 @@ async def run_episode(
     """Let the model think, call tools and answer until it answers, ends its turn, or reaches a limit.
 
     Returns:
-        A trajectory without reward. Its response never exceeds ``limits.response_tokens`` and never holds an
-        injected block without its closing tag.
+        A trajectory without reward. Its response never exceeds ``limits.response_tokens`` and, unless
+        ``limits.block_tokens`` cuts it, never holds an injected block without its closing tag.
 
     Raises:
         RuntimeError: the engine returned no tokens. Whatever ``generate`` raises passes through; a ToolError
@@ -86,7 +88,9 @@ async def run_episode(
             trajectory.finish_reason = _ending(trajectory, step, tokens)
         elif trajectory.environment_turns >= limits.searches:
             trajectory.finish_reason = "search_limit"
-        elif not await _environment_turn(trajectory, step, tools, tokens, limits):
+        elif limits.are_spent(trajectory) or not await _environment_turn(
+            trajectory, step, tools, tokens, limits
+        ):
             trajectory.finish_reason = "length"
     return trajectory
 
@@ -104,7 +108,7 @@ async def _model_turn(
     kept, tag = tokens.cut(generation.token_ids[:budget])
     log_probs = generation.log_probs[: len(kept)]
     if tokens.protocol.retokenise:
-        kept = tokens.retokenised(kept, tag)
+        kept = tokens.retokenised(kept, tag)[:budget]
         log_probs = [0.0] * len(kept)
     segment = Segment("model", kept, log_probs, tokens.said(kept))
     trajectory.segments.append(segment)
@@ -114,7 +118,7 @@ async def _model_turn(
 def _ending(trajectory: Trajectory, step: str, tokens: TokenProtocol) -> FinishReason:
     if step == ANSWERED:
         return "answer"
-    return "eos" if trajectory.segments[-1].token_ids[-1] in tokens.eos_token_ids else "length"
+    return "eos" if tokens.eos_token_ids.intersection(trajectory.segments[-1].token_ids[-1:]) else "length"
 
 
 async def _environment_turn(
@@ -144,7 +148,7 @@ async def _environment_turn(
 
 def _drop_end(segment: Segment, tokens: TokenProtocol) -> None:
     """Take the end token from a turn that goes on."""
-    if segment.token_ids[-1] in tokens.eos_token_ids:
+    if tokens.eos_token_ids.intersection(segment.token_ids[-1:]):
         del segment.token_ids[-1], segment.log_probs[-1]
 
 

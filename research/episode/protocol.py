@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from os.path import commonprefix
 
-from research.episode.trajectory import Passage
+from research.episode.trajectory import Passage, Trajectory
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Protocol:
         invalid_turn: what is said, as it stands, after a turn that neither calls nor answers; with an empty
             text such a turn ends the episode.
         answer_rule: the answer that counts: ``last_turn``, the last one of the last turn; ``first`` or
-            ``last`` of all the model wrote; ``last_text``, the last turn but for its thoughts, without tags;
+            ``last`` of the whole response; ``last_text``, the last turn but for its thoughts, without tags;
             ``after_think``, the first one that follows a closed thought (TongSearch-QR).
         unwrap_text: whether ``\\text{Paris}`` in the box is Paris; else the box is read as ReSearch's
             reference reads it.
@@ -295,6 +295,14 @@ def _without_text_commands(latex: str) -> str:
     return _LATEX_TEXT.sub(plain, latex)
 
 
+def answer_of(trajectory: Trajectory, protocol: Protocol) -> str | None:
+    """The final answer of an episode, or None; by the references' rules of all that stands in it."""
+    if protocol.stop == "call" and trajectory.finish_reason == "length":
+        return None  # cut off: the model was to end its answer itself
+    whole = protocol.answer_rule in ("first", "last")
+    return extract_answer([trajectory.text] if whole else trajectory.model_turns, protocol)
+
+
 def extract_answer(turns: Sequence[str], protocol: Protocol) -> str | None:
     """The final answer in the model's own text, or None.
 
@@ -314,8 +322,8 @@ def extract_answer(turns: Sequence[str], protocol: Protocol) -> str | None:
 def _answer_content(turns: Sequence[str], protocol: Protocol) -> str | None:
     """What stands between the answer tags that count, None without them."""
     if protocol.answer_rule == "last_text":
-        thought = rf"<{protocol.think}>.*?</{protocol.think}>"
-        return re.sub(thought, "", turns[-1] if turns else "", flags=re.DOTALL).strip() or None
+        thought, text = rf"<{protocol.think}>.*?</{protocol.think}>", "".join(turns[-1:])
+        return re.sub(thought, "", protocol.opening + text, flags=re.DOTALL).strip() or None
     if protocol.answer_rule == "after_think":
         pattern = rf"<{protocol.think}>.*?</{protocol.think}>\s*<{protocol.answer}>(.*?)</{protocol.answer}>"
         found = re.search(pattern, "".join(turns), re.DOTALL)

@@ -60,7 +60,7 @@ FAMILIES = (
             "ReSearch-Qwen-32B": _of(0.428, 0.385, 0.264, 0.544),
             "ReSearch-Qwen-32B-Instruct": _of(0.467, 0.449, 0.264, 0.568),
         },
-        remaining=(*_COMMON, "the first turn may not take all 8,192 tokens beside its prompt"),
+        remaining=(*_COMMON, "each turn is tokenized again by itself, there the whole text is"),
     ),
     Family(
         "Search-R1",
@@ -68,10 +68,10 @@ FAMILIES = (
         SEVEN,
         "arXiv 2503.09516, table of main results (the mean over seven sets)",
         preset="search_r1",
-        published={"SearchR1-nq_hotpotqa_train-qwen2.5-7b-em-ppo": {"mean": 0.431}},
+        published={"SearchR1-nq_hotpotqa_train-qwen2.5-7b-em-ppo-v0.2": {"mean": 0.431}},
         remaining=(
             *_COMMON,
-            "a context of more than 4,096 tokens ends an episode; there it loses its beginning",
+            "a response of more than 4,096 tokens ends; there the context loses its beginning",
         ),
     ),
     Family(
@@ -86,7 +86,7 @@ FAMILIES = (
         },
         remaining=(
             "BRIGHT's relevance judgements and passages are being corrected: the revision matters",
-            "BM25 is this project's own, equal to the reference's in rankings (docs/bright.md)",
+            "BM25 is this project's own, weighted by the query's words as there (docs/bright.md)",
         ),
     ),
 )
@@ -94,15 +94,19 @@ FAMILIES = (
 
 def family_of(checkpoint: str) -> Family | None:
     """The family by a hub name, or by a folder's."""
-    name = checkpoint.rstrip("/").rpartition("/")[2]
+    name = _name(checkpoint)
     return next((each for each in FAMILIES if re.fullmatch(each.pattern, name, re.IGNORECASE)), None)
+
+
+def _name(checkpoint: str) -> str:
+    return checkpoint.rstrip("/").rpartition("/")[2]
 
 
 def preset_of(family: Family, checkpoint: str) -> str:
     """Instruct checkpoints and base ones were trained with other prompts."""
-    return family.preset if not family.base or "instruct" in checkpoint.lower() else family.base
+    return family.preset if not family.base or "instruct" in _name(checkpoint).lower() else family.base
 
 
 def published_of(family: Family, checkpoint: str) -> Mapping[str, float]:
     """Figures of the checkpoint by data set; empty if none are known here."""
-    return family.published.get(checkpoint.rstrip("/").rpartition("/")[2], {})
+    return family.published.get(_name(checkpoint), {})

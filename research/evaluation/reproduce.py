@@ -15,6 +15,7 @@ from research.datasets.bright import REPO as BRIGHT_REPO
 from research.datasets.flashrag import REPO as QUESTIONS_REPO
 from research.datasets.wiki18 import CORPUS_REPO, INDEX_REPO
 from research.evaluation import command_line as cli
+from research.evaluation.config import compose_multihop
 from research.evaluation.outputs.summary import cell_text, read_summary
 from research.evaluation.released import BRIGHT, FAMILIES, Family, family_of, preset_of, published_of
 from research.evaluation.service import serving_index
@@ -62,12 +63,20 @@ def main(
     family = next((each for each in FAMILIES if each.name == named), None) or family_of(checkpoint)
     if family is None:
         raise click.ClickException(f"{checkpoint}: no released checkpoint that is known here; give --family")
+    checkpoint, bright = checkpoint.rstrip("/"), family.datasets == (BRIGHT,)
+    if bright and (limit or retriever):
+        raise click.UsageError(
+            "BRIGHT is asked whole, with an index of its own: no --limit and no --retriever"
+        )
     out = out or RUNS / f"reproduce-{checkpoint.rstrip('/').rpartition('/')[2]}"
     evaluate = _evaluation(family, checkpoint, model or checkpoint, revision, limit, out) + list(overrides)
     prepare = [] if family.datasets == (BRIGHT,) else _prepare(family, revision, retriever)
     if dry_run:
         click.echo(_plan(family, checkpoint, prepare, evaluate, revision, retriever))
         return
+    if not bright:  # what cannot be fetched is said before 79 GB are
+        preset = preset_of(family, checkpoint)
+        compose_multihop([f"preset={preset}", "engine.model=x", "retriever.url=http://none", *overrides])
     with cli.run_folder(out, "reproduce"):
         for command in prepare:
             _run(command)
@@ -104,7 +113,7 @@ def _evaluation(
 ) -> list[str]:
     common = ["--model", model, "--out", str(out)]
     if family.datasets == (BRIGHT,):
-        words = ["--prompt", family.prompt, "--retriever", "bm25", f"protocol={family.prompt}"]
+        words = ["--prompt", family.prompt, "--retriever", "bm25_query_weighted", f"protocol={family.prompt}"]
         words += [f"revision={revision}"] if revision else []
         return _python("research.evaluation.bright", "run", *common, *words)
     sets = [

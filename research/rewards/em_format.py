@@ -4,7 +4,7 @@ Right: 1.0 in a valid format, 0.8 otherwise. Wrong: 0.2 in a valid format, 0.1 o
 answer, of which empty answer tags are none.
 """
 
-from research.episode.protocol import extract_answer, format_fault
+from research.episode.protocol import answer_of, format_fault
 from research.episode.trajectory import Trajectory
 from research.metrics import answers as metrics
 from research.rewards import Reference, Reward, ended
@@ -15,7 +15,7 @@ SCORES = {(True, True): 1.0, (True, False): 0.8, (False, True): 0.2, (False, Fal
 
 def score(trajectory: Trajectory, reference: Reference) -> Reward:
     """One of these, or 0.0."""
-    answer = extract_answer(trajectory.model_turns, reference.protocol)
+    answer = answer_of(trajectory, reference.protocol)
     if not answer:
         return Reward(0.0, "no answer")
     fault = format_fault(trajectory.model_turns, reference.protocol) if ended(trajectory) else "not finished"

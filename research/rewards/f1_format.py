@@ -5,7 +5,7 @@ floor is a floor, so that a better answer never earns less. And it gives an empt
 answer earns nothing.
 """
 
-from research.episode.protocol import extract_answer, format_fault
+from research.episode.protocol import answer_of, format_fault
 from research.episode.trajectory import Trajectory
 from research.metrics import answers as metrics
 from research.rewards import Reference, Reward, ended
@@ -20,7 +20,7 @@ def score(trajectory: Trajectory, reference: Reference) -> Reward:
     fault = format_fault(trajectory.model_turns, reference.protocol)
     if fault:
         return Reward(0.0, f"format: {fault}")
-    answer = extract_answer(trajectory.model_turns, reference.protocol)
+    answer = answer_of(trajectory, reference.protocol)
     if not answer:
         return Reward(0.0, "no answer")
     f1 = metrics.token_f1(answer, reference.golden_answers)

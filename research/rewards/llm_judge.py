@@ -11,7 +11,7 @@ wrong key or an unknown model, ends the training.
 from functools import lru_cache
 from pathlib import Path
 
-from research.episode.protocol import extract_answer
+from research.episode.protocol import answer_of
 from research.episode.trajectory import Trajectory
 from research.judge import Judge, JudgeConfig
 from research.rewards import Reference, Reward
@@ -32,7 +32,7 @@ async def score(
 ) -> Reward:
     """See the module. Raises RuntimeError for a failure that lasts."""
     judge = _judge(JudgeConfig(url, model, api_key_variable, concurrency, timeout, deadline), Path(cache))
-    answer = extract_answer(trajectory.model_turns, reference.protocol) or ""
+    answer = answer_of(trajectory, reference.protocol) or ""
     verdict = await judge.judge(reference.question, reference.golden_answers, answer)
     if verdict.lasting:
         raise RuntimeError(f"the judge at {url}: {verdict.reason}")

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from research.episode.protocol import Protocol, extract_answer
+from research.episode.protocol import Protocol, answer_of
 from research.episode.trajectory import Trajectory
 
 
@@ -57,7 +57,7 @@ def make_row(trajectory: Trajectory, protocol: Protocol, **place: Any) -> Row:
     place |= {name: text(name) for name in ("id", "question", "method", "control", "error")}
     return Row(
         **place,
-        answer=sys.intern(extract_answer(trajectory.model_turns, protocol) or ""),
+        answer=sys.intern(answer_of(trajectory, protocol) or ""),
         source=text("data_source", "dataset"),
         finish=trajectory.finish_reason or "",
         step=_whole(data, "step"),

@@ -167,6 +167,7 @@ def _compose(options: RecipeOptions, settings: list[Setting]) -> DictConfig:
     words = [each.replace("research.preset=", f"{name}/preset=") for each in options.overrides]
     if recipe.preset and not any(each.startswith(f"{name}/preset=") for each in words):
         words.append(f"{name}/preset={recipe.preset.format(hardware=options.hardware)}")
+    _refuse_unknown_protocol(options, words, name)
     overrides += map(as_hydra_word, words)
     try:
         GlobalHydra.instance().clear()
@@ -183,6 +184,23 @@ def _compose(options: RecipeOptions, settings: list[Setting]) -> DictConfig:
             f"{' '.join(options.overrides)!r} makes no configuration: {error}; an override is key=value"
         ) from error
     return config
+
+
+def _refuse_unknown_protocol(options: RecipeOptions, words: list[str], name: str) -> None:
+    """Raises RunFailed for a preset in whose protocol the tiny policy was not cold-started."""
+    key, known = f"{name}/preset=", RECIPES[options.recipe].known
+    chosen = [each.removeprefix(key) for each in words if each.startswith(key)]
+    tiny = options.hardware == "cpu" and options.model is None
+    if (
+        tiny
+        and chosen
+        and chosen[-1] not in known
+        and (CONFIG_DIR / name / f"preset/{chosen[-1]}.yaml").exists()
+    ):
+        raise RunFailed(
+            f"research.preset={chosen[-1]}: the tiny policy knows the protocols of {', '.join(known)}; give "
+            "--model, or another recipe (train_search_r1.sh for Search-R1's)"
+        )
 
 
 def _verl_configs() -> str:

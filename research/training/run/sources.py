@@ -25,6 +25,7 @@ class Recipe:
         encoder_key: a key of the configuration for the encoder.
         config: research/config/train_CONFIG.yaml and its folder CONFIG, if they are another recipe's.
         preset: the file of CONFIG/preset by hardware, if it is not the default one.
+        known: the presets whose protocol the tiny policy of a CPU knows.
     """
 
     questions_option: str
@@ -33,6 +34,7 @@ class Recipe:
     encoder_key: str = ""
     config: str = ""
     preset: str = ""
+    known: tuple[str, ...] = ("own", "reference")
 
 
 def completed(options: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
@@ -177,7 +179,12 @@ def version_of(path: Path) -> tuple[int, int] | None:
 RECIPES = {
     "musique": Recipe("--questions", _musique_cpu, _musique_gpu),
     "search_r1": Recipe(
-        "--questions", _search_r1_cpu, _search_r1_gpu, config="musique", preset="search_r1_{hardware}"
+        "--questions",
+        _search_r1_cpu,
+        _search_r1_gpu,
+        config="musique",
+        preset="search_r1_{hardware}",
+        known=("search_r1_cpu",),
     ),
     "rqr": Recipe("--tasks", _rqr_cpu, _rqr_gpu, encoder_key="research.rewriting.encoder"),
 }

@@ -39,9 +39,9 @@ def test_sizes_of_the_cpu_profile_follow_the_model(tmp_path, llama):
     environment = config.ray_kwargs.ray_init.runtime_env.env_vars
     set_sizes(config, sizes, memory=64 * GIB)
     assert rollout.checkpoint_engine.update_weights_bucket_megabytes == 108
-    # 128 sequences of 1,024 tokens, 30 layers, keys and values of 3 heads of 64 numbers.
-    assert str(-(-128 * 1024 * 30 * 2 * 3 * 64 * 4 // GIB)) == environment.VLLM_CPU_KVCACHE_SPACE
-    assert (rollout.max_model_len, actor.ppo_max_token_len_per_gpu) == (1024, 4096)
+    # 128 sequences of 1,408 tokens, 30 layers, keys and values of 3 heads of 64 numbers.
+    assert str(-(-128 * 1408 * 30 * 2 * 3 * 64 * 4 // GIB)) == environment.VLLM_CPU_KVCACHE_SPACE
+    assert (rollout.max_model_len, actor.ppo_max_token_len_per_gpu) == (1408, 4096)
     environment.VLLM_CPU_KVCACHE_SPACE = "1"
     set_sizes(config, replace(sizes, vocabulary=151_936), memory=10 * GIB)
     assert environment.VLLM_CPU_KVCACHE_SPACE == "3" and actor.ppo_max_token_len_per_gpu == 1645
@@ -49,9 +49,9 @@ def test_sizes_of_the_cpu_profile_follow_the_model(tmp_path, llama):
 
 def test_a_model_that_cannot_be_trained_here_is_told_before_the_start(tmp_path, llama):
     longer = compose(tmp_path, "cpu", "data.max_response_length=2000", model=llama)
-    assert longer.actor_rollout_ref.rollout.max_model_len == 256 + 2000
+    assert longer.actor_rollout_ref.rollout.max_model_len == 640 + 2000
     (problem,) = fit_to_model(options(tmp_path, model=llama), longer)
-    assert "knows 2048 positions" in problem and "come to 2256" in problem
+    assert "knows 2048 positions" in problem and "come to 2640" in problem
     (Path(llama) / "config.json").write_text("{}")
     (problem,) = fit_to_model(options(tmp_path, model=llama), compose(tmp_path, model=llama))
     assert problem.startswith(f"--model: {llama}: ") and "\n" not in problem

@@ -40,7 +40,7 @@ class _Base:
 
 
 @cache
-def _parts(checkout: Path) -> Any:
+def parts_of(checkout: Path) -> Any:
     names = {"vLLMRolloutWithSearch", "retry", "_pre_process_inputs"}
     functional = definitions(
         checkout / "src/verl/utils/torch_functional.py", {"get_eos_mask"}, torch=torch, Union=Union, List=list
@@ -94,7 +94,7 @@ class _Engine:
 
 def play(script: Script, checkout: Path, tokenizer: Any) -> Outcome:
     """One episode: system prompt, ``vLLMRolloutWithSearch.generate_sequences``, ``compute_score``."""
-    parts = _parts(checkout)
+    parts = parts_of(checkout)
     messages = [
         {"role": "system", "content": parts.template.re_search_template_sys},
         {"role": "user", "content": script.question},

@@ -27,7 +27,7 @@ REWARD = {"structure_format_score": 0.2, "final_format_score": 0.1, "retrieval_s
 
 
 @cache
-def _parts(checkout: Path) -> Any:
+def parts_of(checkout: Path) -> Any:
     folder = checkout / "search_r1/llm_agent"
     module("search_r1_llm_agent", "tensor_helper", folder / "tensor_helper.py")
     return SimpleNamespace(
@@ -43,7 +43,7 @@ def _parts(checkout: Path) -> Any:
 
 def play(script: Script, checkout: Path, tokenizer: Any) -> Outcome:
     """One episode: prompt of the data script, ``run_llm_loop``, ``compute_score_em``."""
-    parts = _parts(checkout)
+    parts = parts_of(checkout)
     prompt_ids = _prompt(script, parts, tokenizer)
     model, worker = ScriptedModel(script, tokenizer), SimpleNamespace()
 

@@ -65,29 +65,30 @@ def main(
         raise click.ClickException(f"{checkpoint}: no released checkpoint that is known here; give --family")
     checkpoint, bright = checkpoint.rstrip("/"), family.datasets == (BRIGHT,)
     if bright and (limit or retriever):
-        raise click.UsageError(
-            "BRIGHT is asked whole, with an index of its own: no --limit and no --retriever"
-        )
-    out = out or RUNS / f"reproduce-{checkpoint.rstrip('/').rpartition('/')[2]}"
+        raise click.UsageError("BRIGHT is asked whole, by an index of its own: no --limit, no --retriever")
+    out = out or RUNS / f"reproduce-{checkpoint.rpartition('/')[2]}"
     evaluate = _evaluation(family, checkpoint, model or checkpoint, revision, limit, out) + list(overrides)
-    prepare = [] if family.datasets == (BRIGHT,) else _prepare(family, revision, retriever)
+    prepare = [] if bright else _prepare(family, revision, retriever)
     if dry_run:
         click.echo(_plan(family, checkpoint, prepare, evaluate, revision, retriever))
         return
     if not bright:  # what cannot be fetched is said before 79 GB are
-        preset = preset_of(family, checkpoint)
-        compose_multihop([f"preset={preset}", "engine.model=x", "retriever.url=http://none", *overrides])
+        words = (f"preset={preset_of(family, checkpoint)}", "engine.model=x", "retriever.url=http://none")
+        compose_multihop([*words, *overrides])
     with cli.run_folder(out, "reproduce"):
         for command in prepare:
             _run(command)
-        if family.datasets == (BRIGHT,):
-            _run(evaluate)
-        elif retriever:
-            _run([*evaluate, "--retriever", retriever])
-        else:
-            with serving_index(INDEX) as url:
-                _run([*evaluate, "--retriever", url])
+        _evaluate(evaluate, retriever, bright)
     click.echo(beside_published(family, checkpoint, read_summary(out)))
+
+
+def _evaluate(command: list[str], retriever: str | None, bright: bool) -> None:
+    """Run the evaluation, beside a server of its own if none is named; BRIGHT's has its indexes itself."""
+    if bright or retriever:
+        _run([*command, *(["--retriever", retriever] if retriever else [])])
+    else:
+        with serving_index(INDEX) as url:
+            _run([*command, "--retriever", url])
 
 
 def _prepare(family: Family, revision: str | None, retriever: str | None) -> list[list[str]]:

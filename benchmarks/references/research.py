@@ -138,6 +138,7 @@ def _outcome(
     text = tokenizer.decode(prompt_ids + response_ids)
     reward, _ = parts.reward.compute_score(tokenizer, text, list(script.golden_answers))
     answer, part = None, parts.reward.extract_answer(text.split("<|im_start|>assistant\n")[1])
-    with contextlib.suppress(Exception):  # as its evaluation does
-        answer = parts.reward.remove_boxed(parts.reward.last_boxed_only_string(part))
+    if response_ids[-1:] == [tokenizer.eos_token_id]:  # as its evaluation does: what length cut off is none
+        with contextlib.suppress(Exception):
+            answer = parts.reward.remove_boxed(parts.reward.last_boxed_only_string(part))
     return Outcome(model.contexts, response_ids, mask, answer, float(reward))

@@ -61,7 +61,9 @@ def _hiding_modules(plan: RunPlan) -> Iterator[str]:
         own = path.parent if path.name == "__init__.py" else path
         name = own.name.removesuffix(".py")
         spec = importlib.util.find_spec(name) if name.isidentifier() and name not in NOT_IMPORTED else None
-        if spec and spec.has_location and not Path(str(spec.origin)).is_relative_to(folder):
+        if spec is None or not spec.has_location:
+            continue
+        if not Path(str(spec.origin)).resolve().is_relative_to(folder.resolve()):
             yield f"{own} would hide the module {spec.origin}: start from another folder, or rename it"
 
 

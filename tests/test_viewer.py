@@ -334,14 +334,11 @@ def test_calls_of_any_tool_are_pieces(tmp_path):
     one.segments = [turn, found, refused, found, replace(turn, text="so <weigh>x</weigh>")]
     one.calls = [Call('{"expression": "1+1"}', tool="calculate", text="2"), Call(None, error="nothing")]
     one.finish_reason = "search_limit"
-    old = episode(2, 1.0).to_json().replace('"calls"', '"searches"')
-    (tmp_path / "step_1.jsonl").write_text(
-        one.to_json() + "\n" + old.replace(', "tool": "search"', "") + "\n"
-    )
+    old = episode(2, 1.0).to_json().replace('"calls"', '"searches"').replace(', "tool": "search"', "")
+    (tmp_path / "step_1.jsonl").write_text(f"{one.to_json()}\n{old}\n")
     client = client_of(tmp_path / "step_1.jsonl")
-    shown, before = (
-        client.get("/api/trajectory", query_string={"key": f"step_1.jsonl:{line}"}).json for line in (1, 2)
-    )
+    keys = ("step_1.jsonl:1", "step_1.jsonl:2")
+    shown, before = (client.get(f"/api/trajectory?key={key}").json for key in keys)
     kinds = [[piece["kind"] for piece in segment["pieces"]] for segment in shown["segments"]]
     assert kinds == [["think", "search"], ["result"], ["search"], ["result"], ["text", "search"]]
     assert shown["found_searches"][0]["query"] == 'calculate {"expression": "1+1"}'

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
+from research.errors import reason_of
+
 
 @dataclass(frozen=True)
 class Door:
@@ -83,7 +85,7 @@ def _import(path: str, what: str) -> Any:
     try:
         return operator.attrgetter(attribute)(importlib.import_module(module))
     except (Exception, SystemExit) as error:  # a user's module may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = reason_of(error)
         if isinstance(error, ModuleNotFoundError) and error.name and module.startswith(error.name):
             reason += f": it is neither installed nor on PYTHONPATH nor in {os.getcwd()}"
         raise ValueError(f"{what} cannot be imported: {reason}") from error

@@ -10,6 +10,11 @@ class DataError(click.ClickException, ValueError):
     """
 
 
+def reason_of(error: BaseException) -> str:
+    """The kind of an error and its message, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def warn(message: str) -> None:
     """Print a warning in red, to stderr."""
     click.secho(f"WARNING: {message}", fg="red", bold=True, err=True)

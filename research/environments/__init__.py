@@ -19,7 +19,7 @@ from research.episode.loop import Generate, Limits
 from research.episode.protocol import Protocol
 from research.episode.tokens import TokenProtocol
 from research.episode.trajectory import Trajectory
-from research.errors import DataError
+from research.errors import DataError, reason_of
 from research.tools import read_tools
 from research.tools.search import RetrieverConfig
 
@@ -98,8 +98,8 @@ def make_environment(section: Mapping[str, Any], settings: EpisodeSettings) -> B
     except Exception as error:  # a user's class may raise anything
         if isinstance(error, ValueError) and cls.__module__.startswith(__name__):
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"research.environment: {cls.__qualname__} cannot be made: {reason}") from error
+        message = f"research.environment: {cls.__qualname__} cannot be made: {reason_of(error)}"
+        raise ValueError(message) from error
 
 
 def read_items(environment: BaseEnvironment, path: Path, split: str, final: bool = True) -> list[Any]:
@@ -114,8 +114,8 @@ def read_items(environment: BaseEnvironment, path: Path, split: str, final: bool
     except DataError:
         raise
     except Exception as error:  # a user's class may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"{path}: the environment {name} cannot read it: {reason}") from error
+        message = f"{path}: the environment {name} cannot read it: {reason_of(error)}"
+        raise DataError(message) from error
     if not isinstance(items, list):
         raise DataError(f"{path}: the environment {name} gave {items!r}, not a list of items")
     for item in items:

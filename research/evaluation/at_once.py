@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from research.errors import reason_of
 from research.evaluation.config import EvaluationError
 
 HOPELESS = 32  # in a row from the start that all failed: something is wrong with all of them
@@ -48,7 +49,7 @@ async def attempt(work: Awaitable[_Result], seconds: float, result: str) -> _Res
     except EvaluationError:
         raise
     except Exception as error:  # whatever it is, it concerns this item alone: the others continue
-        return Failed(" ".join(f"{type(error).__name__}: {error}".split())[:MOST_CHARACTERS])
+        return Failed(reason_of(error)[:MOST_CHARACTERS])
 
 
 class Progress(tqdm):

@@ -37,6 +37,11 @@ class Family:
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     remaining: tuple[str, ...] = ()
 
+    @property
+    def rewrites(self) -> bool:
+        """Whether its checkpoints are query reasoners, which BRIGHT measures."""
+        return self.datasets == (BRIGHT,)
+
 
 def _of(*values: float) -> dict[str, float]:
     return dict(zip(MULTIHOP, values, strict=True))
@@ -94,19 +99,20 @@ FAMILIES = (
 
 def family_of(checkpoint: str) -> Family | None:
     """The family by a hub name, or by a folder's."""
-    name = _name(checkpoint)
+    name = name_of(checkpoint)
     return next((each for each in FAMILIES if re.fullmatch(each.pattern, name, re.IGNORECASE)), None)
 
 
-def _name(checkpoint: str) -> str:
+def name_of(checkpoint: str) -> str:
+    """The last part of a hub name or a folder."""
     return checkpoint.rstrip("/").rpartition("/")[2]
 
 
 def preset_of(family: Family, checkpoint: str) -> str:
     """Instruct checkpoints and base ones were trained with other prompts."""
-    return family.preset if not family.base or "instruct" in _name(checkpoint).lower() else family.base
+    return family.preset if not family.base or "instruct" in name_of(checkpoint).lower() else family.base
 
 
 def published_of(family: Family, checkpoint: str) -> Mapping[str, float]:
     """Figures of the checkpoint by data set; empty if none are known here."""
-    return family.published.get(_name(checkpoint), {})
+    return family.published.get(name_of(checkpoint), {})

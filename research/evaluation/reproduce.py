@@ -17,7 +17,7 @@ from research.datasets.wiki18 import CORPUS_REPO, INDEX_REPO
 from research.evaluation import command_line as cli
 from research.evaluation.config import compose_multihop
 from research.evaluation.outputs.summary import cell_text, read_summary
-from research.evaluation.released import BRIGHT, FAMILIES, Family, family_of, preset_of, published_of
+from research.evaluation.released import FAMILIES, Family, family_of, name_of, preset_of, published_of
 from research.evaluation.service import serving_index
 from research.places import CACHE, RUNS
 from research.report.tables import markdown_table
@@ -63,10 +63,10 @@ def main(
     family = next((each for each in FAMILIES if each.name == named), None) or family_of(checkpoint)
     if family is None:
         raise click.ClickException(f"{checkpoint}: no released checkpoint that is known here; give --family")
-    checkpoint, bright = checkpoint.rstrip("/"), family.datasets == (BRIGHT,)
+    checkpoint, bright = checkpoint.rstrip("/"), family.rewrites
     if bright and (limit or retriever):
         raise click.UsageError("BRIGHT is asked whole, by an index of its own: no --limit, no --retriever")
-    out = out or RUNS / f"reproduce-{checkpoint.rpartition('/')[2]}"
+    out = out or RUNS / f"reproduce-{name_of(checkpoint)}"
     evaluate = _evaluation(family, checkpoint, model or checkpoint, revision, limit, out) + list(overrides)
     prepare = [] if bright else _prepare(family, revision, retriever)
     if dry_run:
@@ -113,7 +113,7 @@ def _evaluation(
     family: Family, checkpoint: str, model: str, revision: str | None, limit: int | None, out: Path
 ) -> list[str]:
     common = ["--model", model, "--out", str(out)]
-    if family.datasets == (BRIGHT,):
+    if family.rewrites:
         words = ["--prompt", family.prompt, "--retriever", "bm25_query_weighted", f"protocol={family.prompt}"]
         words += [f"revision={revision}"] if revision else []
         return _python("research.evaluation.bright", "run", *common, *words)
@@ -144,13 +144,12 @@ def _plan(
     retriever: str | None,
 ) -> str:
     """All that a run would do, as text."""
-    bright = family.datasets == (BRIGHT,)
-    data = BRIGHT_REPO if bright else QUESTIONS_REPO
+    data = BRIGHT_REPO if family.rewrites else QUESTIONS_REPO
     lines = [
         f"{checkpoint}: {family.name}",
         f"questions: {data}, revision {revision or 'main'}: {', '.join(family.datasets)}",
     ]
-    if not bright:
+    if not family.rewrites:
         lines.append(f"retriever: {retriever or f'{CORPUS_REPO} and {INDEX_REPO}, {ENCODER}, exact search'}")
     lines += [f"  {shlex.join(each[1:])}" for each in (*prepare, evaluate)]
     lines += ["published (" + family.source + "):", *_published_lines(published_of(family, checkpoint))]
@@ -163,7 +162,7 @@ def _published_lines(published: Any) -> list[str]:
 
 def beside_published(family: Family, checkpoint: str, summary: dict[str, Any]) -> str:
     """Ours beside the published figures, as a Markdown table, and what is not as at home."""
-    published, bright = published_of(family, checkpoint), family.datasets == (BRIGHT,)
+    published, bright = published_of(family, checkpoint), family.rewrites
     label, metric = ("task", "ndcg@10") if bright else ("dataset", "em")
     rows = [["data set", "here, with its 95% interval", "published", "difference"]]
     for row in summary["results"]:

@@ -59,16 +59,8 @@ def serving_index(index: Path) -> Iterator[str]:
 
     Raises EvaluationError.
     """
-    serve = [
-        sys.executable,
-        "-m",
-        "retriever_server",
-        "serve",
-        str(index),
-        "--port",
-        "0",
-        "--die-with-parent",
-    ]
+    options = ["--port", "0", "--die-with-parent"]
+    serve = [sys.executable, "-m", "retriever_server", "serve", str(index), *options]
     process = subprocess.Popen(serve, stdout=subprocess.PIPE, start_new_session=True)
     try:
         assert process.stdout is not None

@@ -13,6 +13,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from research.episode.loop import Generation
 from research.episode.tokens import TokenProtocol
 from research.episode.trajectory import Trajectory
+from research.errors import reason_of
 from research.files import write_atomically
 from research.training.config import read_research_config
 from research.training.run_files import rollout_error, trajectory_writer, write_trajectory
@@ -61,7 +62,7 @@ class SearchAgentLoop(AgentLoopBase):
     def _write_error(self, question: str, error: Exception) -> None:
         path = rollout_error(self.research.run_dir)
         if not path.exists():
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = reason_of(error)
             write_atomically(path, f"{reason} (question {question})\n")
 
     def _seed(self, row: dict[str, Any]) -> int | None:

@@ -17,6 +17,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
+from research.datasets.hub import PINNED
+
 COMMIT = "c0ffee" * 6 + "c0ff"
 
 
@@ -40,8 +42,8 @@ class HubStandIn:
         self.storage = f"http://localhost:{self.server.server_port}/storage"
 
     def add(self, repo: str, name: str, content: bytes) -> None:
-        self.files[f"datasets/{repo}/resolve/main/{name}"] = content
-        self.files[f"datasets/{repo}/resolve/{COMMIT}/{name}"] = content
+        for revision in ("main", COMMIT, *filter(None, [PINNED.get(repo)])):
+            self.files[f"datasets/{repo}/resolve/{revision}/{name}"] = content
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         hub = self

@@ -180,7 +180,7 @@ def _rows(paths: list[Path], columns: list[str] | None = None) -> Iterator[tuple
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the files.")
 @click.option("--tasks", default=",".join(SIZES), help="Names, separated by commas.  [default: all 12]")
 @click.option("--long", is_flag=True, help="Whole pages instead of passages.")
-@click.option("--revision", help="Branch, tag or commit of the hub's dataset.  [default: main]")
+@click.option("--revision", help="Branch, tag or commit of the hub's dataset.  [default: a pinned commit]")
 def main(out: Path, tasks: str, long: bool, revision: str | None) -> None:
     """Fetch tasks of BRIGHT.
 

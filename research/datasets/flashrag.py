@@ -57,7 +57,7 @@ def question_set(name: str, folder: Path, revision: str | None = None) -> Path:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the files.")
 @click.option("--datasets", default=",".join(SETS), show_default=True, help="Names, separated by commas.")
-@click.option("--revision", help="Branch, tag or commit of the hub's dataset.  [default: main]")
+@click.option("--revision", help="Branch, tag or commit of the hub's dataset.  [default: a pinned commit]")
 def main(out: Path, datasets: str, revision: str | None) -> None:
     """Fetch question sets for evaluation.
 

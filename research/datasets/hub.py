@@ -38,6 +38,13 @@ from tqdm import tqdm
 from research.errors import DataError
 
 DATASET = constants.REPO_TYPE_DATASET
+# The datasets may change under a figure, as BRIGHT's judgements did: these commits are what is fetched.
+PINNED = {
+    "RUC-NLPIR/FlashRAG_datasets": "bcafb8dd07d453be3cbeeeb3f78be1841bddf92c",
+    "xlangai/BRIGHT": "3066d29c9651a576c8aba4832d249807b181ecae",
+    "PeterJinGo/wiki-18-corpus": "69c1c00ffe7c5554c68d8548355cb22e46aabc51",
+    "PeterJinGo/wiki-18-e5-index": "a4d31160a035f30764604f4827cd8f1d0315eb86",
+}
 BLOCK = 1 << 24
 SHA256 = re.compile("[0-9a-f]{64}")
 # One line per ten seconds in a log file; the library's own bars would leave it silent for hours.
@@ -55,7 +62,7 @@ REASONS: dict[type[Exception], str] = {
     errors.GatedRepoError: "access must be granted: accept the terms on the dataset's page and set HF_TOKEN",
     errors.RepositoryNotFoundError: "the hub has no such dataset, or it is private and HF_TOKEN does not "
     "open it",
-    errors.RevisionNotFoundError: "the dataset has no such revision",
+    errors.RevisionNotFoundError: "the dataset has no such revision, which --revision names",
     errors.EntryNotFoundError: "the dataset has no such file",
 }
 
@@ -72,8 +79,14 @@ class HubFile:
     cached: Path | None
 
 
+def revision_of(repo: str, named: str | None = None) -> str:
+    """The branch, tag or commit that is fetched: the one that is named, or else the pinned one."""
+    return named or PINNED.get(repo, constants.DEFAULT_REVISION)
+
+
 def locate(repo: str, name: str, revision: str | None = None) -> HubFile:
-    """Ask the hub, or its cache under HF_HUB_OFFLINE, about a file; `revision` is a branch, tag or commit."""
+    """Ask the hub, or its cache under HF_HUB_OFFLINE, about a file of a revision (see `revision_of`)."""
+    revision = revision_of(repo, revision)
     with plain_errors(f"{repo}/{name}"):
         url = hf_hub_url(repo, name, repo_type=DATASET, revision=revision)
         if is_offline_mode():

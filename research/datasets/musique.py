@@ -25,7 +25,7 @@ TRAIN, DEV = QuestionSet("musique/train.jsonl", 19_938), SETS["musique"]
 @click.option("--validation", default=100, show_default=True, metavar="N", help="Dev questions to draw.")
 @click.option("--test", default=500, show_default=True, metavar="N", help="Others to draw, at most.")
 @click.option("--seed", default=42, show_default=True, help="Seed of these draws.")
-@click.option("--revision", help="Branch, tag or commit of the hub's dataset.  [default: main]")
+@click.option("--revision", help="Branch, tag or commit of the hub's dataset.  [default: a pinned commit]")
 def main(
     out: Path,
     train: Path | None,

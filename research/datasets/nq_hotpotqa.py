@@ -22,7 +22,7 @@ TRAIN = {"nq": QuestionSet("nq/train.jsonl", 79_168), "hotpotqa": QuestionSet("h
 @click.option("--validation", default=100, show_default=True, metavar="N", help="Of each set, to draw.")
 @click.option("--test", default=500, show_default=True, metavar="N", help="Others of each set, to draw.")
 @click.option("--seed", default=42, show_default=True, help="Seed of these draws.")
-@click.option("--revision", help="Branch, tag or commit of the hub's dataset.  [default: main]")
+@click.option("--revision", help="Branch, tag or commit of the hub's dataset.  [default: a pinned commit]")
 def main(out: Path, validation: int, test: int, seed: int, revision: str | None) -> None:
     """Make Search-R1's training, validation and test question files.
 

@@ -163,8 +163,8 @@ def _unpacked(archive: Path) -> Iterator[IO[bytes]]:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the two files.")
 @click.option("--only", type=click.Choice(["corpus", "index"]), help="Fetch one of them.  [default: both]")
 @click.option("--dry-run", is_flag=True, help="Print what is missing and what it takes; no network.")
-@click.option("--corpus-revision", help="Branch, tag or commit of the corpus.  [default: main]")
-@click.option("--index-revision", help="Branch, tag or commit of the index.  [default: main]")
+@click.option("--corpus-revision", help="Branch, tag or commit of the corpus.  [default: a pinned commit]")
+@click.option("--index-revision", help="Branch, tag or commit of the index.  [default: a pinned commit]")
 def main(
     out: Path, only: str | None, dry_run: bool, corpus_revision: str | None, index_revision: str | None
 ) -> None:

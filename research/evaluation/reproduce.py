@@ -13,6 +13,7 @@ import click
 
 from research.datasets.bright import REPO as BRIGHT_REPO
 from research.datasets.flashrag import REPO as QUESTIONS_REPO
+from research.datasets.hub import revision_of
 from research.datasets.wiki18 import CORPUS_REPO, INDEX_REPO
 from research.evaluation import command_line as cli
 from research.evaluation.config import compose_multihop
@@ -37,7 +38,7 @@ ENCODER = "intfloat/e5-base-v2"
     "--retriever", metavar="URL", help="A running retrieval server over the 2018 Wikipedia with E5."
 )
 @click.option(
-    "--revision", help="Of the questions, or of BRIGHT: a commit of the hub's dataset.  [default: main]"
+    "--revision", help="Of the questions, or of BRIGHT: a commit of the dataset.  [default: a pinned one]"
 )
 @click.option("--limit", type=click.IntRange(1), help="Questions per data set.  [default: all]")
 @click.option(
@@ -147,13 +148,17 @@ def _plan(
     data = BRIGHT_REPO if family.rewrites else QUESTIONS_REPO
     lines = [
         f"{checkpoint}: {family.name}",
-        f"questions: {data}, revision {revision or 'main'}: {', '.join(family.datasets)}",
+        f"questions: {data}, revision {revision_of(data, revision)}: {', '.join(family.datasets)}",
     ]
     if not family.rewrites:
-        lines.append(f"retriever: {retriever or f'{CORPUS_REPO} and {INDEX_REPO}, {ENCODER}, exact search'}")
+        lines.append(f"retriever: {retriever or f'{_wiki18()}, {ENCODER}, exact search'}")
     lines += [f"  {shlex.join(each[1:])}" for each in (*prepare, evaluate)]
     lines += ["published (" + family.source + "):", *_published_lines(published_of(family, checkpoint))]
     return "\n".join([*lines, "what is not as at home:", *(f"  - {each}" for each in family.remaining)])
+
+
+def _wiki18() -> str:
+    return " and ".join(f"{repo}, revision {revision_of(repo)}" for repo in (CORPUS_REPO, INDEX_REPO))
 
 
 def _published_lines(published: Any) -> list[str]:
@@ -168,8 +173,8 @@ def beside_published(family: Family, checkpoint: str, summary: dict[str, Any]) -
     for row in summary["results"]:
         figure, there = row[metric], published.get(row[label])
         ours = figure["mean"] * (100 if bright else 1)
-        apart = "-" if there is None else f"{ours - there:+.{1 if bright else 3}f}"
-        rows.append([row[label], cell_text("em", figure), "-" if there is None else f"{there}", apart])
+        theirs = ["-", "-"] if there is None else [f"{there}", f"{ours - there:+.{1 if bright else 3}f}"]
+        rows.append([row[label], cell_text(metric, figure, percent=bright), *theirs])
     remaining = "\n".join(f"- {each}" for each in family.remaining)
     return (
         f"{checkpoint}, published: {family.source}\n\n{markdown_table(rows)}\n\nNot as at home:\n{remaining}"

@@ -11,7 +11,8 @@ from typing import Any
 import requests
 from omegaconf import DictConfig, OmegaConf
 
-from research.datasets.bright import BrightTask, hub_task, local_task
+from research.datasets.bright import REPO, BrightTask, hub_task, local_task
+from research.datasets.hub import revision_of
 from research.datasets.rewriting_tasks import RewritingTask
 from research.evaluation.bright.config import ORIGINAL, BrightConfig, read_bright_config
 from research.evaluation.bright.published import comparison
@@ -58,14 +59,21 @@ def evaluate_bright(config: DictConfig, run_dir: Path) -> str:
             results.append({"task": MEAN, **mean_figures(scores)})
         rows = ({"task": task, "id": each, **row} for task in scores for each, row in scores[task].items())
         write_atomically(run_dir / SCORES_FILE, "".join(json.dumps(row) + "\n" for row in rows))
-        write_summary(run_dir, {**identity, "config": _settings(config), "results": results})
-        return "\n\n".join(filter(None, [table(results), comparison(results, read.retriever, read.long)]))
+        source = _source(read)
+        write_summary(run_dir, {**identity, "data": source, "config": _settings(config), "results": results})
+        parts = [table(results), comparison(results, read.retriever, read.long), f"judgements: {source}"]
+        return "\n\n".join(filter(None, parts))
 
 
 def _task(name: str, config: BrightConfig) -> BrightTask:
     if config.data is None:
         return hub_task(name, CACHE, config.long, config.revision)
     return local_task(name, Path(config.data), CACHE, config.long)
+
+
+def _source(config: BrightConfig) -> str:
+    """Where questions and judgements are from; those of the hub are corrected now and then."""
+    return config.data or f"{REPO}, revision {revision_of(REPO, config.revision)}"
 
 
 def _identity(tasks: list[BrightTask], config: BrightConfig) -> dict[str, Any]:

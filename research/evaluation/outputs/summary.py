@@ -25,7 +25,7 @@ TITLES = {
     "model_tokens": "tokens",
     "format_valid": "format",
 }
-WITH_INTERVAL = {"em", "f1", "acc", "judge"}
+WITH_INTERVAL = {"em", "f1", "acc", "judge", "ndcg@10"}
 
 
 def summarise(scores: dict[PredictionKey, dict[str, float]], identity: dict[str, Any]) -> dict[str, Any]:
@@ -97,12 +97,12 @@ def markdown(results: Iterable[Mapping[str, Any]]) -> str:
     return markdown_table(result_rows([*results]))
 
 
-def cell_text(name: str, figure: Mapping[str, float] | None) -> str:
-    """`.412 [.380, .444]`; one number where there is no interval to show."""
+def cell_text(name: str, figure: Mapping[str, float] | None, percent: bool = False) -> str:
+    """`.412 [.380, .444]`, or `41.2 [38.0, 44.4]`; one number where there is no interval to show."""
     if figure is None:
         return "-"
-    digits = 1 if name in COUNTS else 3
-    text = f"{figure['mean']:.{digits}f}"
-    if name in WITH_INTERVAL and "low" in figure:
-        text += f" [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
-    return text
+    digits, scale = 1 if percent or name in COUNTS else 3, 100 if percent else 1
+    mean, *interval = (
+        f"{scale * figure[each]:.{digits}f}" for each in ("mean", "low", "high") if each in figure
+    )
+    return f"{mean} [{', '.join(interval)}]" if interval and name in WITH_INTERVAL else mean

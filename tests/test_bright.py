@@ -17,10 +17,10 @@ from loopback import serving as serving_app
 from retriever_process import serving
 
 from research.episode.tokens import TokenProtocol
-from research.evaluation import service
 from research.evaluation.bright import run as bright_run
 from research.evaluation.bright.__main__ import main
 from research.evaluation.bright.trec import read_run
+from research.tools import service
 from retriever_server.building.build import BuildOptions, create_index
 
 DOCUMENTS = {

@@ -20,10 +20,10 @@ from retriever_process import build_index
 from retriever_process import serving as serving_index
 
 from research.episode.tokens import TokenProtocol
-from research.evaluation import service
 from research.evaluation.__main__ import main
 from research.evaluation.outputs.predictions import read_predictions
 from research.processes import alone_in
+from research.tools import service
 
 ROOT = Path(__file__).parents[1]
 SEARCHING = ["research", "naive_rag", "ircot", "iter_retgen"]

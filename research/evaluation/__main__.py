@@ -63,7 +63,7 @@ def run_multihop(
     --preset is given.
     """
     from research.evaluation.run import evaluate
-    from research.evaluation.service import Service, serving
+    from research.tools.service import Service, serving
 
     if retriever and corpus:
         raise click.UsageError("--retriever and --corpus: one of them")

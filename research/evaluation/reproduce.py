@@ -19,9 +19,9 @@ from research.evaluation import command_line as cli
 from research.evaluation.config import compose_multihop
 from research.evaluation.outputs.summary import cell_text, read_summary
 from research.evaluation.released import FAMILIES, Family, family_of, name_of, preset_of, published_of
-from research.evaluation.service import serving_index
 from research.places import CACHE, RUNS
 from research.report.tables import markdown_table
+from research.tools.service import serving_index
 
 WIKI = CACHE / "wiki18"
 INDEX = CACHE / "index-wiki18-e5"

@@ -22,7 +22,7 @@ from research.evaluation.config import (
     trained_values,
     training_of,
 )
-from research.evaluation.service import Service
+from research.tools.service import Service
 from research.values import ABOVE_0, SWITCH, TEXT, integer, or_null
 
 MODES = ("replace", "concatenate", "fuse")

@@ -24,10 +24,10 @@ from research.evaluation.config import EvaluationError
 from research.evaluation.engines.identity import file_sha256, hash_of, model_identity
 from research.evaluation.outputs.folder import RUNTIME_KEYS, check_same
 from research.evaluation.outputs.summary import MEAN, write_summary
-from research.evaluation.service import serving
 from research.files import write_atomically
 from research.places import CACHE
 from research.processes import alone_in
+from research.tools.service import serving
 
 CACHE = CACHE / "bright"
 SCORES_FILE = "scores.jsonl"

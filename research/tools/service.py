@@ -1,4 +1,4 @@
-"""A retrieval server for one evaluation; the index of its corpus is built once, in cache/indexes."""
+"""A retrieval server for one command; the index of its corpus is built once, in cache/indexes."""
 
 import hashlib
 import subprocess
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from research.evaluation.config import EvaluationError
+from research.errors import DataError
 from research.places import CACHE
 from research.processes import stop
 
@@ -43,12 +43,12 @@ class Service:
 
 @contextmanager
 def serving(service: Service) -> Iterator[str]:
-    """The address of the server, which ends with the block or this process. Raises EvaluationError."""
+    """The address of the server, which ends with the block or this process. Raises DataError."""
     command = [sys.executable, "-m", "retriever_server"]
     build = [*command, "build", str(service.corpus), str(service.index), "--index", service.kind]
     options = [word for option in service.options for word in ("--index-option", option)]
     if subprocess.run([*build, "--encoder", service.encoder, *options]).returncode:
-        raise EvaluationError(f"the index of {service.corpus} could not be built: see above")
+        raise DataError(f"the index of {service.corpus} could not be built: see above")
     with serving_index(service.index) as url:
         yield url
 
@@ -57,7 +57,7 @@ def serving(service: Service) -> Iterator[str]:
 def serving_index(index: Path) -> Iterator[str]:
     """The address of a server of an index, which ends with the block or this process.
 
-    Raises EvaluationError.
+    Raises DataError.
     """
     options = ["--port", "0", "--die-with-parent"]
     serve = [sys.executable, "-m", "retriever_server", "serve", str(index), *options]
@@ -66,7 +66,7 @@ def serving_index(index: Path) -> Iterator[str]:
         assert process.stdout is not None
         line = process.stdout.readline().decode()
         if not line.startswith("ready: "):
-            raise EvaluationError(f"the index {index} could not be served: see above")
+            raise DataError(f"the index {index} could not be served: see above")
         yield line.split()[1]
     finally:
         stop(process, PATIENCE_S)

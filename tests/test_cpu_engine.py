@@ -2,6 +2,7 @@
 the rollout.
 """
 
+import functools
 import types
 
 import pytest
@@ -12,11 +13,14 @@ from verl import DataProto
 from verl.utils import tensordict_utils as tu
 from verl.utils.debug.metrics import calculate_debug_metrics
 from verl.utils.metric import reduce_metrics
+from verl.workers.config import FSDPActorConfig
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
 from research.training.verl.cpu import agreement
 from research.training.verl.cpu.engine import CPUFSDPEngine
+from research.training.verl.cpu.equal_groups import advantages_alone
 
 VOCABULARY = 50
 # Prompt length and response mask of each sequence: of different lengths, with injected tokens, none sampled.
@@ -152,3 +156,47 @@ def test_agreement_is_what_verl_computes_of_the_same_numbers(model, one_rank):
         assert found[name] == pytest.approx(float(expected[name]), abs=1e-5), name
     engine.weights_are_the_rollouts = False
     assert not engine.forward_backward_batch(make_batch(), loss)["metrics"]
+
+
+@pytest.fixture
+def actor_loss():
+    """veRL's own loss of the actor, without KL and entropy terms."""
+    config = FSDPActorConfig(strategy="fsdp2", rollout_n=1, use_dynamic_bsz=True, ppo_mini_batch_size=10)
+    return functools.partial(ppo_loss, config=config)
+
+
+def updated(model, loss_function, advantages, skip):
+    """Gradients and metrics of one update; a zero is a sample of a question with equal rewards."""
+    batch = make_batch(skip_equal_groups=skip, global_batch_size=len(SHAPES))
+    pairs = zip(SHAPES, advantages, strict=True)
+    batch["advantages"] = nested([[value] * len(mask) for (_, mask), value in pairs], torch.float32)
+    batch["old_log_probs"] = batch["rollout_log_probs"]
+    output = engine_of(CPUFSDPEngine, model).forward_backward_batch(batch, loss_function)
+    return gradients(model), reduce_metrics(output["metrics"]), len(output["loss"])
+
+
+ADVANTAGES = [1.0, 0, 0, -0.5, 0, 0, 0.7, 0, 0, 0]
+
+
+def test_samples_of_equal_rewards_add_nothing_to_an_update(model, one_rank, actor_loss):
+    whole, metrics, batches = updated(model, actor_loss, ADVANTAGES, skip=False)
+    left, fewer, rest = updated(model, actor_loss, ADVANTAGES, skip=True)
+    assert rest < batches, "nothing was left out: nothing is compared"
+    for name in whole:
+        torch.testing.assert_close(left[name], whole[name], atol=1e-6, rtol=1e-5)
+    assert fewer["actor/pg_loss"] == pytest.approx(metrics["actor/pg_loss"], abs=1e-6)
+    # Of tokens whose distribution is nearly even: the mean of some of them is close to that of all.
+    assert fewer["actor/entropy_loss"] == pytest.approx(metrics["actor/entropy_loss"], rel=0.05)
+
+
+def test_an_update_without_any_advantage_has_a_gradient_of_zero(model, one_rank, actor_loss):
+    left, _, batches = updated(model, actor_loss, [0.0] * len(SHAPES), skip=True)
+    assert batches == 1 and all(each.eq(0).all() for each in left.values())
+
+
+def test_nothing_is_left_out_where_a_kl_term_needs_it(model, one_rank, actor_loss):
+    assert advantages_alone(actor_loss)
+    for change in ({"use_kl_loss": True}, {"entropy_coeff": 0.01}):
+        config = types.SimpleNamespace(**{"use_kl_loss": False, "entropy_coeff": 0, **change})
+        assert not advantages_alone(functools.partial(ppo_loss, config=config))
+    assert not advantages_alone(loss)

@@ -68,6 +68,7 @@ class ResearchConfig:
     repeatable_sampling: Annotated[bool, rules.SWITCH]
     generate_timeout: Annotated[float, ABOVE_0]
     max_steps_without_retriever: Annotated[int, integer(1)]
+    skip_equal_groups: Annotated[bool, rules.SWITCH]
     weight_update_timeout: Annotated[float, ABOVE_0]
     keep: Annotated[str, rules.one_of((BEST, LAST))]
     early_stop: Annotated[int | None, rules.or_null(integer(1))]

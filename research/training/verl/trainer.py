@@ -20,6 +20,7 @@ from research.training import run_files
 from research.training.config import LAST, read_research_config
 from research.training.run_files import metrics_row, read_metrics
 from research.training.verl.cpu import agreement
+from research.training.verl.cpu.equal_groups import SKIP
 from research.training.verl.rollout import OneServerClient
 from research.training.watch import validations
 from research.training.watch.guards import ROLLOUT_DIFFERENCE, GuardWatch, equal_group_share, failed_share
@@ -153,6 +154,7 @@ class SearchTrainer(PPOTrainerSync):
 
     def _update_actor(self, batch: tq.KVBatchMeta, metrics: dict[str, Any]) -> tq.KVBatchMeta:
         """With the agreement of actor and rollout, where the old_log_prob pass did not measure it."""
+        batch.extra_info[SKIP] = self.research.skip_equal_groups
         batch = super()._update_actor(batch, metrics)
         names = [name for name in metrics if name.startswith(f"actor/{agreement.PREFIX}")]
         sums = {name.removeprefix("actor/"): metrics.pop(name) for name in names}

@@ -15,6 +15,7 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from research.training.verl.cpu.agreement import measured
+from research.training.verl.cpu.equal_groups import SKIP, advantages_alone, informative
 
 # Switches of veRL whose outputs need the logits of all positions.
 WHOLE_LOGITS = (
@@ -50,6 +51,9 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
         veRL balances tokens, which mixes lengths, so that half of what is computed is padding.
         """
         torch.set_num_threads(os.cpu_count() or 1)  # OMP_NUM_THREADS is the rollout's number
+        skip = tu.get_non_tensor_data(data=data, key=SKIP, default=False) and not forward_only
+        if skip and self.get_data_parallel_size() == 1 and advantages_alone(loss_function):
+            data, loss_function = informative(data, loss_function)
         if self.weights_are_the_rollouts and loss_function is not None and "rollout_log_probs" in data:
             loss_function = measured(loss_function)
         lengths = data["input_ids"].offsets().diff()

@@ -1,0 +1,68 @@
+"""Leave out of an update what adds exactly nothing to its gradient: samples without an advantage.
+
+Where all samples of a question have the same reward their advantages are 0, and so is their gradient if the
+loss is that of the advantages alone, without KL and entropy terms. With a small model on hard questions that
+is most of a batch (`research.skip_equal_groups`).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
+from verl.utils.metric import Metric
+
+SKIP = "skip_equal_groups"
+ENTROPY = "actor/entropy_loss"
+Loss = Callable[..., tuple[torch.Tensor, dict[str, Any]]]
+
+
+def advantages_alone(loss_function: Any) -> bool:
+    """Whether the loss has no term but that of the advantages."""
+    config = getattr(loss_function, "keywords", {}).get("config")
+    return config is not None and not config.use_kl_loss and config.entropy_coeff == 0
+
+
+def informative(data: TensorDict, loss_function: Loss) -> tuple[TensorDict, Loss]:
+    """The rows with an advantage, and the loss that they have in the whole batch.
+
+    Rows without one fill up the last micro-batch: their number must divide. Without any informative row the
+    shortest one stays, whose gradient is 0.
+    """
+    lengths = data["input_ids"].offsets().diff()
+    speaks = torch.stack([row.ne(0).any() for row in data["advantages"].unbind()])
+    order = torch.cat([speaks.nonzero().squeeze(1), _by_length((~speaks).nonzero().squeeze(1), lengths)])
+    kept = order[: _divisible(max(1, int(speaks.sum())), lengths, data)]
+    left = tu.index_select_tensor_dict(data, kept.sort().values)
+    return left, _of_whole_batch(loss_function, int(data["loss_mask"].sum()), int(left["loss_mask"].sum()))
+
+
+def _by_length(rows: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return rows[lengths[rows].argsort()]
+
+
+def _divisible(count: int, lengths: torch.Tensor, data: TensorDict) -> int:
+    """The least number of rows from `count` on that micro-batches of equal size hold; at most all."""
+    if not tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True):
+        size = int(data["micro_batch_size_per_gpu"])
+        return min(len(lengths), -(-count // size) * size)
+    size = max(1, int(data["max_token_len_per_gpu"]) // int(lengths.max()))
+    batches = -(-count // size)
+    return min(len(lengths), batches * -(-count // batches))
+
+
+def _of_whole_batch(loss_function: Loss, tokens: int, kept: int) -> Loss:
+    """The loss over the tokens of the whole batch, and the entropy of the rows that are left."""
+
+    def loss(
+        model_output: dict[str, torch.Tensor], data: TensorDict, dp_group: Any = None
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        tu.assign_non_tensor(data, batch_num_tokens=tokens)
+        value, metrics = loss_function(model_output=model_output, data=data, dp_group=dp_group)
+        if ENTROPY in metrics:
+            entropy = metrics[ENTROPY]
+            metrics[ENTROPY] = Metric(entropy.aggregation, entropy.aggregate() * tokens / max(1, kept))
+        return value, metrics
+
+    return loss

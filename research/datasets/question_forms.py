@@ -34,7 +34,14 @@ ANSWERS = {
     "reward_model": 'must be {"ground_truth": {"target": [answer, ...]}}',
 }
 EXTRA = ("id", "question", "index", "split", "hops", "supporting_ids")  # read from veRL's extra_info too
-KEPT = ("hops", "type", "level", "question_decomposition", "supporting_ids")  # as metadata, in rows without
+KEPT = (
+    "hops",
+    "type",
+    "level",
+    "question_decomposition",
+    "evidences",
+    "supporting_ids",
+)  # as metadata, in rows without
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,12 @@ class Question:
             return int(named[1])
         steps = self.metadata.get("question_decomposition")
         return len(steps) if isinstance(steps, list) and steps else None
+
+    @property
+    def data_source(self) -> str:
+        """The data set that its row names, as a part of a metric's name; empty if it names none."""
+        name = self.metadata.get("data_source")
+        return re.sub(r"\W+", "_", name) if isinstance(name, str) else ""
 
     @property
     def supporting_ids(self) -> list[str]:
@@ -89,6 +102,8 @@ def question_of(row: Row, where: str) -> Question | None:
     name = _id(row, where)
     if "golden_answers" not in row or "metadata" not in row:
         metadata = {**_kept(row, name, where), **metadata}
+    if isinstance(row.get("data_source"), str) and "reward_model" not in row:  # there it has our split in it
+        metadata = {"data_source": row["data_source"], **metadata}
     texts_of(metadata.get("supporting_ids"), "supporting_ids", f'{where}: "metadata"')
     texts_of(metadata.get("supporting_titles"), "supporting_titles", f'{where}: "metadata"', (str,))
     return Question(name, _asked(row, where), _answers(row, where), metadata)

@@ -113,12 +113,14 @@ def training_rows(
 ) -> list[Row]:
     """Rows for veRL's RLHFDataset, see TRAINING_SCHEMA; `extra_info.index` starts at `first_index`.
 
-    veRL reports each `data_source` separately; with `by_hops` a two-hop question has `{data_source}_2hop`.
+    veRL reports each `data_source` separately, that of the question's own row behind ours; with `by_hops` a
+    two-hop question has `{data_source}_2hop`.
     """
     rows = []
     for index, each in enumerate(questions, first_index):
         answers = list(each.golden_answers)
-        source = f"{data_source}_{each.hops}hop" if by_hops and each.hops is not None else data_source
+        source = "_".join([data_source, *filter(None, [each.data_source])])
+        source = f"{source}_{each.hops}hop" if by_hops and each.hops is not None else source
         info = {
             "index": index,
             "id": each.id,

@@ -58,6 +58,7 @@ class Tool:
         description: what it does, for the model.
         arguments: a pydantic model of its parameters.
         function: sync or async, called by keyword; gives a text, passages, or a ToolResult.
+        close: ends what the function holds open, connections say.
         guarded: whether an error that is no ToolError costs the one call alone, as arguments of the model's
             may cause any; it is logged once, with all that helps to mend it.
     """
@@ -67,6 +68,7 @@ class Tool:
     arguments: type[BaseModel]
     function: Callable[..., Any]
     guarded: bool = True
+    close: Callable[[], Awaitable[None]] | None = None
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -207,7 +209,8 @@ def search_tool(search: SearchFunction) -> Tool:
         """Search for passages that help to answer; the query is a plain text."""
         return await search(query)
 
-    return Tool(SEARCH, inspect.cleandoc(function.__doc__ or ""), _Query, function, guarded=False)
+    description, close = inspect.cleandoc(function.__doc__ or ""), getattr(search, "close", None)
+    return Tool(SEARCH, description, _Query, function, guarded=False, close=close)
 
 
 class _Query(BaseModel):

@@ -1,5 +1,7 @@
 """The tool ``wikipedia_search`` as ReCall's checkpoints know it (Agent-RL/ReCall, src/flashrag/pipeline)."""
 
+from dataclasses import replace
+
 from research.episode.tools import Tool, make_tool
 from research.episode.trajectory import Passage
 from research.tools.search import RetrieverClient, RetrieverConfig
@@ -13,4 +15,4 @@ def tool(retriever: RetrieverConfig) -> Tool:
         """Search Wikipedia for a given query."""
         return await client(query, top_n) if query else "invalid query"
 
-    return make_tool(wikipedia_search)
+    return replace(make_tool(wikipedia_search), close=client.close)

@@ -50,10 +50,10 @@ def test_sizes_of_the_cpu_profile_follow_the_model(tmp_path, llama):
 def test_a_model_that_cannot_be_trained_here_is_told_before_the_start(tmp_path, llama):
     longer = compose(tmp_path, "cpu", "data.max_response_length=2000", model=llama)
     assert longer.actor_rollout_ref.rollout.max_model_len == 640 + 2000
-    (problem,) = fit_to_model(options(tmp_path, model=llama), longer)
+    (problem,) = fit_to_model(options(tmp_path, model=llama), llama, longer)
     assert "knows 2048 positions" in problem and "come to 2640" in problem
     (Path(llama) / "config.json").write_text("{}")
-    (problem,) = fit_to_model(options(tmp_path, model=llama), compose(tmp_path, model=llama))
+    (problem,) = fit_to_model(options(tmp_path, model=llama), llama, compose(tmp_path, model=llama))
     assert problem.startswith(f"--model: {llama}: ") and "\n" not in problem
 
 

@@ -2,6 +2,7 @@
 
     python -m research.training musique --steps 2
     python -m research.training rqr --hardware gpu --tasks train.parquet --dry-run
+    python -m research.training cold-start --help
 
 In a checkout, recipes/train_musique.sh and recipes/train_rqr.sh also set up the environment. All work is done
 by separate commands (run/plan.py), run in order; nothing that was started outlives the run.
@@ -18,6 +19,7 @@ from click.core import ParameterSource
 
 from research.places import RUNS
 from research.processes import Terminated
+from research.training.cold_start.commands import cold_start
 from research.training.run.execute import execute, export, show
 from research.training.run.options import RecipeOptions, RunFailed, gpu_memory
 from research.training.run.plan import make_plan
@@ -114,6 +116,9 @@ def rqr(context: click.Context, **values: Any) -> None:
       bash recipes/train_rqr.sh --resume
     """
     run_recipe(context, values)
+
+
+main.add_command(cold_start)
 
 
 def run_recipe(context: click.Context, values: dict[str, Any]) -> None:

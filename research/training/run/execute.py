@@ -47,7 +47,10 @@ def show(plan: RunPlan) -> None:
     """
     plan = plan.on_port(plan.options.retriever_port or 8000)
     config = compose_config(plan)
-    faults = problems(plan) or [*file_problems(plan, config), *fit_to_model(plan.options, config)]
+    faults = problems(plan) or [
+        *file_problems(plan, config),
+        *fit_to_model(plan.options, plan.sized_model, config),
+    ]
     os.environ.update(config.ray_kwargs.ray_init.runtime_env.env_vars)
     from research.training.verl.launch import validate
 
@@ -82,7 +85,7 @@ def execute(plan: RunPlan) -> None:
         config = compose_config(plan)
         if latest_checkpoint(options.run_dir) is None:
             _refuse(file_problems(plan, config))
-        _refuse(fit_to_model(options, config))
+        _refuse(fit_to_model(options, plan.sized_model, config))
         with processes.alone_in(options.run_dir, RunFailed):
             _carry_out(plan, config)
 
@@ -133,7 +136,12 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
     # Held-out questions before the first step; on resume only if that evaluation did not finish.
     config.trainer.val_before_train &= checkpoint is None or not evaluated
     OmegaConf.save(config, run_dir / "config.yaml")
-    for command in [*plan.prepare, *plan.build]:
+    for command in plan.prepare:
+        _run(command)
+    if plan.options.policy != "tiny":  # now there is a model
+        _refuse(fit_to_model(plan.options, plan.sized_model, config))
+        OmegaConf.save(config, run_dir / "config.yaml")
+    for command in plan.build:
         _run(command)
     # The trainer forgets them too, but late: until then they would be shown as steps of this run.
     forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)

@@ -107,19 +107,19 @@ class ModelSizes:
         return BASE_BYTES + NUMBER_BYTES * (COPIES * self.parameters + 2 * self.largest)
 
 
-def fit_to_model(options: RecipeOptions, config: DictConfig) -> list[str]:
-    """Adapt the sizes of the CPU profile to a model of the user's.
+def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig) -> list[str]:
+    """Adapt the sizes of the CPU profile to a model; None: the tiny policy, or one that is not there yet.
 
     Returns:
         The reasons why it cannot be trained on this machine, one line each.
     """
-    if options.hardware != "cpu" or options.model is None:
+    if options.hardware != "cpu" or model is None:
         return []
     try:
-        sizes = model_sizes(options.model)
+        sizes = model_sizes(model)
     except ValueError as error:
         return [str(error)]
-    if sizes.parameters > TINY:
+    if sizes.parameters > TINY and options.policy == "tiny":
         click.echo(
             f"note: this run uses a learning rate of {config.actor_rollout_ref.actor.optim.lr:g}, the prompt "
             f'"{config.research.prompt}", and the limits and lengths of the CPU profile, which are meant for '
@@ -127,7 +127,7 @@ def fit_to_model(options: RecipeOptions, config: DictConfig) -> list[str]:
         )
     memory = psutil.virtual_memory().total
     set_sizes(config, sizes, memory)
-    return list(_size_faults(options.model, config, sizes, memory))
+    return list(_size_faults(model, config, sizes, memory))
 
 
 def model_sizes(model: str) -> ModelSizes:

@@ -63,6 +63,13 @@ class RecipeOptions:
     model: Annotated[str | None, MODEL, "Policy to train: any HF causal LM. [Qwen2.5-7B-Instruct | tiny]"] = (
         None
     )
+    policy: Annotated[
+        Literal["tiny", "smollm2"],
+        click.Choice(["tiny", "smollm2"]),
+        "On a CPU: tiny, in the mini world, or smollm2, SmolLM2-135M or any small --model, cold-started on "
+        "demonstrations for real questions. [tiny]",
+        "",
+    ] = "tiny"
     questions: Annotated[
         Path | None,
         FILE,
@@ -87,7 +94,8 @@ class RecipeOptions:
     corpus: Annotated[
         Path | None,
         FILE,
-        'Passages, JSONL {"id","contents"}, or BEIR\'s; .gz too. [Wikipedia 2018 | mini world]',
+        'Passages, JSONL {"id","contents"}, or BEIR\'s; .gz too; dataset: the paragraphs that the '
+        "questions come with. [Wikipedia 2018 | mini world]",
         'Passages that gold_ids name, JSONL {"id","contents"}. [the tasks\' positives | mini world]',
     ] = None
     faiss_index: Annotated[

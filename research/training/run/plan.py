@@ -26,6 +26,7 @@ from research.training.run.options import (
     gpu_memory,
     module_command,
 )
+from research.training.run.small_policy import SMALL
 from research.training.run.sources import RECIPES, cache_key, completed, version_of
 from research.training.run_files import latest_checkpoint
 from research.training.values import check_training
@@ -48,6 +49,12 @@ class RunPlan:
     serve: Command | None
     train: Command
     retriever_url: str = ""
+
+    @property
+    def sized_model(self) -> str | None:
+        """The model whose size settings follow: the user's, or a small pretrained one once it is there."""
+        made = str(self.inputs.model)
+        return self.options.model or (made if self.options.policy != "tiny" and Path(made).exists() else None)
 
     def on_port(self, port: int) -> "RunPlan":
         """With the address of the retriever; if the run starts it, its port is chosen only then."""
@@ -165,6 +172,8 @@ def _compose(options: RecipeOptions, settings: list[Setting]) -> DictConfig:
     recipe = RECIPES[options.recipe]
     name = recipe.config or options.recipe
     words = [each.replace("research.preset=", f"{name}/preset=") for each in options.overrides]
+    if options.policy != "tiny":
+        words.append(f"{name}/policy={options.policy}")
     if recipe.preset and not any(each.startswith(f"{name}/preset=") for each in words):
         words.append(f"{name}/preset={recipe.preset.format(hardware=options.hardware)}")
     _refuse_unknown_protocol(options, words, name)
@@ -186,11 +195,27 @@ def _compose(options: RecipeOptions, settings: list[Setting]) -> DictConfig:
     return config
 
 
+def fast_float(half: str, single: str) -> str:
+    """`half` on a processor that multiplies bfloat16, and `single` on others."""
+    from research.training.precision import has_bfloat16  # torch takes seconds, and is needed here alone
+
+    return half if has_bfloat16("cpu") else single
+
+
+OmegaConf.register_new_resolver("fast_float", fast_float, replace=True)
+
+
+def compose_words(options: RecipeOptions, values: dict[str, Any]) -> DictConfig:
+    """The configuration of a training before there is a run of it. Raises RunFailed."""
+    settings = {"hardware": options.hardware, "research.run_dir": str(options.run_dir), **values}
+    return _compose(options, [(key, value, "") for key, value in settings.items()])
+
+
 def _refuse_unknown_protocol(options: RecipeOptions, words: list[str], name: str) -> None:
     """Raises RunFailed for a preset in whose protocol the tiny policy was not cold-started."""
     key, known = f"{name}/preset=", RECIPES[options.recipe].known
     chosen = [each.removeprefix(key) for each in words if each.startswith(key)]
-    tiny = options.hardware == "cpu" and options.model is None
+    tiny = options.hardware == "cpu" and options.model is None and options.policy == "tiny"
     if (
         tiny
         and chosen
@@ -223,9 +248,10 @@ def _set_ray(config: DictConfig, options: RecipeOptions) -> None:
     environment[WEIGHT_TIMEOUT_VARIABLE] = str(config.research.weight_update_timeout)
     environment.TENSORBOARD_DIR = str(options.run_dir / "tensorboard")
     if options.hardware == "cpu":
-        # vLLM's threads: one core is left to the processes that feed it, or they wait for one another. The
-        # actor, which runs alone, takes all cores (research/training/verl/cpu/engine.py).
-        environment.OMP_NUM_THREADS = str(max(1, (os.cpu_count() or 1) - 1))
+        # vLLM's threads: with a tiny model one core is left to the processes that feed it, or they wait for
+        # one another. The actor, which runs alone, takes all cores (research/training/verl/cpu/engine.py).
+        cores = os.cpu_count() or 1
+        environment.OMP_NUM_THREADS = str(cores if options.policy == SMALL else max(1, cores - 1))
     ray_init.address = "local"
     if options.nodes > 1:
         joined = {"address": "auto", "runtime_env": ray_init.runtime_env, "num_cpus": None}

@@ -28,6 +28,7 @@ from research.training.run.models import folder_faults, model_sizes
 from research.training.run.options import gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
+from research.training.run.small_policy import OWN_CORPUS
 from research.training.run.sources import PREPARED, RECIPES
 from retriever_server.__main__ import build_command, serve
 from retriever_server.errors import RetrieverError
@@ -72,7 +73,8 @@ def _missing_files(plan: RunPlan) -> Iterator[str]:
     files = {recipe.questions_option: options.questions, "--faiss-index": options.faiss_index}
     files |= {f"--{name}": getattr(options, name) for name in ("validation", "test", "corpus")}
     for name, path in files.items():
-        if path is not None and not path.is_file():
+        own = name == "--corpus" and path is not None and path.name == OWN_CORPUS
+        if path is not None and not own and not path.is_file():
             yield f"{name}: there is no file {path}"
     for path in filter(None, (plan.inputs.questions, plan.inputs.validation, plan.inputs.corpus)):
         if path.parent == PREPARED and not path.is_file():
@@ -92,8 +94,9 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
                 require_batch(count, config, path)
         except DataError as error:
             lines.append(str(error))
-    if options.corpus is not None and plan.serve is not None and not plan.build[-1].is_done:
-        lines += _corpus_faults(options.corpus, environment.settings)
+    corpus = options.corpus if options.corpus == plan.inputs.corpus else None  # not one that is made
+    if corpus is not None and plan.serve is not None and not plan.build[-1].is_done:
+        lines += _corpus_faults(corpus, environment.settings)
     return lines
 
 

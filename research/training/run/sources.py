@@ -8,6 +8,7 @@ from typing import Any
 
 from research.places import CACHE, PACKAGE
 from research.training.run.options import SPLITS, Command, RecipeOptions, module_command
+from research.training.run.small_policy import SMALL, small_policy, with_cold_start, with_own_corpus
 
 GPU_MODEL, SEARCH_R1_MODEL = "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-3B"
 PREPARED = CACHE / "rqr"  # by data/prepare_rqr.py
@@ -44,12 +45,17 @@ def completed(options: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
     those whose corpus is made of their positives.
     """
     recipe = RECIPES[options.recipe]
-    defaults = recipe.cpu(options) if options.hardware == "cpu" else recipe.gpu(options)
+    small = options.policy == SMALL
+    defaults = (small_policy if small else recipe.cpu if options.hardware == "cpu" else recipe.gpu)(options)
     taken = {name: default for name, default in defaults.items() if getattr(options, name) is None}
     commands = {command.creates: command for _, command in taken.values() if command}
     inputs = replace(options, **{name: value for name, (value, _) in taken.items()})
+    inputs, own = with_own_corpus(inputs)
+    if small:
+        inputs, cold_start = with_cold_start(inputs)
+        own += cold_start
     if not _needs_corpus(inputs):
-        return inputs, list(commands.values())
+        return inputs, [*commands.values(), *own]
     inputs, positives = _with_positives(inputs)
     return inputs, [*commands.values(), positives]
 

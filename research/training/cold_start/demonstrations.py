@@ -1,0 +1,140 @@
+"""Write demonstrations for real questions as parquet, which any trainer of token ids takes.
+
+    python -m research.training cold-start demonstrations --questions train.questions.jsonl \
+        --corpus corpus.jsonl --model DIR --out demonstrations.parquet research.preset=search_r1
+
+A row has ``id``, ``question``, ``text`` (the whole episode, prompt and special tokens included),
+``input_ids``, and ``labels``: the same ids where the policy speaks, -100 elsewhere.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from research.datasets.questions import Question, read_questions
+from research.environments import BaseEnvironment
+from research.episode.tokens import TokenProtocol
+from research.episode.trajectory import Trajectory
+from research.errors import DataError
+from research.files import atomic_path
+from research.tools.service import Service, serving
+from research.training.cold_start.demonstrator import demonstrate
+from research.training.cold_start.hops import hops_of
+from research.training.config import read_research_config
+from research.training.run.options import RecipeOptions
+from research.training.run.plan import compose_words
+
+UNTRAINED = -100  # the label that torch's cross-entropy leaves out
+AT_ONCE = 32  # episodes whose searches wait for one another
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "question": pa.string(),
+        "text": pa.string(),
+        "input_ids": pa.list_(pa.int32()),
+        "labels": pa.list_(pa.int32()),
+    }
+)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--questions", required=True, type=click.Path(path_type=Path), help="With decompositions.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="Passages to search, by BM25.")
+@click.option("--retriever", metavar="URL", help="A running retrieval server, instead of --corpus.")
+@click.option("--model", required=True, help="Whose tokenizer and chat template are used.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Parquet file.")
+@click.option(
+    "--policy", default="smollm2", show_default=True, help="Profile, as in recipes/train_musique.sh."
+)
+@click.argument("overrides", nargs=-1)
+def demonstrations(
+    questions: Path,
+    corpus: Path | None,
+    retriever: str | None,
+    model: str,
+    out: Path,
+    policy: Any,
+    overrides: tuple[str, ...],
+) -> None:
+    """Demonstrate searching for questions whose data set says how they are answered.
+
+    OVERRIDES are key=value words of the training's configuration: its prompt, protocol, limits and retriever
+    are those of the demonstrations. Questions without a decomposition, and those of which a search does not
+    find a hop, are left out.
+    """
+    if (corpus is None) == (retriever is None):
+        raise click.UsageError("give either --corpus or --retriever")
+    asked = read_questions(questions)
+    service = nullcontext(retriever) if corpus is None else serving(Service(corpus, "minilm", "bm25"))
+    with service as url:
+        options = RecipeOptions("cpu", out.parent, policy=policy, overrides=overrides)
+        section = compose_words(options, {"research.retriever.url": url}).research
+        environment = read_research_config(section).environment
+        rows = write_demonstrations(asked, environment, model, out)
+    click.echo(
+        f"{out}: {len(rows)} demonstrations of {len(asked)} questions, "
+        f"{sum(len(row['input_ids']) for row in rows):,} tokens"
+    )
+
+
+def write_demonstrations(
+    questions: Sequence[Question], environment: BaseEnvironment, model: str, out: Path
+) -> list[dict[str, Any]]:
+    """Play what can be played, write it, and return the rows. Raises DataError if nothing can be."""
+    from transformers import AutoTokenizer
+
+    tokens = TokenProtocol(AutoTokenizer.from_pretrained(model), environment.protocol, environment.tools)
+    rows = asyncio.run(_rows(questions, environment, tokens))
+    if not rows:
+        raise DataError(
+            "no question could be demonstrated: they need question_decomposition (MuSiQue), evidences "
+            "(2Wiki) or supporting_facts (HotpotQA), and a corpus that holds their passages"
+        )
+    with atomic_path(out) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
+    return rows
+
+
+async def _rows(
+    questions: Sequence[Question], environment: BaseEnvironment, tokens: TokenProtocol
+) -> list[dict[str, Any]]:
+    turn, progress = asyncio.Semaphore(AT_ONCE), tqdm(total=len(questions), unit="question", disable=None)
+
+    search = environment.tools[0]
+
+    async def row(question: Question) -> dict[str, Any] | None:
+        async with turn:
+            trajectory = await demonstrate(question, hops_of(question), environment, search, tokens)
+        progress.update()
+        return None if trajectory is None else _row(question, trajectory, tokens)
+
+    try:
+        return [each for each in await asyncio.gather(*map(row, questions)) if each]
+    finally:
+        progress.close()
+        if search.close:
+            await search.close()
+
+
+def _row(question: Question, trajectory: Trajectory, tokens: TokenProtocol) -> dict[str, Any]:
+    """The tokens of an episode; behind its last turn the end token, so that the policy ends by itself."""
+    ids, mask = trajectory.prompt_ids + trajectory.response_ids, trajectory.response_mask
+    labels = [UNTRAINED] * len(trajectory.prompt_ids)
+    labels += [each if own else UNTRAINED for each, own in zip(trajectory.response_ids, mask, strict=True)]
+    if ids[-1] not in tokens.eos_token_ids:
+        ids, labels = [*ids, tokens.tokenizer.eos_token_id], [*labels, tokens.tokenizer.eos_token_id]
+    text = tokens.decode(ids)
+    return {
+        "id": question.id,
+        "question": question.question,
+        "text": text,
+        "input_ids": ids,
+        "labels": labels,
+    }

@@ -1,0 +1,131 @@
+"""A demonstrator: plays the hops of a question as the policy of an episode, in whatever protocol.
+
+It takes the model's place in the episode loop itself, so that prompt, turns and results are token for token
+what a rollout has, and what it is shown is what the retriever really finds.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from research.datasets.questions import Question
+from research.environments import BaseEnvironment
+from research.episode.loop import Generation, run_episode
+from research.episode.prompts import build_prompt
+from research.episode.protocol import Protocol, answer_of, closing, format_fault, opening
+from research.episode.tokens import TokenProtocol
+from research.episode.tools import Tool
+from research.episode.trajectory import Trajectory
+from research.errors import DataError
+from research.metrics.answers import exact_match
+from research.training.cold_start.hops import Hop
+
+
+class Lost(Exception):
+    """No query of a hop finds its passage, or the limits leave no room to answer."""
+
+
+@dataclass
+class Demonstrator:
+    """What is said next, by what the context shows; one for each episode."""
+
+    hops: Sequence[Hop]
+    answer: str
+    tokens: TokenProtocol
+    tool: Tool
+    place: int = 0
+    tried: int = 0
+    heard: int = field(default=-1)
+
+    async def __call__(self, context: list[int], most: int) -> Generation:
+        """See ``Generate``. Raises Lost."""
+        shown = self.protocol.opening if self.heard < 0 else self.tokens.decode(context[self.heard :])
+        text = self._next_turn(shown)
+        if self.protocol.opening and shown.endswith(self.protocol.opening):
+            text = text.removeprefix(self.protocol.opening)
+        elif shown and not shown.endswith("\n"):
+            text = f"\n{text}"
+        said = self.tokens.encode(text) + self._end(text)
+        self.heard = len(context) + len(said)
+        return Generation(said, [0.0] * len(said))
+
+    def _next_turn(self, shown: str) -> str:
+        if self.heard < 0:
+            return self._search("")
+        if self.place == len(self.hops):
+            raise Lost("a limit cut the answer off")
+        if not self.hops[self.place].is_in(shown):
+            self.tried += 1
+            if self.tried == len(self.hops[self.place].queries):
+                raise Lost(self.hops[self.place].wanted)
+            return self._search("It is not there. ")
+        found = self.hops[self.place]
+        self.place, self.tried = self.place + 1, 0
+        if self.place < len(self.hops):
+            return self._search("" if found.by_title else f"The passages say {found.answer}. ")
+        facts = "; ".join(hop.fact for hop in self.hops if hop.fact)
+        thought = (
+            f"I know: {facts}. So the answer is {self.answer}." if facts else f"The answer is {self.answer}."
+        )
+        return _turn(thought, _said(self.answer, self.protocol), self.protocol)
+
+    @property
+    def protocol(self) -> Protocol:
+        return self.tokens.protocol
+
+    def _search(self, before: str) -> str:
+        hop = self.hops[self.place]
+        call = _called(hop.queries[self.tried], self.tool, self.protocol)
+        return _turn(f"{before}I need to find: {hop.wanted}", call, self.protocol)
+
+    def _end(self, text: str) -> list[int]:
+        """The end token, wherever it is the model that ends its turn."""
+        answered = self.place == len(self.hops)
+        ends = {"end": True, "call": answered}.get(self.protocol.stop, False)
+        return [int(self.tokens.tokenizer.eos_token_id)] * ends
+
+
+def _turn(thought: str, act: str, protocol: Protocol) -> str:
+    return f"{opening(protocol.think)} {thought} {closing(protocol.think)}\n{act}"
+
+
+def _called(query: str, tool: Tool, protocol: Protocol) -> str:
+    """A search as the protocol has it."""
+    tag = protocol.tag_of(tool.name)
+    if protocol.calls == "json":
+        arguments = {next(iter(tool.arguments.model_fields)): query}
+        call = json.dumps({"name": tool.name, "arguments": arguments}, ensure_ascii=False)
+        return f"{opening(protocol.search)}\n{call}\n{closing(protocol.search)}"
+    return f"{opening(tag)} {query} {closing(tag)}"
+
+
+def _said(answer: str, protocol: Protocol) -> str:
+    content = f"The answer is \\boxed{{{answer}}}." if protocol.boxed else answer
+    if protocol.answer_rule == "last_text":
+        return content
+    return f"{opening(protocol.answer)} {content} {closing(protocol.answer)}"
+
+
+async def demonstrate(
+    question: Question, hops: Sequence[Hop], environment: BaseEnvironment, search: Tool, tokens: TokenProtocol
+) -> Trajectory | None:
+    """The episode of a question; None if a hop is not found, a limit cuts it off, or its answer is not right.
+
+    Raises DataError if a search fails.
+    """
+    if not hops:
+        return None
+    demonstrator = Demonstrator(hops, question.golden_answers[0], tokens, search)
+    prompt = build_prompt(environment.settings.prompt, question.question, tokens)
+    try:
+        trajectory = await run_episode(prompt, demonstrator, [search], tokens, environment.settings.limits)
+    except Lost:
+        return None
+    if failed := next((call for call in trajectory.calls if call.error), None):
+        raise DataError(f"the search for {failed.query!r} failed: {failed.error}")
+    answer = answer_of(trajectory, tokens.protocol) or ""
+    right = exact_match(answer, question.golden_answers) == 1
+    kept = tokens.protocol.answer_rule == "last_text" or not format_fault(
+        trajectory.model_turns, tokens.protocol
+    )
+    return trajectory if right and kept else None

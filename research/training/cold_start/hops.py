@@ -1,0 +1,116 @@
+"""The hops of a question by its gold decomposition, each with what to search for and what it finds.
+
+MuSiQue has ``question_decomposition`` ("Who was the first president of #1?"), 2Wiki ``evidences`` (triples),
+HotpotQA the titles of its ``supporting_facts``.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from research.datasets.question_forms import Question
+from research.metrics.answers import normalize_answer
+
+TRIPLE = ("fact", "relation", "entity")
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One step of the way to an answer.
+
+    Attributes:
+        wanted: what is to be found, as the thought before the search says it.
+        queries: what to search for, the next one where those before it found nothing.
+        answer: what a passage must say; with `by_title` it is the passage's title.
+        fact: what is known afterwards, in words; empty where a page alone was found.
+    """
+
+    wanted: str
+    queries: tuple[str, ...]
+    answer: str
+    fact: str
+    by_title: bool = False
+
+    def is_in(self, shown: str) -> bool:
+        """Whether the passages that the model was shown hold what this hop is after."""
+        answer = normalize_answer(self.answer)
+        return bool(answer) and f" {answer} " in f" {normalize_answer(shown)} "
+
+
+def hops_of(question: Question) -> tuple[Hop, ...]:
+    """The hops in order; empty for a question without a decomposition that can be followed."""
+    metadata = question.metadata
+    if steps := metadata.get("question_decomposition"):
+        return _of_steps(steps)
+    if evidences := metadata.get("evidences"):
+        return _of_evidences(evidences)
+    return _of_titles(question.question, question.supporting_titles, question.golden_answers[0])
+
+
+def _of_steps(steps: Any) -> tuple[Hop, ...]:
+    """MuSiQue's: questions in which ``#1`` is the answer of the first, or ``subject >> relation``."""
+    try:
+        asked = [(str(step["question"]), str(step["answer"])) for step in steps]
+    except (TypeError, KeyError):
+        return ()
+    hops = []
+    for text, answer in asked:
+        before = [earlier for number, (_, earlier) in enumerate(asked, 1) if f"#{number}" in text]
+        wanted = re.sub(r"#(\d)", lambda found: _earlier(asked, int(found[1])), text)
+        subject, relation = map(str.strip, wanted.partition(" >> ")[::2])
+        wanted = f"{subject} {relation}" if relation else subject
+        entities = (subject,) if relation else tuple(before)
+        hops.append(Hop(wanted, _once(wanted, *entities), answer, f"{wanted}: {answer}"))
+    return tuple(hops)
+
+
+def _earlier(asked: Sequence[tuple[str, str]], number: int) -> str:
+    return asked[number - 1][1] if 0 < number <= len(asked) else f"#{number}"
+
+
+def _of_evidences(evidences: Any) -> tuple[Hop, ...]:
+    """2Wiki's: (subject, relation, object), or the hub's lists of each."""
+    if isinstance(evidences, dict):
+        evidences = list(map(list, zip(*(evidences.get(each, []) for each in TRIPLE), strict=False)))
+    triples = [tuple(map(str, each)) for each in evidences if isinstance(each, list | tuple)]
+    if len(triples) < len(evidences) or any(len(each) != 3 for each in triples):
+        return ()
+    return tuple(
+        Hop(
+            f"the {relation} of {subject}",
+            _once(f"{subject} {relation}", subject),
+            value,
+            f"the {relation} of {subject} is {value}",
+        )
+        for subject, relation, value in triples
+    )
+
+
+def _of_titles(question: str, titles: Sequence[str], answer: str) -> tuple[Hop, ...]:
+    """HotpotQA's two pages: those that the question names first, then the one that they lead to."""
+    asked = normalize_answer(question)
+    named = [title for title in titles if _plain(title) in asked]
+    led_to = [title for title in titles if title not in named]
+    if not named or len(titles) != 2:
+        return ()
+    found = [Hop(title, (_bare(title),), title, "", True) for title in named]
+    if not led_to:
+        return tuple(found)
+    bridge = led_to[0]
+    first = Hop(found[0].wanted, found[0].queries, _bare(bridge), f"it leads to {_bare(bridge)}")
+    last = Hop(bridge, _once(_bare(bridge), f"{_bare(bridge)} {question}"), answer, f"{bridge}: {answer}")
+    return first, last
+
+
+def _bare(title: str) -> str:
+    """A title without what tells it from others of its name: ``Lilu (mythology)`` -> ``Lilu``."""
+    return re.sub(r"\s*\([^)]*\)$", "", title)
+
+
+def _plain(title: str) -> str:
+    return normalize_answer(_bare(title))
+
+
+def _once(*texts: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(None, texts)))

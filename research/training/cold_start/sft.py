@@ -1,0 +1,221 @@
+"""Train a causal language model on demonstrations, on a CPU or a GPU: on the tokens of the policy.
+
+python -m research.training cold-start train --demonstrations demonstrations.parquet --model DIR --out DIR
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from research.errors import DataError
+from research.files import filling
+from research.training.cold_start.demonstrations import UNTRAINED
+from research.training.precision import autocast
+
+REPORT_SECONDS = 20.0
+WARM_UP = 10  # updates over which the rate rises
+LAST_RATE = 0.05  # share of the rate that is left at the end
+CHUNK = 64  # demonstrations among which those of similar length go together
+
+
+Example = tuple[list[int], list[int]]
+"""Token ids and labels of one episode."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: `seconds` bound the epochs; a batch has at most `batch_tokens`, padding too."""
+
+    epochs: int
+    rate: float
+    batch_tokens: int
+    seconds: float | None
+    seed: int
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--demonstrations", required=True, type=click.Path(path_type=Path), help="Parquet file.")
+@click.option("--model", required=True, help="To start from: a folder or a name on the hub.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
+@click.option("--epochs", default=3, type=click.IntRange(1), help="Passes over all demonstrations.")
+@click.option("--rate", default=2e-4, help="Highest learning rate of AdamW.")
+@click.option("--batch-tokens", default=3000, type=click.IntRange(1), help="Per update.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), help="End after that long, if not before."
+)
+@click.option("--seed", default=0, help="Of the order.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), help="Folder in which an equal policy is kept or found."
+)
+def train(
+    demonstrations: Path,
+    model: str,
+    out: Path,
+    epochs: int,
+    rate: float,
+    batch_tokens: int,
+    seconds: float | None,
+    seed: int,
+    cache: Path | None,
+) -> None:
+    """Train a model on demonstrations and save it as a Hugging Face folder."""
+    if out.exists():
+        raise DataError(f"{out} exists already: remove it or choose another folder")
+    examples, schedule = (
+        read_demonstrations(demonstrations),
+        Schedule(epochs, rate, batch_tokens, seconds, seed),
+    )
+    if cache is None:
+        _train(examples, model, schedule, out)
+        return
+    kept = cache / f"cold_start-{_key(examples, model, schedule)}"
+    if kept.exists():
+        click.echo(f"{kept}: trained before, on the same demonstrations")
+    else:
+        _train(examples, model, schedule, kept)
+    with filling(out) as scratch:
+        shutil.copytree(kept, scratch, copy_function=_link, dirs_exist_ok=True)
+
+
+def _key(examples: Sequence[Example], model: str, schedule: Schedule) -> str:
+    """Of all that the policy depends on."""
+    parts = [
+        json.dumps(examples),
+        model,
+        *(_stamp(each) for each in sorted(Path(model).glob("*"))),
+        str(schedule),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _stamp(path: Path) -> str:
+    return f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"
+
+
+def _link(source: str, target: str) -> None:
+    """The same file under a second name where that can be; the weights are large."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _train(examples: Sequence[Example], model: str, schedule: Schedule, out: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device)
+    start = time.monotonic()
+    _report(fit(policy, examples, schedule), start)
+    with filling(out) as scratch:
+        policy.save_pretrained(scratch)
+        AutoTokenizer.from_pretrained(model).save_pretrained(scratch)
+        took = {"seconds": round(time.monotonic() - start, 1), "demonstrations": len(examples)}
+        (scratch / "cold_start.json").write_text(json.dumps(took) + "\n")
+    click.echo(f"saved in {out}")
+
+
+def read_demonstrations(path: Path) -> list[Example]:
+    """Raises DataError for a file that is none."""
+    try:
+        table = pq.read_table(path, columns=["input_ids", "labels"]).to_pydict()
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: is no file of demonstrations ({' '.join(str(error).split())})") from error
+    return list(zip(table["input_ids"], table["labels"], strict=True))
+
+
+def fit(model: Any, examples: Sequence[Example], schedule: Schedule) -> Iterator[tuple[float, float]]:
+    """Train in place; yields (share that is done, loss in nats a token of the policy) after each update."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.rate, weight_decay=0.0, betas=(0.9, 0.95))
+    batches = list(_batches(examples, schedule))
+    start, handle = time.monotonic(), _Head(model)
+    model.train()
+    for step, batch in enumerate(batches):
+        share = step / len(batches)
+        if schedule.seconds is not None:
+            share = max(share, (time.monotonic() - start) / schedule.seconds)
+        if share >= 1:
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate * min(1.0, (step + 1) / WARM_UP) * max(LAST_RATE, 1 - share)
+        loss = handle.loss(*batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        yield share, loss.item()
+    handle.close()
+    model.eval()
+
+
+class _Head:
+    """Gives the model's head only the hidden states that predict a label: most tokens are passages."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.predicting = model, torch.empty(0, dtype=torch.bool)
+        self.close = model.get_output_embeddings().register_forward_pre_hook(self._keep).remove
+
+    def _keep(self, head: torch.nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0][self.predicting],)
+
+    def loss(self, ids: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy of the labels of (episodes, tokens), padded on the right."""
+        ids, labels = ids.to(self.model.device), labels.to(self.model.device)
+        following = torch.full_like(labels, UNTRAINED)
+        following[:, :-1] = labels[:, 1:]
+        self.predicting = following != UNTRAINED
+        with autocast(self.model.device.type):
+            logits = self.model(input_ids=ids, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(logits.float(), following[self.predicting])
+
+
+def _batches(examples: Sequence[Example], schedule: Schedule) -> Iterator[tuple[Tensor, Tensor]]:
+    """Those of all epochs: episodes of similar length, padded with any token; causal models do not see it."""
+    rng, order = random.Random(schedule.seed), list(examples)
+    for _ in range(schedule.epochs):
+        rng.shuffle(order)
+        groups = [g for at in range(0, len(order), CHUNK) for g in _groups(order[at : at + CHUNK], schedule)]
+        rng.shuffle(groups)
+        yield from map(_padded, groups)
+
+
+def _groups(chunk: Sequence[Example], schedule: Schedule) -> list[list[Example]]:
+    groups: list[list[Example]] = [[]]
+    for example in sorted(chunk, key=lambda each: len(each[0])):
+        if groups[-1] and (len(groups[-1]) + 1) * len(example[0]) > schedule.batch_tokens:
+            groups.append([])
+        groups[-1].append(example)
+    return groups
+
+
+def _padded(group: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    longest = max(len(ids) for ids, _ in group)
+    ids = torch.zeros(len(group), longest, dtype=torch.long)
+    labels = torch.full((len(group), longest), UNTRAINED)
+    for row, (tokens, wanted) in enumerate(group):
+        ids[row, : len(tokens)], labels[row, : len(wanted)] = torch.tensor(tokens), torch.tensor(wanted)
+    return ids, labels
+
+
+def _report(updates: Iterator[tuple[float, float]], start: float) -> None:
+    """Run them, with a line every few seconds."""
+    losses: list[float] = []
+    said = start
+    for share, loss in updates:
+        losses.append(loss)
+        if time.monotonic() - said > REPORT_SECONDS:
+            said = time.monotonic()
+            click.echo(f"{share:4.0%}  loss {sum(losses) / len(losses):.3f}  {said - start:.0f} s")
+            losses = []

@@ -1,0 +1,88 @@
+"""What --policy smollm2 trains on: real questions, their own paragraphs, a policy cold-started on some.
+
+All of it is made in the run folder, but the model, which is in the cache, and the cold-started policy, which
+is kept there as well: the same demonstrations and settings need no second training.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from research.places import CACHE
+from research.training.run.options import SPLITS, Command, RecipeOptions, module_command
+
+SMALL, OWN_CORPUS = "smollm2", "dataset"
+MODEL = CACHE / "smollm2"
+# What the demonstrations depend on: of the user's words, those about an episode.
+EPISODE_KEYS = (
+    *("research.prompt", "research.protocol", "research/protocol", "research.preset", "research.limits"),
+    *("research.retriever", "research.tools", "data.max_response_length"),
+)
+
+Defaults = dict[str, tuple[Any, Command | None]]
+
+
+def small_policy(options: RecipeOptions) -> Defaults:
+    """See `Recipe`: MuSiQue, or the mini world's questions where there is no network; BM25."""
+    folder = options.run_dir / "questions"
+    words = ("--out", folder, "--seed", options.seed)
+    fetched = _command("fetch MuSiQue, or make the mini world", "questions", *words, creates=folder)
+    defaults: Defaults = {"encoder": ("minilm", None), "index": ("bm25", None)}
+    if options.questions is None:
+        defaults |= {name: (folder / f"{split}.questions.jsonl", fetched) for split, name in SPLITS.items()}
+    if options.model is None:
+        defaults["model"] = (
+            str(MODEL),
+            _command("fetch SmolLM2-135M", "model", "--out", MODEL, creates=MODEL),
+        )
+    if options.corpus is None and options.retriever_url is None:
+        own = (options.run_dir / OWN_CORPUS, None)  # of the user's questions, see with_own_corpus
+        defaults["corpus"] = (folder / "corpus.jsonl", fetched) if options.questions is None else own
+    return defaults
+
+
+def with_own_corpus(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
+    """Where the corpus is called ``dataset``: the paragraphs that the rows of the questions come with."""
+    if inputs.corpus is None or inputs.corpus.name != OWN_CORPUS or inputs.corpus.exists():
+        return inputs, []
+    corpus, files = inputs.run_dir / "corpus.jsonl", inputs.splits.values()
+    made = _command(
+        "make a corpus of the questions' paragraphs", "corpus", "--out", corpus, *files, creates=corpus
+    )
+    return replace(inputs, corpus=corpus), [made]
+
+
+def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
+    """The training questions without those of the cold start, and the policy that comes of them."""
+    folder, words = inputs.run_dir / "cold_start", [each for each in inputs.overrides if _is_of_episode(each)]
+    parts, shown, policy = folder / "parts", folder / "demonstrations.parquet", folder / "policy"
+    source = (
+        ("--corpus", inputs.corpus) if inputs.retriever_url is None else ("--retriever", inputs.retriever_url)
+    )
+    asked, rest = (parts / f"{name}.questions.jsonl" for name in ("demonstrated", "rest"))
+    made = ("--questions", asked, *source, "--model", inputs.model, "--out", shown)
+    commands = [
+        _command(
+            "part the questions of the cold start from the others",
+            *("split", "--questions", inputs.questions, "--out", parts, "--seed", inputs.seed),
+            creates=parts,
+        ),
+        _command(
+            "demonstrate searching", "demonstrations", *made, "--policy", inputs.policy, *words, creates=shown
+        ),
+        _command(
+            "cold-start the policy",
+            *("train", "--demonstrations", shown, "--model", inputs.model, "--out", policy),
+            *("--seed", inputs.seed, "--cache", CACHE),
+            creates=policy,
+        ),
+    ]
+    return replace(inputs, questions=rest, model=str(policy)), commands
+
+
+def _is_of_episode(override: str) -> bool:
+    return override.lstrip("+").startswith(EPISODE_KEYS)
+
+
+def _command(task: str, command: str, *arguments: Any, creates: Path) -> Command:
+    return module_command(task, "research.training", "cold-start", command, *arguments, creates=creates)

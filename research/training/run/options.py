@@ -70,6 +70,12 @@ class RecipeOptions:
         "demonstrations for real questions. [tiny]",
         "",
     ] = "tiny"
+    cold_start_seconds: Annotated[
+        float | None,
+        click.FloatRange(0, min_open=True),
+        "End the cold start of smollm2 after that long, if its epochs do not. [no bound]",
+        "",
+    ] = None
     questions: Annotated[
         Path | None,
         FILE,

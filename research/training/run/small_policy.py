@@ -61,6 +61,7 @@ def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
     )
     asked, rest = (parts / f"{name}.questions.jsonl" for name in ("demonstrated", "rest"))
     made = ("--questions", asked, *source, "--model", inputs.model, "--out", shown)
+    seconds = ("--seconds", inputs.cold_start_seconds) if inputs.cold_start_seconds else ()
     commands = [
         _command(
             "part the questions of the cold start from the others",
@@ -73,7 +74,7 @@ def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
         _command(
             "cold-start the policy",
             *("train", "--demonstrations", shown, "--model", inputs.model, "--out", policy),
-            *("--seed", inputs.seed, "--cache", CACHE),
+            *("--seed", inputs.seed, "--cache", CACHE, *seconds),
             creates=policy,
         ),
     ]

@@ -27,6 +27,7 @@ from research.training.precision import autocast
 REPORT_SECONDS = 20.0
 WARM_UP = 10  # updates over which the rate rises
 LAST_RATE = 0.05  # share of the rate that is left at the end
+LENGTH_STEP = 32
 CHUNK = 64  # demonstrations among which those of similar length go together
 
 
@@ -49,7 +50,7 @@ class Schedule:
 @click.option("--demonstrations", required=True, type=click.Path(path_type=Path), help="Parquet file.")
 @click.option("--model", required=True, help="To start from: a folder or a name on the hub.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
-@click.option("--epochs", default=3, type=click.IntRange(1), help="Passes over all demonstrations.")
+@click.option("--epochs", default=2, type=click.IntRange(1), help="Passes over all demonstrations.")
 @click.option("--rate", default=2e-4, help="Highest learning rate of AdamW.")
 @click.option("--batch-tokens", default=3000, type=click.IntRange(1), help="Per update.")
 @click.option(
@@ -201,7 +202,8 @@ def _groups(chunk: Sequence[Example], schedule: Schedule) -> list[list[Example]]
 
 
 def _padded(group: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    longest = max(len(ids) for ids, _ in group)
+    """To a multiple of LENGTH_STEP: memory is kept for each shape that was seen."""
+    longest = -(-max(len(ids) for ids, _ in group) // LENGTH_STEP) * LENGTH_STEP
     ids = torch.zeros(len(group), longest, dtype=torch.long)
     labels = torch.full((len(group), longest), UNTRAINED)
     for row, (tokens, wanted) in enumerate(group):

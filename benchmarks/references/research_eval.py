@@ -2,7 +2,7 @@
 
 Theirs is flashrag's pipeline with its generator, retriever, data set and evaluator, under the values of its
 eval_config.yaml; ours is the evaluation's runner with its client of servers. What both ask over HTTP is
-answered by the scripted model and the script's passages.
+answered by the scripted model and the script's passages; our search is a function.
 """
 
 import asyncio

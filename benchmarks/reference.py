@@ -21,7 +21,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from benchmarks.references import ours, research, search_r1, tongsearch_qr
+from benchmarks.references import ours, research, research_eval, search_r1, tongsearch_qr
 from benchmarks.references.cases import write_cases
 from benchmarks.references.model import Outcome, byte_tokenizer, qwen_tokenizer
 from benchmarks.references.scripts import Script, scripts
@@ -33,6 +33,8 @@ from research.episode.tokens import TokenProtocol
 Player = Callable[[Script], Outcome]
 ROUNDING = 1e-3  # of sums of float32
 FIELDS = ("prompt", "contexts", "response", "mask", "answer", "reward")
+EVALUATED = ("prompt", "contexts", "requests", "response", "answer", *research_eval.SCORES)
+PRESETS = {"research_eval": "research_instruct", "research_eval_base": "research_base"}
 
 
 def _differences(theirs: Outcome, mine: Outcome) -> list[str]:
@@ -42,10 +44,12 @@ def _differences(theirs: Outcome, mine: Outcome) -> list[str]:
         "contexts": (theirs.contexts[1:], mine.contexts[1:]),
         "response": (theirs.response_ids, mine.response_ids),
         "mask": (theirs.mask, mine.mask),
+        "requests": (theirs.requests, mine.requests),
+        **{name: (True, abs(each - mine.scores[name]) < 1e-9) for name, each in theirs.scores.items()},
         "answer": (theirs.answer or "", mine.answer or ""),
         "reward": (True, abs(theirs.reward - mine.reward) < ROUNDING),
     }
-    return [name for name in FIELDS if pairs[name][0] != pairs[name][1]]
+    return [name for name, (their_value, my_value) in pairs.items() if their_value != my_value]
 
 
 def _reason(theirs: Outcome, mine: Outcome, tokenizer: Any) -> str:
@@ -88,7 +92,7 @@ def _compare(made: list[Script], play: Player, own: Player, tokenizer: Any) -> C
     for number, script in enumerate(tqdm(made, disable=None)):
         theirs, mine = play(script), own(script)
         different = _differences(theirs, mine)
-        compared.equal.update(name for name in FIELDS if name not in different)
+        compared.equal.update(name for name in {*FIELDS, *EVALUATED} if name not in different)
         if not different:
             compared.equal_episodes.append((script, theirs))
         reason = _reason(theirs, mine, tokenizer) if different else "equal in everything"
@@ -113,6 +117,7 @@ def _report(
         "where they part (theirs, ours)": _parting(theirs, mine, tokenizer),
         "answers": [theirs.answer, mine.answer],
         "rewards": [theirs.reward, mine.reward],
+        "requests": [theirs.requests, mine.requests],
     }
 
 
@@ -136,6 +141,12 @@ def _players(system: str, checkout: Path, tokenizer: Any, words: tuple[str, ...]
             lambda script: search_r1.play(script, checkout, tokenizer),
             lambda script: ours.play(script, config, tokenizer, "search_r1_reference"),
         )
+    if system in PRESETS:
+        evaluated, chat = ours.preset(PRESETS[system], *words), system == "research_eval"
+        return (
+            lambda script: research_eval.play(script, checkout, tokenizer, chat),
+            lambda script: research_eval.evaluate(script, evaluated, tokenizer),
+        )
     # Its training bounds the response alone, and searches for an empty query.
     words = ("limits.total_tokens=null", "protocol.empty_query=search", "protocol.retokenise=false", *words)
     config = ours.preset("research_instruct", *words)
@@ -149,7 +160,7 @@ def _players(system: str, checkout: Path, tokenizer: Any, words: tuple[str, ...]
 @click.option(
     "--system",
     required=True,
-    type=click.Choice(["search_r1", "research", "tongsearch_qr", "tongsearch_qr_think"]),
+    type=click.Choice(["search_r1", "research", *PRESETS, "tongsearch_qr", "tongsearch_qr_think"]),
 )
 @click.option("--reference", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
@@ -174,10 +185,13 @@ def main(
 ) -> None:
     """See the top of this file. WORDS are key=value of our configuration, like protocol.neutralise=false."""
     tokenizer = qwen_tokenizer(tiktoken) if tiktoken else byte_tokenizer()
-    made = scripts(count, seed, system == "research", "information" if system == "search_r1" else "result")
+    made = scripts(
+        count, seed, system.startswith("research"), "information" if system == "search_r1" else "result"
+    )
     play, own = _players(system, reference, tokenizer, words)
     compared = _compare(made, play, own, tokenizer)
-    fields = ", ".join(f"{each} {compared.equal[each]}" for each in FIELDS)
+    compared_fields = EVALUATED if system in PRESETS else FIELDS
+    fields = ", ".join(f"{each} {compared.equal[each]}" for each in compared_fields)
     print(f"{system}: {count} scripts; equal in {fields}")
     for reason, number in compared.reasons.most_common():
         print(f"  {number:6,}  {reason}")

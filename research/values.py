@@ -114,6 +114,7 @@ PROTOCOL = {
     "protocol.answer_rule": one_of(("last_turn", "first", "last", "last_text", "after_think")),
     "protocol.unwrap_text": SWITCH,
     "protocol.retokenise": SWITCH,
+    "protocol.retokenise_whole": SWITCH,
     "protocol.neutralise": SWITCH,
 }
 LIMITS = {

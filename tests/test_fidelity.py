@@ -1,8 +1,8 @@
 """Our loop, answers and rewards under the references' presets, against what their own code did.
 
 tests/fidelity holds episodes that benchmarks/reference.py recorded from Search-R1's and ReSearch's own loops
-and rewards: what the model said, what they made of it. Their prompts and notices are their wording, so the
-test has others in their place.
+and rewards, and from ReSearch's evaluation: what the model said, what they made of it. Their prompts and
+notices are their wording, so the test has others in their place.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from test_recipe_options import compose
 from benchmarks.references.cases import NOTICE
 from benchmarks.references.model import byte_tokenizer
 from benchmarks.references.ours import play, preset
+from benchmarks.references.research_eval import SCORES, evaluate
 from benchmarks.references.scripts import Script, Turn
 from research.datasets import reference_prompts
 from research.datasets.mini.demonstrations import CLEAN, demonstrations
@@ -40,7 +41,7 @@ QUESTION = "---\n{question}"
 OWN_NOTICE = "\nThat was no action.\n"
 # ReSearch's training, which was recorded, searches for an empty query and bounds the response alone.
 WORDS = {"research": ("limits.total_tokens=null", "protocol.empty_query=search", "protocol.retokenise=false")}
-PRESETS = {"research": "research_instruct", "search_r1": "search_r1"}
+PRESETS = {"research": "research_instruct", "research_eval": "research_instruct", "search_r1": "search_r1"}
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +53,10 @@ def own_wording(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_prompts, "NOTICES", {"search_r1": lambda: OWN_NOTICE})
 
 
-def cases() -> list[Any]:
+def cases(*systems: str) -> list[Any]:
     """Each recorded episode."""
-    rows = [
-        json.loads(line) for path in sorted(CASES.glob("*.jsonl")) for line in path.open(encoding="utf-8")
-    ]
+    paths = [CASES / f"{system}.jsonl" for system in systems]
+    rows = [json.loads(line) for path in paths for line in path.open(encoding="utf-8")]
     return [pytest.param(row, id=f"{row['system']}-{number}") for number, row in enumerate(rows)]
 
 
@@ -65,12 +65,26 @@ def configured(system: str) -> EvaluationConfig:
     return preset(PRESETS[system], *WORDS.get(system, ()))
 
 
-@pytest.mark.parametrize("case", cases())
-def test_an_episode_is_what_the_reference_made_of_it(case: dict[str, Any]) -> None:
+def script_of(case: dict[str, Any]) -> Script:
     turns = tuple(Turn(**each) for each in case["turns"])
-    script = Script(case["question"], tuple(case["golden_answers"]), turns, tuple(case["pool"]))
+    return Script(case["question"], tuple(case["golden_answers"]), turns, tuple(case["pool"]))
+
+
+@pytest.mark.parametrize("case", cases("research_eval"))
+def test_an_evaluation_is_what_the_reference_made_of_it(case: dict[str, Any]) -> None:
     tokenizer = byte_tokenizer()
-    outcome = play(script, configured(case["system"]), tokenizer, f"{case['system']}_reference")
+    outcome = evaluate(script_of(case), configured("research_eval"), tokenizer)
+    assert tokenizer.decode(outcome.response_ids) == case["response"]
+    assert len(outcome.contexts) == len(case["turns"]) and outcome.answer == case["answer"]
+    assert outcome.scores == pytest.approx({name: case[name] for name in SCORES})
+    assert {(most, *stops) for most, stops, _ in outcome.requests} == {(8192, "</search>")}
+
+
+@pytest.mark.parametrize("case", cases("research", "search_r1"))
+def test_an_episode_is_what_the_reference_made_of_it(case: dict[str, Any]) -> None:
+    tokenizer = byte_tokenizer()
+    config = configured(case["system"])
+    outcome = play(script_of(case), config, tokenizer, f"{case['system']}_reference")
     texts = [OWN_NOTICE if text == NOTICE else text for _, text in case["parts"]]
     expected = [tokenizer.encode(text) for text in texts]
     assert tokenizer.decode(outcome.response_ids) == "".join(texts)
@@ -277,3 +291,26 @@ def test_no_turn_begins_behind_the_total_of_tokens() -> None:
     tools = [search_tool(search_for("T\ntext"))]
     trajectory = asyncio.run(run_episode([1] * 10, engine.generate, tools, tokens, limits))
     assert trajectory.finish_reason == "length" and len(engine.calls) == 2
+    assert [each.author for each in trajectory.segments] == ["model", "environment"] * 2
+
+
+def test_an_answer_counts_that_was_given_before_the_total_of_tokens() -> None:
+    config, tokenizer = preset("research_instruct"), byte_tokenizer()
+    tokens = TokenProtocol(tokenizer, config.protocol)
+    limits = replace(config.limits, total_tokens=20)
+    engine = ScriptedEngine(tokens, ["<answer>\\boxed{Lem}</answer><search>a</search>"])
+    tools = [search_tool(search_for("T\ntext"))]
+    trajectory = asyncio.run(run_episode([1], engine.generate, tools, tokens, limits))
+    assert trajectory.finish_reason == "length" and answer_of(trajectory, config.protocol) == "Lem"
+
+
+def test_turns_are_sampled_behind_one_text() -> None:
+    config, tokenizer = preset("research_instruct"), byte_tokenizer()
+    tokenizer.add_tokens(["><"])  # which a result and the turn behind it make together
+    tokens = TokenProtocol(tokenizer, config.protocol)
+    engine = ScriptedEngine(tokens, ["<search>a</search>", "<think>b</think><search>c</search>", "d"])
+    tools = [search_tool(search_for("T\ntext"))]
+    asyncio.run(run_episode(tokens.encode("q"), engine.generate, tools, tokens, config.limits))
+    contexts = [context for context, _ in engine.calls]
+    assert contexts == [tokens.encode(tokens.decode(context)) for context in contexts]
+    assert "</result><think>b" in tokens.decode(contexts[2])

@@ -20,14 +20,20 @@ LONGEST = 4000  # characters of a response that is worth keeping
 def write_cases(
     path: Path, system: str, episodes: Sequence[tuple[Script, Outcome]], tokenizer: Any, notice: str
 ) -> None:
-    """Write a line per episode: the script, the response's parts as [author, text], answer and reward."""
+    """Write a line per episode: the script, the response's parts as [author, text], answer and reward.
+
+    Of an evaluation it is the response as one text, and the metrics.
+    """
     with path.open("w", encoding="utf-8") as file:
         for script, outcome in episodes:
             parts = _parts(outcome, tokenizer, notice)
             if sum(len(text) for _, text in parts) <= LONGEST:
                 turns = [asdict(turn) for turn in script.turns[: len(outcome.contexts)]]
-                row = {"system": system, **asdict(script), "turns": turns, "parts": parts}
-                row |= {"answer": outcome.answer, "reward": outcome.reward}
+                row = {"system": system, **asdict(script), "turns": turns, "answer": outcome.answer}
+                if outcome.scores:
+                    row |= {"response": "".join(text for _, text in parts), **outcome.scores}
+                else:
+                    row |= {"parts": parts, "reward": outcome.reward}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -61,6 +62,7 @@ class Outcome:
     Attributes:
         contexts: the token ids that the model was asked with, turn by turn.
         response_ids, mask: the response, and 1 where the model is trained on it.
+        requests, scores: of an evaluation, what else the engine was asked for each turn, and the metrics.
     """
 
     contexts: list[list[int]] = field(default_factory=list)
@@ -68,6 +70,8 @@ class Outcome:
     mask: list[int] = field(default_factory=list)
     answer: str | None = None
     reward: float = 0.0
+    requests: list[Any] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 class ScriptedModel:

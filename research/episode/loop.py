@@ -37,7 +37,7 @@ class Limits:
         response_tokens: the whole response, injected blocks included.
         passage_tokens: of one injected passage or other result; a longer one is cut between words.
         block_tokens: of all that is injected after a turn; what is longer is cut wherever that is, tags too.
-        total_tokens: prompt and response together, behind which no further turn begins.
+        total_tokens: prompt and response together; a turn that ends behind them is answered, but is the last.
         call_seconds: of one call of a tool; a call that takes longer fails.
     """
 
@@ -53,9 +53,8 @@ class Limits:
         """Tokens that may still follow."""
         return self.response_tokens - trajectory.response_length
 
-    def are_spent(self, trajectory: Trajectory) -> bool:
-        """Whether no further turn may begin."""
-        length = len(trajectory.prompt_ids) + trajectory.response_length
+    def are_spent(self, length: int) -> bool:
+        """Whether no turn may follow one that ends at this length."""
         return self.total_tokens is not None and length >= self.total_tokens
 
 
@@ -82,37 +81,39 @@ async def run_episode(
     """
     trajectory = Trajectory(prompt_ids=list(prompt_ids))
     while trajectory.finish_reason is None:
-        tag = await _model_turn(trajectory, generate, tokens, limits)
+        tag, length = await _model_turn(trajectory, generate, tokens, limits)
         step = next_step(trajectory.model_turns[-1], tag, tokens.protocol)
         if step in (ANSWERED, ENDED):
             trajectory.finish_reason = _ending(trajectory, step, tokens)
         elif trajectory.environment_turns >= limits.searches:
             trajectory.finish_reason = "search_limit"
-        elif limits.are_spent(trajectory) or not await _environment_turn(
-            trajectory, step, tools, tokens, limits
-        ):
+        elif not await _environment_turn(trajectory, step, tools, tokens, limits) or limits.are_spent(length):
             trajectory.finish_reason = "length"
     return trajectory
 
 
 async def _model_turn(
     trajectory: Trajectory, generate: Generate, tokens: TokenProtocol, limits: Limits
-) -> str | None:
-    """Sample one turn; returns the closing tag it ended at, or None."""
+) -> tuple[str | None, int]:
+    """Sample one turn; returns the closing tag it ended at, or None, and the tokens up to its end."""
     budget = min(limits.turn_tokens, limits.room(trajectory))
+    context = trajectory.prompt_ids + trajectory.response_ids
+    if tokens.protocol.retokenise and tokens.protocol.retokenise_whole:
+        context = tokens.encode(tokens.decode(context))
     started = time.perf_counter()
-    generation = await generate(trajectory.prompt_ids + trajectory.response_ids, budget)
+    generation = await generate(context, budget)
     trajectory.generate_seconds += time.perf_counter() - started
     if not generation.token_ids:
         raise RuntimeError("the engine returned no tokens for a turn")
     kept, tag = tokens.cut(generation.token_ids[:budget])
+    length = len(context) + len(kept)
     log_probs = generation.log_probs[: len(kept)]
     if tokens.protocol.retokenise:
         kept = tokens.retokenised(kept, tag)[:budget]
         log_probs = [0.0] * len(kept)
     segment = Segment("model", kept, log_probs, tokens.said(kept))
     trajectory.segments.append(segment)
-    return tag
+    return tag, length
 
 
 def _ending(trajectory: Trajectory, step: str, tokens: TokenProtocol) -> FinishReason:

@@ -47,6 +47,8 @@ class Protocol:
             reference reads it.
         retokenise: whether a turn is cut at its closing tag by its text and tokenized again, as theirs are.
             Its tokens are then not those sampled, so that nothing can be trained on them.
+        retokenise_whole: with `retokenise`, whether a turn is sampled behind prompt and response tokenized
+            as one text, so that tokens may reach across the borders of results (ReSearch's evaluation).
         neutralise: whether tags and special tokens in questions and results are defused.
 
     Raises:
@@ -74,6 +76,7 @@ class Protocol:
     answer_rule: str = "last_turn"
     unwrap_text: bool = True
     retokenise: bool = False
+    retokenise_whole: bool = False
     neutralise: bool = True
 
     def __post_init__(self) -> None:
@@ -297,7 +300,8 @@ def _without_text_commands(latex: str) -> str:
 
 def answer_of(trajectory: Trajectory, protocol: Protocol) -> str | None:
     """The final answer of an episode, or None; by the references' rules of all that stands in it."""
-    if protocol.stop == "call" and trajectory.finish_reason == "length":
+    in_a_turn = bool(trajectory.segments) and trajectory.segments[-1].author == "model"
+    if protocol.stop == "call" and trajectory.finish_reason == "length" and in_a_turn:
         return None  # cut off: the model was to end its answer itself
     whole = protocol.answer_rule in ("first", "last")
     return extract_answer([trajectory.text] if whole else trajectory.model_turns, protocol)

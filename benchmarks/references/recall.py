@@ -179,7 +179,9 @@ def play(script: Script, checkout: Path, tokenizer: Any, response_tokens: int) -
     response_ids, mask = output["responses"][0, :length].tolist(), output["loss_mask"][0, :length].tolist()
     text = tokenizer.decode(prompt_ids + response_ids)
     reward = _reward(text, script, parts, tokenizer)
-    return Outcome(model.contexts, response_ids, mask, _answer(text, parts), reward)
+    cut = mask[-1] == 1 and not text.endswith("<|im_end|>")  # its evaluation ends each turn itself
+    answer = _answer(text + "<|im_end|>" * cut, parts)
+    return Outcome(model.contexts, response_ids, mask, answer, reward)
 
 
 def _reward(text: str, script: Script, parts: Any, tokenizer: Any) -> float:
@@ -188,11 +190,9 @@ def _reward(text: str, script: Script, parts: Any, tokenizer: Any) -> float:
 
 
 def _answer(text: str, parts: Any) -> str | None:
-    """As its evaluation reads it, which ends each turn itself."""
+    """As its evaluation reads it."""
     pipeline = parts.pipeline.ReCallPipeline.__new__(parts.pipeline.ReCallPipeline)
-    last = pipeline.extract_last_assistant_response(
-        text if text.endswith("<|im_end|>") else text + "<|im_end|>"
-    )
+    last = pipeline.extract_last_assistant_response(text)
     with contextlib.suppress(Exception):
         return str(parts.reward.remove_boxed(parts.reward.last_boxed_only_string(last)))
     return None

@@ -38,7 +38,7 @@ class CallRequest:
         return json.dumps(self.arguments, ensure_ascii=False, default=str)
 
 
-def next_step(turn: str, tag: str | None, protocol: Protocol, ended: bool = True) -> str:
+def next_step(turn: str, tag: str | None, protocol: Protocol, ended: bool) -> str:
     """What a turn that ended at a closing tag, or None, asks for: CALLED, ANSWERED, ENDED or INVALID.
 
     Without ``invalid_turn`` the closing tag alone decides. With ``stop: end`` a turn that the model has not

@@ -15,22 +15,27 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-from benchmarks.references import ours, research, research_eval, search_r1, tongsearch_qr
+from benchmarks.references import ours, recall, research, research_eval, search_r1, tongsearch_qr
 from benchmarks.references.cases import write_cases
 from benchmarks.references.model import Outcome, byte_tokenizer, qwen_tokenizer
 from benchmarks.references.scripts import Script, scripts
+from benchmarks.references.tool_scripts import tool_scripts
 from research.datasets.mini.policy import named_protocol
 from research.datasets.reference_prompts import notice_to_keep
 from research.episode.protocol import Protocol
 from research.episode.tokens import TokenProtocol
 
 Player = Callable[[Script], Outcome]
+# A cause of differences -> what both make of a script without it.
+Causes = dict[str, Callable[[Script], tuple[Outcome, Outcome]]]
+DEFUSED = "tags and special tokens of question or passages are defused"
 ROUNDING = 1e-3  # of sums of float32
 FIELDS = ("prompt", "contexts", "response", "mask", "answer", "reward")
 EVALUATED = ("prompt", "contexts", "requests", "response", "answer", *research_eval.SCORES)
@@ -54,13 +59,27 @@ def _differences(theirs: Outcome, mine: Outcome) -> list[str]:
 
 def _reason(theirs: Outcome, mine: Outcome, tokenizer: Any) -> str:
     """Why an episode differs, by the list of docs/fidelity.md; empty where that explains not all."""
+    reasons = []
+    if _has_block_behind(theirs, mine):
+        reasons.append("the calls of the last turn are made, though no turn reads what they give")
+        length = len(mine.response_ids)
+        theirs = replace(theirs, response_ids=theirs.response_ids[:length], mask=theirs.mask[:length])
     different = {*_differences(theirs, mine)}
-    if different <= {"contexts", "response", "mask"} and _texts(theirs, tokenizer) == _texts(mine, tokenizer):
-        return "the same text, tokenized again by the reference"
     boxed = theirs.answer == f"\\boxed{{{mine.answer}}}"
-    if boxed and different <= {"answer", "reward"}:
-        return "a box around the whole text is taken off"
-    return ""
+    if different <= {"contexts", "response", "mask"} and _texts(theirs, tokenizer) == _texts(mine, tokenizer):
+        reasons += ["the same text, tokenized again by the reference"] * bool(different)
+    elif boxed and different <= {"answer", "reward"}:
+        reasons.append("a box around the whole text is taken off")
+    else:
+        return ""
+    return "; ".join(reasons)
+
+
+def _has_block_behind(theirs: Outcome, mine: Outcome) -> bool:
+    """Whether theirs is ours and a block that is not trained, behind a turn that is."""
+    length = len(mine.response_ids)
+    more = len(theirs.response_ids) > length and not any(theirs.mask[length:])
+    return more and theirs.response_ids[:length] == mine.response_ids and mine.mask[-1:] == [1]
 
 
 def _texts(outcome: Outcome, tokenizer: Any) -> list[str]:
@@ -70,10 +89,12 @@ def _texts(outcome: Outcome, tokenizer: Any) -> list[str]:
     return [tokenizer.decode(each) for each in (*outcome.contexts, outcome.response_ids, trained)]
 
 
-def _defused(script: Script, tokens: TokenProtocol) -> Script:
+def _defused(script: Script, tokenizer: Any) -> Script:
     """The script with the tags and special tokens of question and passages defused for both sides."""
-    pool = tuple(tokens.clean(passage) for passage in script.pool)
-    return replace(script, question=tokens.clean(script.question), pool=pool)
+    for protocol in (named_protocol("search_r1_own"), Protocol()):
+        clean = TokenProtocol(tokenizer, protocol).clean
+        script = replace(script, question=clean(script.question), pool=tuple(map(clean, script.pool)))
+    return script
 
 
 @dataclass
@@ -86,9 +107,8 @@ class Comparison:
     equal_episodes: list[tuple[Script, Outcome]] = field(default_factory=list)
 
 
-def _compare(made: list[Script], play: Player, own: Player, tokenizer: Any) -> Comparison:
-    compared, tokens = Comparison(), TokenProtocol(tokenizer, named_protocol("search_r1_own"))
-    tokens_of_research = TokenProtocol(tokenizer, Protocol())
+def _compare(made: list[Script], play: Player, own: Player, causes: Causes, tokenizer: Any) -> Comparison:
+    compared = Comparison()
     for number, script in enumerate(tqdm(made, disable=None)):
         theirs, mine = play(script), own(script)
         different = _differences(theirs, mine)
@@ -96,11 +116,12 @@ def _compare(made: list[Script], play: Player, own: Player, tokenizer: Any) -> C
         if not different:
             compared.equal_episodes.append((script, theirs))
         reason = _reason(theirs, mine, tokenizer) if different else "equal in everything"
-        harmless = _defused(_defused(script, tokens), tokens_of_research)
-        if not reason and harmless != script:  # the cause is tried: without it both must be equal
-            theirs, mine = play(harmless), own(harmless)
+        for cause, again in causes.items() if not reason else ():  # is tried: without it both must be equal
+            theirs, mine = again(script)
             left = _reason(theirs, mine, tokenizer) if _differences(theirs, mine) else "equal"
-            reason = left and f"tags and special tokens of question or passages are defused; else {left}"
+            if left:
+                reason = f"{cause}; else {left}"
+                break
         compared.reasons[reason or "NO REASON"] += 1
         if not reason:
             compared.unexplained.append(_report(number, script, different, theirs, mine, tokenizer))
@@ -128,8 +149,26 @@ def _parting(theirs: Outcome, mine: Outcome, tokenizer: Any) -> list[str]:
     return [tokenizer.decode(each.response_ids[max(place - 20, 0) :][:60]) for each in (theirs, mine)]
 
 
+def _causes(system: str, checkout: Path, tokenizer: Any, words: tuple[str, ...]) -> Causes:
+    """What both may differ by: each cause by itself, then all of them."""
+    if system.startswith("recall"):
+        players = recall.Players(system.endswith("evaluation"), checkout, tokenizer, words)
+        causes = {each: partial(players.again, without=(each,)) for each in players.causes}
+        return {**causes, "several of these": partial(players.again, without=players.causes)}
+    play, own = _players(system, checkout, tokenizer, words)
+
+    def again(script: Script) -> tuple[Outcome, Outcome]:
+        harmless = _defused(script, tokenizer)
+        return play(harmless), own(harmless)
+
+    return {DEFUSED: again}
+
+
 def _players(system: str, checkout: Path, tokenizer: Any, words: tuple[str, ...]) -> tuple[Player, Player]:
     """The reference's and ours."""
+    if system.startswith("recall"):
+        players = recall.Players(system.endswith("evaluation"), checkout, tokenizer, words)
+        return players.theirs, players.ours
     if system.startswith("tongsearch_qr"):
         think = system.endswith("think")
         return tongsearch_qr.their_player(think, checkout, tokenizer), tongsearch_qr.our_player(
@@ -147,12 +186,18 @@ def _players(system: str, checkout: Path, tokenizer: Any, words: tuple[str, ...]
             lambda script: research_eval.play(script, checkout, tokenizer, chat),
             lambda script: research_eval.evaluate(script, evaluated, tokenizer),
         )
-    # Its training bounds the response alone, and searches for an empty query.
-    words = ("limits.total_tokens=null", "protocol.empty_query=search", "protocol.retokenise=false", *words)
-    config = ours.preset("research_instruct", *words)
+    config = ours.preset("research_instruct", *ours.TRAINING["research"], *words)
     return (
         lambda script: research.play(script, checkout, tokenizer),
         lambda script: ours.play(script, config, tokenizer, "research_reference"),
+    )
+
+
+def _scripts(system: str, count: int, seed: int) -> list[Script]:
+    if system.startswith("recall"):
+        return tool_scripts(count, seed)
+    return scripts(
+        count, seed, system.startswith("research"), "information" if system == "search_r1" else "result"
     )
 
 
@@ -160,7 +205,10 @@ def _players(system: str, checkout: Path, tokenizer: Any, words: tuple[str, ...]
 @click.option(
     "--system",
     required=True,
-    type=click.Choice(["search_r1", "research", *PRESETS, "tongsearch_qr", "tongsearch_qr_think"]),
+    type=click.Choice(
+        ["search_r1", "research", *PRESETS, "recall", "recall_evaluation"]
+        + ["tongsearch_qr", "tongsearch_qr_think"]
+    ),
 )
 @click.option("--reference", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
@@ -185,11 +233,9 @@ def main(
 ) -> None:
     """See the top of this file. WORDS are key=value of our configuration, like protocol.neutralise=false."""
     tokenizer = qwen_tokenizer(tiktoken) if tiktoken else byte_tokenizer()
-    made = scripts(
-        count, seed, system.startswith("research"), "information" if system == "search_r1" else "result"
-    )
+    made = _scripts(system, count, seed)
     play, own = _players(system, reference, tokenizer, words)
-    compared = _compare(made, play, own, tokenizer)
+    compared = _compare(made, play, own, _causes(system, reference, tokenizer, words), tokenizer)
     compared_fields = EVALUATED if system in PRESETS else FIELDS
     fields = ", ".join(f"{each} {compared.equal[each]}" for each in compared_fields)
     print(f"{system}: {count} scripts; equal in {fields}")

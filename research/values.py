@@ -75,6 +75,10 @@ def one_of(names: Sequence[str]) -> Rule:
     return Rule(lambda value: isinstance(value, str) and value in names, f"one of {', '.join(names)}")
 
 
+def _holding(place: str) -> Rule:
+    return Rule(lambda value: is_text(value) and place in value, f"a text with {place}")
+
+
 ABOVE_0 = Rule(lambda value: is_number(value) and value > 0, "a number above 0")
 AT_LEAST_0 = Rule(lambda value: is_number(value) and value >= 0, "a number of at least 0")
 FROM_0_TO_1 = Rule(lambda value: is_number(value) and 0 <= value <= 1, "a number from 0 to 1")
@@ -94,6 +98,7 @@ def _names_one(value: Any) -> bool:
 TOOLS = Rule(lambda value: isinstance(value, str | Sequence | Mapping), "names, or names with parameters")
 ENVIRONMENT = Rule(_names_one, "a name, or one name with its parameters")
 
+
 PROTOCOL = {
     **{f"protocol.{name}": TAG for name in NAMES},
     "protocol.boxed": SWITCH,
@@ -102,13 +107,14 @@ PROTOCOL = {
     "protocol.result_template": TEXT,
     "protocol.passage_template": ANY_TEXT,
     "protocol.passage_separator": ANY_TEXT,
-    "protocol.turn_template": Rule(
-        lambda value: is_text(value) and "{results}" in value, "a text with {results}"
-    ),
+    "protocol.turn_template": _holding("{results}"),
     "protocol.stop": one_of(("answer", "call", "call_first", "end")),
     "protocol.parse": one_of(("last_tag", "first_pair")),
     "protocol.empty_query": TEXT,
     "protocol.no_results": ANY_TEXT,
+    "protocol.value_template": _holding("{value}"),
+    "protocol.error_template": _holding("{error}"),
+    "protocol.faults": one_of(("own", "parsed", "executed")),
     "protocol.opening": ANY_TEXT,
     "protocol.invalid_turn": ANY_TEXT,
     "protocol.answer_rule": one_of(("last_turn", "first", "last", "last_text", "after_think")),

@@ -1,8 +1,8 @@
 """Our loop, answers and rewards under the references' presets, against what their own code did.
 
-tests/fidelity holds episodes that benchmarks/reference.py recorded from Search-R1's and ReSearch's own loops
-and rewards, and from ReSearch's evaluation: what the model said, what they made of it. Their prompts and
-notices are their wording, so the test has others in their place.
+tests/fidelity holds episodes that benchmarks/reference.py recorded from the own loops and rewards of
+Search-R1, ReSearch and ReCall, and from ReSearch's evaluation: what the model said, what they made of it.
+Their prompts and notices are their wording, so the test has others in their place.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from test_recipe_options import compose
 
 from benchmarks.references.cases import NOTICE
 from benchmarks.references.model import byte_tokenizer
-from benchmarks.references.ours import play, preset
+from benchmarks.references.ours import TRAINING, play, preset
 from benchmarks.references.research_eval import SCORES, evaluate
 from benchmarks.references.scripts import Script, Turn
 from research.datasets import reference_prompts
@@ -34,14 +34,18 @@ from research.episode.tools import make_tool, search_tool
 from research.episode.trajectory import Passage, Segment, Trajectory
 from research.evaluation.config import EvaluationConfig
 from research.rewards import DOOR, Reference
+from research.tools.wikipedia_search import wikipedia_tool
 from research.training.run.options import RunFailed
 
 CASES = Path(__file__).parent / "fidelity"
 QUESTION = "---\n{question}"
 OWN_NOTICE = "\nThat was no action.\n"
-# ReSearch's training, which was recorded, searches for an empty query and bounds the response alone.
-WORDS = {"research": ("limits.total_tokens=null", "protocol.empty_query=search", "protocol.retokenise=false")}
-PRESETS = {"research": "research_instruct", "research_eval": "research_instruct", "search_r1": "search_r1"}
+PRESETS = {
+    "research": "research_instruct",
+    "research_eval": "research_instruct",
+    "search_r1": "search_r1",
+    "recall": "recall",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +66,7 @@ def cases(*systems: str) -> list[Any]:
 
 @cache
 def configured(system: str) -> EvaluationConfig:
-    return preset(PRESETS[system], *WORDS.get(system, ()))
+    return preset(PRESETS[system], *TRAINING.get(system, ()))
 
 
 def script_of(case: dict[str, Any]) -> Script:
@@ -80,7 +84,7 @@ def test_an_evaluation_is_what_the_reference_made_of_it(case: dict[str, Any]) ->
     assert {(most, *stops) for most, stops, _ in outcome.requests} == {(8192, "</search>")}
 
 
-@pytest.mark.parametrize("case", cases("research", "search_r1"))
+@pytest.mark.parametrize("case", cases("research", "search_r1", "recall"))
 def test_an_episode_is_what_the_reference_made_of_it(case: dict[str, Any]) -> None:
     tokenizer = byte_tokenizer()
     config = configured(case["system"])
@@ -159,6 +163,84 @@ def _call(**arguments: Any) -> str:
     return f"<tool_call>{json.dumps({'name': 'wikipedia_search', 'arguments': arguments})}</tool_call>"
 
 
+def played_by_recall(turns: list[str], *words: str) -> Trajectory:
+    config, tokenizer = preset("recall", *words), byte_tokenizer()
+
+    async def search(query: str, top_n: int) -> list[Passage]:
+        return [Passage("1", "T\ntext")] * top_n
+
+    tools = [wikipedia_tool(search)]
+    tokens = TokenProtocol(tokenizer, config.protocol, tools)
+    engine = ScriptedEngine(tokens, turns)
+    return asyncio.run(run_episode([1], engine.generate, tools, tokens, config.limits))
+
+
+@pytest.mark.parametrize(
+    ("call", "parsed", "executed"),
+    [
+        ('{"name": ', "Parse tool call failed: Expecting value", "error: \ninvalid syntax (<call>, line 1)"),
+        ('{"tool": 1}', "Parse tool call failed: 'name'", "error: \ninvalid syntax (<call>, line 1)"),
+        ('{"name": "f", "arguments": {}}', "error: \nname 'f' is not defined", None),
+        ('{"name": "f g"}', "error: \ninvalid syntax (<call>, line 1)", None),
+        (_call(), "error: \nwikipedia_search() missing 1 required positional argument: 'query'", None),
+        (_call(query="q", k=1), "error: \nwikipedia_search() got an unexpected keyword argument 'k'", None),
+        (_call(query=1), "error: \nwikipedia_search: query: Input should be a valid string", None),
+        (_call(query="q", top_n=1), "result: \nT\ntext\n", None),
+        (_call(query="q", top_n=0), "\n\n</tool_response>", None),
+    ],
+)
+def test_calls_that_fail_read_to_recall_as_in_its_sandbox(
+    call: str, parsed: str, executed: str | None
+) -> None:
+    turns = [f"</think>{call if call.startswith('<') else f'<tool_call>{call}</tool_call>'}<|im_end|>"]
+    for faults, text in (("parsed", parsed), ("executed", executed or parsed)):
+        trajectory = played_by_recall([*turns, "x<|im_end|>"], f"protocol.faults={faults}")
+        assert text in trajectory.segments[1].text and trajectory.finish_reason == "eos"
+
+
+def test_a_turn_of_recall_that_is_not_ended_calls_nothing_in_training() -> None:
+    call = _call(query="q")
+    for turn in (f"</think>{call}<|im_start|>user", f"</think>{call}{'x' * 600}"):
+        trained = played_by_recall([turn, "x<|im_end|>"], "protocol.retokenise=false")
+        assert trained.finish_reason == "length" and not trained.calls
+        said = trained.segments[-1].text
+        assert said.endswith("<|im_start|>") or len(trained.response_ids) == 512
+        evaluated = played_by_recall([turn, "x<|im_end|>"])
+        assert evaluated.calls and evaluated.finish_reason == "eos"
+        assert evaluated.segments[0].token_ids[-1] == byte_tokenizer().eos_token_id
+    crossed = played_by_recall([f"</tool_call>{call}<tool_call><|im_end|>"])
+    assert not crossed.calls and crossed.finish_reason == "eos"
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ("t</think> \\boxed{Lem}", 1.0),
+        ("\\boxed{Lem}</think> so it is", 1.0),  # a box in a thought counts
+        ("t</think> \\boxed{Rome}", 0.1),
+        ("t</think> \\boxed{Rome} \\boxed Lem$", 1.0),
+        ("t</think> \\fbox{Lem}", 0.0),
+        ("t</think> Lem", 0.0),
+        ("t \\boxed{Lem}", 0.0),
+        ("t</think></think> \\boxed{Lem}", 0.0),
+        ("t</think></tool_call> \\boxed{Lem}", 0.0),
+        ('t</think><tool_call>{"name": "x"}</tool_call> \\boxed{Lem}', 0.0),
+        ('t</think><tool_call>"name" "arguments"</tool_call> \\boxed{Lem}', 0.0),
+    ],
+)
+def test_recalls_reward_to_the_letter(last: str, expected: float) -> None:
+    protocol = preset("recall").protocol
+    score, reference = DOOR.load("recall_reference"), Reference("q", ("Lem",), protocol)
+    block = protocol.turn_template.replace("{results}", "<tool_response>Rome</tool_response>\n")
+    first = Segment("model", [], [], f"a</think>{_call(query='q')}")
+    segments = [first, Segment("environment", [], [], block), Segment("model", [], [], last)]
+    assert score(Trajectory([1], segments, finish_reason="eos"), reference).score == expected
+    for reason in ("length", "search_limit"):
+        assert score(Trajectory([1], segments, finish_reason=reason), reference).score == 0.0
+    broken = [replace(first, text=f"a{_call(query='q')}"), *segments[1:]]
+    assert score(Trajectory([1], broken, finish_reason="eos"), reference).score == 0.0
+
+
 def test_a_policy_that_is_to_end_its_answers_itself_is_trained_on_its_end(tokens: TokenProtocol) -> None:
     protocol = replace(tokens.protocol, stop="call")
     bound = TokenProtocol(tokens.tokenizer, protocol)
@@ -211,7 +293,7 @@ def test_rewards_to_the_letter_read_what_ours_do_not() -> None:
         (
             "musique",
             "recall",
-            {"tools": "wikipedia_search", "protocol.calls": "json", "protocol.stop": "end"},
+            {"reward": "recall_reference", "protocol.calls": "json", "protocol.faults": "parsed"},
         ),
         ("musique", "own", {"prompt": "research_instruct_own", "protocol.stop": "answer"}),
         ("rqr", "reference", {"prompt": QUESTION, "protocol.answer_rule": "after_think"}),

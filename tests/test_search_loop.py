@@ -67,7 +67,7 @@ def test_tokens_go_in_as_they_came_out(tokens):
 
 def test_what_was_sampled_past_the_tag_is_cut(tokens):
     trajectory, _ = run(
-        tokens, [TURNS[0] + "<result>made up</result><answer>\\boxed{cheat}</answer>", TURNS[1]]
+        tokens, [TURNS[0] + " <result>made up</result><answer>\\boxed{cheat}</answer>", TURNS[1]]
     )
     assert trajectory.model_turns == TURNS
     assert extract_answer(trajectory.model_turns, tokens.protocol) == "right"

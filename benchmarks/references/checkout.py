@@ -25,7 +25,7 @@ def definitions(path: Path, names: set[str], **namespace: Any) -> types.SimpleNa
 def _names(node: ast.stmt) -> set[str]:
     if isinstance(node, ast.Assign):
         return {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return {node.name} if isinstance(node, ast.FunctionDef | ast.ClassDef) else set()
+    return {node.name} if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) else set()
 
 
 def module(package: str, name: str, path: Path) -> Any:

@@ -81,12 +81,17 @@ class ScriptedModel:
         self.tokenizer, self._turns = tokenizer, list(script.turns)
         self.contexts: list[list[int]] = []
 
-    def sample(self, context: Sequence[int], stops: Sequence[str], most: int) -> tuple[list[int], str | None]:
-        """Sampled tokens and why they end: a stop text, ``eos`` or None (length)."""
+    def sample(
+        self, context: Sequence[int], stops: Sequence[str], most: int, stop_ids: Sequence[int] = ()
+    ) -> tuple[list[int], str | None]:
+        """Sampled tokens and why they end: a stop text, ``eos``, ``token`` or None (length)."""
         self.contexts.append(list(context))
         turn = self._turns.pop(0) if self._turns else Turn("")
         token_ids = self.tokenizer.encode(turn.text, add_special_tokens=False)
         token_ids += [self.tokenizer.eos_token_id] if turn.ends or not token_ids else []
+        place = next((at for at, each in enumerate(token_ids[:-1], start=1) if each in stop_ids), most + 1)
+        if place <= most:
+            return token_ids[:place], "token"
         end = self._first_stop(token_ids, stops)
         if end is not None and end[0] <= most:
             return token_ids[: end[0]], end[1]

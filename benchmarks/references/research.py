@@ -24,7 +24,7 @@ RESPONSE_TOKENS = 8192
 ROLLOUT = "src/verl/workers/rollout/vllm_rollout/vllm_rollout.py"
 
 
-class _Base:
+class RolloutBase:
     """What the reference's class takes from vLLM's: settings and a context of sampling parameters."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -49,7 +49,7 @@ def parts_of(checkout: Path) -> Any:
     rollout = definitions(
         checkout / ROLLOUT,
         names,
-        vLLMRollout=_Base,
+        vLLMRollout=RolloutBase,
         nn=torch.nn,
         torch=torch,
         DictConfig=Any,

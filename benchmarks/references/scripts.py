@@ -73,34 +73,35 @@ def _script(rng: random.Random, boxed: bool, result: str) -> Script:
     return Script(question, golden, tuple(turns), tuple(pool))
 
 
-def _text(rng: random.Random, most: int = 12) -> str:
+def words(rng: random.Random, most: int = 12) -> str:
+    """Up to so many words."""
     return " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, most)))
 
 
 def _turn(rng: random.Random, body: str, fault: float, result: str) -> Turn:
     faulty = rng.random() < fault
-    think = f"<think>{_text(rng)}</think>"
+    think = f"<think>{words(rng)}</think>"
     if faulty:
         think = rng.choice(
-            ("", _text(rng), f"<think>{_text(rng)}", f"{_text(rng)}</think>", think * 2, f"\n{think}\n\n")
+            ("", words(rng), f"<think>{words(rng)}", f"{words(rng)}</think>", think * 2, f"\n{think}\n\n")
         )
     after = rng.choice(("", "\n", " ", "\n\n"))
     if rng.random() < fault:
         after = rng.choice(
             (
-                f" {_text(rng)}",
-                f"\n<{result}>{_text(rng)}</{result}>",
-                f"<search>{_text(rng)}</search>",
+                f" {words(rng)}",
+                f"\n<{result}>{words(rng)}</{result}>",
+                f"<search>{words(rng)}</search>",
                 "<answer>Lem</answer>",
-                f"> {_text(rng)}",
-                _text(rng, 700) * 2,
+                f"> {words(rng)}",
+                words(rng, 700) * 2,
             )
         )
     return Turn(think + rng.choice(("", " ", "\n")) + body + after, ends=rng.random() > fault / 4)
 
 
 def _search(rng: random.Random, fault: float) -> str:
-    query = _text(rng)
+    query = words(rng)
     if rng.random() >= fault:
         return f"<search>{rng.choice(('', ' '))}{query}{rng.choice(('', ' '))}</search>"
     return rng.choice(
@@ -118,10 +119,13 @@ def _search(rng: random.Random, fault: float) -> str:
     )
 
 
+def an_answer(rng: random.Random, golden: tuple[str, ...]) -> str:
+    """One that is right, wrong, or awkward to read."""
+    return rng.choice((*golden, words(rng, 3), "", "the", "Yes", "noanswer", "\\text{Lem}", "a {b} c", "$5"))
+
+
 def _answer(rng: random.Random, golden: tuple[str, ...], boxed: bool, fault: float) -> str:
-    answer = rng.choice(
-        (*golden, _text(rng, 3), "", "the", "Yes", "noanswer", "\\text{Lem}", "a {b} c", "$5")
-    )
+    answer = an_answer(rng, golden)
     inside = f"The answer is \\[ \\boxed{{{answer}}} \\]" if boxed else answer
     if rng.random() >= fault:
         return f"<answer> {inside} </answer>"

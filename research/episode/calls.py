@@ -11,14 +11,16 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from research.episode.protocol import Protocol, closing, first_pair, opening, parse_call
-from research.episode.tools import SEARCH, CallFault, Tool
+from research.episode.tools import SEARCH, CallFault, Tool, UnreadableCall
 
 # What a turn of the model's asks for.
 CALLED, ANSWERED, ENDED, INVALID = "called", "answered", "ended", "invalid"
 NO_CALL = "There was no query between the search tags."
+NO_PYTHON = "invalid syntax (<call>, line 1)"  # as Python says it of a call
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,14 @@ class CallRequest:
         return json.dumps(self.arguments, ensure_ascii=False, default=str)
 
 
-def next_step(turn: str, tag: str | None, protocol: Protocol) -> str:
+def next_step(turn: str, tag: str | None, protocol: Protocol, ended: bool) -> str:
     """What a turn that ended at a closing tag, or None, asks for: CALLED, ANSWERED, ENDED or INVALID.
 
-    Without ``invalid_turn`` the closing tag alone decides.
+    Without ``invalid_turn`` the closing tag alone decides. With ``stop: end`` a turn that the model has not
+    `ended` calls nothing.
     """
     if protocol.stop == "end":
-        return CALLED if written_calls(turn, protocol) else ENDED
+        return CALLED if ended and written_calls(turn, protocol) else ENDED
     if not protocol.invalid_turn:
         return ENDED if tag is None else ANSWERED if tag == closing(protocol.answer) else CALLED
     pair = first_pair(turn, protocol)
@@ -55,15 +58,22 @@ def written_calls(turn: str, protocol: Protocol) -> list[tuple[str, str]]:
     """The tag and the text of each call that a turn makes; none if it closes no call.
 
     A turn that ends at a call makes that one; where only the model ends its turns (``stop: end``), it makes
-    all that it wrote, if as many tags open as close.
+    all that it wrote, if as many tags open as close, each before it closes.
     """
     if protocol.stop != "end":
         call = parse_call(turn, protocol)
         return [call] if call else []
-    if any(turn.count(opening(tag)) != turn.count(closing(tag)) for tag in protocol.call_tags):
+    if not all(_is_paired(turn, tag) for tag in protocol.call_tags):
         return []
     names = "|".join(map(re.escape, protocol.call_tags))
     return [(each[1], each[2].strip()) for each in re.finditer(rf"<({names})>(.*?)</\1>", turn, re.DOTALL)]
+
+
+def _is_paired(turn: str, tag: str) -> bool:
+    opened, closed = (
+        [each.start() for each in re.finditer(write(tag), turn)] for write in (opening, closing)
+    )
+    return len(opened) == len(closed) and all(map(int.__lt__, opened, closed))
 
 
 def read_call(written: tuple[str, str] | None, tools: Sequence[Tool], protocol: Protocol) -> CallRequest:
@@ -75,7 +85,8 @@ def read_call(written: tuple[str, str] | None, tools: Sequence[Tool], protocol: 
     name, content = written or ("", "")
     by_name = {protocol.tag_of(tool.name): tool for tool in tools}
     if protocol.calls == "json":
-        return _of_json(content, {tool.name: tool for tool in tools})
+        of_json = _of_json if protocol.faults == "own" else partial(_of_python, faults=protocol.faults)
+        return of_json(content, {tool.name: tool for tool in tools})
     if content:
         return CallRequest(by_name[name], by_name[name].of_text(content))
     if name not in ("", protocol.search):
@@ -94,3 +105,30 @@ def _of_json(content: str, tools: Mapping[str, Tool]) -> CallRequest:
     if not isinstance(name, str) or name not in tools:
         raise CallFault(f"There is no tool {reprlib.repr(name)}; there are: {', '.join(tools)}.")
     return CallRequest(tools[name], tools[name].checked(arguments))
+
+
+def _of_python(content: str, tools: Mapping[str, Tool], faults: str) -> CallRequest:
+    """The same where calls are Python's, ``name(key=value)``; faults are told in its words."""
+    try:
+        call = json.loads(content)
+        name, arguments = call["name"], call.get("arguments", {})
+        given = dict(arguments.items())
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        if faults == "executed":
+            raise CallFault(NO_PYTHON) from None
+        raise UnreadableCall(f"Parse tool call failed: {error}") from None
+    if not isinstance(name, str) or name not in tools:
+        known = isinstance(name, str) and name.isidentifier()
+        raise CallFault(f"name {name!r} is not defined" if known else NO_PYTHON)
+    if fault := _signature_fault(tools[name], given):
+        raise CallFault(f"{name}() {fault}")
+    return CallRequest(tools[name], tools[name].checked(given))
+
+
+def _signature_fault(tool: Tool, given: Mapping[str, Any]) -> str:
+    fields = tool.arguments.model_fields
+    if unknown := [name for name in given if name not in fields]:
+        return f"got an unexpected keyword argument {unknown[0]!r}"
+    missing = [repr(name) for name, field in fields.items() if field.is_required() and name not in given]
+    words = f"missing {len(missing)} required positional argument{'s' * (len(missing) > 1)}"
+    return f"{words}: {' and '.join(missing)}" if missing else ""

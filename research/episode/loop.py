@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from research.episode.calls import ANSWERED, ENDED, INVALID, next_step, read_call, written_calls
 from research.episode.tokens import ResultBlock, TokenProtocol
-from research.episode.tools import SEARCH, CallFault, Tool, ToolError, ToolResult
+from research.episode.tools import SEARCH, CallFault, Tool, ToolError, ToolResult, UnreadableCall
 from research.episode.trajectory import Call, FinishReason, Segment, Trajectory
 
 NOTICE_FAILED = "The search failed. Search again, or answer from what is known."
@@ -82,7 +82,8 @@ async def run_episode(
     trajectory = Trajectory(prompt_ids=list(prompt_ids))
     while trajectory.finish_reason is None:
         tag, length = await _model_turn(trajectory, generate, tokens, limits)
-        step = next_step(trajectory.model_turns[-1], tag, tokens.protocol)
+        ended = tokens.has_ended(trajectory.segments[-1].token_ids)
+        step = next_step(trajectory.model_turns[-1], tag, tokens.protocol, ended)
         if step in (ANSWERED, ENDED):
             trajectory.finish_reason = _ending(trajectory, step, tokens)
         elif trajectory.environment_turns >= limits.searches:
@@ -96,7 +97,8 @@ async def _model_turn(
     trajectory: Trajectory, generate: Generate, tokens: TokenProtocol, limits: Limits
 ) -> tuple[str | None, int]:
     """Sample one turn; returns the closing tag it ended at, or None, and the tokens up to its end."""
-    budget = min(limits.turn_tokens, limits.room(trajectory))
+    room = limits.room(trajectory)
+    budget = min(limits.turn_tokens, room)
     context = trajectory.prompt_ids + trajectory.response_ids
     if tokens.protocol.retokenise and tokens.protocol.retokenise_whole:
         context = tokens.encode(tokens.decode(context))
@@ -109,7 +111,7 @@ async def _model_turn(
     length = len(context) + len(kept)
     log_probs = generation.log_probs[: len(kept)]
     if tokens.protocol.retokenise:
-        kept = tokens.retokenised(kept, tag)[:budget]
+        kept = tokens.retokenised(kept, tag)[: min(budget + (tokens.protocol.stop == "end"), room)]
         log_probs = [0.0] * len(kept)
     segment = Segment("model", kept, log_probs, tokens.said(kept))
     trajectory.segments.append(segment)
@@ -119,7 +121,7 @@ async def _model_turn(
 def _ending(trajectory: Trajectory, step: str, tokens: TokenProtocol) -> FinishReason:
     if step == ANSWERED:
         return "answer"
-    return "eos" if tokens.eos_token_ids.intersection(trajectory.segments[-1].token_ids[-1:]) else "length"
+    return "eos" if tokens.has_ended(trajectory.segments[-1].token_ids) else "length"
 
 
 async def _environment_turn(
@@ -149,7 +151,7 @@ async def _environment_turn(
 
 def _drop_end(segment: Segment, tokens: TokenProtocol) -> None:
     """Take the end token from a turn that goes on."""
-    if tokens.eos_token_ids.intersection(segment.token_ids[-1:]):
+    if tokens.has_ended(segment.token_ids):
         del segment.token_ids[-1], segment.log_probs[-1]
 
 
@@ -163,13 +165,15 @@ async def _call(
     try:
         call = read_call(written, tools, tokens.protocol)
     except CallFault as fault:
-        return Call(None, error=str(fault)), str(fault)
+        bare = isinstance(fault, UnreadableCall)
+        return Call(None, error=str(fault)), str(fault) if bare else tokens.protocol.failed(str(fault))
     record, started = Call(call.text, tool=call.tool.name), time.perf_counter()
     try:
         result = await call.tool(call.arguments, seconds)
     except ToolError as error:
         record.seconds, record.error = time.perf_counter() - started, str(error)
-        return record, NOTICE_FAILED if call.tool.name == SEARCH else f"The call failed: {record.error}"
+        notice = NOTICE_FAILED if call.tool.name == SEARCH else f"The call failed: {record.error}"
+        return record, tokens.protocol.failed(notice)
     record.seconds = time.perf_counter() - started
     record.passages, record.text = list(result.passages), result.text
     return record, None if result != ToolResult() else tokens.protocol.no_results

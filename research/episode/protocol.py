@@ -32,11 +32,15 @@ class Protocol:
         template_tools: with ``json``, whether the chat template is given the tools; else a prompt names them.
         stop: the closing tags at which an engine stops: ``answer``, those of calls and of the answer;
             ``call``, those of calls, so that the model ends its answer itself; ``call_first``, the same, but
-            what follows an answer is cut, unless a call does (Search-R1); ``end``, none (ReCall).
+            what follows an answer is cut, unless a call does (Search-R1); ``end``, none: the model ends all
+            its turns, and one that it has not ended calls nothing (ReCall).
         parse: what a turn asks for: ``last_tag``, the last opening tag before the closing one it ended at;
             ``first_pair``, the first complete pair of tags in it, of a call or of an answer (Search-R1).
         empty_query: what an empty search gets: ``notice``, ``search``, or the text that it gets instead.
         no_results: what stands in the result of a call that gave nothing.
+        value_template, error_template: how what a call gave, and why it failed, stand in its result.
+        faults: with ``json``, how a call that cannot be made is told: ``own``, in our words; ``parsed``, in
+            Python's; ``executed``, the same, but a call that is no JSON was run for all that (ReCall).
         opening: what the first turn begins with, after the prompt; ``turn_template`` ends in it.
         invalid_turn: what is said, as it stands, after a turn that neither calls nor answers; with an empty
             text such a turn ends the episode.
@@ -46,7 +50,8 @@ class Protocol:
         unwrap_text: whether ``\\text{Paris}`` in the box is Paris; else the box is read as ReSearch's
             reference reads it.
         retokenise: whether a turn is cut at its closing tag by its text and tokenized again, as theirs are.
-            Its tokens are then not those sampled, so that nothing can be trained on them.
+            Its tokens are then not those sampled, so that nothing can be trained on them. With ``stop: end``
+            each turn gets an end token.
         retokenise_whole: with `retokenise`, whether a turn is sampled behind prompt and response tokenized
             as one text, so that tokens may reach across the borders of results (ReSearch's evaluation).
         neutralise: whether tags and special tokens in questions and results are defused.
@@ -70,6 +75,9 @@ class Protocol:
     parse: str = "last_tag"
     empty_query: str = "notice"
     no_results: str = "No results."
+    value_template: str = "{value}"
+    error_template: str = "{error}"
+    faults: str = "own"
     opening: str = ""
     invalid_turn: str = ""
     turn_template: str = "{results}"
@@ -98,6 +106,10 @@ class Protocol:
     def with_tools(self, names: Iterable[str]) -> "Protocol":
         """The protocol with the tags of these tools."""
         return self if self.calls == "json" else replace(self, tools=tuple(n for n in names if n != "search"))
+
+    def failed(self, error: str) -> str:
+        """What the model reads of a call that failed."""
+        return self.error_template.replace("{error}", error)
 
     def tag_of(self, tool: str) -> str:
         """The tag by which a tool is called."""
@@ -257,8 +269,8 @@ def _boxed_content(text: str) -> str | None:
     return None
 
 
-def _plain_box(text: str) -> str | None:
-    """What stands in the last box as ReSearch's reference reads it: each brace counts, blanks stay."""
+def plain_box(text: str) -> str | None:
+    """What stands in the last box as the references read it, or None: each brace counts, blanks stay."""
     if "\\boxed " in text:
         return text.rpartition("\\boxed ")[2].partition("$")[0]
     _, command, after = text.rpartition("\\boxed")
@@ -318,7 +330,7 @@ def extract_answer(turns: Sequence[str], protocol: Protocol) -> str | None:
     if inside is None or not protocol.boxed:
         return None if inside is None else inside.strip()
     if not protocol.unwrap_text:
-        return _plain_box(inside)
+        return plain_box(inside)
     boxed = _boxed_content(inside)
     return None if boxed is None else _without_text_commands(boxed).strip()
 

@@ -83,8 +83,9 @@ class TokenProtocol:
     Attributes:
         eos_token_ids: tokens that end the model's text, see :func:`end_token_ids`.
         stop_tags: the closing tags at which an engine must stop, as ``protocol.stop`` says.
-        stop_token_ids: token ids at which it must stop: end of sequence, and the closing tags where each is
-            one token of the vocabulary.
+        stop_token_ids: token ids at which it must stop: end of sequence, where the model ends its turns the
+            special tokens of ``turn_template`` too, and the closing tags where each is one token of the
+            vocabulary.
         stop_strings: the closing tags, where they are not single tokens; else empty.
     """
 
@@ -101,7 +102,10 @@ class TokenProtocol:
         tag_ids = [added.get(tag) for tag in self.stop_tags]
         self._tag_ids = [tag_id for tag_id in tag_ids if tag_id is not None] if None not in tag_ids else []
         self.eos_token_ids = end_token_ids(tokenizer)
-        self.stop_token_ids = sorted({*self.eos_token_ids, *self._tag_ids})
+        begun = {*self.encode(protocol.turn_template)} & {*tokenizer.all_special_ids}
+        own = protocol.stop == "end" and not protocol.retokenise  # whether the model's turns are its own
+        self._end_ids = self.eos_token_ids | (begun if own else set())
+        self.stop_token_ids = sorted({*self._end_ids, *self._tag_ids})
         self.stop_strings = [] if self._tag_ids else list(self.stop_tags)
         # Control tokens that are not marked special (<tool_call>, say) look like tags, so their brackets give
         # them away.
@@ -118,8 +122,12 @@ class TokenProtocol:
 
     def until_end(self, token_ids: Sequence[int]) -> list[int]:
         """The tokens up to the first that ends the text, that one included; all of them if none does."""
-        ends = (place for place, each in enumerate(token_ids, start=1) if each in self.eos_token_ids)
+        ends = (place for place, each in enumerate(token_ids, start=1) if each in self._end_ids)
         return list(token_ids[: next(ends, len(token_ids))])
+
+    def has_ended(self, token_ids: Sequence[int]) -> bool:
+        """Whether the model ended its text itself."""
+        return not self.eos_token_ids.isdisjoint(token_ids[-1:])
 
     def said(self, token_ids: Sequence[int]) -> str:
         """Text of sampled tokens without those that end it."""
@@ -128,11 +136,13 @@ class TokenProtocol:
     def retokenised(self, token_ids: Sequence[int], tag: str | None) -> list[int]:
         """The tokens of a turn's text up to its closing tag, without special tokens.
 
-        The one that ends an episode stays.
+        The one that ends an episode stays; where the model ends its turns, each gets one.
         """
         text = str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
         text = text[: text.index(tag) + len(tag)] if tag and tag in text else text
-        ends = not self.protocol.invalid_turn and token_ids[-1] in self.eos_token_ids
+        if self.protocol.stop == "end":
+            return [*self.encode(text), self.tokenizer.eos_token_id]
+        ends = not self.protocol.invalid_turn and self.has_ended(token_ids)
         return self.encode(text) + [*token_ids[-1:]] * ends
 
     def encode(self, text: str) -> list[int]:
@@ -287,7 +297,7 @@ class TokenProtocol:
 
     def notice_block(self, notice: str, room: int, call: str = "") -> ResultBlock | None:
         """The block that stands in for passages when there are none to show; None if it does not fit."""
-        return self._shortened(notice, room, 0, call)
+        return self._shortened(notice, room, 0, call, form="{value}")
 
     def turn_block(self, blocks: Sequence[ResultBlock], most: int | None) -> ResultBlock:
         """The blocks of all calls of a turn in one, cut to `most` tokens wherever that is."""
@@ -302,19 +312,23 @@ class TokenProtocol:
         """Tokens of what stands around the results of a turn."""
         return len(self.encode(self.protocol.turn_template.replace("{results}", "")))
 
-    def _block(self, texts: Sequence[str], shown: int, call: str) -> ResultBlock:
-        passages = self.protocol.passage_separator.join(texts)
+    def _block(self, texts: Sequence[str], shown: int, call: str, form: str | None = None) -> ResultBlock:
+        passages = self.protocol.passage_separator.join(texts).strip()
+        form = self.protocol.value_template if form is None else form
+        passages = form.replace("{value}", passages) if passages else ""
         if self.protocol.neutralise:  # once more as a whole: where two texts meet there may be a tag
             passages = self._neutralise(passages)
         text = render_result([passages], self.protocol, self.clean(call))
         return ResultBlock(self.encode(text), text, shown)
 
-    def _shortened(self, text: str, room: int, shown: int, call: str) -> ResultBlock | None:
-        block = self._block([text], shown, call)
+    def _shortened(
+        self, text: str, room: int, shown: int, call: str, form: str | None = None
+    ) -> ResultBlock | None:
+        block = self._block([text], shown, call, form)
         while len(block.token_ids) > room and text:
             keep = len(self.encode(text)) - (len(block.token_ids) - room)
             text = self.truncate(text, keep) if keep > 0 else ""
-            block = self._block([text], shown if text else 0, call)
+            block = self._block([text], shown if text else 0, call, form)
         return block if len(block.token_ids) <= room else None
 
 

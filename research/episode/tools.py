@@ -41,6 +41,10 @@ class CallFault(ValueError):
     """A call that cannot be carried out; the message is for the model."""
 
 
+class UnreadableCall(CallFault):
+    """A call of which not even the tool can be read; its message is shown as it stands."""
+
+
 @dataclass(frozen=True)
 class ToolResult:
     """What a call gives the model to read: passages, best first, or a text."""

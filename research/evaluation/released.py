@@ -65,7 +65,7 @@ FAMILIES = (
             "ReSearch-Qwen-32B": _of(0.428, 0.385, 0.264, 0.544),
             "ReSearch-Qwen-32B-Instruct": _of(0.467, 0.449, 0.264, 0.568),
         },
-        remaining=(*_COMMON, "each turn is tokenized again by itself, there the whole text is"),
+        remaining=(*_COMMON, "a search that fails is told to the model; there it ends the evaluation"),
     ),
     Family(
         "Search-R1",

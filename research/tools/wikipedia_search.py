@@ -1,5 +1,6 @@
 """The tool ``wikipedia_search`` as ReCall's checkpoints know it (Agent-RL/ReCall, src/flashrag/pipeline)."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from research.episode.tools import Tool, make_tool
@@ -9,10 +10,14 @@ from research.tools.search import RetrieverClient, RetrieverConfig
 
 def tool(retriever: RetrieverConfig) -> Tool:
     """The built-in tool ``wikipedia_search``."""
-    client = RetrieverClient(retriever)
+    return wikipedia_tool(RetrieverClient(retriever))
+
+
+def wikipedia_tool(search: Callable[[str, int], Awaitable[list[Passage]]]) -> Tool:
+    """The same around a search function, which is given a query and how many passages are wanted."""
 
     async def wikipedia_search(query: str, top_n: int = 5) -> list[Passage] | str:
         """Search Wikipedia for a given query."""
-        return await client(query, top_n) if query else "invalid query"
+        return await search(query, top_n) if query else "invalid query"
 
-    return replace(make_tool(wikipedia_search), close=client.close)
+    return replace(make_tool(wikipedia_search), close=getattr(search, "close", None))

@@ -164,7 +164,8 @@ def set_sizes(config: DictConfig, sizes: ModelSizes, memory: int) -> None:
     tokens = LOGITS_BYTES // (LOGITS_COPIES * NUMBER_BYTES * sizes.vocabulary)
     actor.ppo_max_token_len_per_gpu = min(actor.ppo_max_token_len_per_gpu, max(tokens, rollout.max_model_len))
     # Room for all sequences at once, or half of what the model leaves; for one sequence in any case.
-    sequence, room = sizes.cached * NUMBER_BYTES * rollout.max_model_len, (memory - sizes.memory) // 2
+    each = 2 if rollout.dtype in ("bfloat16", "float16") else NUMBER_BYTES
+    sequence, room = sizes.cached * each * rollout.max_model_len, (memory - sizes.memory) // 2
     cache = -(-max(sequence, min(rollout.max_num_seqs * sequence, room)) // GIB)
     environment = config.ray_kwargs.ray_init.runtime_env.env_vars
     environment.VLLM_CPU_KVCACHE_SPACE = str(max(int(environment.VLLM_CPU_KVCACHE_SPACE), cache))

@@ -25,6 +25,7 @@ from research.training.cold_start.demonstrations import UNTRAINED
 from research.training.precision import autocast
 
 REPORT_SECONDS = 20.0
+FILE = click.Path(path_type=Path)
 WARM_UP = 10  # updates over which the rate rises
 LAST_RATE = 0.05  # share of the rate that is left at the end
 LENGTH_STEP = 32
@@ -47,7 +48,7 @@ class Schedule:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--demonstrations", required=True, type=click.Path(path_type=Path), help="Parquet file.")
+@click.option("--demonstrations", "files", required=True, multiple=True, type=FILE, help="One or several.")
 @click.option("--model", required=True, help="To start from: a folder or a name on the hub.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
 @click.option("--epochs", default=2, type=click.IntRange(1), help="Passes over all demonstrations.")
@@ -61,7 +62,7 @@ class Schedule:
     "--cache", type=click.Path(path_type=Path), help="Folder in which an equal policy is kept or found."
 )
 def train(
-    demonstrations: Path,
+    files: tuple[Path, ...],
     model: str,
     out: Path,
     epochs: int,
@@ -74,10 +75,8 @@ def train(
     """Train a model on demonstrations and save it as a Hugging Face folder."""
     if out.exists():
         raise DataError(f"{out} exists already: remove it or choose another folder")
-    examples, schedule = (
-        read_demonstrations(demonstrations),
-        Schedule(epochs, rate, batch_tokens, seconds, seed),
-    )
+    examples = [each for file in files for each in read_demonstrations(file)]
+    schedule = Schedule(epochs, rate, batch_tokens, seconds, seed)
     if cache is None:
         _train(examples, model, schedule, out)
         return
@@ -140,23 +139,20 @@ def read_demonstrations(path: Path) -> list[Example]:
 def fit(model: Any, examples: Sequence[Example], schedule: Schedule) -> Iterator[tuple[float, float]]:
     """Train in place; yields (share that is done, loss in nats a token of the policy) after each update."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.rate, weight_decay=0.0, betas=(0.9, 0.95))
-    batches = list(_batches(examples, schedule))
     start, handle = time.monotonic(), _Head(model)
     model.train()
-    for step, batch in enumerate(batches):
-        share = step / len(batches)
-        if schedule.seconds is not None:
-            share = max(share, (time.monotonic() - start) / schedule.seconds)
-        if share >= 1:
+    for step, (share, ids, labels) in enumerate(_batches(examples, schedule)):
+        spent = (time.monotonic() - start) / schedule.seconds if schedule.seconds else 0.0
+        if (done := max(share, spent)) >= 1:
             break
         for group in optimiser.param_groups:
-            group["lr"] = schedule.rate * min(1.0, (step + 1) / WARM_UP) * max(LAST_RATE, 1 - share)
-        loss = handle.loss(*batch)
+            group["lr"] = schedule.rate * min(1.0, (step + 1) / WARM_UP) * max(LAST_RATE, 1 - done)
+        loss = handle.loss(ids, labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        yield share, loss.item()
+        yield done, loss.item()
     handle.close()
     model.eval()
 
@@ -182,14 +178,18 @@ class _Head:
         return torch.nn.functional.cross_entropy(logits.float(), following[self.predicting])
 
 
-def _batches(examples: Sequence[Example], schedule: Schedule) -> Iterator[tuple[Tensor, Tensor]]:
-    """Those of all epochs: episodes of similar length, padded with any token; causal models do not see it."""
+def _batches(examples: Sequence[Example], schedule: Schedule) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """Of all epochs (share before it, ids, labels): episodes of similar length, padded with any token.
+
+    Causal models do not see the padding.
+    """
     rng, order = random.Random(schedule.seed), list(examples)
-    for _ in range(schedule.epochs):
+    for epoch in range(schedule.epochs):
         rng.shuffle(order)
         groups = [g for at in range(0, len(order), CHUNK) for g in _groups(order[at : at + CHUNK], schedule)]
         rng.shuffle(groups)
-        yield from map(_padded, groups)
+        for place, group in enumerate(groups):
+            yield (epoch + place / len(groups)) / schedule.epochs, *_padded(group)
 
 
 def _groups(chunk: Sequence[Example], schedule: Schedule) -> list[list[Example]]:

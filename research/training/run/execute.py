@@ -25,6 +25,7 @@ from research.training.run.options import Command, RecipeOptions, RunFailed, mod
 from research.training.run.plan import RunPlan, compose_config
 from research.training.run.preflight import file_problems, free_port, problems
 from research.training.run.retriever_keeper import RetrieverKeeper
+from research.training.run.small_policy import SMALL, supervised_control
 from research.training.run_files import (
     forget_steps_after,
     latest_checkpoint,
@@ -213,7 +214,7 @@ def _train(plan: RunPlan, command: Command, config: DictConfig, name: str) -> No
 
 
 def _supervised_control(plan: RunPlan) -> None:
-    """A control: a tiny policy trained on clean demonstrations alone, for as long as by cold start and GRPO.
+    """A control: a policy trained on demonstrations alone, for as long as by cold start and GRPO.
 
     It shows whether reinforcement learning was worth it, on the same test questions. Its results go into
     RUN_DIR/controls.jsonl, and from there into the table and the report as rows of their own.
@@ -221,10 +222,17 @@ def _supervised_control(plan: RunPlan) -> None:
     run_dir, folder = plan.options.run_dir, plan.options.run_dir / "supervised"
     # The seconds of the cold start are in its folder; evaluations and start-up do not count.
     cold_start = json.loads((Path(str(plan.inputs.model)) / "cold_start.json").read_text(encoding="utf-8"))
-    seconds = cold_start["seconds"] + sum(row.get("timing_s/step", 0.0) for row in read_metrics(run_dir))
-    policy, task = folder / "policy", f"train a policy on clean demonstrations for {seconds:.0f} s"
-    words = ("--out", policy, "--clean", "--seconds", round(seconds), "--seed", plan.options.seed)
-    _run(module_command(task, "research.datasets.mini.policy", *words, creates=policy))
+    steps = sum(row.get("timing_s/step", 0.0) for row in read_metrics(run_dir))
+    policy = folder / "policy"
+    if plan.options.policy == SMALL:
+        commands = supervised_control(plan.inputs, folder, steps)
+    else:
+        seconds = cold_start["seconds"] + steps
+        task = f"train a policy on clean demonstrations for {seconds:.0f} s"
+        words = ("--out", policy, "--clean", "--seconds", round(seconds), "--seed", plan.options.seed)
+        commands = [module_command(task, "research.datasets.mini.policy", *words, creates=policy)]
+    for command in commands:
+        _run(command)
     config = load_config(run_dir / "config.yaml")
     config.research.run_dir, config.actor_rollout_ref.model.path = str(folder), str(policy)
     config.trainer.val_only = config.trainer.val_before_train = True

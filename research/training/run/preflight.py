@@ -28,7 +28,7 @@ from research.training.run.models import folder_faults, model_sizes
 from research.training.run.options import gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
-from research.training.run.small_policy import OWN_CORPUS
+from research.training.run.small_policy import OWN_CORPUS, SMALL
 from research.training.run.sources import PREPARED, RECIPES
 from retriever_server.__main__ import build_command, serve
 from retriever_server.errors import RetrieverError
@@ -124,8 +124,9 @@ def _models(plan: RunPlan) -> Iterator[str]:
         if name is not None and Path(name).exists() and option == "--model":
             for fault in folder_faults(Path(name)):
                 yield f"--model: {name} is not a folder with a Hugging Face model ({fault})"
-    if plan.options.supervised_control and (plan.options.model or plan.inputs.test is None):
-        yield "--supervised-control: only the tiny policy and the mini world have demonstrations"
+    shown = plan.options.policy == SMALL or not plan.options.model
+    if plan.options.supervised_control and (not shown or plan.inputs.test is None):
+        yield "--supervised-control: there are demonstrations for --policy smollm2 and the tiny policy alone"
 
 
 # ------------------------------------------------------------------------------------------- retriever

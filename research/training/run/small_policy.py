@@ -13,6 +13,7 @@ from research.training.run.options import SPLITS, Command, RecipeOptions, module
 
 SMALL, OWN_CORPUS = "smollm2", "dataset"
 MODEL = CACHE / "smollm2"
+MANY = 10_000  # epochs, which the seconds bound
 # What the demonstrations depend on: of the user's words, those about an episode.
 EPISODE_KEYS = (
     *("research.prompt", "research.protocol", "research/protocol", "research.preset", "research.limits"),
@@ -54,13 +55,9 @@ def with_own_corpus(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
 
 def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
     """The training questions without those of the cold start, and the policy that comes of them."""
-    folder, words = inputs.run_dir / "cold_start", [each for each in inputs.overrides if _is_of_episode(each)]
+    folder = inputs.run_dir / "cold_start"
     parts, shown, policy = folder / "parts", folder / "demonstrations.parquet", folder / "policy"
-    source = (
-        ("--corpus", inputs.corpus) if inputs.retriever_url is None else ("--retriever", inputs.retriever_url)
-    )
     asked, rest = (parts / f"{name}.questions.jsonl" for name in ("demonstrated", "rest"))
-    made = ("--questions", asked, *source, "--model", inputs.model, "--out", shown)
     seconds = ("--seconds", inputs.cold_start_seconds) if inputs.cold_start_seconds else ()
     commands = [
         _command(
@@ -68,9 +65,7 @@ def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
             *("split", "--questions", inputs.questions, "--out", parts, "--seed", inputs.seed),
             creates=parts,
         ),
-        _command(
-            "demonstrate searching", "demonstrations", *made, "--policy", inputs.policy, *words, creates=shown
-        ),
+        _demonstrations(inputs, asked, shown),
         _command(
             "cold-start the policy",
             *("train", "--demonstrations", shown, "--model", inputs.model, "--out", policy),
@@ -81,8 +76,26 @@ def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
     return replace(inputs, questions=rest, model=str(policy)), commands
 
 
-def _is_of_episode(override: str) -> bool:
-    return override.lstrip("+").startswith(EPISODE_KEYS)
+def supervised_control(inputs: RecipeOptions, folder: Path, seconds: float) -> list[Command]:
+    """Train the cold-started policy on, for so long, on demonstrations for the questions of GRPO as well."""
+    policy, shown = folder / "policy", folder / "demonstrations.parquet"
+    train = _command(
+        f"train on demonstrations for {seconds:.0f} s",
+        *("train", "--demonstrations", inputs.run_dir / "cold_start" / shown.name, "--demonstrations", shown),
+        *("--model", inputs.model, "--out", policy, "--epochs", MANY, "--seconds", round(seconds)),
+        creates=policy,
+    )
+    return [_demonstrations(inputs, inputs.questions, shown), train]
+
+
+def _demonstrations(inputs: RecipeOptions, questions: Path | None, out: Path) -> Command:
+    """Those for a file of questions, in the run's own prompt, protocol and limits."""
+    words = [each for each in inputs.overrides if each.lstrip("+").startswith(EPISODE_KEYS)]
+    source = (
+        ("--corpus", inputs.corpus) if inputs.retriever_url is None else ("--retriever", inputs.retriever_url)
+    )
+    asked = ("--questions", questions, *source, "--model", inputs.model, "--out", out)
+    return _command("demonstrate searching", "demonstrations", *asked, "--policy", SMALL, *words, creates=out)
 
 
 def _command(task: str, command: str, *arguments: Any, creates: Path) -> Command:

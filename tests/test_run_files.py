@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 from click.testing import CliRunner
+from ray.exceptions import OutOfMemoryError
 from run_folder import episode, make_run, step_row, write_episodes, write_rows
 from test_recipe_options import options, run_main
 
@@ -18,6 +19,7 @@ from research.training.run_files import (
     read_step,
     trajectory_path,
 )
+from research.training.verl.launch import root_cause
 from research.training.watch.report import main as report
 
 
@@ -129,3 +131,13 @@ def test_a_full_disk_is_named_as_the_cause(tmp_path, monkeypatch, said, free, ex
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "error.txt").write_text(said)
     assert _cause(tmp_path) == expected.format(tmp_path)
+
+
+def test_a_full_memory_is_told_without_rays_settings():
+    """As Ray's error has it, which goes on for lines about how to switch its watch off."""
+    told = (
+        "4 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 7c) "
+        "was 22.67GB used / 23.54GB limit (0.962831)\nRefer to the documentation on how to address this."
+    )
+    reason = root_cause(OutOfMemoryError(told))
+    assert "22.67GB used / 23.54GB" in reason and "--resume" in reason and "documentation" not in reason

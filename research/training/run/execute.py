@@ -251,7 +251,8 @@ def _supervised_control(plan: RunPlan) -> None:
 
 def _cause(run_dir: Path) -> str:
     """The error that the process left. On a full disk there often is none, or one that is not the cause."""
-    error, free = tail(run_dir / "logs" / "error.txt", 1), free_space(run_dir)
+    path, free = run_dir / "logs" / "error.txt", free_space(run_dir)
+    error = path.read_text(encoding="utf-8").strip() if path.exists() else ""
     full = f"the disk of {run_dir} is full ({size_text(free)} are free)" if free < FULL_DISK else ""
     return "; ".join(filter(None, (full, error))) or "its process ended without an error message"
 

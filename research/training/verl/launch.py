@@ -7,6 +7,7 @@ Leaves the cause of a failure as one line in RUN_DIR/logs/error.txt.
 """
 
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -18,6 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from research.processes import die_with_parent, raise_on_terminate
 from research.tools.search import TOKEN_VARIABLE
 from research.training.config import read_research_config
+
+# In the message of Ray's OutOfMemoryError, which goes on about its own settings.
+MEMORY_FULL = re.compile(r"Memory on the node .*? was (\S+ used / \S+) limit")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -97,6 +101,11 @@ def root_cause(error: BaseException) -> str:
     cause: Any = error
     while getattr(cause, "cause", None) is not None or cause.__cause__ is not None:
         cause = getattr(cause, "cause", None) or cause.__cause__
+    if full := MEMORY_FULL.search(str(cause)):
+        return (
+            f"the machine's memory is full ({full[1]}), so Ray ended the run: end other programs, then "
+            "--resume, or start again with fewer samples or a smaller model"
+        )
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[-1] if lines else ''}"
 

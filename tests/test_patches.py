@@ -10,11 +10,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import ray
+import torch
 import verl
 import zmq
 from omegaconf import OmegaConf
+from verl.trainer.ppo import core_algos
 
 from research.training.verl import patches
 
@@ -57,6 +60,23 @@ def test_one_gloo_backend_is_needed():
     assert "joined" in run_python(code, VERL_PLATFORM="cpu").stdout
     plain = run_python(code, VERL_PLATFORM="cpu", VERL_USE_EXTERNAL_PLUGINS="none")
     assert "joined" not in plain.stdout, "veRL no longer names the CPU twice: drop use_one_gloo_backend"
+
+
+def test_equal_rewards_have_no_advantage(monkeypatch):
+    """Of three questions: equal rewards, different ones, and a single sample, which has nothing to compare."""
+    monkeypatch.setattr(
+        core_algos, "compute_grpo_outcome_advantage", core_algos.compute_grpo_outcome_advantage
+    )
+    rewards = torch.tensor([0.1] * 8 + [0.1, 0.7, 0.1] + [0.4])[:, None] * torch.tensor([[0.0, 1.0]])
+    index, mask = np.array([1] * 8 + [2] * 3 + [3]), torch.ones(12, 2)
+    before, _ = own(rewards.clone(), mask, index)
+    assert before[:8].ne(0).all(), "veRL's equal rewards have no advantage now: drop silence_equal_rewards"
+    patches.silence_equal_rewards()
+    call = {"token_level_rewards": rewards.clone(), "response_mask": mask, "index": index}
+    after, returns = core_algos.compute_grpo_outcome_advantage(**call, norm_adv_by_std_in_grpo=True)
+    assert after[:8].eq(0).all() and returns[:8].eq(0).all()
+    torch.testing.assert_close(after[8:], before[8:], atol=0, rtol=0)
+    assert after[8:].ne(0).all()
 
 
 def test_sending_weights_to_a_dead_engine_ends(tmp_path, monkeypatch):

@@ -136,7 +136,7 @@ def test_a_full_disk_is_named_as_the_cause(tmp_path, monkeypatch, said, free, ex
 def test_a_full_memory_is_told_without_rays_settings():
     """As Ray's error has it, which goes on for lines about how to switch its watch off."""
     told = (
-        "4 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 7c)"
+        "4 worker(s) were killed due to the node running low on memory. Memory on the node (ID: 7c)"
         " was 22.67GB used / 23.54GB limit (0.962831)\nRefer to the documentation on how to address this."
     )
     reason = root_cause(OutOfMemoryError(told))

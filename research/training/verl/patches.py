@@ -47,6 +47,28 @@ def use_one_gloo_backend() -> None:
     distributed.initialize_global_process_group_ray = initialize
 
 
+def silence_equal_rewards() -> None:
+    """Give samples of one question with equal rewards advantages of exactly 0.
+
+    veRL takes their mean in float32 (trainer/ppo/core_algos.py:320). Of eight rewards of 0.1 that is not 0.1,
+    and what is left, divided by a deviation of nearly 0, is an advantage of up to 0.06 for all of them.
+    """
+    from verl.trainer.ppo import core_algos
+
+    original = core_algos.compute_grpo_outcome_advantage
+
+    def advantages(token_level_rewards: Any, response_mask: Any, index: Any, **options: Any) -> Any:
+        scores: dict[Any, list[float]] = {}
+        for name, score in zip(index, token_level_rewards.sum(-1).tolist(), strict=True):
+            scores.setdefault(name, []).append(score)
+        equal = [len(scores[name]) > 1 and len(set(scores[name])) == 1 for name in index]
+        values, returns = original(token_level_rewards, response_mask, index, **options)
+        values[equal], returns[equal] = 0.0, 0.0
+        return values, returns
+
+    core_algos.compute_grpo_outcome_advantage = advantages
+
+
 WEIGHT_TIMEOUT_VARIABLE = "RESEARCH_WEIGHT_UPDATE_TIMEOUT"
 
 

@@ -12,9 +12,11 @@ class TaskRunner:
         """Build the trainer, the rollout servers and the agent loop workers, and fit."""
         import transfer_queue as tq
 
+        from research.training.verl import patches
         from research.training.verl.rollout import SearchManager
         from research.training.verl.trainer import SearchTrainer
 
+        patches.silence_equal_rewards()
         config.transfer_queue.enable = True
         OmegaConf.resolve(config)
         tq.init(config.transfer_queue)

@@ -1,8 +1,8 @@
 """Leave out of an update what adds exactly nothing to its gradient: samples without an advantage.
 
-Where all samples of a question have the same reward their advantages are 0, and so is their gradient if the
-loss is that of the advantages alone, without KL and entropy terms. With a small model on hard questions that
-is most of a batch (`research.skip_equal_groups`).
+Where all samples of a question have the same reward their advantages are 0 (patches.py), and so is their
+gradient if the loss is that of the advantages alone, without KL and entropy terms. With a small model on hard
+questions that is most of a batch (`research.skip_equal_groups`).
 """
 
 from collections.abc import Callable

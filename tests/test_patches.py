@@ -63,7 +63,7 @@ def test_one_gloo_backend_is_needed():
 
 
 def test_equal_rewards_have_no_advantage(monkeypatch):
-    """Of three questions: equal rewards, different ones, and a single sample, which has nothing to compare."""
+    """Of three questions: equal rewards, different ones, and a single sample, which has none beside it."""
     own = core_algos.compute_grpo_outcome_advantage
     monkeypatch.setattr(core_algos, "compute_grpo_outcome_advantage", own)
     rewards = torch.tensor([0.1] * 8 + [0.1, 0.7, 0.1] + [0.4])[:, None] * torch.tensor([[0.0, 1.0]])

@@ -63,7 +63,10 @@ def _reason(theirs: Outcome, mine: Outcome, tokenizer: Any) -> str:
     if _has_block_behind(theirs, mine):
         reasons.append("the calls of the last turn are made, though no turn reads what they give")
         length = len(mine.response_ids)
+        behind = tokenizer.decode(theirs.response_ids[length:])
         theirs = replace(theirs, response_ids=theirs.response_ids[:length], mask=theirs.mask[:length])
+        if theirs.answer and f"\\boxed{{{theirs.answer}" in behind:  # of a block that no turn reads
+            theirs = replace(theirs, answer=mine.answer, reward=mine.reward)
     different = {*_differences(theirs, mine)}
     boxed = theirs.answer == f"\\boxed{{{mine.answer}}}"
     if different <= {"contexts", "response", "mask"} and _texts(theirs, tokenizer) == _texts(mine, tokenizer):

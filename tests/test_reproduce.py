@@ -31,6 +31,7 @@ def dry_run(*arguments: str) -> str:
             "runs-instruct/SearchR1-nq_hotpotqa_train-qwen2.5-14b-em-ppo-v0.2",
             ("nq,triviaqa,popqa,hotpotqa", "e5-base-v2"),
         ),
+        ("agentrl/ReCall-Qwen2.5-7B", ("--preset recall", "no figure")),
         ("TongSearch/TongSearch-QR-1.5B", ("--prompt tongsearch_qr", "mean: 24.6", "xlangai/BRIGHT")),
         ("TongSearch/TongSearch-QR-3B", ("--retriever bm25_query_weighted", "no figure")),
         ("TongSearch/TongSearch-QR-7B", ("revision 3066d29c", "mean: 27.9")),
@@ -47,6 +48,19 @@ def test_a_revision_a_retriever_and_a_limit_are_taken() -> None:
     assert "questions-abc123/musique.questions.jsonl" in text and "--limit 50" in text
     assert "wiki18" not in text and "sampling.seed=1" in text
     assert "revision=abc123" in dry_run("TongSearch/TongSearch-QR-7B", "--revision", "abc123")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--model", "/no/such/folder"), "there is no folder /no/such/folder"),
+        (("--retriever", "127.0.0.1:8000"), "is no URL"),
+        (("--out", __file__), "is no folder"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_fetched(words: tuple[str, ...], said: str) -> None:
+    result = CliRunner().invoke(main, ["agentrl/ReSearch-Qwen-7B", *words])
+    assert result.exit_code == 1 and said in result.output and "fetch" not in result.output
 
 
 def test_another_checkpoint_needs_a_family() -> None:

@@ -3,6 +3,7 @@ episodes.
 """
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from conftest import LIMITS, ScriptedEngine, search_for
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from research.episode.calls import NO_CALL
 from research.episode.loop import NOTICE_FAILED, Limits, run_episode
 from research.episode.protocol import Protocol, extract_answer, format_fault
+from research.episode.tokens import TokenProtocol
 from research.episode.tools import SearchError, search_tool
-from research.episode.trajectory import Trajectory
+from research.episode.trajectory import Call, Passage, Trajectory
 from research.rewards import DOOR, Reference
 
 HOSTILE = (
@@ -236,3 +238,18 @@ def test_episodes_do_not_wait_for_each_other(tag_tokens):
 
     asyncio.run(both())
     assert order == ["fast", "slow"]
+
+
+def test_only_calls_of_a_tool_that_searches_are_searches(text_tokens):
+    """Neither a turn that calls nothing nor a call in JSON of no tool is one; ReCall's search is."""
+    calls = [
+        Call("who", [Passage("p1", "T\nx")], 1),
+        Call('{"query": "who"}', tool="wikipedia_search"),
+        Call("{}", tool="calculator"),
+        Call(None, error="neither a call nor an answer", tool=""),
+    ]
+    assert Trajectory(prompt_ids=[], calls=calls).searches == calls[:2]
+    told = replace(Protocol(), invalid_turn="\nThat was no action.\n")
+    tokens = TokenProtocol(text_tokens.tokenizer, told)
+    trajectory, _ = run(tokens, ["just words<|im_end|>", *TURNS])
+    assert len(trajectory.calls) == 2 and [call.query for call in trajectory.searches] == ["capital of X"]

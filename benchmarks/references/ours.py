@@ -18,7 +18,10 @@ from research.tools.wikipedia_search import wikipedia_tool
 
 # Where a reference's training, which is compared, is not as its evaluation, which a preset is for.
 TRAINING = {
-    "research": ("limits.total_tokens=null", "protocol.empty_query=search", "protocol.retokenise=false"),
+    "research": (
+        *("limits.total_tokens=null", "limits.response_tokens=8192"),
+        *("protocol.empty_query=search", "protocol.retokenise=false"),
+    ),
     "recall": (
         *("prompt=recall_training", "protocol.retokenise=false", "protocol.faults=parsed"),
         "limits.response_tokens=6656",

@@ -51,6 +51,10 @@ def _table_rows(path: Path) -> Iterator[tuple[int, Any]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
             for row in rows:
+                if None in row:  # the cells that have no column, of an unquoted comma
+                    raise DataError(
+                        f"{path}:{rows.line_num}: has more cells than columns; quote what holds a comma"
+                    )
                 yield rows.line_num, {str(name).lower(): value for name, value in row.items()}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None

@@ -55,7 +55,7 @@ class ReferenceFile:
             reason = " ".join(str(error).split())
             raise DataError(
                 f"a released checkpoint's prompt cannot be fetched ({reason}): put {url} at {self.cached}, "
-                "or name a file with the prompt, prompt=PATH"
+                "or name a file with the prompt, prompt=PATH (research.prompt=PATH in a training)"
             ) from error
         if hashlib.sha256(answer.content).hexdigest() != self.sha256:
             raise DataError(f"{url}: is not the file that it was ({len(answer.content)} bytes came)")

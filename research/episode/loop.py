@@ -132,7 +132,7 @@ async def _environment_turn(
     room = limits.room(trajectory) - 1
     if step == INVALID:
         _drop_end(trajectory.segments[-1], tokens)
-        trajectory.calls.append(Call(None, error="neither a call nor an answer"))
+        trajectory.calls.append(Call(None, error="neither a call nor an answer", tool=""))
         text = tokens.protocol.invalid_turn
         block: ResultBlock | None = ResultBlock(tokens.encode(text), text, 0)
     else:
@@ -166,7 +166,9 @@ async def _call(
         call = read_call(written, tools, tokens.protocol)
     except CallFault as fault:
         bare = isinstance(fault, UnreadableCall)
-        return Call(None, error=str(fault)), str(fault) if bare else tokens.protocol.failed(str(fault))
+        # With tags it is a search that the tag names; JSON may have named anything.
+        record = Call(None, error=str(fault), tool="" if tokens.protocol.calls == "json" else SEARCH)
+        return record, str(fault) if bare else tokens.protocol.failed(str(fault))
     record, started = Call(call.text, tool=call.tool.name), time.perf_counter()
     try:
         result = await call.tool(call.arguments, seconds)

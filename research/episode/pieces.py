@@ -36,7 +36,7 @@ def with_called_tools(protocol: Protocol, trajectory: Trajectory) -> Protocol:
     turns += segments[-1:] if trajectory.finish_reason == "search_limit" else []
     closed = [found[1] for turn in turns if (found := _CLOSED_LAST.search(turn.text))]
     called = dict.fromkeys([*(call.tool for call in trajectory.calls), *closed])
-    return protocol.with_tools(name for name in called if name not in protocol.names)
+    return protocol.with_tools(name for name in called if name and name not in protocol.names)
 
 
 def segment_pieces(segment: Segment, protocol: Protocol) -> list[Piece]:

@@ -202,8 +202,8 @@ def _result(name: str, value: Any) -> ToolResult:
     raise TypeError(f"the tool {name} gave {type(value).__name__}, not a text, passages or a ToolResult")
 
 
-SearchFunction = Callable[[str], Awaitable[list[Passage]]]
-"""query -> passages, best first. Raises SearchError."""
+SearchFunction = Callable[..., Awaitable[list[Passage]]]
+"""query, and where a tool lets the model say it, how many -> passages, best first. Raises SearchError."""
 
 
 def search_tool(search: SearchFunction) -> Tool:

@@ -12,6 +12,9 @@ FinishReason = Literal["answer", "eos", "length", "search_limit"]
 # Of a line that is read: what is unknown is not dropped in silence. Others write ids as numbers.
 _AS_WRITTEN = with_config(ConfigDict(extra="forbid", coerce_numbers_to_str=True))
 
+SEARCH_TOOLS = ("search", "wikipedia_search")
+"""Tools whose calls are counted as searches."""
+
 
 def well_formed(text: str) -> str:
     """The text with ``?`` for each half of a surrogate pair.
@@ -50,7 +53,7 @@ class Call:
 
     ``query``: of a search; of another tool its arguments as JSON. ``error`` is None if the tool answered;
     otherwise the model read a notice instead. ``shown`` counts the passages that fitted into the block, and
-    ``text`` is what a tool without passages gave.
+    ``text`` is what a tool without passages gave. ``tool`` is empty where none was called.
     """
 
     query: str | None
@@ -132,8 +135,8 @@ class Trajectory:
 
     @property
     def searches(self) -> list[Call]:
-        """The calls of the tool ``search``."""
-        return [call for call in self.calls if call.tool == "search"]
+        """The calls of the tools that search."""
+        return [call for call in self.calls if call.tool in SEARCH_TOOLS]
 
     @property
     def call_seconds(self) -> float:

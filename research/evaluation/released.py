@@ -80,6 +80,14 @@ FAMILIES = (
         ),
     ),
     Family(
+        "ReCall",
+        r"ReCall-Qwen[\d.]+-\d+B.*",
+        MULTIHOP,
+        "Agent-RL/ReCall, which shows its figures as a picture alone",
+        preset="recall",
+        remaining=(*_COMMON, "its sandbox for Python is not part of this project"),
+    ),
+    Family(
         "TongSearch-QR",
         r"TongSearch-QR-[\d.]+B",
         (BRIGHT,),

@@ -65,8 +65,7 @@ def main(
     if family is None:
         raise click.ClickException(f"{checkpoint}: no released checkpoint that is known here; give --family")
     checkpoint, bright = checkpoint.rstrip("/"), family.rewrites
-    if bright and (limit or retriever):
-        raise click.UsageError("BRIGHT is asked whole, by an index of its own: no --limit, no --retriever")
+    _check(bright, model, retriever, limit, out)
     out = out or RUNS / f"reproduce-{name_of(checkpoint)}"
     evaluate = _evaluation(family, checkpoint, model or checkpoint, revision, limit, out) + list(overrides)
     prepare = [] if bright else _prepare(family, revision, retriever)
@@ -81,6 +80,20 @@ def main(
             _run(command)
         _evaluate(evaluate, retriever, bright)
     click.echo(beside_published(family, checkpoint, read_summary(out)))
+
+
+def _check(
+    bright: bool, model: str | None, retriever: str | None, limit: int | None, out: Path | None
+) -> None:
+    """Refuse options that would fail, before anything is fetched."""
+    if bright and (limit or retriever):
+        raise click.UsageError("BRIGHT is asked whole, by an index of its own: no --limit, no --retriever")
+    if model and model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
+        raise click.ClickException(f"--model: there is no folder {model}")
+    if retriever and not retriever.startswith(("http://", "https://")):
+        raise click.ClickException(f"--retriever: {retriever} is no URL; it begins with http:// or https://")
+    if out and out.exists() and not out.is_dir():
+        raise click.ClickException(f"--out: {out} is no folder")
 
 
 def _evaluate(command: list[str], retriever: str | None, bright: bool) -> None:

@@ -111,9 +111,9 @@ async def _ask(config: EvaluationConfig, todo: list[Task], predictions: Predicti
 def _ending(client: RetrieverClient) -> SearchFunction:
     """Searches of the client; one that fails as all others would ends the evaluation."""
 
-    async def search(query: str) -> list[Passage]:
+    async def search(query: str, top_k: int | None = None) -> list[Passage]:
         try:
-            return await client(query)
+            return await client(query, top_k)
         except SearchError as error:
             if error.lasting:
                 raise EvaluationError(f"every search would fail: {error}") from error

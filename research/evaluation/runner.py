@@ -9,7 +9,7 @@ from typing import Any, cast
 from research.datasets.questions import Question
 from research.environments import EpisodeSettings, Row, environment_class, make_environment
 from research.environments.question_answering import Environment
-from research.episode.tools import SEARCH, SearchFunction, search_tool
+from research.episode.tools import SearchFunction, search_tool
 from research.episode.trajectory import Trajectory, well_formed
 from research.evaluation.at_once import Failed, at_once, attempt
 from research.evaluation.config import EvaluationConfig, EvaluationError, evaluation_errors
@@ -18,6 +18,7 @@ from research.evaluation.methods import load_method
 from research.evaluation.methods.calls import Calls
 from research.evaluation.outputs.predictions import PredictionKey
 from research.evaluation.outputs.scoring import set_metrics
+from research.tools.wikipedia_search import wikipedia_tool
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Runner:
         """
         environment = environment_of(self.config)
         # Our own search, whose failures may end the evaluation.
-        search = search_tool(self.search)
-        environment.tools = [search if tool.name == SEARCH else tool for tool in environment.tools]
+        own = {tool.name: tool for tool in (search_tool(self.search), wikipedia_tool(self.search))}
+        environment.tools = [own.get(tool.name, tool) for tool in environment.tools]
         tokens = tokens_of(self.engine, environment.protocol, self.config.prompt, environment.tools)
 
         async def answer(task: Task) -> None:

@@ -1,9 +1,8 @@
 """The tool ``wikipedia_search`` as ReCall's checkpoints know it (Agent-RL/ReCall, src/flashrag/pipeline)."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from research.episode.tools import Tool, make_tool
+from research.episode.tools import SearchFunction, Tool, make_tool
 from research.episode.trajectory import Passage
 from research.tools.search import RetrieverClient, RetrieverConfig
 
@@ -13,11 +12,12 @@ def tool(retriever: RetrieverConfig) -> Tool:
     return wikipedia_tool(RetrieverClient(retriever))
 
 
-def wikipedia_tool(search: Callable[[str, int], Awaitable[list[Passage]]]) -> Tool:
+def wikipedia_tool(search: SearchFunction) -> Tool:
     """The same around a search function, which is given a query and how many passages are wanted."""
 
     async def wikipedia_search(query: str, top_n: int = 5) -> list[Passage] | str:
         """Search Wikipedia for a given query."""
         return await search(query, top_n) if query else "invalid query"
 
-    return replace(make_tool(wikipedia_search), close=getattr(search, "close", None))
+    tool = make_tool(wikipedia_search)
+    return replace(tool, guarded=False, close=getattr(search, "close", None))

@@ -67,7 +67,7 @@ def _call(call: Call, ids: set[str], titles: set[str], normal_answers: list[str]
         normal = f" {normalize_answer(passage.contents)} "
         held = any(answer in normal for answer in normal_answers)
         passages.append({**view, "shown": number < call.shown, "gold": gold, "answer": held})
-    query = call.query if call.tool == "search" else f"{call.tool} {call.query}"
+    query = call.query if call.tool in ("", "search") else f"{call.tool} {call.query}"
     return {"query": query, "error": call.error, "seconds": call.seconds, "passages": passages}
 
 

@@ -21,7 +21,7 @@ def set_metrics(trajectory: Trajectory) -> None:
     answer = score_answer("" if failed else data["prediction"], data["golden_answers"])
     counts = {
         "searches": float(len(trajectory.searches)),
-        "failed_searches": float(sum(search.error is not None for search in trajectory.searches)),
+        "failed_searches": float(sum(each.error is not None for each in trajectory.searches if each.query)),
         "model_tokens": float(sum(trajectory.response_mask)),
         "response_tokens": float(trajectory.response_length),
         "cut_by_length": float(trajectory.finish_reason == "length"),

@@ -16,12 +16,15 @@ from retriever_process import serving
 from stack import ROOT, RecipeRun
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from research.training.precision import has_bfloat16
 from research.training.run_files import read_trajectories, trajectory_path
 
 pytestmark = [pytest.mark.launch, pytest.mark.slow, pytest.mark.timeout(1800)]
-# Their difference, from a processor that multiplies bfloat16 and from one that does not.
-AGREEMENT = 2e-3 if has_bfloat16("cpu") else 1e-4
+# In float32: a policy that has hardly begun to learn has no sharp probabilities, and bfloat16 blurs them further.
+SINGLE = [
+    "actor_rollout_ref.rollout.dtype=float32",
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=fp32",
+]
+AGREEMENT = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Rec
         patch.setenv("HF_HUB_OFFLINE", "1")
         short = ["data.max_response_length=512", "research.controls=[]", "data.train_batch_size=2"]
         short += ["trainer.val_before_train=false", "trainer.test_freq=-1", "research.keep=last"]
-        with RecipeRun(folder / "run", *words, *short) as recipe:
+        with RecipeRun(folder / "run", *words, *short, *SINGLE) as recipe:
             assert recipe.wait() == 0, recipe.text()
             yield recipe
             recipe.assert_nothing_left()
@@ -62,7 +65,7 @@ def test_the_rollouts_log_probs_are_those_of_transformers(run: RecipeRun) -> Non
         own = log_probs[start:].gather(1, ids[0, start + 1 :, None])[:, 0][mask]
         theirs = torch.tensor(trajectory.response_log_probs)[mask]
         differences.append((own.exp() - theirs.exp()).abs())
-    assert torch.cat(differences).mean() <= 2 * AGREEMENT
+    assert torch.cat(differences).mean() <= AGREEMENT
 
 
 def test_the_exported_policy_is_evaluated_in_vllm(run: RecipeRun, tmp_path: Path, word_index: Path) -> None:

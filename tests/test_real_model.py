@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from research.training.run_files import read_trajectories, trajectory_path
 
 pytestmark = [pytest.mark.launch, pytest.mark.slow, pytest.mark.timeout(1800)]
-# In float32: a policy that has hardly begun to learn has no sharp probabilities, and bfloat16 blurs them further.
+# In float32: a policy that has hardly begun to learn has no sharp probabilities, and bfloat16 blurs them
 SINGLE = [
     "actor_rollout_ref.rollout.dtype=float32",
     "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=fp32",

@@ -57,7 +57,7 @@ def test_the_rollouts_log_probs_are_those_of_transformers(run: RecipeRun) -> Non
     """Of the policy that sampled the first step, the cold-started one, in float32."""
     policy = AutoModelForCausalLM.from_pretrained(run.run_dir / "cold_start/policy", dtype=torch.float32)
     differences = []
-    for trajectory in list(read_trajectories(trajectory_path(run.run_dir, 1)))[:4]:
+    for trajectory in list(read_trajectories(trajectory_path(run.run_dir, 1, "train")))[:4]:
         ids = torch.tensor([trajectory.prompt_ids + trajectory.response_ids])
         with torch.no_grad():
             log_probs = policy(ids).logits[0, :-1].log_softmax(-1)

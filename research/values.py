@@ -98,7 +98,6 @@ def _names_one(value: Any) -> bool:
 TOOLS = Rule(lambda value: isinstance(value, str | Sequence | Mapping), "names, or names with parameters")
 ENVIRONMENT = Rule(_names_one, "a name, or one name with its parameters")
 
-
 PROTOCOL = {
     **{f"protocol.{name}": TAG for name in NAMES},
     "protocol.boxed": SWITCH,

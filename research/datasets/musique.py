@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from research.datasets.flashrag import SETS, QuestionSet, fetch
-from research.datasets.questions import hop_counts, read_questions, split_questions, write_questions
+from research.datasets.questions import held_out, hop_counts, read_questions, write_questions
 
 TRAIN, DEV = QuestionSet("musique/train.jsonl", 19_938), SETS["musique"]
 
@@ -43,8 +43,7 @@ def main(
         raise click.UsageError("--train and --dev go together.")
     training = read_questions(train) if train else fetch(TRAIN, out / "raw" / "train.jsonl", revision)
     rest = read_questions(dev) if dev else fetch(DEV, out / "raw" / "dev.jsonl", revision)
-    rest, validating = split_questions(rest, validation, seed)
-    _, testing = split_questions(rest, min(test, len(rest)), seed)
+    validating, testing = held_out(rest, validation, test, seed)
     for split, questions in (("train", training), ("validation", validating), ("test", testing)):
         if questions:  # --validation may take all of dev
             path = out / f"{split}.questions.jsonl"

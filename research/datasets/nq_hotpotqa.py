@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from research.datasets.flashrag import SETS, QuestionSet, fetch
-from research.datasets.questions import Question, hop_counts, split_questions, write_questions
+from research.datasets.questions import Question, held_out, hop_counts, write_questions
 
 TRAIN = {"nq": QuestionSet("nq/train.jsonl", 79_168), "hotpotqa": QuestionSet("hotpotqa/train.jsonl", 90_447)}
 
@@ -31,10 +31,10 @@ def main(out: Path, validation: int, test: int, seed: int, revision: str | None)
     splits: dict[str, list[Question]] = {"train": [], "validation": [], "test": []}
     for name, published in TRAIN.items():
         splits["train"] += _named(name, fetch(published, out / "raw" / f"{name}.train.jsonl", revision))
-        held_out = _named(name, fetch(SETS[name], out / "raw" / f"{name}.held_out.jsonl", revision))
-        rest, drawn = split_questions(held_out, validation, seed)
-        splits["validation"] += drawn
-        splits["test"] += split_questions(rest, min(test, len(rest)), seed)[1]
+        others = _named(name, fetch(SETS[name], out / "raw" / f"{name}.held_out.jsonl", revision))
+        validating, testing = held_out(others, validation, test, seed)
+        splits["validation"] += validating
+        splits["test"] += testing
     for split, questions in splits.items():
         path = out / f"{split}.questions.jsonl"
         write_questions(path, questions)

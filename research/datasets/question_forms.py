@@ -34,14 +34,8 @@ ANSWERS = {
     "reward_model": 'must be {"ground_truth": {"target": [answer, ...]}}',
 }
 EXTRA = ("id", "question", "index", "split", "hops", "supporting_ids")  # read from veRL's extra_info too
-KEPT = (
-    "hops",
-    "type",
-    "level",
-    "question_decomposition",
-    "evidences",
-    "supporting_ids",
-)  # as metadata, in rows without
+# As metadata, in rows without.
+KEPT = ("hops", "type", "level", "question_decomposition", "evidences", "supporting_ids")
 
 
 @dataclass(frozen=True)

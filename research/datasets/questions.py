@@ -108,6 +108,14 @@ def split_questions(questions: Sequence[Item], validation: int, seed: int) -> tu
     return rest, [questions[place] for place in sorted(drawn)]
 
 
+def held_out(
+    questions: Sequence[Item], validation: int, test: int, seed: int
+) -> tuple[list[Item], list[Item]]:
+    """(validation, test): two disjoint draws, the second of at most as many as are left."""
+    rest, validating = split_questions(questions, validation, seed)
+    return validating, split_questions(rest, min(test, len(rest)), seed)[1]
+
+
 def training_rows(
     questions: Iterable[Question], split: str, data_source: str, by_hops: bool = False, first_index: int = 0
 ) -> list[Row]:
@@ -119,8 +127,8 @@ def training_rows(
     rows = []
     for index, each in enumerate(questions, first_index):
         answers = list(each.golden_answers)
-        source = "_".join([data_source, *filter(None, [each.data_source])])
-        source = f"{source}_{each.hops}hop" if by_hops and each.hops is not None else source
+        hops = f"{each.hops}hop" if by_hops and each.hops is not None else ""
+        source = "_".join(filter(None, (data_source, each.data_source, hops)))
         info = {
             "index": index,
             "id": each.id,

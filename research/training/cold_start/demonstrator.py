@@ -6,7 +6,7 @@ what a rollout has, and what it is shown is what the retriever really finds.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from research.datasets.questions import Question
 from research.environments import BaseEnvironment
@@ -35,7 +35,7 @@ class Demonstrator:
     tool: Tool
     place: int = 0
     tried: int = 0
-    heard: int = field(default=-1)
+    heard: int = -1
 
     async def __call__(self, context: list[int], most: int) -> Generation:
         """See ``Generate``. Raises Lost."""
@@ -45,7 +45,7 @@ class Demonstrator:
             text = text.removeprefix(self.protocol.opening)
         elif shown and not shown.endswith("\n"):
             text = f"\n{text}"
-        said = self.tokens.encode(text) + self._end(text)
+        said = self.tokens.encode(text) + self._end()
         self.heard = len(context) + len(said)
         return Generation(said, [0.0] * len(said))
 
@@ -78,7 +78,7 @@ class Demonstrator:
         call = _called(hop.queries[self.tried], self.tool, self.protocol)
         return _turn(f"{before}I need to find: {hop.wanted}", call, self.protocol)
 
-    def _end(self, text: str) -> list[int]:
+    def _end(self) -> list[int]:
         """The end token, wherever it is the model that ends its turn."""
         answered = self.place == len(self.hops)
         ends = {"end": True, "call": answered}.get(self.protocol.stop, False)

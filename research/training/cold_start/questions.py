@@ -12,7 +12,7 @@ import click
 from research.datasets.flashrag import fetch
 from research.datasets.mini.world import build_world
 from research.datasets.musique import DEV, TRAIN
-from research.datasets.questions import Question, split_questions, write_questions
+from research.datasets.questions import Question, held_out, write_questions
 from research.errors import DataError, warn
 from research.files import filling
 from research.places import CACHE
@@ -43,8 +43,7 @@ def questions(out: Path, seed: int) -> None:
 def _musique(folder: Path, seed: int) -> dict[str, list[Question]]:
     """Raises DataError where it cannot be had."""
     train, dev = fetch(TRAIN, RAW / "train.jsonl"), fetch(DEV, RAW / "dev.jsonl")
-    rest, validation = split_questions(dev, VALIDATION, seed)
-    _, test = split_questions(rest, TEST, seed)
+    validation, test = held_out(dev, VALIDATION, TEST, seed)
     splits = {"train": train, "validation": validation, "test": test}
     for split, each in splits.items():
         write_questions(folder / f"{split}.questions.jsonl", each)

@@ -3,7 +3,6 @@
 python -m research.training cold-start train --demonstrations demonstrations.parquet --model DIR --out DIR
 """
 
-import hashlib
 import json
 import os
 import random
@@ -23,6 +22,7 @@ from research.errors import DataError
 from research.files import filling
 from research.training.cold_start.demonstrations import UNTRAINED
 from research.training.precision import autocast
+from research.training.run.sources import cache_key
 
 REPORT_SECONDS = 20.0
 FILE = click.Path(path_type=Path)
@@ -50,7 +50,7 @@ class Schedule:
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--demonstrations", "files", required=True, multiple=True, type=FILE, help="One or several.")
 @click.option("--model", required=True, help="To start from: a folder or a name on the hub.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
+@click.option("--out", required=True, type=FILE, help="New folder.")
 @click.option("--epochs", default=2, type=click.IntRange(1), help="Passes over all demonstrations.")
 @click.option("--rate", default=2e-4, help="Highest learning rate of AdamW.")
 @click.option("--batch-tokens", default=3000, type=click.IntRange(1), help="Per update.")
@@ -58,9 +58,7 @@ class Schedule:
     "--seconds", type=click.FloatRange(0, min_open=True), help="End after that long, if not before."
 )
 @click.option("--seed", default=0, help="Of the order.")
-@click.option(
-    "--cache", type=click.Path(path_type=Path), help="Folder in which an equal policy is kept or found."
-)
+@click.option("--cache", type=FILE, help="Folder in which an equal policy is kept or found.")
 def train(
     files: tuple[Path, ...],
     model: str,
@@ -80,24 +78,14 @@ def train(
     if cache is None:
         _train(examples, model, schedule, out)
         return
-    kept = cache / f"cold_start-{_key(examples, model, schedule)}"
+    files_of_model = map(_stamp, sorted(Path(model).glob("*")))
+    kept = cache / f"cold_start-{cache_key(json.dumps(examples), model, *files_of_model, schedule)}"
     if kept.exists():
         click.echo(f"{kept}: trained before, on the same demonstrations")
     else:
         _train(examples, model, schedule, kept)
     with filling(out) as scratch:
         shutil.copytree(kept, scratch, copy_function=_link, dirs_exist_ok=True)
-
-
-def _key(examples: Sequence[Example], model: str, schedule: Schedule) -> str:
-    """Of all that the policy depends on."""
-    parts = [
-        json.dumps(examples),
-        model,
-        *(_stamp(each) for each in sorted(Path(model).glob("*"))),
-        str(schedule),
-    ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def _stamp(path: Path) -> str:

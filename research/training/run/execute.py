@@ -141,7 +141,6 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
         _run(command)
     if plan.options.policy != "tiny":  # now there is a model
         _refuse(fit_to_model(plan.options, plan.sized_model, config))
-        OmegaConf.save(config, run_dir / "config.yaml")
     for command in plan.build:
         _run(command)
     # The trainer forgets them too, but late: until then they would be shown as steps of this run.
@@ -220,14 +219,14 @@ def _supervised_control(plan: RunPlan) -> None:
     RUN_DIR/controls.jsonl, and from there into the table and the report as rows of their own.
     """
     run_dir, folder = plan.options.run_dir, plan.options.run_dir / "supervised"
-    # The seconds of the cold start are in its folder; evaluations and start-up do not count.
-    cold_start = json.loads((Path(str(plan.inputs.model)) / "cold_start.json").read_text(encoding="utf-8"))
+    # Evaluations and start-up do not count.
     steps = sum(row.get("timing_s/step", 0.0) for row in read_metrics(run_dir))
     policy = folder / "policy"
     if plan.options.policy == SMALL:
         commands = supervised_control(plan.inputs, folder, steps)
     else:
-        seconds = cold_start["seconds"] + steps
+        cold_start = Path(str(plan.inputs.model)) / "cold_start.json"
+        seconds = json.loads(cold_start.read_text(encoding="utf-8"))["seconds"] + steps
         task = f"train a policy on clean demonstrations for {seconds:.0f} s"
         words = ("--out", policy, "--clean", "--seconds", round(seconds), "--seed", plan.options.seed)
         commands = [module_command(task, "research.datasets.mini.policy", *words, creates=policy)]

@@ -35,10 +35,14 @@ SHAPES = [
 
 @pytest.fixture
 def model():
+    return make_model()
+
+
+def make_model(**settings):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": VOCABULARY}
-    config = Qwen2Config(**sizes, num_attention_heads=4, num_key_value_heads=2, attn_implementation="sdpa")
-    return Qwen2ForCausalLM(config).float()
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return Qwen2ForCausalLM(Qwen2Config(**sizes, attn_implementation="sdpa", **settings)).float()
 
 
 @pytest.fixture
@@ -65,12 +69,12 @@ def nested(rows, dtype=torch.long):
     )
 
 
-def make_batch(temperature=1.0, **settings):
+def make_batch(temperature=1.0, vocabulary=VOCABULARY, **settings):
     """A batch as veRL's transfer queue hands it to the engine."""
     generator = torch.Generator().manual_seed(1)
 
     def tokens(count):
-        return torch.randint(1, VOCABULARY, (count,), generator=generator).tolist()
+        return torch.randint(1, vocabulary, (count,), generator=generator).tolist()
 
     prompts = [tokens(prompt) for prompt, _ in SHAPES]
     responses = [tokens(len(mask)) for _, mask in SHAPES]
@@ -107,18 +111,27 @@ def gradients(model):
     return found
 
 
+@pytest.mark.parametrize(
+    "vocabulary", [3, VOCABULARY]
+)  # of two tokens: sequences begin alike, some are equal
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_a_micro_batch_without_mask_equals_verls_with_mask(model, one_rank, temperature):
+@pytest.mark.parametrize("window", [None, 4])  # layers that do not see all tokens take no trees
+def test_a_micro_batch_without_mask_equals_verls_with_mask(one_rank, temperature, vocabulary, window):
     outputs, grads = [], []
+    model = make_model(use_sliding_window=bool(window), sliding_window=window, max_window_layers=1)
     for kind in (FSDPEngineWithLMHead, CPUFSDPEngine):
-        batch = make_batch(temperature, calculate_entropy=True)
+        batch = make_batch(temperature, vocabulary, calculate_entropy=True)
         value, output = engine_of(kind, model).forward_step(batch, loss, forward_only=False)
         value.backward()
         outputs.append({name: values(output, name, batch) for name in ("log_probs", "entropy")})
         grads.append(gradients(model))
+        inputs, _ = engine_of(kind, model).prepare_model_inputs(batch)
         if kind is FSDPEngineWithLMHead:
-            inputs, _ = engine_of(kind, model).prepare_model_inputs(batch)
             assert inputs["attention_mask"].eq(0).any(), "the batch has no padding: nothing is compared"
+        elif not window:
+            tokens = inputs["prefix_tree"].added[:-1]
+            assert (sum(tokens) < len(batch["input_ids"].values())) == (vocabulary == 3)
+        assert ("prefix_tree" in inputs) == (kind is CPUFSDPEngine and not window)
     for name in outputs[0]:
         torch.testing.assert_close(outputs[1][name], outputs[0][name], atol=1e-5, rtol=1e-5)
     for name in grads[0]:

@@ -1,7 +1,7 @@
 """FSDP on a CPU, registered through veRL's engine registry. Imported by research/training/verl/worker.py.
 
 What it computes is what veRL's engine computes (tests/test_cpu_engine.py compares them), in a fraction of the
-time: no attention mask, logits of sampled tokens only, micro-batches of sequences of similar length.
+time: what samples have in common is computed once, nothing is padded, logits are those of sampled tokens.
 """
 
 import dataclasses
@@ -16,6 +16,8 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from research.training.verl.cpu.agreement import measured
 from research.training.verl.cpu.equal_groups import SKIP, advantages_alone, informative
+from research.training.verl.cpu.micro_batches import TREES
+from research.training.verl.cpu.prefix_tree import PrefixTree, takes_trees
 
 # Switches of veRL whose outputs need the logits of all positions.
 WHOLE_LOGITS = (
@@ -46,48 +48,23 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
     # ------------------------------------------------------------------------------ micro-batches
 
     def forward_backward_batch(self, data: TensorDict, loss_function: Any, forward_only: bool = False) -> Any:
-        """In micro-batches of sequences of similar length.
-
-        veRL balances tokens, which mixes lengths, so that half of what is computed is padding.
-        """
+        """Without samples that add nothing, in our own micro-batches."""
         torch.set_num_threads(os.cpu_count() or 1)  # OMP_NUM_THREADS is the rollout's number
         skip = tu.get_non_tensor_data(data=data, key=SKIP, default=False) and not forward_only
         if skip and self.get_data_parallel_size() == 1 and advantages_alone(loss_function):
             data, loss_function = informative(data, loss_function)
         if self.weights_are_the_rollouts and loss_function is not None and "rollout_log_probs" in data:
             loss_function = measured(loss_function)
-        lengths = data["input_ids"].offsets().diff()
-        order = lengths.argsort()
-        rows = self._rows_of_a_micro_batch(len(data), int(lengths.max()), data)
-        batch = tu.index_select_tensor_dict(data, order)
-        tu.assign_non_tensor(batch, use_dynamic_bsz=False, micro_batch_size_per_gpu=rows)
-        output: Any = super().forward_backward_batch(batch, loss_function, forward_only)
-        back = order.argsort()
-        for name, values in output["model_output"].items():
-            parts = values.unbind()
-            output["model_output"][name] = torch.nested.as_nested_tensor(
-                [parts[i] for i in back.tolist()], layout=torch.jagged
-            )
-        return output
-
-    def _rows_of_a_micro_batch(self, rows: int, longest: int, data: TensorDict) -> int:
-        """A divisor of the batch, the same on all ranks, within the configured tokens (or rows)."""
-        if not tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True):
-            return int(data["micro_batch_size_per_gpu"])
-        limit = torch.tensor([longest])
-        torch.distributed.all_reduce(
-            limit, op=torch.distributed.ReduceOp.MAX, group=self.get_data_parallel_group()
-        )
-        most = max(1, int(data["max_token_len_per_gpu"]) // int(limit))
-        return max(size for size in range(1, rows + 1) if rows % size == 0 and size <= most)
+        tu.assign_non_tensor(data, **{TREES: _is_plain(data) and takes_trees(self.module)})
+        return super().forward_backward_batch(data, loss_function, forward_only)
 
     # ------------------------------------------------------------------------------- one micro-batch
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Without attention mask and positions: PyTorch's fast kernel takes no mask.
+        """As a tree of prefixes; else without attention mask and positions: PyTorch's fast kernel takes none.
 
-        Sequences are padded on the right, so causal attention alone keeps tokens from seeing the padding,
-        and positions count from 0.
+        Sequences are padded on the right then, so causal attention alone keeps tokens from seeing the
+        padding, and positions count from 0.
         """
         inputs, arguments = super().prepare_model_inputs(micro_batch=micro_batch)
         self.sampled = sampled_tokens(micro_batch) if _is_plain(micro_batch) else None
@@ -97,16 +74,29 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
             head = self.module.get_output_embeddings()
             self._logits_hook = head.register_forward_pre_hook(self._keep_predicting)
         ids, longest = micro_batch["input_ids"], inputs["input_ids"].shape[1]
-        self.rows = torch.searchsorted(ids.offsets()[1:].contiguous(), self.sampled, right=True)
-        padding_before = torch.arange(len(ids.offsets()) - 1) * longest - ids.offsets()[:-1]
-        self.predicting = self.sampled - 1 + padding_before[self.rows]
-        return inputs | {"attention_mask": None, "position_ids": None}, arguments
+        rows = torch.searchsorted(ids.offsets()[1:].contiguous(), self.sampled, right=True)
+        labels = ids.values()[self.sampled]
+        if takes_trees(self.module):
+            tree = PrefixTree(ids.unbind())
+            inputs, places = tree.inputs(), torch.cat(tree.paths)[self.sampled - 1]
+        else:
+            padding_before = torch.arange(len(ids.offsets()) - 1) * longest - ids.offsets()[:-1]
+            inputs |= {"attention_mask": None, "position_ids": None}
+            places = self.sampled - 1 + padding_before[rows]
+        pairs = torch.stack([places, labels])
+        (self.predicting, self.labels), self.of = pairs.unique(dim=1, return_inverse=True)
+        temperature = arguments.get("temperature")
+        if temperature is not None:
+            arguments["temperature"] = torch.ones(len(self.labels)).index_put((self.of,), temperature[rows])
+        return inputs, arguments
 
     # Of the current micro-batch: the positions of its sampled tokens in the packed sequences (None: not a
-    # plain one), their sequences, and the positions that predict them in the padded sequences.
+    # plain one), the positions in the model's input that predict them and what they predict, each pair once,
+    # and which pair is a sampled token's.
     sampled: torch.Tensor | None = None
-    rows: torch.Tensor
     predicting: torch.Tensor
+    labels: torch.Tensor
+    of: torch.Tensor
     _logits_hook: Any = None
 
     def _keep_predicting(self, head: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -123,10 +113,9 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
         logits = output.logits.squeeze(0).float()
         if not output_args["temperature_is_one"]:
-            logits = logits / output_args["temperature"][self.rows].clamp(min=1e-8).unsqueeze(1)
+            logits = logits / output_args["temperature"].clamp(min=1e-8).unsqueeze(1)
         log_probs = logits.log_softmax(-1)
-        labels = micro_batch["input_ids"].values()[self.sampled]
-        chosen = log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
+        chosen = log_probs.gather(1, self.labels.unsqueeze(1)).squeeze(1)
         result = {"log_probs": self._nested(chosen, micro_batch)}
         wanted = tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False)
         if wanted or torch.is_grad_enabled():
@@ -139,7 +128,7 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
     def _nested(self, values: torch.Tensor, micro_batch: TensorDict) -> torch.Tensor:
         """In veRL's layout: a value is at the token that predicts, the one before the sampled one."""
         ids, places = micro_batch["input_ids"], cast(torch.Tensor, self.sampled) - 1
-        flat = values.new_zeros(len(ids.values())).index_put((places,), values)
+        flat = values.new_zeros(len(ids.values())).index_put((places,), values[self.of])
         return torch.nested.nested_tensor_from_jagged(flat, ids.offsets())
 
     # ------------------------------------------------------------------------ whose weights these are

@@ -27,13 +27,13 @@ def advantages_alone(loss_function: Any) -> bool:
 def informative(data: TensorDict, loss_function: Loss) -> tuple[TensorDict, Loss]:
     """The rows with an advantage, and the loss that they have in the whole batch.
 
-    Rows without one fill up the last micro-batch: their number must divide. Without any informative row the
-    shortest one stays, whose gradient is 0.
+    Where micro-batches have a fixed number of rows, rows without one fill up the last. Without any
+    informative row the shortest one stays, whose gradient is 0.
     """
     lengths = data["input_ids"].offsets().diff()
     speaks = torch.stack([row.ne(0).any() for row in data["advantages"].unbind()])
     order = torch.cat([speaks.nonzero().squeeze(1), _by_length((~speaks).nonzero().squeeze(1), lengths)])
-    kept = order[: _divisible(max(1, int(speaks.sum())), lengths, data)]
+    kept = order[: _divisible(max(1, int(speaks.sum())), len(lengths), data)]
     left = tu.index_select_tensor_dict(data, kept.sort().values)
     return left, _of_whole_batch(loss_function, int(data["loss_mask"].sum()), int(left["loss_mask"].sum()))
 
@@ -42,14 +42,11 @@ def _by_length(rows: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return rows[lengths[rows].argsort()]
 
 
-def _divisible(count: int, lengths: torch.Tensor, data: TensorDict) -> int:
+def _divisible(count: int, rows: int, data: TensorDict) -> int:
     """The least number of rows from `count` on that micro-batches of equal size hold; at most all."""
-    if not tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True):
-        size = int(data["micro_batch_size_per_gpu"])
-        return min(len(lengths), -(-count // size) * size)
-    size = max(1, int(data["max_token_len_per_gpu"]) // int(lengths.max()))
-    batches = -(-count // size)
-    return min(len(lengths), batches * -(-count // batches))
+    dynamic = tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True)
+    size = 1 if dynamic else int(data["micro_batch_size_per_gpu"])
+    return min(rows, -(-count // size) * size)
 
 
 def _of_whole_batch(loss_function: Loss, tokens: int, kept: int) -> Loss:

@@ -126,6 +126,24 @@ def test_hops_name_what_earlier_ones_found() -> None:
     assert hops_of(question("x")) == ()
 
 
+@pytest.mark.parametrize(
+    ("relation", "values", "said"),
+    [
+        ("date of birth", ("7 May 1912", "April 1, 1899"), "1899, of B, is before 1912, of A"),
+        ("publication date", ("1912", "1999"), "1912, of A, is before 1999, of B"),
+        ("date of birth", ("7 May 1912", "8 May 1912"), ""),
+        ("date of birth", ("7 May 1912", "unknown"), ""),
+        ("country", ("1912", "1999"), ""),
+    ],
+)
+def test_two_dates_are_put_in_order_before_the_answer(
+    relation: str, values: tuple[str, str], said: str
+) -> None:
+    evidences = [[subject, relation, value] for subject, value in zip("AB", values, strict=True)]
+    last = hops_of(Question("q", "Who?", ("A",), metadata={"evidences": evidences}))[-1]
+    assert last.fact == ". ".join(filter(None, [f"the {relation} of B is {values[1]}", said]))
+
+
 def test_a_page_that_the_question_does_not_name_is_led_to() -> None:
     bridge = Question(
         "h2",
@@ -202,14 +220,15 @@ def test_a_dead_retriever_ends_it_with_its_reason(files: Path, byte_model: str) 
 
 
 def test_no_question_is_on_both_sides(files: Path) -> None:
-    run("split", "--questions", files / "questions.jsonl", "--out", files / "parts", "--share", 0.5)
-    shown, rest = (
-        {each.id for each in read_questions(files / "parts" / f"{name}.questions.jsonl")}
-        for name in ("demonstrated", "rest")
-    )
-    assert (
-        len(shown) == 2 and not shown & rest and shown | rest == {row["id"] for row in ROWS} and "x" in rest
-    )
+    write(files / "many.jsonl", [row | {"id": f"{row['id']}_{copy}"} for row in ROWS for copy in range(4)])
+    given = ("--questions", files / "many.jsonl", "--out", files / "parts", "--validation", 10)
+    assert "8 questions for the cold start, 3 for validation, 9 others" in run("split", *given)
+    parts = [
+        [each.id for each in read_questions(files / "parts" / f"{name}.questions.jsonl")]
+        for name in ("demonstrated", "validation", "rest")
+    ]
+    assert sorted(sum(parts, [])) == sorted(f"{row['id']}_{copy}" for row in ROWS for copy in range(4))
+    assert not [each for each in parts[0] if each.startswith("x")], "it cannot be demonstrated"
 
 
 def test_questions_without_decompositions_make_no_cold_start(files: Path) -> None:
@@ -297,7 +316,9 @@ def test_the_profile_of_a_small_model(tmp_path: Path, files: Path) -> None:
         "demonstrate searching",
         "cold-start the policy",
     ]
-    assert plan.inputs.questions == small.run_dir / "cold_start/parts/rest.questions.jsonl"
+    parts = small.run_dir / "cold_start/parts"
+    assert plan.inputs.questions == parts / "rest.questions.jsonl"
+    assert plan.inputs.validation == parts / "validation.questions.jsonl"
     assert plan.inputs.index == "bm25" and plan.inputs.corpus == small.run_dir / "corpus.jsonl"
     config = compose(tmp_path, "cpu", policy="smollm2")
     assert config.research.skip_equal_groups and config.research.prompt == "question"

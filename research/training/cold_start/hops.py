@@ -6,13 +6,14 @@ HotpotQA the titles of its ``supporting_facts``.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from research.datasets.question_forms import Question
 from research.metrics.answers import normalize_answer
 
 TRIPLE = ("fact", "relation", "entity")
+YEAR = re.compile(r"\b(\d{4})\b")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _of_evidences(evidences: Any) -> tuple[Hop, ...]:
     triples = [tuple(map(str, each)) for each in evidences if isinstance(each, list | tuple)]
     if len(triples) < len(evidences) or any(len(each) != 3 for each in triples):
         return ()
-    return tuple(
+    hops = [
         Hop(
             f"the {relation} of {subject}",
             _once(f"{subject} {relation}", subject),
@@ -84,7 +85,23 @@ def _of_evidences(evidences: Any) -> tuple[Hop, ...]:
             f"the {relation} of {subject} is {value}",
         )
         for subject, relation, value in triples
-    )
+    ]
+    if hops and (order := _order(triples)):
+        hops[-1] = replace(hops[-1], fact=f"{hops[-1].fact}. {order}")
+    return tuple(hops)
+
+
+def _order(triples: Sequence[tuple[str, ...]]) -> str:
+    """Which of two dates is the earlier, in words: a small model does not compare and answer in one step."""
+    years = [
+        (int(found[1]), subject)
+        for subject, relation, value in triples
+        if "date" in relation and (found := YEAR.search(value))
+    ]
+    if len(years) != 2 or years[0][0] == years[1][0]:
+        return ""
+    (early, first), (late, second) = sorted(years)
+    return f"{early}, of {first}, is before {late}, of {second}"
 
 
 def _of_titles(question: str, titles: Sequence[str], answer: str) -> tuple[Hop, ...]:

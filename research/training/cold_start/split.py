@@ -1,9 +1,9 @@
-"""Part the training questions: some for the cold start, the others for reinforcement learning.
+"""Part the training questions: some for the cold start, some for validation, the others for GRPO.
 
     python -m research.training cold-start split --questions train.questions.jsonl --out DIR
 
 On questions whose answers it was shown a policy is right at once, and nothing is left to learn. So no
-question of the one part is in the other.
+question is in two parts.
 """
 
 from pathlib import Path
@@ -15,17 +15,20 @@ from research.errors import DataError
 from research.files import filling
 from research.training.cold_start.hops import hops_of
 
-DEMONSTRATED, REST = "demonstrated.questions.jsonl", "rest.questions.jsonl"
+DEMONSTRATED, VALIDATION, REST = (
+    f"{part}.questions.jsonl" for part in ("demonstrated", "validation", "rest")
+)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--questions", required=True, type=click.Path(path_type=Path), help="With decompositions.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
 @click.option("--most", default=600, type=click.IntRange(1), help="Questions for the cold start, at most.")
-@click.option("--share", default=0.75, type=click.FloatRange(0, 1), help="And this share of those that fit.")
+@click.option("--share", default=0.5, type=click.FloatRange(0, 1), help="And this share of those that fit.")
+@click.option("--validation", default=0, type=click.IntRange(0), help="Of the others, at most a quarter.")
 @click.option("--seed", default=42, help="Of the draw.")
-def split(questions: Path, out: Path, most: int, share: float, seed: int) -> None:
-    """Write DIR/demonstrated.questions.jsonl and DIR/rest.questions.jsonl."""
+def split(questions: Path, out: Path, most: int, share: float, validation: int, seed: int) -> None:
+    """Write DIR/demonstrated.questions.jsonl, DIR/validation.questions.jsonl and DIR/rest.questions.jsonl."""
     asked = read_questions(questions)
     fit = [each for each in asked if hops_of(each)]
     if not fit:
@@ -35,8 +38,12 @@ def split(questions: Path, out: Path, most: int, share: float, seed: int) -> Non
         )
     _, drawn = split_questions(fit, min(most, int(share * len(fit))), seed)
     names = {each.id for each in drawn}
-    rest = [each for each in asked if each.id not in names]
+    others = [each for each in asked if each.id not in names]
+    rest, validating = split_questions(others, min(validation, len(others) // 4), seed)
     with filling(out) as scratch:
-        write_questions(scratch / DEMONSTRATED, drawn)
-        write_questions(scratch / REST, rest)
-    click.echo(f"{out}: {len(drawn)} questions for the cold start, {len(rest)} others ({hop_counts(rest)})")
+        for name, part in zip((DEMONSTRATED, VALIDATION, REST), (drawn, validating, rest), strict=True):
+            write_questions(scratch / name, part)
+    click.echo(
+        f"{out}: {len(drawn)} questions for the cold start, {len(validating)} for validation, "
+        f"{len(rest)} others ({hop_counts(rest)})"
+    )

@@ -13,6 +13,7 @@ from research.training.run.options import SPLITS, Command, RecipeOptions, module
 
 SMALL, OWN_CORPUS = "smollm2", "dataset"
 MODEL = CACHE / "smollm2"
+VALIDATION = 60  # questions, for a curve that says something
 MANY = 10_000  # epochs, which the seconds bound
 # What the demonstrations depend on: of the user's words, those about an episode.
 EPISODE_KEYS = (
@@ -57,12 +58,16 @@ def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
     """The training questions without those of the cold start, and the policy that comes of them."""
     folder = inputs.run_dir / "cold_start"
     parts, shown, policy = folder / "parts", folder / "demonstrations.parquet", folder / "policy"
-    asked, rest = (parts / f"{name}.questions.jsonl" for name in ("demonstrated", "rest"))
+    asked, held_out, rest = (
+        parts / f"{name}.questions.jsonl" for name in ("demonstrated", "validation", "rest")
+    )
+    validation = inputs.validation or held_out
+    drawn = ("--validation", VALIDATION if validation == held_out else 0)
     seconds = ("--seconds", inputs.cold_start_seconds) if inputs.cold_start_seconds else ()
     commands = [
         _command(
             "part the questions of the cold start from the others",
-            *("split", "--questions", inputs.questions, "--out", parts, "--seed", inputs.seed),
+            *("split", "--questions", inputs.questions, "--out", parts, "--seed", inputs.seed, *drawn),
             creates=parts,
         ),
         _demonstrations(inputs, asked, shown),
@@ -73,7 +78,7 @@ def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
             creates=policy,
         ),
     ]
-    return replace(inputs, questions=rest, model=str(policy)), commands
+    return replace(inputs, questions=rest, validation=validation, model=str(policy)), commands
 
 
 def supervised_control(inputs: RecipeOptions, folder: Path, seconds: float) -> list[Command]:

@@ -43,8 +43,8 @@ def model():
 def make_model(**settings):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": VOCABULARY}
-    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2}
-    return Qwen2ForCausalLM(Qwen2Config(**sizes, attn_implementation="sdpa", **settings)).float()
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2} | settings
+    return Qwen2ForCausalLM(Qwen2Config(**sizes, attn_implementation="sdpa")).float()
 
 
 @pytest.fixture

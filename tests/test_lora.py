@@ -12,7 +12,6 @@ from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelCo
 from benchmarks.references.model import byte_tokenizer
 from research.training.verl.cpu.engine import CPUFSDPEngine
 
-
 SDPA = {"override_config": {"attn_implementation": "sdpa"}, "enable_gradient_checkpointing": False}
 
 

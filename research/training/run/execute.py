@@ -6,9 +6,11 @@ import shlex
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import psutil
 from omegaconf import DictConfig, OmegaConf
 
 from research import processes
@@ -20,7 +22,6 @@ from research.processes import start, tail
 from research.training.config import LAST, headline_of, load_config, read_research_config
 from research.training.rows import settle, total_steps
 from research.training.run.export import EXPORT_FOLDER
-from research.training.run.models import fit_to_model
 from research.training.run.options import Command, RecipeOptions, RunFailed, module_command
 from research.training.run.plan import RunPlan, compose_config
 from research.training.run.preflight import file_problems, free_port, problems
@@ -33,6 +34,8 @@ from research.training.run_files import (
     read_metrics,
     rollout_error,
 )
+from research.training.sizes.fit import fit_to_model
+from research.training.sizes.memory import as_table
 from research.training.watch.progress import StepPrinter
 from research.training.watch.table import HeldOut, as_text, failures_warning, table_rows
 from research.training.watch.validations import final_checkpoint, provenance, stopped_early
@@ -48,10 +51,8 @@ def show(plan: RunPlan) -> None:
     """
     plan = plan.on_port(plan.options.retriever_port or 8000)
     config = compose_config(plan)
-    faults = problems(plan) or [
-        *file_problems(plan, config),
-        *fit_to_model(plan.options, plan.sized_model, config),
-    ]
+    fit = fit_to_model(plan.options, plan.sized_model, config)
+    faults = problems(plan) or file_problems(plan, config)
     os.environ.update(config.ray_kwargs.ray_init.runtime_env.env_vars)
     from research.training.verl.launch import validate
 
@@ -64,7 +65,9 @@ def show(plan: RunPlan) -> None:
     for command in filter(None, [*commands, _export_command(plan.options.run_dir, Path("CHECKPOINT"))]):
         done = "  # already done" if command.is_done else ""
         click.echo(f"# {command.task}{done}\n{shlex.join(command.argv)}")
-    for fault in faults:
+    if fit.parts:
+        click.echo("\n" + as_table(fit.parts, fit.card, psutil.virtual_memory().total))
+    for fault in dict.fromkeys([*faults, *fit.faults]):
         click.echo(f"# on this machine it would not start: {fault}")
 
 
@@ -86,12 +89,12 @@ def execute(plan: RunPlan) -> None:
         config = compose_config(plan)
         if latest_checkpoint(options.run_dir) is None:
             _refuse(file_problems(plan, config))
-        _refuse(fit_to_model(options, plan.sized_model, config))
+        _refuse(fit_to_model(options, plan.sized_model, config).faults)
         with processes.alone_in(options.run_dir, RunFailed):
             _carry_out(plan, config)
 
 
-def _refuse(faults: list[str]) -> None:
+def _refuse(faults: Sequence[str]) -> None:
     if faults:
         raise RunFailed("cannot start:\n  " + "\n  ".join(faults))
 
@@ -140,7 +143,7 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
     for command in plan.prepare:
         _run(command)
     if plan.options.policy != "tiny":  # now there is a model
-        _refuse(fit_to_model(plan.options, plan.sized_model, config))
+        _refuse(fit_to_model(plan.options, plan.sized_model, config).faults)
     for command in plan.build:
         _run(command)
     # The trainer forgets them too, but late: until then they would be shown as steps of this run.

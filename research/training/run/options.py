@@ -134,6 +134,12 @@ class RecipeOptions:
         str, text, "Further options of `retriever_server serve`: '--threads 4 --index-device auto'."
     ] = ""
     gpus: Annotated[int | None, IntRange(1), "GPUs per node. [all]"] = None
+    gpu_memory: Annotated[
+        int | None, IntRange(1), "GB of a GPU to plan for. [what is there; without a GPU, 80]"
+    ] = None
+    lora_rank: Annotated[
+        int | None, IntRange(1), "Train low-rank adapters of all linear layers, and not the whole model."
+    ] = None
     nodes: Annotated[int, IntRange(1), "More than 1: joins a Ray cluster."] = 1
     retriever_url: Annotated[
         str | None, URL, "A retrieval server that is already running; without it, one is started."

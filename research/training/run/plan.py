@@ -54,6 +54,8 @@ class RunPlan:
     def sized_model(self) -> str | None:
         """The model whose size settings follow: the user's, or a small pretrained one once it is there."""
         made = str(self.inputs.model)
+        if not self.options.on_cpu:
+            return made
         return self.options.model or (made if self.options.policy != "tiny" and Path(made).exists() else None)
 
     def on_port(self, port: int) -> "RunPlan":
@@ -162,6 +164,12 @@ def _settings(plan: RunPlan) -> list[Setting]:
     elif any(each.lstrip("+").startswith("trainer.total_epochs=") for each in options.overrides):
         # Not the profile's: the user set epochs.
         settings.append(("trainer.total_training_steps", None, ""))
+    if options.lora_rank:
+        settings += [
+            ("actor_rollout_ref.model.lora_rank", options.lora_rank, "give --lora-rank"),
+            ("actor_rollout_ref.model.lora_alpha", 2 * options.lora_rank, ""),
+            ("actor_rollout_ref.model.lora.merge", True, "vLLM takes whole weights here"),
+        ]
     if gpus := options.gpus or (len(gpu_memory()) if options.hardware == "gpu" else None):
         settings.append(("trainer.n_gpus_per_node", gpus, "give --gpus"))
     return settings

@@ -24,12 +24,13 @@ from research.places import CACHE
 from research.tools.search import TOKEN_VARIABLE
 from research.training.config import read_research_config
 from research.training.rows import require_batch
-from research.training.run.models import folder_faults, model_sizes
+from research.training.run.models import folder_faults
 from research.training.run.options import gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
 from research.training.run.small_policy import OWN_CORPUS, SMALL
 from research.training.run.sources import PREPARED, RECIPES
+from research.training.sizes.model import model_sizes
 from retriever_server.__main__ import build_command, serve
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import KINDS
@@ -44,9 +45,6 @@ SET_BY_US = {
     "--build-args": {"--encoder", "--index", "--faiss-index"},
     "--serve-args": {"--host", "--port", "--token", "--die-with-parent"},
 }
-# A 7B model's training state is spread over the GPUs in float32 (weights, gradients; the optimiser is in
-# main memory), next to the activations of one longest sequence.
-GPU_BYTES_PER_PARAMETER, GPU_BYTES_OF_ACTIVATIONS = 8, 10 * GB
 
 
 def problems(plan: RunPlan) -> list[str]:
@@ -226,16 +224,9 @@ def _hardware(plan: RunPlan) -> Iterator[str]:
     if len(memory) < count:
         yield f"GPU: --gpus {count}, but this machine has {len(memory)}"
     try:
-        parameters, gpus = model_sizes(model).parameters, count * options.nodes
-    except ValueError as error:
-        yield str(error)
+        parameters = model_sizes(model).parameters
+    except ValueError:  # said with what does not fit
         return
-    need = GPU_BYTES_PER_PARAMETER * parameters // gpus + GPU_BYTES_OF_ACTIVATIONS
-    if min(memory) < need:
-        yield (
-            f"GPU memory: {model} on {gpus} GPUs needs about {size_text(need)} per GPU, "
-            f"there are {size_text(min(memory))}: use more GPUs or a smaller --model"
-        )
     # Two checkpoints, each of the weights and both Adam moments in float32; and the policy in bfloat16.
     need = (2 * 12 + 2) * parameters
     yield from _disk(options.run_dir, need, "the run folder (checkpoints, exported policy)")

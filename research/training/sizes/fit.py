@@ -1,0 +1,175 @@
+"""Settings that follow from the size of a model and from the machine, and the reasons why it does not fit."""
+
+import importlib.util
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+from omegaconf import DictConfig, OmegaConf
+
+from research.datasets.hub import size_text
+from research.training.run.options import RecipeOptions, gpu_memory
+from research.training.sizes.memory import (
+    LOGITS_CPU,
+    SINGLE,
+    Part,
+    activations,
+    logits,
+    number_bytes,
+    on_cpu,
+    on_gpus,
+    token_budget,
+)
+from research.training.sizes.model import ModelSizes, model_sizes
+
+GB, GIB, MIB = 10**9, 1 << 30, 1 << 20
+TINY = 10_000_000  # parameters; a larger model wants other settings than the tiny policies
+LOGITS_BYTES = 4 * GB  # of a micro-batch on a CPU
+SHARED_MEMORY = Path("/dev/shm")
+ASSUMED_CARD = 80  # GB of a GPU that is not there
+HEADROOM = 0.9  # of a card; the rest is fragments
+TOKENS_STEP, MOST_TOKENS = 1024, 32 * 1024
+REMEDY = "use more GPUs, --lora-rank 32, a shorter data.max_response_length or a smaller --model"
+ROLLOUT, STREAMED = "actor_rollout_ref.rollout", "actor_rollout_ref.actor.fsdp_config.offload_policy"
+BUDGETS = (
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
+    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu",
+    f"{ROLLOUT}.log_prob_max_token_len_per_gpu",
+)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training takes, and why it cannot be done here, one line each; `card` is None on a CPU."""
+
+    parts: tuple[Part, ...] = ()
+    card: int | None = None
+    faults: tuple[str, ...] = ()
+
+
+def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig) -> Fit:
+    """Adapt the sizes of a composed configuration to a model; None: the tiny policy, or one not there yet."""
+    if model is None:
+        return Fit()
+    try:
+        sizes = model_sizes(model)
+    except ValueError as error:
+        return Fit(faults=(str(error),))
+    memory = psutil.virtual_memory().total
+    if options.on_cpu:
+        _note(options, sizes, config)
+        set_sizes(config, sizes, memory)
+        return Fit(tuple(on_cpu(config, sizes)), None, tuple(_faults_on_cpu(model, config, sizes, memory)))
+    card = options.gpu_memory * GB if options.gpu_memory else min(gpu_memory(), default=ASSUMED_CARD * GB)
+    set_for_card(config, sizes, card, {each.lstrip("+").partition("=")[0] for each in options.overrides})
+    parts = tuple(on_gpus(config, sizes, card))
+    return Fit(parts, card, tuple(_faults_on_gpus(model, parts, card, memory)))
+
+
+# ------------------------------------------------------------------------------------------ on a CPU
+
+
+def _note(options: RecipeOptions, sizes: ModelSizes, config: DictConfig) -> None:
+    if sizes.parameters > TINY and options.policy == "tiny":
+        click.echo(
+            f"note: this run uses a learning rate of {config.actor_rollout_ref.actor.optim.lr:g}, the prompt "
+            f'"{config.research.prompt}", and the limits and lengths of the CPU profile, which are meant for '
+            "a tiny policy; docs/cpu.md says what another model needs"
+        )
+
+
+def set_sizes(config: DictConfig, sizes: ModelSizes, memory: int) -> None:
+    """Buffers, cache and micro-batches of the cpu profile. `memory`: bytes of the machine."""
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    rollout.max_model_len = min(rollout.max_model_len, sizes.positions or rollout.max_model_len)
+    engine, bucket = rollout.checkpoint_engine, -(-sizes.largest * SINGLE // MIB)
+    engine.update_weights_bucket_megabytes = max(engine.update_weights_bucket_megabytes, bucket)
+    tokens = LOGITS_BYTES // (LOGITS_CPU * sizes.vocabulary)
+    actor.ppo_max_token_len_per_gpu = min(actor.ppo_max_token_len_per_gpu, max(tokens, rollout.max_model_len))
+    # Room for all sequences at once, or half of what the model leaves; for one sequence in any case.
+    sequence = sizes.cached * number_bytes(rollout.dtype) * rollout.max_model_len
+    environment = config.ray_kwargs.ray_init.runtime_env.env_vars
+    others = sum(part.main for part in on_cpu(config, sizes)) - _cache(config)
+    cache = -(-max(sequence, min(rollout.max_num_seqs * sequence, (memory - others) // 2)) // GIB)
+    environment.VLLM_CPU_KVCACHE_SPACE = str(max(int(environment.VLLM_CPU_KVCACHE_SPACE), cache))
+
+
+def _cache(config: DictConfig) -> int:
+    return int(config.ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE) * GIB
+
+
+def _faults_on_cpu(model: str, config: DictConfig, sizes: ModelSizes, memory: int) -> Iterator[str]:
+    rollout = config.actor_rollout_ref.rollout
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    if rollout.max_model_len < longest:
+        yield (
+            f"--model: {model} knows {sizes.positions} positions, data.max_prompt_length and "
+            f"data.max_response_length come to {longest}"
+        )
+    needed = sum(part.main for part in on_cpu(config, sizes))
+    if needed > memory:
+        yield (
+            f"memory: training {model} takes about {size_text(needed)}, {size_text(_cache(config))} of it "
+            f"for keys and values (VLLM_CPU_KVCACHE_SPACE); this machine has {size_text(memory)}"
+        )
+    bucket = rollout.checkpoint_engine.update_weights_bucket_megabytes * MIB
+    free = psutil.disk_usage(str(SHARED_MEMORY)).free if SHARED_MEMORY.is_dir() else bucket
+    if free < bucket:
+        yield (
+            f"shared memory: new weights pass through {SHARED_MEMORY} in pieces of {size_text(bucket)}, "
+            f"{size_text(free)} are free there (docker run --shm-size)"
+        )
+
+
+# ------------------------------------------------------------------------------------------ on GPUs
+
+
+def set_for_card(config: DictConfig, sizes: ModelSizes, card: int, given: Collection[str]) -> None:
+    """How vLLM is split, where the actor's states wait, and how many tokens are learned from at once.
+
+    Args:
+        card: bytes of a GPU.
+        given: keys that the user set; they stay.
+    """
+
+    def choose(key: str, value: Any) -> None:
+        if key not in given:
+            OmegaConf.update(config, key, value)
+
+    if importlib.util.find_spec("flash_attn"):
+        choose("actor_rollout_ref.model.override_config.attn_implementation", "flash_attention_2")
+    rollout, split = config.actor_rollout_ref.rollout, 1
+    # A quarter of vLLM's share at least is for keys and values.
+    while (
+        number_bytes(rollout.dtype) * sizes.parameters / split > 0.75 * rollout.gpu_memory_utilization * card
+    ):
+        split *= 2
+    choose(f"{ROLLOUT}.tensor_model_parallel_size", split)
+    longest = config.data.max_prompt_length + config.data.max_response_length
+    for streamed in (False, True):  # layer by layer out of main memory, where they do not fit: slower
+        choose(STREAMED, streamed)
+        if (tokens := _most_tokens(config, sizes, card)) >= longest:
+            break
+    for key in BUDGETS:
+        choose(key, max(longest, min(MOST_TOKENS, tokens // TOKENS_STEP * TOKENS_STEP)))
+
+
+def _most_tokens(config: DictConfig, sizes: ModelSizes, card: int) -> int:
+    """How many tokens of a micro-batch fit beside what does not depend on them."""
+    each = activations(config, sizes) + logits(sizes)
+    fixed = sum(part.update for part in on_gpus(config, sizes, card)) - token_budget(config) * each
+    return max(0, int(HEADROOM * card - fixed) // each)
+
+
+def _faults_on_gpus(model: str, parts: tuple[Part, ...], card: int, memory: int) -> Iterator[str]:
+    for phase, doing in (("update", "learning"), ("rollout", "sampling")):
+        if (need := sum(getattr(part, phase) for part in parts)) > card:
+            yield (
+                f"GPU memory: {doing} with {model} takes about {size_text(need)} of each GPU, there are "
+                f"{size_text(card)}: {REMEDY}"
+            )
+    if (need := sum(part.main for part in parts)) > memory:
+        yield f"memory: {model} takes about {size_text(need)} of main memory, there are {size_text(memory)}"

@@ -33,7 +33,7 @@ SWITCHES = {
     "dry_run": "Print the configuration and every command; run nothing.",
 }
 # What may change when a run resumes; everything else belongs to what is being trained.
-FREE_ON_RESUME = {"run_dir", "steps", "nodes", "gpus", "supervised_control"}
+FREE_ON_RESUME = {"run_dir", "steps", "nodes", "gpus", "supervised_control", "track"}
 FREE_ON_RESUME |= {"serve_args", "retriever_url", "retriever_host", "retriever_port"}
 
 
@@ -53,6 +53,7 @@ def _option(recipe: str, name: str, kind: Any, *texts: str) -> click.Option:
         [RECIPES[recipe].questions_option if name == "questions" else f"--{name.replace('_', '-')}", name],
         type=kind,
         is_flag=kind is click.BOOL,
+        multiple=isinstance(default, tuple),
         default=default,
         show_default=bool(default) and "[" not in text,
         help=text,

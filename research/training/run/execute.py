@@ -33,6 +33,7 @@ from research.training.run_files import (
     read_metrics,
     rollout_error,
 )
+from research.training.verl import tracking
 from research.training.watch.progress import StepPrinter
 from research.training.watch.table import HeldOut, as_text, failures_warning, table_rows
 from research.training.watch.validations import final_checkpoint, provenance, stopped_early
@@ -51,6 +52,7 @@ def show(plan: RunPlan) -> None:
     faults = problems(plan) or [
         *file_problems(plan, config),
         *fit_to_model(plan.options, plan.sized_model, config),
+        *tracking.faults(config),
     ]
     os.environ.update(config.ray_kwargs.ray_init.runtime_env.env_vars)
     from research.training.verl.launch import validate
@@ -86,7 +88,7 @@ def execute(plan: RunPlan) -> None:
         config = compose_config(plan)
         if latest_checkpoint(options.run_dir) is None:
             _refuse(file_problems(plan, config))
-        _refuse(fit_to_model(options, plan.sized_model, config))
+        _refuse([*fit_to_model(options, plan.sized_model, config), *tracking.faults(config)])
         with processes.alone_in(options.run_dir, RunFailed):
             _carry_out(plan, config)
 

@@ -138,6 +138,11 @@ class RecipeOptions:
     ] = None
     retriever_host: Annotated[str, HOST, "Address that the started one binds."] = "127.0.0.1"
     retriever_port: Annotated[int, IntRange(0, 65535), "Its port. [a free one]"] = 0
+    track: Annotated[
+        tuple[Literal["wandb", "mlflow"], ...],
+        click.Choice(["wandb", "mlflow"]),
+        "Also log to this tracker: curves, guards and tables of episodes; may be given twice.",
+    ] = ()
     overrides: tuple[str, ...] = ()
 
     __pydantic_config__ = ConfigDict(extra="forbid")

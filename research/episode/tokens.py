@@ -27,6 +27,9 @@ UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
 )
 
+# As most models write them, and Gemma.
+_CONTROL = re.compile(r"<\|\w+\|>|<(?:start|end)_of_turn>")
+
 
 @dataclass(frozen=True)
 class ResultBlock:
@@ -87,6 +90,10 @@ class TokenProtocol:
             special tokens of ``turn_template`` too, and the closing tags where each is one token of the
             vocabulary.
         stop_strings: the closing tags, where they are not single tokens; else empty.
+
+    Raises:
+        ValueError: the model's chat template knows nothing of an option, or a template of the protocol writes
+            a control token of another model.
     """
 
     def __init__(
@@ -95,6 +102,9 @@ class TokenProtocol:
         self.tokenizer = tokenizer
         self.protocol = protocol
         self.tools = tools
+        self._options = dict(protocol.template_options or {})
+        self._check_options()
+        self._check_control_tokens()
         self.answer_stop = closing(protocol.answer)
         calls = tuple(map(closing, protocol.call_tags))
         self.stop_tags = {"answer": (*calls, self.answer_stop), "end": ()}.get(protocol.stop, calls)
@@ -111,6 +121,21 @@ class TokenProtocol:
         # them away.
         control = (each for each, i in added.items() if each[:1] in "<[" or i in self.eos_token_ids)
         self.special_tokens = tuple(sorted({*tokenizer.all_special_tokens, *control}))
+
+    def _check_options(self) -> None:
+        """Raises ValueError for an option that a template would pass over in silence."""
+        template = str(self.tokenizer.chat_template or "")
+        if unknown := [name for name in self._options if not re.search(rf"\b{re.escape(name)}\b", template)]:
+            raise ValueError(
+                f"protocol.template_options: the model's chat template knows no {', '.join(unknown)}"
+            )
+
+    def _check_control_tokens(self) -> None:
+        """Raises ValueError where a protocol made for one family of models is used with another."""
+        for name in ("result_template", "turn_template", "opening", "invalid_turn"):
+            for token in _CONTROL.findall(getattr(self.protocol, name)):
+                if len(self.encode(token)) != 1:
+                    raise ValueError(f"protocol.{name}: {token} is no token of this model: give its own form")
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of the tokens as they are, special tokens included."""
@@ -190,7 +215,7 @@ class TokenProtocol:
         said = [tool.schema for tool in self.tools] if told else None
         try:
             rendered = self.tokenizer.apply_chat_template(
-                messages, tools=said, tokenize=False, add_generation_prompt=True
+                messages, tools=said, tokenize=False, add_generation_prompt=True, **self._options
             )
         except Exception as error:  # a template is the model's own program, which may raise anything
             raise ValueError(f"the model's chat template fails: {' '.join(str(error).split())}") from error

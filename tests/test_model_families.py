@@ -258,6 +258,39 @@ def test_a_protocol_made_for_qwen_is_refused_with_other_families(
                 TokenProtocol(tokenizer, protocol)
 
 
+RESULT = "<tool_response>\n{passages}\n</tool_response>"
+FORMS = {
+    "llama3.1": "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n%s<|eot_id|>",
+    "gemma3": "<end_of_turn>\n<start_of_turn>user\n%s<end_of_turn>\n",
+}
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "qwen3", "smollm2", *FORMS])
+def test_calls_as_json_get_their_results_in_turns_of_the_family(
+    folders: Path, smollm2: Path, name: str
+) -> None:
+    family, tokenizer = shown(name, folders, smollm2)
+    protocol = evaluation_config("protocol=json").protocol
+    if name in FORMS:
+        protocol = replace(protocol, result_template=FORMS[name] % RESULT + family.start)
+    tools = [search_tool(search_for("Aa\nBo founded Aa."))]
+    tokens = TokenProtocol(tokenizer, protocol, tools)
+    call = '<think>Look.</think><tool_call>\n{"name": "search", "arguments": {"query": "Aa"}}\n</tool_call>'
+    engine = ScriptedEngine(tokens, [call, ANSWER])
+    prompt = build_prompt(SYSTEM + " {tools}\n---\n{question}", QUESTION, tokens)
+    trajectory = asyncio.run(run_episode(prompt, engine.generate, tools, tokens, LIMITS))
+    assert trajectory.finish_reason == "answer" and [each.query for each in trajectory.searches] == ["Aa"]
+    # The turns as the template itself writes them, from the end of the call to where the model goes on.
+    said = [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": "called"},
+        {"role": "user", "content": RESULT.format(passages="Aa\nBo founded Aa.")},
+    ]
+    written = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    assert trajectory.segments[1].text == written.rpartition("called")[2]
+    assert trajectory.segments[1].token_ids == tokens.encode(trajectory.segments[1].text)
+
+
 def test_verls_own_part_of_an_agent_loop_takes_the_tokenizer(each: Shown) -> None:
     from verl.utils.tokenizer.continuous_token_wiring import create_continuous_token_builder
 

@@ -182,17 +182,28 @@ class TokenProtocol:
         Where the template has no place for a system message its text goes in front of the user's.
 
         Raises:
-            ValueError: the template fails, or leaves out what the user says.
+            ValueError: the template fails, or leaves out what the user says or, with the prompt, the tools.
         """
         if not self.tokenizer.chat_template:
             return self.plain(f"{system or ''}\n\n{user}".lstrip())
         if system is not None and not self._takes_system_message:
             system, user = None, f"{system}\n\n{user}" if system else user
-        return self.encode(self._rendered(system, user) + self.protocol.opening)
+        rendered = self._rendered(system, user)
+        if missing := [tool.name for tool in self._told if tool.name not in rendered]:
+            raise ValueError(
+                f"neither the model's chat template nor the prompt names the tools {', '.join(missing)}: "
+                "put {tools} into the prompt"
+            )
+        return self.encode(rendered + self.protocol.opening)
 
     def plain(self, text: str) -> list[int]:
         """Tokens of a prompt without a chat template, behind what the tokenizer itself begins with (BOS)."""
         return beginning(self.tokenizer) + self.encode(text + self.protocol.opening)
+
+    @property
+    def _told(self) -> Sequence[Tool]:
+        """The tools that the chat template is given."""
+        return self.tools if self.protocol.calls == "json" and self.protocol.template_tools else ()
 
     @cached_property
     def _takes_system_message(self) -> bool:
@@ -211,19 +222,13 @@ class TokenProtocol:
     def _rendered(self, system: str | None, user: str) -> str:
         messages = [] if system is None else [{"role": "system", "content": system}]
         messages.append({"role": "user", "content": user})
-        told = self.protocol.calls == "json" and self.protocol.template_tools
-        said = [tool.schema for tool in self.tools] if told else None
+        said = [tool.schema for tool in self._told] or None
         try:
             rendered = self.tokenizer.apply_chat_template(
                 messages, tools=said, tokenize=False, add_generation_prompt=True, **self._options
             )
         except Exception as error:  # a template is the model's own program, which may raise anything
             raise ValueError(f"the model's chat template fails: {' '.join(str(error).split())}") from error
-        if missing := [tool.name for tool in self.tools if said and tool.name not in rendered]:
-            raise ValueError(
-                f"neither the model's chat template nor the prompt names the tools {', '.join(missing)}: "
-                "put {tools} into the prompt"
-            )
         return str(rendered)
 
     def cut(self, token_ids: Sequence[int]) -> tuple[list[int], str | None]:

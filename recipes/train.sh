@@ -16,10 +16,14 @@ for ((i = 1; i <= $#; i++)); do
         --dry-run) dry_run=yes ;;
     esac
 done
-case $hardware in cpu | gpu) ;; *) echo "error: --hardware is cpu or gpu, not '$hardware'" >&2 && exit 2 ;; esac
+case $hardware in
+    cpu | gpu) environment=$hardware ;;
+    rehearsal) environment=cpu ;;
+    *) echo "error: --hardware is cpu, gpu or rehearsal, not '$hardware'" >&2 && exit 2 ;;
+esac
 
 if [ -z "$dry_run" ]; then
-    bash "$root/recipes/setup_env.sh" "$hardware"
+    bash "$root/recipes/setup_env.sh" "$environment"
 elif [ ! -f "$root/.venv/.research-lock" ]; then
     # A dry run needs some environment to compose the configuration in, not the one of the hardware it is about.
     bash "$root/recipes/setup_env.sh" "$detected"

@@ -7,6 +7,7 @@ import types
 
 import pytest
 import torch
+import verl.utils.torch_functional as verl_F
 from tensordict import TensorDict
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from verl import DataProto
@@ -18,6 +19,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
+import research.training.verl.packed_attention  # noqa: F401  (registers packed_sdpa)
 from research.training.verl.cpu import agreement
 from research.training.verl.cpu.engine import CPUFSDPEngine
 from research.training.verl.cpu.equal_groups import advantages_alone
@@ -41,8 +43,8 @@ def model():
 def make_model(**settings):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": VOCABULARY}
-    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2}
-    return Qwen2ForCausalLM(Qwen2Config(**sizes, attn_implementation="sdpa", **settings)).float()
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2} | settings
+    return Qwen2ForCausalLM(Qwen2Config(**sizes, attn_implementation="sdpa")).float()
 
 
 @pytest.fixture
@@ -58,8 +60,11 @@ def engine_of(kind, model):
     engine.use_ulysses_sp, engine.ulysses_sequence_parallel_size = False, 1
     engine._autocast_dtype = torch.float32
     engine.engine_config = types.SimpleNamespace(
-        entropy_checkpointing=False, use_no_sync_for_gradient_accumulation=False
+        entropy_checkpointing=False,
+        entropy_from_logits_with_chunking=False,
+        use_no_sync_for_gradient_accumulation=False,
     )
+    engine.compute_entropy_from_logits = verl_F.entropy_from_logits
     return engine
 
 
@@ -86,9 +91,12 @@ def make_batch(temperature=1.0, vocabulary=VOCABULARY, **settings):
     rollout = [(-torch.rand(len(mask), generator=generator)).tolist() for mask in masks]
     columns["rollout_log_probs"] = nested(rollout, torch.float32)
     batch = TensorDict(columns, batch_size=len(SHAPES))
-    tu.assign_non_tensor(
-        batch, use_remove_padding=False, temperature=temperature, max_token_len_per_gpu=40, **settings
-    )
+    settings = {
+        "use_remove_padding": False,
+        "temperature": temperature,
+        "max_token_len_per_gpu": 40,
+    } | settings
+    tu.assign_non_tensor(batch, **settings)
     return batch
 
 
@@ -136,6 +144,30 @@ def test_a_micro_batch_without_mask_equals_verls_with_mask(one_rank, temperature
         torch.testing.assert_close(outputs[1][name], outputs[0][name], atol=1e-5, rtol=1e-5)
     for name in grads[0]:
         torch.testing.assert_close(grads[1][name], grads[0][name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "packed_sdpa", "eager"])
+@pytest.mark.parametrize("window", [None, 4])
+def test_packed_equals_padded_and_trees(one_rank, attention, window):
+    """veRL's own engine with use_remove_padding, as on a GPU; its entropy is of all tokens alike."""
+    outputs, grads = [], []
+    model = make_model(use_sliding_window=bool(window), sliding_window=window, max_window_layers=1)
+    for kind, packed in (
+        (FSDPEngineWithLMHead, False),
+        (FSDPEngineWithLMHead, True),
+        (CPUFSDPEngine, True),
+        (CPUFSDPEngine, False),
+    ):
+        model.set_attn_implementation(attention if packed else "sdpa")
+        batch = make_batch(0.7, 3, calculate_entropy=True, use_remove_padding=packed)
+        output = engine_of(kind, model).forward_backward_batch(batch, loss)
+        assert len(output["loss"]) > 1
+        outputs.append(sum(output["loss"]))
+        grads.append(gradients(model))
+    assert outputs == pytest.approx([outputs[0]] * len(outputs), rel=1e-5)
+    for other in grads[1:]:
+        for name, values in grads[0].items():
+            torch.testing.assert_close(other[name], values, atol=1e-4, rtol=1e-4)
 
 
 def test_what_needs_all_logits_takes_verls_path(model, one_rank):

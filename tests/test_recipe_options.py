@@ -256,7 +256,7 @@ def test_words_that_the_retrieval_server_does_not_take(tmp_path, words, message)
     ("change", "why"),
     [
         ({"retriever": "x"}, "retriever: Unexpected keyword argument"),
-        ({"hardware": "tpu"}, "hardware: Input should be 'cpu' or 'gpu'"),
+        ({"hardware": "tpu"}, "hardware: Input should be 'cpu', 'gpu' or 'rehearsal'"),
         ({"steps": "ten"}, "steps: Input should be a valid integer"),
         ({"overrides": None}, "overrides: "),
         ({"corpus": 5}, "corpus: "),

@@ -5,6 +5,7 @@ A policy that answers under them knows the answers by heart, or finds them in th
 
 from collections.abc import Sequence
 from itertools import cycle
+from typing import Any
 
 from research.episode.tools import SearchFunction
 from research.episode.trajectory import Passage
@@ -29,7 +30,7 @@ def controlled(search: SearchFunction, control: str, decoys: Sequence[str]) -> S
         raise ValueError(f"control {control!r} with {len(decoys)} decoys; there are: {', '.join(CONTROLS)}")
     others = cycle(decoys)
 
-    async def search_for_another(query: str) -> list[Passage]:
-        return await search(next(others)) if control == SHUFFLED else []
+    async def search_for_another(query: str, **settings: Any) -> list[Passage]:
+        return await search(query=next(others), **settings) if control == SHUFFLED else []
 
     return search_for_another

@@ -15,7 +15,7 @@ from research.episode.loop import Generate, run_episode
 from research.episode.prompts import build_prompt
 from research.episode.protocol import answer_of, format_fault
 from research.episode.tokens import TokenProtocol
-from research.episode.tools import SEARCH, Tool
+from research.episode.tools import Tool
 from research.episode.trajectory import Trajectory
 from research.errors import DataError
 from research.metrics.answers import exact_match, token_f1
@@ -60,6 +60,10 @@ class Environment(BaseEnvironment):
         if unknown := set(settings.controls) - set(CONTROLS):
             there = ", ".join(CONTROLS)
             raise ValueError(f"research.controls: {', '.join(sorted(unknown))}; there are: {there}")
+        if settings.controls and not any(tool.searches for tool in self.tools):
+            raise ValueError(
+                "research.controls: none of research.tools searches, so there is nothing to control"
+            )
 
     def read(self, path: Path, split: str, final: bool = True) -> list[Question]:
         """See BaseEnvironment. Test questions must be fit for the controls."""
@@ -124,7 +128,7 @@ class Environment(BaseEnvironment):
         return trajectory
 
     def _controlled(self, tool: Tool, info: dict[str, Any]) -> Tool:
-        if tool.name != SEARCH:
+        if not tool.searches:
             return tool
         return replace(tool, function=controlled(tool.function, info["control"], list(info["decoys"])))
 
@@ -134,7 +138,7 @@ class Environment(BaseEnvironment):
         answer = answer_of(trajectory, protocol) or ""
         valid = ended(trajectory) and format_fault(trajectory.model_turns, protocol) is None
         failed = sum(call.error is not None for call in trajectory.searches if call.query)
-        others = [tool.name for tool in self.tools if tool.name != SEARCH]
+        others = [tool.name for tool in self.tools if not tool.searches]
         called = [call.tool for call in trajectory.calls]
         return {
             "em": exact_match(answer, golden_answers),

@@ -169,7 +169,8 @@ async def _call(
         # With tags it is a search that the tag names; JSON may have named anything.
         record = Call(None, error=str(fault), tool="" if tokens.protocol.calls == "json" else SEARCH)
         return record, str(fault) if bare else tokens.protocol.failed(str(fault))
-    record, started = Call(call.text, tool=call.tool.name), time.perf_counter()
+    record = Call(call.text, tool=call.tool.name, searched=call.tool.searches)
+    started = time.perf_counter()
     try:
         result = await call.tool(call.arguments, seconds)
     except ToolError as error:

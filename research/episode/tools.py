@@ -65,6 +65,8 @@ class Tool:
         close: ends what the function holds open, connections say.
         guarded: whether an error that is no ToolError costs the one call alone, as arguments of the model's
             may cause any; it is logged once, with all that helps to mend it.
+        searches: whether it finds passages for its parameter ``query``: what controls take away, and what is
+            counted as a search.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Tool:
     function: Callable[..., Any]
     guarded: bool = True
     close: Callable[[], Awaitable[None]] | None = None
+    searches: bool = False
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -214,7 +217,7 @@ def search_tool(search: SearchFunction) -> Tool:
         return await search(query)
 
     description, close = inspect.cleandoc(function.__doc__ or ""), getattr(search, "close", None)
-    return Tool(SEARCH, description, _Query, function, guarded=False, close=close)
+    return Tool(SEARCH, description, _Query, function, guarded=False, close=close, searches=True)
 
 
 class _Query(BaseModel):

@@ -12,9 +12,6 @@ FinishReason = Literal["answer", "eos", "length", "search_limit"]
 # Of a line that is read: what is unknown is not dropped in silence. Others write ids as numbers.
 _AS_WRITTEN = with_config(ConfigDict(extra="forbid", coerce_numbers_to_str=True))
 
-SEARCH_TOOLS = ("search", "wikipedia_search")
-"""Tools whose calls are counted as searches."""
-
 
 def well_formed(text: str) -> str:
     """The text with ``?`` for each half of a surrogate pair.
@@ -53,7 +50,8 @@ class Call:
 
     ``query``: of a search; of another tool its arguments as JSON. ``error`` is None if the tool answered;
     otherwise the model read a notice instead. ``shown`` counts the passages that fitted into the block, and
-    ``text`` is what a tool without passages gave. ``tool`` is empty where none was called.
+    ``text`` is what a tool without passages gave. ``tool`` is empty where none was called. ``searched``:
+    whether it counts as a search; records without it are of a version in which only ``search`` did.
     """
 
     query: str | None
@@ -63,6 +61,11 @@ class Call:
     seconds: float = 0.0
     tool: str = "search"
     text: str = ""
+    searched: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.searched is None:
+            self.searched = self.tool == "search"
 
 
 @_AS_WRITTEN
@@ -136,7 +139,7 @@ class Trajectory:
     @property
     def searches(self) -> list[Call]:
         """The calls of the tools that search."""
-        return [call for call in self.calls if call.tool in SEARCH_TOOLS]
+        return [call for call in self.calls if call.searched]
 
     @property
     def call_seconds(self) -> float:

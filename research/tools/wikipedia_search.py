@@ -20,4 +20,4 @@ def wikipedia_tool(search: SearchFunction) -> Tool:
         return await search(query, top_n) if query else "invalid query"
 
     tool = make_tool(wikipedia_search)
-    return replace(tool, guarded=False, close=getattr(search, "close", None))
+    return replace(tool, guarded=False, close=getattr(search, "close", None), searches=True)

@@ -53,7 +53,7 @@ class Schedule:
 @click.option("--out", required=True, type=FILE, help="New folder.")
 @click.option("--epochs", default=2, type=click.IntRange(1), help="Passes over all demonstrations.")
 @click.option("--rate", default=2e-4, help="Highest learning rate of AdamW.")
-@click.option("--batch-tokens", default=3000, type=click.IntRange(1), help="Per update.")
+@click.option("--batch-tokens", default=1500, type=click.IntRange(1), help="Per update.")
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), help="End after that long, if not before."
 )

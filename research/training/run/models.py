@@ -113,7 +113,7 @@ def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig) 
     Returns:
         The reasons why it cannot be trained on this machine, one line each.
     """
-    if options.hardware != "cpu" or model is None:
+    if not options.on_cpu or model is None:
         return []
     try:
         sizes = model_sizes(model)

@@ -61,7 +61,9 @@ class RecipeOptions:
     """
 
     hardware: Annotated[
-        Literal["cpu", "gpu"], click.Choice(["cpu", "gpu"]), "Profile. [what this machine has]"
+        Literal["cpu", "gpu", "rehearsal"],
+        click.Choice(["cpu", "gpu", "rehearsal"]),
+        "Profile; rehearsal: the GPU profile on a CPU, two steps of a tiny model. [what this machine has]",
     ]
     run_dir: Annotated[Path, FILE, "Run folder; a run with a checkpoint resumes. [runs/train_RECIPE-TIME]"]
     recipe: str = "musique"
@@ -161,6 +163,11 @@ class RecipeOptions:
     def splits(self) -> dict[str, Path]:
         """The files of questions that there are, by split."""
         return {split: path for split, name in SPLITS.items() if (path := getattr(self, name))}
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether no GPU is used."""
+        return self.hardware != "gpu"
 
     @property
     def is_dense(self) -> bool:

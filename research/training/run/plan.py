@@ -176,14 +176,15 @@ def _compose(options: RecipeOptions, settings: list[Setting]) -> DictConfig:
     if options.policy != "tiny":
         words.append(f"{name}/policy={options.policy}")
     if recipe.preset and not any(each.startswith(f"{name}/preset=") for each in words):
-        words.append(f"{name}/preset={recipe.preset.format(hardware=options.hardware)}")
+        preset = recipe.preset.format(hardware="cpu" if options.on_cpu else "gpu")
+        words.append(f"{name}/preset={preset}")
     _refuse_unknown_protocol(options, words, name)
     overrides += map(as_hydra_word, words)
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
             config = compose(f"train_{name}", overrides=overrides)
-        if config.trainer.device != {"cpu": "cpu", "gpu": "cuda"}[options.hardware]:
+        if config.trainer.device != ("cpu" if options.on_cpu else "cuda"):
             raise RunFailed("hardware cannot be set as a key: give --hardware")
         _set_ray(config, options)
         if wanted := [name for name in options.track if name not in loggers(config)]:
@@ -218,7 +219,7 @@ def _refuse_unknown_protocol(options: RecipeOptions, words: list[str], name: str
     """Raises RunFailed for a preset in whose protocol the tiny policy was not cold-started."""
     key, known = f"{name}/preset=", RECIPES[options.recipe].known
     chosen = [each.removeprefix(key) for each in words if each.startswith(key)]
-    tiny = options.hardware == "cpu" and options.model is None and options.policy == "tiny"
+    tiny = options.on_cpu and options.model is None and options.policy == "tiny"
     if (
         tiny
         and chosen
@@ -250,7 +251,7 @@ def _set_ray(config: DictConfig, options: RecipeOptions) -> None:
     environment = ray_init.runtime_env.env_vars
     environment[WEIGHT_TIMEOUT_VARIABLE] = str(config.research.weight_update_timeout)
     environment.TENSORBOARD_DIR = str(options.run_dir / "tensorboard")
-    if options.hardware == "cpu":
+    if options.on_cpu:
         # vLLM's threads: with a tiny model one core is left to the processes that feed it, or they wait for
         # one another. The actor, which runs alone, takes all cores (research/training/verl/cpu/engine.py).
         cores = os.cpu_count() or 1

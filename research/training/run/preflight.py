@@ -213,7 +213,7 @@ def _disk(path: Path, need: int, what: str) -> Iterator[str]:
 
 def _hardware(plan: RunPlan) -> Iterator[str]:
     options, model = plan.options, str(plan.inputs.model)
-    if options.hardware == "cpu":
+    if options.on_cpu:
         yield from _disk(options.run_dir, 1 * GB, "the run folder (checkpoints, trajectories)")
         return
     memory = gpu_memory()

@@ -46,7 +46,7 @@ def completed(options: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
     """
     recipe = RECIPES[options.recipe]
     small = options.policy == SMALL
-    defaults = (small_policy if small else recipe.cpu if options.hardware == "cpu" else recipe.gpu)(options)
+    defaults = (small_policy if small else recipe.cpu if options.on_cpu else recipe.gpu)(options)
     taken = {name: default for name, default in defaults.items() if getattr(options, name) is None}
     commands = {command.creates: command for _, command in taken.values() if command}
     inputs = replace(options, **{name: value for name, (value, _) in taken.items()})

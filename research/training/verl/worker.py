@@ -2,6 +2,7 @@
 
 import os
 
+import research.training.verl.packed_attention  # noqa: F401  (registers packed_sdpa)
 from research.training.verl import patches
 
 patches.bound_weight_sending()

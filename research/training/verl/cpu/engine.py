@@ -6,11 +6,14 @@ time: what samples have in common is computed once, nothing is padded, logits ar
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 from tensordict import TensorDict
+from torch.distributed.tensor import DTensor
 from verl.utils import tensordict_utils as tu
+from verl.utils.fsdp_utils import merged_lora_context, normalize_peft_param_name
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
@@ -137,6 +140,12 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
         """The weights for the rollout."""
         self.weights_are_the_rollouts = True
         return super().get_per_tensor_param(*args, **kwargs)
+
+    def _merged_lora_per_tensor_param(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Weights with the adapters in them, as exact as they are: veRL rounds them to bfloat16."""
+        with merged_lora_context(self.module, backup_adapters=True):
+            for name, weight in normalize_peft_param_name(self.module.state_dict()).items():
+                yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight.detach().clone()
 
     def optimizer_step(self) -> Any:
         """Change the weights."""

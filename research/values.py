@@ -102,6 +102,7 @@ PROTOCOL = {
     **{f"protocol.{name}": TAG for name in NAMES},
     "protocol.boxed": SWITCH,
     "protocol.calls": one_of(("tags", "json")),
+    "protocol.template_options": or_null(SECTION),
     "protocol.template_tools": SWITCH,
     "protocol.result_template": TEXT,
     "protocol.passage_template": ANY_TEXT,

@@ -113,7 +113,7 @@ def test_ray_workers_get_the_token_and_the_configuration_does_not(monkeypatch, c
         "actor_rollout_ref": {"rollout": {"full_determinism": False}},
     }
     config = OmegaConf.create({"ray_kwargs": {"ray_init": ray_init}, **parts})
-    launch._start_ray_with_token(config)
+    launch._start_ray_with(launch._token(), config)
     environment = started["runtime_env"]["env_vars"]
     assert (environment[TOKEN_VARIABLE], environment["A"], started["num_cpus"]) == ("secret", "1", 2)
     assert "secret" not in OmegaConf.to_yaml(config) and "secret" not in capsys.readouterr().out

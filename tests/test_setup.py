@@ -36,7 +36,8 @@ def declared(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     monkeypatch.chdir(ROOT)
     runpy.run_path("setup.py")
     extras = given["extras_require"]
-    asked = map(Requirement, [*given["install_requires"], *extras["cpu"], *extras["gpu"]])
+    named = [each for name in ("cpu", "gpu", "trackers") for each in extras[name]]
+    asked = map(Requirement, [*given["install_requires"], *named])
     return {canonicalize_name(name) for each in asked for name in (each.name, *each.extras)}
 
 

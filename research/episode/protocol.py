@@ -8,10 +8,11 @@ Search-R1 calls the result ``<information>`` and puts its answer straight into `
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from os.path import commonprefix
+from typing import Any
 
 from research.episode.trajectory import Passage, Trajectory
 
@@ -29,6 +30,7 @@ class Protocol:
     something else than the default; docs/fidelity.md has the reasons.
 
     Attributes:
+        template_options: further values for the chat template, by their names in it (``enable_thinking``).
         template_tools: with ``json``, whether the chat template is given the tools; else a prompt names them.
         stop: the closing tags at which an engine stops: ``answer``, those of calls and of the answer;
             ``call``, those of calls, so that the model ends its answer itself; ``call_first``, the same, but
@@ -86,6 +88,7 @@ class Protocol:
     retokenise: bool = False
     retokenise_whole: bool = False
     neutralise: bool = True
+    template_options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         before, found, after = self.result_template.partition("{passages}")

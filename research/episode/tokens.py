@@ -27,6 +27,9 @@ UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
 )
 
+# As most models write them, and Gemma.
+_CONTROL = re.compile(r"<\|\w+\|>|<(?:start|end)_of_turn>")
+
 
 @dataclass(frozen=True)
 class ResultBlock:
@@ -87,6 +90,10 @@ class TokenProtocol:
             special tokens of ``turn_template`` too, and the closing tags where each is one token of the
             vocabulary.
         stop_strings: the closing tags, where they are not single tokens; else empty.
+
+    Raises:
+        ValueError: the model's chat template knows nothing of an option, or a template of the protocol writes
+            a control token of another model.
     """
 
     def __init__(
@@ -95,6 +102,9 @@ class TokenProtocol:
         self.tokenizer = tokenizer
         self.protocol = protocol
         self.tools = tools
+        self._options = dict(protocol.template_options or {})
+        self._check_options()
+        self._check_control_tokens()
         self.answer_stop = closing(protocol.answer)
         calls = tuple(map(closing, protocol.call_tags))
         self.stop_tags = {"answer": (*calls, self.answer_stop), "end": ()}.get(protocol.stop, calls)
@@ -111,6 +121,21 @@ class TokenProtocol:
         # them away.
         control = (each for each, i in added.items() if each[:1] in "<[" or i in self.eos_token_ids)
         self.special_tokens = tuple(sorted({*tokenizer.all_special_tokens, *control}))
+
+    def _check_options(self) -> None:
+        """Raises ValueError for an option that a template would pass over in silence."""
+        template = str(self.tokenizer.chat_template or "")
+        if unknown := [name for name in self._options if not re.search(rf"\b{re.escape(name)}\b", template)]:
+            raise ValueError(
+                f"protocol.template_options: the model's chat template knows no {', '.join(unknown)}"
+            )
+
+    def _check_control_tokens(self) -> None:
+        """Raises ValueError where a protocol made for one family of models is used with another."""
+        for name in ("result_template", "turn_template", "opening", "invalid_turn"):
+            for token in _CONTROL.findall(getattr(self.protocol, name)):
+                if len(self.encode(token)) != 1:
+                    raise ValueError(f"protocol.{name}: {token} is no token of this model: give its own form")
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of the tokens as they are, special tokens included."""
@@ -157,17 +182,28 @@ class TokenProtocol:
         Where the template has no place for a system message its text goes in front of the user's.
 
         Raises:
-            ValueError: the template fails, or leaves out what the user says.
+            ValueError: the template fails, or leaves out what the user says or, with the prompt, the tools.
         """
         if not self.tokenizer.chat_template:
             return self.plain(f"{system or ''}\n\n{user}".lstrip())
         if system is not None and not self._takes_system_message:
             system, user = None, f"{system}\n\n{user}" if system else user
-        return self.encode(self._rendered(system, user) + self.protocol.opening)
+        rendered = self._rendered(system, user)
+        if missing := [tool.name for tool in self._told if tool.name not in rendered]:
+            raise ValueError(
+                f"neither the model's chat template nor the prompt names the tools {', '.join(missing)}: "
+                "put {tools} into the prompt"
+            )
+        return self.encode(rendered + self.protocol.opening)
 
     def plain(self, text: str) -> list[int]:
         """Tokens of a prompt without a chat template, behind what the tokenizer itself begins with (BOS)."""
         return beginning(self.tokenizer) + self.encode(text + self.protocol.opening)
+
+    @property
+    def _told(self) -> Sequence[Tool]:
+        """The tools that the chat template is given."""
+        return self.tools if self.protocol.calls == "json" and self.protocol.template_tools else ()
 
     @cached_property
     def _takes_system_message(self) -> bool:
@@ -186,19 +222,13 @@ class TokenProtocol:
     def _rendered(self, system: str | None, user: str) -> str:
         messages = [] if system is None else [{"role": "system", "content": system}]
         messages.append({"role": "user", "content": user})
-        told = self.protocol.calls == "json" and self.protocol.template_tools
-        said = [tool.schema for tool in self.tools] if told else None
+        said = [tool.schema for tool in self._told] or None
         try:
             rendered = self.tokenizer.apply_chat_template(
-                messages, tools=said, tokenize=False, add_generation_prompt=True
+                messages, tools=said, tokenize=False, add_generation_prompt=True, **self._options
             )
         except Exception as error:  # a template is the model's own program, which may raise anything
             raise ValueError(f"the model's chat template fails: {' '.join(str(error).split())}") from error
-        if missing := [tool.name for tool in self.tools if said and tool.name not in rendered]:
-            raise ValueError(
-                f"neither the model's chat template nor the prompt names the tools {', '.join(missing)}: "
-                "put {tools} into the prompt"
-            )
         return str(rendered)
 
     def cut(self, token_ids: Sequence[int]) -> tuple[list[int], str | None]:

@@ -93,7 +93,7 @@ async def _ask(config: EvaluationConfig, todo: list[Task], predictions: Predicti
         if set(config.methods) - {"direct"}:
             with suppress(SearchError):  # before a model is loaded; what fails for one question alone may
                 await search(todo[0].question.question)
-        async with opened(config.engine, config.sampling) as engine:
+        async with opened(config.engine, config.sampling, config.protocol.template_options) as engine:
             with Progress(total=total, initial=len(predictions.done), unit="question", smoothing=0.05) as bar:
 
                 def finished(trajectory: Trajectory, seconds: float) -> None:

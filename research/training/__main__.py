@@ -21,6 +21,7 @@ from research.places import RUNS
 from research.processes import Terminated
 from research.training.cold_start.commands import cold_start
 from research.training.run.execute import execute, export, show
+from research.training.run.hub import push, push_policy
 from research.training.run.options import RecipeOptions, RunFailed, gpu_memory
 from research.training.run.plan import make_plan
 from research.training.run.sources import RECIPES
@@ -33,7 +34,7 @@ SWITCHES = {
     "dry_run": "Print the configuration and every command; run nothing.",
 }
 # What may change when a run resumes; everything else belongs to what is being trained.
-FREE_ON_RESUME = {"run_dir", "steps", "nodes", "gpus", "supervised_control"}
+FREE_ON_RESUME = {"run_dir", "steps", "nodes", "gpus", "supervised_control", "track", "push_to_hub"}
 FREE_ON_RESUME |= {"serve_args", "retriever_url", "retriever_host", "retriever_port"}
 
 
@@ -53,6 +54,7 @@ def _option(recipe: str, name: str, kind: Any, *texts: str) -> click.Option:
         [RECIPES[recipe].questions_option if name == "questions" else f"--{name.replace('_', '-')}", name],
         type=kind,
         is_flag=kind is click.BOOL,
+        multiple=isinstance(default, tuple),
         default=default,
         show_default=bool(default) and "[" not in text,
         help=text,
@@ -119,6 +121,7 @@ def rqr(context: click.Context, **values: Any) -> None:
 
 
 main.add_command(cold_start)
+main.add_command(push)
 
 
 def run_recipe(context: click.Context, values: dict[str, Any]) -> None:
@@ -131,6 +134,8 @@ def run_recipe(context: click.Context, values: dict[str, Any]) -> None:
         options = resolve_options(values, explicit, resume or only_export)
         if only_export and not dry_run:
             export(options.run_dir)
+            if options.push_to_hub and "push_to_hub" in explicit:
+                push_policy(options.run_dir, options.push_to_hub)
         else:
             (show if dry_run else execute)(make_plan(options))
     except OSError as error:

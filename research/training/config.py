@@ -73,6 +73,8 @@ class ResearchConfig:
     keep: Annotated[str, rules.one_of((BEST, LAST))]
     early_stop: Annotated[int | None, rules.or_null(integer(1))]
     environment: Annotated[BaseEnvironment, rules.ENVIRONMENT]
+    table_steps: Annotated[int, integer(1)] = 10
+    table_episodes: Annotated[int, integer(1)] = 16
 
 
 RESEARCH = rules.rules_of(ResearchConfig) | EPISODE | rules.PROTOCOL | rules.LIMITS | rules.RETRIEVER

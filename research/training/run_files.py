@@ -5,14 +5,17 @@ import numbers
 import os
 import re
 import socket
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from research.episode.trajectory import Trajectory
 from research.errors import DataError
 from research.files import append_line, cut_half_line, write_atomically
+from research.places import PACKAGE
 
 Line = TypeVar("Line")
 StepMetrics = Mapping[str, float]
@@ -122,6 +125,29 @@ def forget_steps_after(run_dir: Path, step: int) -> None:
             path.unlink()
         elif match:
             cut_half_line(path)
+
+
+def record_revision(run_dir: Path) -> None:
+    """Add to ``revision.txt`` with what the run goes on from here, unless its last line says the same."""
+    said = f"research-rl {version('research-rl')}{_commit()}, veRL {version('verl')}"
+    if said not in read_revisions(run_dir)[-1:]:
+        append_line(run_dir / "revision.txt", said)
+
+
+def read_revisions(run_dir: Path) -> list[str]:
+    """What the run was made with, in order; empty for an older run."""
+    path = run_dir / "revision.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _commit() -> str:
+    """The commit of the checkout that this is, and whether it was changed; empty for an installed package."""
+    command = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except OSError:  # there is no git
+        return ""
+    return f", commit {done.stdout.strip()}" if done.returncode == 0 else ""
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def _only(only: Any, reason: str) -> Rule:
 FIXED = {
     "trainer.val_only": _only(False, "false: recipes/eval_multihop.sh evaluates"),
     "trainer.resume_mode": _only("auto", "auto: a run resumes; another --run-dir starts anew"),
+    "data.apply_chat_template_kwargs": _only({}, "{}: give research.protocol.template_options"),
     "trainer.default_hdfs_dir": _only(None, "null: checkpoints are kept in the run folder, see --run-dir"),
     "trainer.del_local_ckpt_after_load": _only(False, "false: --resume and research.keep need them"),
     "trainer.use_v1": _only(True, "true: the recipe uses that trainer"),

@@ -67,7 +67,7 @@ async def rewrite_all(questions: dict[Rewrite, str], path: Path, config: BrightC
     todo = [row for row in questions if row.key not in done]
     if todo:
         with Progress(total=total, initial=total - len(todo), unit="text", smoothing=0.05) as bar:
-            async with opened(config.engine, config.sampling) as engine:
+            async with opened(config.engine, config.sampling, config.protocol.template_options) as engine:
                 tokens = tokens_of(engine, config.protocol, config.rewriting.prompt)
 
                 async def rewrite(asked: Rewrite) -> None:

@@ -5,6 +5,7 @@ tokenizer: what follows the last mark is the assistant's turn so far, which the 
 """
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken
@@ -26,11 +27,14 @@ WAYS = {
 }
 
 
-def mark_messages(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Make the tokenizer render chats with our marks, each a single token."""
+def mark_messages(tokenizer: "PreTrainedTokenizerBase", options: Mapping[str, Any]) -> None:
+    """Make the tokenizer render chats with our marks, each a single token.
+
+    `options` are those of the chat template, which go to the server: a comment says that they are known.
+    """
     marks = [f"<|message:{role}|>" for role in ("system", "user", "assistant")]
     tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in marks], special_tokens=True)
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = f"{TEMPLATE}{{# {' '.join(options)} #}}"
 
 
 def chat_body(text: str, way: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ one that offers only texts or chats, text is tokenized again between the turns, 
 
 import reprlib
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -39,21 +40,29 @@ class OpenAIServer:
         tokenizer: "PreTrainedTokenizerBase",
         max_model_len: int,
         sampling: Sampling,
+        template_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer, self.max_model_len = tokenizer, max_model_len
         self._server, self._model, self._sampling = server, model, sampling
-        self._way = IDS
+        self._way, self._options = IDS, dict(template_options or {})
 
     @classmethod
-    async def connect(cls, config: EngineConfig, sampling: Sampling) -> "OpenAIServer":
-        """Ask the server what it serves, and what kind of calls it takes. Raises EvaluationError."""
+    async def connect(
+        cls, config: EngineConfig, sampling: Sampling, template_options: Mapping[str, Any] | None = None
+    ) -> "OpenAIServer":
+        """Ask the server what it serves, and what kind of calls it takes. Raises EvaluationError.
+
+        `template_options` go to a server that applies the chat template itself.
+        """
         server = ModelServer(config.model, config.api_key_variable, config.timeout, config.deadline)
         try:
             served = _choose(await _models(server), config.served_name, server.url)
             tokenizer = _load_tokenizer(config.tokenizer or served.get("root") or served["id"])
             length = served.get("max_model_len")
             known = length if isinstance(length, int) and length > 0 else UNKNOWN_LENGTH
-            engine = cls(server, served["id"], tokenizer, config.max_model_len or known, sampling)
+            engine = cls(
+                server, served["id"], tokenizer, config.max_model_len or known, sampling, template_options
+            )
             await engine._probe()
         except BaseException as error:
             await server.close()
@@ -104,7 +113,7 @@ class OpenAIServer:
         for way in (IDS, TEXT, *WAYS):
             self._way = way
             if way == next(iter(WAYS)):
-                mark_messages(self.tokenizer)
+                mark_messages(self.tokenizer, self._options)
             try:
                 await self._complete(self._greeting(), 1, Stops(()), 0, PROBE_S)
                 break
@@ -167,7 +176,10 @@ class OpenAIServer:
         bare = token_ids[len(begun) :] if token_ids[: len(begun)] == begun else token_ids
         text = self.tokenizer.decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         strings = {"stop": self._stop_strings(stops) or None}
-        return strings | (chat_body(text, self._way) if self._way in WAYS else {"prompt": text})
+        if self._way not in WAYS:
+            return strings | {"prompt": text}
+        options = {"chat_template_kwargs": self._options} if self._options else {}
+        return strings | options | chat_body(text, self._way)
 
 
 async def _models(server: ModelServer) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from research.places import TRAIN
 from research.processes import start, tail
 from research.training.config import LAST, headline_of, load_config, read_research_config
 from research.training.rows import settle, total_steps
+from research.training.run import hub
 from research.training.run.export import EXPORT_FOLDER
 from research.training.run.options import Command, RecipeOptions, RunFailed, module_command
 from research.training.run.plan import RunPlan, compose_config
@@ -32,10 +33,12 @@ from research.training.run_files import (
     latest_checkpoint,
     mend_tracker,
     read_metrics,
+    record_revision,
     rollout_error,
 )
 from research.training.sizes.fit import fit_to_model
 from research.training.sizes.memory import as_table
+from research.training.verl import tracking
 from research.training.watch.progress import StepPrinter
 from research.training.watch.table import HeldOut, as_text, failures_warning, table_rows
 from research.training.watch.validations import final_checkpoint, provenance, stopped_early
@@ -52,7 +55,11 @@ def show(plan: RunPlan) -> None:
     plan = plan.on_port(plan.options.retriever_port or 8000)
     config = compose_config(plan)
     fit = fit_to_model(plan.options, plan.sized_model, config)
-    faults = problems(plan) or file_problems(plan, config)
+    faults = problems(plan) or [
+        *file_problems(plan, config),
+        *tracking.faults(config),
+        *hub.faults(plan.options, config),
+    ]
     os.environ.update(config.ray_kwargs.ray_init.runtime_env.env_vars)
     from research.training.verl.launch import validate
 
@@ -62,7 +69,8 @@ def show(plan: RunPlan) -> None:
         raise RunFailed(f"the configuration is not valid: {error}") from error
     click.echo(OmegaConf.to_yaml(config))
     commands = [*plan.prepare, *plan.build, plan.serve, plan.train]
-    for command in filter(None, [*commands, _export_command(plan.options.run_dir, Path("CHECKPOINT"))]):
+    commands += [_export_command(plan.options.run_dir, Path("CHECKPOINT")), _push_command(plan.options)]
+    for command in filter(None, commands):
         done = "  # already done" if command.is_done else ""
         click.echo(f"# {command.task}{done}\n{shlex.join(command.argv)}")
     if fit.parts:
@@ -89,7 +97,8 @@ def execute(plan: RunPlan) -> None:
         config = compose_config(plan)
         if latest_checkpoint(options.run_dir) is None:
             _refuse(file_problems(plan, config))
-        _refuse(fit_to_model(options, plan.sized_model, config).faults)
+        _refuse([*fit_to_model(options, plan.sized_model, config).faults, *tracking.faults(config)])
+        _refuse([*hub.faults(options, config)])
         with processes.alone_in(options.run_dir, RunFailed):
             _carry_out(plan, config)
 
@@ -104,6 +113,7 @@ def _carry_out(plan: RunPlan, config: DictConfig) -> None:
     run_dir = plan.options.run_dir
     try:
         plan.options.save(run_dir / "recipe.json")
+        record_revision(run_dir)
         _prepare_and_train(plan, config)
         if config.trainer.save_freq > 0:
             export(run_dir)
@@ -112,6 +122,8 @@ def _carry_out(plan: RunPlan, config: DictConfig) -> None:
         if plan.options.supervised_control:
             _supervised_control(plan)
         _print_summary(run_dir)
+        if plan.options.push_to_hub:
+            hub.push_policy(run_dir, plan.options.push_to_hub)
     except BaseException as error:
         if not isinstance(error, Exception):
             click.echo("\nstopping ...", err=True)
@@ -265,6 +277,13 @@ def _cause(run_dir: Path) -> str:
 def _export_command(run_dir: Path, checkpoint: Path) -> Command:
     task = "write the policy as a Hugging Face folder"
     return module_command(task, "research.training.run.export", run_dir, checkpoint)
+
+
+def _push_command(options: RecipeOptions) -> Command | None:
+    if options.push_to_hub is None:
+        return None
+    words = ("push", options.run_dir, options.push_to_hub)
+    return module_command("push the policy to the hub", "research.training", *words)
 
 
 def export(run_dir: Path) -> None:

@@ -1,6 +1,7 @@
 """The recipes' command line as an object, the commands that a run consists of, and the error that ends it."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pydantic import ConfigDict, TypeAdapter
 from research import values as rules
 from research.training.run_files import foreign_recipe, read_recipe
 from research.validation import checked
+from research.values import Rule
 from retriever_server.indexes import KINDS
 
 
@@ -40,8 +42,11 @@ def text(value: str) -> str:
     return value
 
 
+HUB_NAME = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+"""A name on the hub, with an owner or without"""
 FILE = click.Path(path_type=Path)
 MODEL, KIND, HOST = (Ruled(name, rules.TEXT) for name in ("name|dir", "kind", "text"))
+REPOSITORY = Ruled("name", Rule(lambda value: bool(HUB_NAME.fullmatch(str(value))), "NAME or OWNER/NAME"))
 URL, KIND_HELP = Ruled("url", rules.URL), f"Kind of the index, of {', '.join(KINDS)}."
 SPLITS = {"train": "questions", "validation": "validation", "test": "test"}
 """split -> the option that names its file"""
@@ -146,6 +151,16 @@ class RecipeOptions:
     ] = None
     retriever_host: Annotated[str, HOST, "Address that the started one binds."] = "127.0.0.1"
     retriever_port: Annotated[int, IntRange(0, 65535), "Its port. [a free one]"] = 0
+    push_to_hub: Annotated[
+        str | None,
+        REPOSITORY,
+        "At the end push the policy with a model card there, private if it is new; with --export, only that.",
+    ] = None
+    track: Annotated[
+        tuple[Literal["wandb", "mlflow"], ...],
+        click.Choice(["wandb", "mlflow"]),
+        "Also log to this tracker: curves, guards and tables of episodes; may be given twice.",
+    ] = ()
     overrides: tuple[str, ...] = ()
 
     __pydantic_config__ = ConfigDict(extra="forbid")

@@ -31,6 +31,7 @@ from research.training.run.sources import RECIPES, cache_key, completed, version
 from research.training.run_files import latest_checkpoint
 from research.training.values import check_training
 from research.training.verl.patches import WEIGHT_TIMEOUT_VARIABLE
+from research.training.verl.tracking import loggers
 
 INDEX_FORMAT = 2  # of the retrieval server's manifests; older indexes in the cache are built again
 
@@ -194,6 +195,8 @@ def _compose(options: RecipeOptions, settings: list[Setting]) -> DictConfig:
         if config.trainer.device != ("cpu" if options.on_cpu else "cuda"):
             raise RunFailed("hardware cannot be set as a key: give --hardware")
         _set_ray(config, options)
+        if wanted := [name for name in options.track if name not in loggers(config)]:
+            config.trainer.logger = [*loggers(config), *wanted]
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise RunFailed(" ".join(str(error).split())) from error

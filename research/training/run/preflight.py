@@ -3,7 +3,6 @@
 import errno
 import importlib.util
 import ipaddress
-import re
 import shlex
 import socket
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from research.tools.search import TOKEN_VARIABLE
 from research.training.config import read_research_config
 from research.training.rows import require_batch
 from research.training.run.models import folder_faults
-from research.training.run.options import gpu_memory
+from research.training.run.options import HUB_NAME, gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
 from research.training.run.small_policy import OWN_CORPUS, SMALL
@@ -39,7 +38,6 @@ from retriever_server.indexes.options import parse_options
 GB = 10**9
 # Modules that exist somewhere on most machines, and that no worker imports.
 NOT_IMPORTED = {"__init__", "test", "tests", "scripts"}
-HUB_NAME = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 # Options of the retrieval server that the recipe sets itself, when it builds and when it serves.
 SET_BY_US = {
     "--build-args": {"--encoder", "--index", "--faiss-index"},

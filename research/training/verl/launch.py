@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.processes import die_with_parent, raise_on_terminate
 from research.tools.search import TOKEN_VARIABLE
 from research.training.config import read_research_config
+from research.training.verl import tracking
 
 # In the message of Ray's OutOfMemoryError, which goes on about its own settings.
 MEMORY_FULL = re.compile(r"Memory on the node .*? was (\S+ used / \S+) limit")
@@ -55,13 +56,17 @@ def train(config: DictConfig) -> None:
 
     from research.training.verl.task_runner import TaskRunner
 
-    if os.environ.get(TOKEN_VARIABLE):
-        _start_ray_with_token(config)
+    if secrets := tracking.secrets(config) | _token():
+        _start_ray_with(secrets, config)
     run_ppo(config, task_runner_class=TaskRunner)
 
 
-def _start_ray_with_token(config: DictConfig) -> None:
-    """Start Ray as run_ppo does, with the retriever's token for the workers of all nodes.
+def _token() -> dict[str, str]:
+    return {TOKEN_VARIABLE: os.environ[TOKEN_VARIABLE]} if os.environ.get(TOKEN_VARIABLE) else {}
+
+
+def _start_ray_with(secrets: dict[str, str], config: DictConfig) -> None:
+    """Start Ray as run_ppo does, with the retriever's token and the trackers' keys for all nodes' workers.
 
     run_ppo prints the options of Ray, and others may read config.yaml: a secret belongs in neither.
     """
@@ -72,7 +77,7 @@ def _start_ray_with_token(config: DictConfig) -> None:
     defaults: Any = OmegaConf.merge(get_ppo_ray_runtime_env(config), options["runtime_env"])
     options["runtime_env"] = OmegaConf.to_container(defaults)
     environment = {"TRANSFER_QUEUE_ENABLE": "1"} if config.transfer_queue.enable else {}
-    options["runtime_env"]["env_vars"] |= {**environment, TOKEN_VARIABLE: os.environ[TOKEN_VARIABLE]}
+    options["runtime_env"]["env_vars"] |= environment | secrets
     ray.init(**options)
 
 

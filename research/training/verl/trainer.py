@@ -19,6 +19,7 @@ from verl.workers.rollout.replica import get_rollout_replica_class
 from research.training import run_files
 from research.training.config import LAST, read_research_config
 from research.training.run_files import metrics_row, read_metrics
+from research.training.verl import tracking
 from research.training.verl.cpu import agreement
 from research.training.verl.cpu.equal_groups import SKIP
 from research.training.verl.rollout import OneServerClient
@@ -46,7 +47,13 @@ class SearchTrainer(PPOTrainerSync):
         sampler: Any = self.replay_buffer  # by configuration research.training.verl.replay_buffer's
         sampler.watch(agent_loop_manager.agent_loop_workers, run_files.rollout_error(self.research.run_dir))
         gc.freeze()  # imported modules stay: each full collection would go through them
-        super().fit(agent_loop_manager)
+        tracking.prepare(self.config, self.research.run_dir, resumes=self.global_steps > 0)
+        try:
+            super().fit(agent_loop_manager)
+        except BaseException:
+            if hasattr(self, "logger"):
+                self.logger.finish(exit_code=1)  # else the trackers would show a finished run
+            raise
 
     def _init_dataloader(self) -> None:
         """veRL's, and further ones for parts of the held-out questions."""
@@ -82,7 +89,7 @@ class SearchTrainer(PPOTrainerSync):
         return self.llm_server_manager.get_client(OneServerClient, server=servers[0])
 
     def on_validate_begin(self) -> None:
-        self._attach_metrics_file()
+        self._attach_loggers()
 
     def _validate(self) -> dict[str, float]:
         """Validate this step, keep its checkpoint if it is the best, and test the final policy at the end.
@@ -144,13 +151,18 @@ class SearchTrainer(PPOTrainerSync):
             self.global_steps = last
 
     def on_train_begin(self) -> None:
-        self._attach_metrics_file()
+        self._attach_loggers()
         self.guards = GuardWatch(self.research.guards, read_metrics(self.research.run_dir))
 
-    def _attach_metrics_file(self) -> None:
+    def _attach_loggers(self) -> None:
         # veRL makes its loggers in fit(); its own file logger starts over on resume.
         loggers: dict[str, Any] = self.logger.logger
-        loggers.setdefault("run", run_files.MetricsFile(self.research.run_dir / "metrics.jsonl"))
+        tracking.require(self.config, loggers)
+        research = self.research
+        loggers.setdefault("run", run_files.MetricsFile(research.run_dir / "metrics.jsonl"))
+        if trackers := [name for name in tracking.TRACKERS if name in loggers]:
+            bounds = (research.table_steps, research.table_episodes)
+            loggers.setdefault("table", tracking.TrajectoryTable(research.run_dir, trackers, *bounds))
 
     def _update_actor(self, batch: tq.KVBatchMeta, metrics: dict[str, Any]) -> tq.KVBatchMeta:
         """With the agreement of actor and rollout, where the old_log_prob pass did not measure it."""

@@ -1,11 +1,14 @@
-"""Low-rank adapters on a CPU: the rollout gets whole weights with the adapters in them, unrounded."""
+"""Low-rank adapters on a CPU: the rollout gets whole weights with the adapters in them, unrounded; export."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
+from stack import RecipeRun
 from test_cpu_engine import make_model
 from test_cpu_engine import one_rank as one_rank
+from test_examples import convert
 from transformers import AutoModelForCausalLM
 from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
 
@@ -16,7 +19,7 @@ SDPA = {"override_config": {"attn_implementation": "sdpa"}, "enable_gradient_che
 
 
 @pytest.fixture
-def policy(tmp_path: Path) -> str:
+def small_model(tmp_path: Path) -> str:
     """A tiny model in a folder."""
     make_model(vocab_size=300).save_pretrained(tmp_path / "policy")
     byte_tokenizer().save_pretrained(tmp_path / "policy")
@@ -24,10 +27,12 @@ def policy(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def engine(one_rank: None, policy: str) -> CPUFSDPEngine:
+def engine(one_rank: None, small_model: str) -> CPUFSDPEngine:
     """Of a model whose adapters have learned something."""
     precision = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
-    model = HFModelConfig(path=policy, use_remove_padding=False, lora_rank=4, lora={"merge": True}, **SDPA)
+    model = HFModelConfig(
+        path=small_model, use_remove_padding=False, lora_rank=4, lora={"merge": True}, **SDPA
+    )
     sharding = FSDPEngineConfig(
         strategy="fsdp2", model_dtype="fp32", mixed_precision=precision, use_torch_compile=False
     )
@@ -40,8 +45,8 @@ def engine(one_rank: None, policy: str) -> CPUFSDPEngine:
     return engine
 
 
-def test_the_rollouts_weights_hold_the_adapters(engine: CPUFSDPEngine, policy: str, tmp_path: Path) -> None:
-    base = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
+def test_the_rollouts_weights_hold_the_adapters(engine: CPUFSDPEngine, small_model: str) -> None:
+    base = AutoModelForCausalLM.from_pretrained(small_model, dtype=torch.float32)
     ids = torch.arange(3, 40)[None]
     expected = engine.module(input_ids=ids).logits
     assert not torch.allclose(expected, base(input_ids=ids).logits, atol=1e-2), "the adapters do nothing"
@@ -50,3 +55,25 @@ def test_the_rollouts_weights_hold_the_adapters(engine: CPUFSDPEngine, policy: s
     base.load_state_dict({name: weight.clone() for name, weight in weights}, strict=False)
     torch.testing.assert_close(base(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(engine.module(input_ids=ids).logits, expected)
+
+
+@pytest.mark.launch
+@pytest.mark.timeout(1800)
+def test_a_step_with_adapters_is_exported_merged_and_as_adapter(policy: str, tmp_path: Path) -> None:
+    """Base and adapter together are the merged policy, which is not the base."""
+    words = ("--model", policy, "--lora-rank", "8", *convert(tmp_path / "handbook"), "--index", "bm25")
+    short = ("--steps", "1", "trainer.val_before_train=false", "trainer.test_freq=-1", "research.keep=last")
+    rate = "actor_rollout_ref.actor.optim.lr=1e-2"
+    with RecipeRun(tmp_path / "run", *words, *short, rate) as run:
+        assert run.wait() == 0, run.text()
+        run.assert_nothing_left()
+    assert run.step_rows()[1]["training/rollout_probs_diff_mean"] <= 1e-5
+    exported = tmp_path / "run/policy"
+    ids = torch.arange(3, 40)[None]
+    before, merged = (AutoModelForCausalLM.from_pretrained(path) for path in (policy, exported))
+    plain, expected = (model(input_ids=ids).logits.log_softmax(-1) for model in (before, merged))
+    assert not torch.allclose(plain, expected, atol=1e-3), "the step changed nothing"
+    adapted = PeftModel.from_pretrained(before, exported / "lora_adapter")(input_ids=ids).logits.log_softmax(
+        -1
+    )
+    torch.testing.assert_close(adapted, expected, atol=1e-4, rtol=1e-4)

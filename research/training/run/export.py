@@ -3,7 +3,7 @@
     python -m research.training.run.export RUN_DIR CHECKPOINT
 
 veRL's own merger joins the shards, in the precision in which the policy was sampled: what was validated is
-what is written.
+what is written. Of a training with LoRA the adapter is in the weights, and besides in the folder lora_adapter.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from omegaconf import OmegaConf
 
-EXPORT_FOLDER = "policy.tmp"
+EXPORT_FOLDER, ADAPTER = "policy.tmp", "lora_adapter"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,14 +25,29 @@ def main(run_dir: Path, checkpoint: Path) -> None:
 
     from research.training.verl.patches import merge_in
 
-    dtype = OmegaConf.load(run_dir / "config.yaml").actor_rollout_ref.rollout.dtype
+    section = OmegaConf.load(run_dir / "config.yaml").actor_rollout_ref
+    dtype = section.rollout.dtype
     merge_in(dtype)
     actor, target = checkpoint / "actor", run_dir / EXPORT_FOLDER
     files = ["--local_dir", str(actor), "--target_dir", str(target)]
     sys.argv = ["verl.model_merger", "merge", "--backend", "fsdp", *files]
     merge()
+    if (target / ADAPTER).exists():
+        merge_adapter(target, dtype, section.model.path)
     path = target / "config.json"
     config = {**json.loads(path.read_text(encoding="utf-8")), "dtype": dtype}  # for loaders that name none
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def merge_adapter(policy: Path, dtype: str, base: str) -> None:
+    """Put the adapter of a folder into the weights beside it, and note which model it belongs to."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype)
+    PeftModel.from_pretrained(model, policy / ADAPTER).merge_and_unload().save_pretrained(policy)
+    path = policy / ADAPTER / "adapter_config.json"
+    config = {**json.loads(path.read_text(encoding="utf-8")), "base_model_name_or_path": base}
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -3,7 +3,7 @@
     python -m research.training.run.export RUN_DIR CHECKPOINT
 
 veRL's own merger joins the shards, in the precision in which the policy was sampled: what was validated is
-what is written. Of a training with LoRA the adapter is in the weights, and besides in the folder lora_adapter.
+what is written. After a training with LoRA the adapter is in the weights, and in the folder lora_adapter.
 """
 
 import json

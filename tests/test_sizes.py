@@ -88,12 +88,34 @@ def test_chosen_settings_fit_the_card_or_the_shortest_budget_does_not(
 ) -> None:
     sizes = sizes_of(name)
     config = fitted(profile, sizes, card, gpus=gpus, rank=rank)
+    split = config.actor_rollout_ref.rollout.tensor_model_parallel_size
+    assert gpus % split == 0 and sizes.heads % split == 0, "vLLM would start no server, or refuse"
     learning = sum(part.update for part in on_gpus(config, sizes, card * GB))
     longest = config.data.max_prompt_length + config.data.max_response_length
     assert learning <= card * GB or token_budget(config) == longest
     more = copy.deepcopy(config)
     more.actor_rollout_ref.actor.ppo_max_token_len_per_gpu += 1024
     assert sum(part.update for part in on_gpus(more, sizes, card * GB)) > learning
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "rank", "card", "said"),
+    [
+        ("7B", 1, 32, 24, "vLLM's weights"),
+        ("32B", 2, 32, 24, "loading"),
+        ("7B", 1, None, 16, "learning"),
+    ],
+)
+def test_a_card_that_is_too_small_is_told_what_for(
+    tmp_path: Path, profile: DictConfig, name: str, gpus: int, rank: int | None, card: int, said: str
+) -> None:
+    config = copy.deepcopy(profile)
+    config.trainer.n_gpus_per_node, config.actor_rollout_ref.model.lora_rank = gpus, rank or 0
+    asked = options(tmp_path, "gpu", gpus=gpus, gpu_memory=card, lora_rank=rank)
+    faults = fit_to_model(asked, f"Qwen/Qwen2.5-{name}", config).faults
+    (fault,) = [each for each in faults if said in each]
+    assert fault.startswith("GPU memory: ") and "use more GPUs" in fault
+    assert ("--lora-rank" in fault) == (rank is None)
 
 
 def test_what_the_user_sets_stays(profile: DictConfig) -> None:
@@ -105,8 +127,9 @@ def test_what_the_user_sets_stays(profile: DictConfig) -> None:
 def test_the_table_adds_up_and_a_card_that_is_too_small_is_told(tmp_path: Path, profile: DictConfig) -> None:
     small = options(tmp_path, "gpu", gpus=1, gpu_memory=16)
     fit = fit_to_model(small, "Qwen/Qwen2.5-7B", copy.deepcopy(profile))
-    assert fit.card == 16 * GB and "GPU memory: learning with Qwen/Qwen2.5-7B" in fit.faults[0]
-    assert "--lora-rank" in fit.faults[0] and "\n" not in fit.faults[0]
+    assert fit.card == 16 * GB
+    (fault,) = [each for each in fit.faults if "learning" in each]
+    assert "GPU memory: learning with Qwen/Qwen2.5-7B" in fault and "\n" not in fault
     lines = as_table(fit.parts, fit.card, 64 * GB).splitlines()
     assert len(lines) == len(fit.parts) + 3 and lines[-1].endswith("16.0 GB        64.0 GB")
     assert ASSUMED_CARD == 80

@@ -23,7 +23,7 @@ from research.training.config import LAST, headline_of, load_config, read_resear
 from research.training.rows import settle, total_steps
 from research.training.run import hub
 from research.training.run.export import EXPORT_FOLDER
-from research.training.run.options import Command, RecipeOptions, RunFailed, module_command
+from research.training.run.options import Command, RecipeOptions, RunFailed, gpu_memory, module_command
 from research.training.run.plan import RunPlan, compose_config
 from research.training.run.preflight import file_problems, free_port, problems
 from research.training.run.retriever_keeper import RetrieverKeeper
@@ -74,7 +74,8 @@ def show(plan: RunPlan) -> None:
         done = "  # already done" if command.is_done else ""
         click.echo(f"# {command.task}{done}\n{shlex.join(command.argv)}")
     if fit.parts:
-        click.echo("\n" + as_table(fit.parts, fit.card, psutil.virtual_memory().total))
+        there = "assumed" if fit.card and not gpu_memory() else "there is"
+        click.echo("\n" + as_table(fit.parts, fit.card, psutil.virtual_memory().total, there))
     for fault in dict.fromkeys([*faults, *fit.faults]):
         click.echo(f"# on this machine it would not start: {fault}")
 

@@ -21,6 +21,7 @@ from research.training.sizes.memory import (
     number_bytes,
     on_cpu,
     on_gpus,
+    states,
     token_budget,
 )
 from research.training.sizes.model import ModelSizes, model_sizes
@@ -31,8 +32,9 @@ LOGITS_BYTES = 4 * GB  # of a micro-batch on a CPU
 SHARED_MEMORY = Path("/dev/shm")
 ASSUMED_CARD = 80  # GB of a GPU that is not there
 HEADROOM = 0.9  # of a card; the rest is fragments
+MOST_WEIGHTS = 0.75  # of vLLM's share of a card; the rest is for keys and values
 TOKENS_STEP, MOST_TOKENS = 1024, 32 * 1024
-REMEDY = "use more GPUs, --lora-rank 32, a shorter data.max_response_length or a smaller --model"
+REMEDY = "use more GPUs, a shorter data.max_response_length, {}a smaller --model"
 ROLLOUT, STREAMED = "actor_rollout_ref.rollout", "actor_rollout_ref.actor.fsdp_config.offload_policy"
 BUDGETS = (
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
@@ -66,7 +68,7 @@ def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig) 
     card = options.gpu_memory * GB if options.gpu_memory else min(gpu_memory(), default=ASSUMED_CARD * GB)
     set_for_card(config, sizes, card, {each.lstrip("+").partition("=")[0] for each in options.overrides})
     parts = tuple(on_gpus(config, sizes, card))
-    return Fit(parts, card, tuple(_faults_on_gpus(model, parts, card, memory)))
+    return Fit(parts, card, tuple(_faults_on_gpus(model, config, sizes, card)))
 
 
 # ------------------------------------------------------------------------------------------ on a CPU
@@ -141,13 +143,10 @@ def set_for_card(config: DictConfig, sizes: ModelSizes, card: int, given: Collec
 
     if importlib.util.find_spec("flash_attn"):
         choose("actor_rollout_ref.model.override_config.attn_implementation", "flash_attention_2")
-    rollout, split = config.actor_rollout_ref.rollout, 1
-    # A quarter of vLLM's share at least is for keys and values.
-    while (
-        number_bytes(rollout.dtype) * sizes.parameters / split > 0.75 * rollout.gpu_memory_utilization * card
-    ):
-        split *= 2
-    choose(f"{ROLLOUT}.tensor_model_parallel_size", split)
+    node = config.trainer.n_gpus_per_node
+    splits = [each for each in range(1, node + 1) if node % each == 0 and sizes.heads % each == 0]
+    fitting = [each for each in splits if _share_of_weights(config, sizes, card, each) <= MOST_WEIGHTS]
+    choose(f"{ROLLOUT}.tensor_model_parallel_size", min(fitting, default=splits[-1]))
     longest = config.data.max_prompt_length + config.data.max_response_length
     for streamed in (False, True):  # layer by layer out of main memory, where they do not fit: slower
         choose(STREAMED, streamed)
@@ -164,12 +163,29 @@ def _most_tokens(config: DictConfig, sizes: ModelSizes, card: int) -> int:
     return max(0, int(HEADROOM * card - fixed) // each)
 
 
-def _faults_on_gpus(model: str, parts: tuple[Part, ...], card: int, memory: int) -> Iterator[str]:
+def _share_of_weights(config: DictConfig, sizes: ModelSizes, card: int, split: int) -> float:
+    """How much of what vLLM takes of a card its weights fill."""
+    rollout = config.actor_rollout_ref.rollout
+    weights = number_bytes(rollout.dtype) * sizes.parameters / split
+    return weights / (rollout.gpu_memory_utilization * card)
+
+
+def _faults_on_gpus(model: str, config: DictConfig, sizes: ModelSizes, card: int) -> Iterator[str]:
+    section, parts = config.actor_rollout_ref, on_gpus(config, sizes, card)
+    memory = psutil.virtual_memory().total
+    remedy = REMEDY.format("" if section.model.lora_rank else "--lora-rank 32 or ")
+    split = section.rollout.tensor_model_parallel_size
+    if _share_of_weights(config, sizes, card, split) > HEADROOM:
+        yield f"GPU memory: vLLM's weights of {model} fill its share of {split} GPU(s): {remedy}"
+    # Even where its states stay in main memory, FSDP2 loads the model through the card.
+    loaded = states(config, sizes)[0] // (config.trainer.n_gpus_per_node * config.trainer.nnodes)
+    if section.actor.fsdp_config.offload_policy and loaded > HEADROOM * card:
+        yield f"GPU memory: loading {model} takes {size_text(loaded)} of each GPU: {remedy}"
     for phase, doing in (("update", "learning"), ("rollout", "sampling")):
         if (need := sum(getattr(part, phase) for part in parts)) > card:
             yield (
                 f"GPU memory: {doing} with {model} takes about {size_text(need)} of each GPU, there are "
-                f"{size_text(card)}: {REMEDY}"
+                f"{size_text(card)}: {remedy}"
             )
     if (need := sum(part.main for part in parts)) > memory:
         yield f"memory: {model} takes about {size_text(need)} of main memory, there are {size_text(memory)}"

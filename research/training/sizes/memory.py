@@ -111,15 +111,19 @@ def on_gpus(config: DictConfig, sizes: ModelSizes, card: int) -> list[Part]:
         Part(f"actor: activations of {tokens:,} tokens", tokens * activations(config, sizes)),
         Part("actor: logits", tokens * logits(sizes)),
         Part("reference policy", main=reference * node),
+        # veRL keeps the weights apart while those with the adapters are sent.
+        Part(
+            "LoRA: copy of the weights", main=weights * node * bool(config.actor_rollout_ref.model.lora_rank)
+        ),
         Part("vLLM: weights, keys and values", rollout=int(rollout.gpu_memory_utilization * card)),
     ]
 
 
-def as_table(parts: Sequence[Part], card: int | None, memory: int) -> str:
+def as_table(parts: Sequence[Part], card: int | None, memory: int, there: str = "there is") -> str:
     """The parts, their sums, and what there is. `card`: None on a CPU; `memory`: of this machine."""
     columns = list(COLUMNS) if card else ["main"]
     sums = {each: sum(getattr(part, each) for part in parts) for each in COLUMNS}
-    rows = [*parts, Part("in all", **sums), Part("there is", card or 0, card or 0, memory)]
+    rows = [*parts, Part("in all", **sums), Part(there, card or 0, card or 0, memory)]
     lines = [f"{'memory, estimated':40}" + "".join(f"{COLUMNS[each]:>15}" for each in columns)]
     for part in rows:
         cells = (size_text(value) if (value := getattr(part, each)) else "-" for each in columns)

@@ -26,6 +26,7 @@ class ModelSizes:
     layers: int
     hidden: int
     intermediate: int
+    heads: int
     cached_width: int  # keys, or values, of a token in one layer
     vocabulary: int  # logits of a token
     positions: int | None  # that it knows; None: any
@@ -62,6 +63,7 @@ def model_sizes(model: str) -> ModelSizes:
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        heads=heads,
         cached_width=(getattr(text, "num_key_value_heads", None) or heads) * dimension,
         vocabulary=text.vocab_size,
         positions=getattr(text, "max_position_embeddings", None),

@@ -8,6 +8,7 @@ COMMON = [
     "verl==0.9.1",
     "ray[default]",
     "transformers",
+    "peft",
     "faiss-cpu",
     "bm25s",
     "PyStemmer",

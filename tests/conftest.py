@@ -56,6 +56,13 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
+@pytest.fixture(autouse=True)
+def no_safe_path() -> Iterator[None]:
+    """The command line of a training keeps the user's folders from Python's path, in its process alone."""
+    yield
+    os.environ.pop("PYTHONSAFEPATH", None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_minilm() -> Iterator[None]:
     """To load and compile minilm takes two seconds, so what builds and opens indexes in this process shares

@@ -63,8 +63,11 @@ def test_a_step_with_adapters_is_exported_merged_and_as_adapter(policy: str, tmp
     """Base and adapter together are the merged policy, which is not the base."""
     words = ("--model", policy, "--lora-rank", "8", *convert(tmp_path / "handbook"), "--index", "bm25")
     short = ("--steps", "1", "trainer.val_before_train=false", "trainer.test_freq=-1", "research.keep=last")
-    rate = "actor_rollout_ref.actor.optim.lr=1e-2"
-    with RecipeRun(tmp_path / "run", *words, *short, rate) as run:
+    optim = "actor_rollout_ref.actor.optim"
+    # A rate and a reward with which one step of such a policy changes something.
+    strong = (f"{optim}.lr=1e-2", f"{optim}.lr_warmup_steps=0")
+    strong += ('research.reward={f1_format: 1.0, "few_searches:score": {weight: 0.01, most: 6}}',)
+    with RecipeRun(tmp_path / "run", *words, *short, *strong) as run:
         assert run.wait() == 0, run.text()
         run.assert_nothing_left()
     assert run.step_rows()[1]["training/rollout_probs_diff_mean"] <= 1e-5

@@ -244,7 +244,7 @@ def test_only_calls_of_a_tool_that_searches_are_searches(text_tokens):
     """Neither a turn that calls nothing nor a call in JSON of no tool is one; ReCall's search is."""
     calls = [
         Call("who", [Passage("p1", "T\nx")], 1),
-        Call('{"query": "who"}', tool="wikipedia_search"),
+        Call('{"query": "who"}', tool="wikipedia_search", searched=True),
         Call("{}", tool="calculator"),
         Call(None, error="neither a call nor an answer", tool=""),
     ]

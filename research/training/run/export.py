@@ -23,6 +23,7 @@ def main(run_dir: Path, checkpoint: Path) -> None:
     """Merge the actor of CHECKPOINT, a folder global_step_N of the run in RUN_DIR."""
     from verl.model_merger.__main__ import main as merge
 
+    import research.training.verl.packed_attention  # noqa: F401  (a configuration may name it)
     from research.training.verl.patches import merge_in
 
     section = OmegaConf.load(run_dir / "config.yaml").actor_rollout_ref
@@ -36,6 +37,7 @@ def main(run_dir: Path, checkpoint: Path) -> None:
         merge_adapter(target, dtype, section.model.path)
     path = target / "config.json"
     config = {**json.loads(path.read_text(encoding="utf-8")), "dtype": dtype}  # for loaders that name none
+    config.pop("attn_implementation", None)  # the training's; others need not know it
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.datasets.hub import size_text
 from research.training.run.options import RecipeOptions, gpu_memory
 from research.training.sizes.memory import (
+    GB,
     LOGITS_CPU,
     SINGLE,
     Part,
@@ -23,10 +24,11 @@ from research.training.sizes.memory import (
     on_gpus,
     states,
     token_budget,
+    total,
 )
 from research.training.sizes.model import ModelSizes, model_sizes
 
-GB, GIB, MIB = 10**9, 1 << 30, 1 << 20
+GIB, MIB = 1 << 30, 1 << 20
 TINY = 10_000_000  # parameters; a larger model wants other settings than the tiny policies
 LOGITS_BYTES = 4 * GB  # of a micro-batch on a CPU
 SHARED_MEMORY = Path("/dev/shm")
@@ -64,11 +66,12 @@ def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig) 
     if options.on_cpu:
         _note(options, sizes, config)
         set_sizes(config, sizes, memory)
-        return Fit(tuple(on_cpu(config, sizes)), None, tuple(_faults_on_cpu(model, config, sizes, memory)))
+        parts = tuple(on_cpu(config, sizes))
+        return Fit(parts, None, tuple(_faults_on_cpu(model, config, sizes, parts, memory)))
     card = options.gpu_memory * GB if options.gpu_memory else min(gpu_memory(), default=ASSUMED_CARD * GB)
     set_for_card(config, sizes, card, {each.lstrip("+").partition("=")[0] for each in options.overrides})
     parts = tuple(on_gpus(config, sizes, card))
-    return Fit(parts, card, tuple(_faults_on_gpus(model, config, sizes, card)))
+    return Fit(parts, card, tuple(_faults_on_gpus(model, config, sizes, parts, card, memory)))
 
 
 # ------------------------------------------------------------------------------------------ on a CPU
@@ -94,7 +97,7 @@ def set_sizes(config: DictConfig, sizes: ModelSizes, memory: int) -> None:
     # Room for all sequences at once, or half of what the model leaves; for one sequence in any case.
     sequence = sizes.cached * number_bytes(rollout.dtype) * rollout.max_model_len
     environment = config.ray_kwargs.ray_init.runtime_env.env_vars
-    others = sum(part.main for part in on_cpu(config, sizes)) - _cache(config)
+    others = total(on_cpu(config, sizes), "main") - _cache(config)
     cache = -(-max(sequence, min(rollout.max_num_seqs * sequence, (memory - others) // 2)) // GIB)
     environment.VLLM_CPU_KVCACHE_SPACE = str(max(int(environment.VLLM_CPU_KVCACHE_SPACE), cache))
 
@@ -103,7 +106,9 @@ def _cache(config: DictConfig) -> int:
     return int(config.ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE) * GIB
 
 
-def _faults_on_cpu(model: str, config: DictConfig, sizes: ModelSizes, memory: int) -> Iterator[str]:
+def _faults_on_cpu(
+    model: str, config: DictConfig, sizes: ModelSizes, parts: tuple[Part, ...], memory: int
+) -> Iterator[str]:
     rollout = config.actor_rollout_ref.rollout
     longest = config.data.max_prompt_length + config.data.max_response_length
     if rollout.max_model_len < longest:
@@ -111,7 +116,7 @@ def _faults_on_cpu(model: str, config: DictConfig, sizes: ModelSizes, memory: in
             f"--model: {model} knows {sizes.positions} positions, data.max_prompt_length and "
             f"data.max_response_length come to {longest}"
         )
-    needed = sum(part.main for part in on_cpu(config, sizes))
+    needed = total(parts, "main")
     if needed > memory:
         yield (
             f"memory: training {model} takes about {size_text(needed)}, {size_text(_cache(config))} of it "
@@ -159,7 +164,7 @@ def set_for_card(config: DictConfig, sizes: ModelSizes, card: int, given: Collec
 def _most_tokens(config: DictConfig, sizes: ModelSizes, card: int) -> int:
     """How many tokens of a micro-batch fit beside what does not depend on them."""
     each = activations(config, sizes) + logits(sizes)
-    fixed = sum(part.update for part in on_gpus(config, sizes, card)) - token_budget(config) * each
+    fixed = total(on_gpus(config, sizes, card), "update") - token_budget(config) * each
     return max(0, int(HEADROOM * card - fixed) // each)
 
 
@@ -170,9 +175,10 @@ def _share_of_weights(config: DictConfig, sizes: ModelSizes, card: int, split: i
     return weights / (rollout.gpu_memory_utilization * card)
 
 
-def _faults_on_gpus(model: str, config: DictConfig, sizes: ModelSizes, card: int) -> Iterator[str]:
-    section, parts = config.actor_rollout_ref, on_gpus(config, sizes, card)
-    memory = psutil.virtual_memory().total
+def _faults_on_gpus(
+    model: str, config: DictConfig, sizes: ModelSizes, parts: tuple[Part, ...], card: int, memory: int
+) -> Iterator[str]:
+    section = config.actor_rollout_ref
     remedy = REMEDY.format("" if section.model.lora_rank else "--lora-rank 32 or ")
     split = section.rollout.tensor_model_parallel_size
     if _share_of_weights(config, sizes, card, split) > HEADROOM:
@@ -182,10 +188,10 @@ def _faults_on_gpus(model: str, config: DictConfig, sizes: ModelSizes, card: int
     if section.actor.fsdp_config.offload_policy and loaded > HEADROOM * card:
         yield f"GPU memory: loading {model} takes {size_text(loaded)} of each GPU: {remedy}"
     for phase, doing in (("update", "learning"), ("rollout", "sampling")):
-        if (need := sum(getattr(part, phase) for part in parts)) > card:
+        if (need := total(parts, phase)) > card:
             yield (
                 f"GPU memory: {doing} with {model} takes about {size_text(need)} of each GPU, there are "
                 f"{size_text(card)}: {remedy}"
             )
-    if (need := sum(part.main for part in parts)) > memory:
+    if (need := total(parts, "main")) > memory:
         yield f"memory: {model} takes about {size_text(need)} of main memory, there are {size_text(memory)}"

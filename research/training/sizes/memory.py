@@ -33,6 +33,11 @@ class Part:
     main: int = 0
 
 
+def total(parts: Sequence[Part], phase: str) -> int:
+    """Bytes of all parts in a column of the table."""
+    return sum(getattr(part, phase) for part in parts)
+
+
 def activations(config: DictConfig, sizes: ModelSizes) -> int:
     """Bytes a token of what a backward pass needs, in bfloat16, with norms in float32.
 
@@ -122,7 +127,7 @@ def on_gpus(config: DictConfig, sizes: ModelSizes, card: int) -> list[Part]:
 def as_table(parts: Sequence[Part], card: int | None, memory: int, there: str = "there is") -> str:
     """The parts, their sums, and what there is. `card`: None on a CPU; `memory`: of this machine."""
     columns = list(COLUMNS) if card else ["main"]
-    sums = {each: sum(getattr(part, each) for part in parts) for each in COLUMNS}
+    sums = {each: total(parts, each) for each in COLUMNS}
     rows = [*parts, Part("in all", **sums), Part(there, card or 0, card or 0, memory)]
     lines = [f"{'memory, estimated':40}" + "".join(f"{COLUMNS[each]:>15}" for each in columns)]
     for part in rows:

@@ -1,5 +1,6 @@
 """Run the recipe as a user does, in a process of its own, and find every process it leaves behind."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -32,13 +33,22 @@ class RecipeRun:
 
     ``args`` are those of recipes/train_`recipe`.sh; a new run gets SMALL sizes, one that goes on has them
     saved. It is started from a folder of the user's, with a ``data`` of theirs and the examples' files.
-    ``installed`` is the environment of an installed package, whose command is run instead.
+    ``installed`` is the environment of an installed package, whose command is run instead. ``alone`` waits
+    until no other test's run is left, and keeps others waiting: for runs that fill half of a laptop's
+    memory.
     """
 
     def __init__(
-        self, run_dir: Path, *args: str, recipe: str = "musique", installed: dict[str, str] | None = None
+        self,
+        run_dir: Path,
+        *args: str,
+        recipe: str = "musique",
+        installed: dict[str, str] | None = None,
+        alone: bool = False,
     ) -> None:
         self.run_dir = run_dir
+        self._turn = (ROOT / "tests" / "stack.py").open()
+        fcntl.flock(self._turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         self.mark = uuid.uuid4().hex
         environment = {**(installed or os.environ), "RESEARCH_TEST_MARK": self.mark}
         script = ["bash", str(ROOT / "recipes" / f"train_{recipe}.sh")]
@@ -73,6 +83,7 @@ class RecipeRun:
             self.process.wait(DEADLINE_S)
         for process in self.processes():
             process.kill()
+        self._turn.close()
 
     def wait(self, timeout: float = DEADLINE_S) -> int:
         """The exit code."""

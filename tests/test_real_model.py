@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Rec
         patch.setenv("HF_HUB_OFFLINE", "1")
         short = ["data.max_response_length=512", "research.controls=[]", "data.train_batch_size=2"]
         short += ["trainer.val_before_train=false", "trainer.test_freq=-1", "research.keep=last"]
-        with RecipeRun(folder / "run", *words, *short, *SINGLE) as recipe:
+        with RecipeRun(folder / "run", *words, *short, *SINGLE, alone=True) as recipe:
             assert recipe.wait() == 0, recipe.text()
             yield recipe
             recipe.assert_nothing_left()

@@ -255,8 +255,8 @@ from research.evaluation.engines import Stops
 opened = run.opened
 
 @asynccontextmanager
-async def asked(config, sampling):
-    async with opened(config, sampling) as engine:
+async def asked(*options):
+    async with opened(*options) as engine:
         question = [{"role": "user", "content": "Who is the founder of the town?"}]
         chat = engine.tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
         prompt = engine.tokenizer.encode(chat, add_special_tokens=False)

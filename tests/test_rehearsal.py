@@ -14,7 +14,7 @@ def test_two_steps_of_the_gpu_profile(policy: str, tmp_path: Path) -> None:
     """With a reference policy, two updates a step, and weights that are put aside in between."""
     words = ("--model", policy, *convert(tmp_path / "handbook"), *WORDS)
     mini_batch = "actor_rollout_ref.actor.ppo_mini_batch_size=2"
-    with RecipeRun(tmp_path / "run", "--hardware", "rehearsal", *words, mini_batch) as run:
+    with RecipeRun(tmp_path / "run", "--hardware", "rehearsal", *words, mini_batch, alone=True) as run:
         assert run.wait() == 0, run.text()
         run.assert_nothing_left()
     rows = run.step_rows()

@@ -208,6 +208,7 @@ def test_a_long_list_is_fetched_where_it_is_looked_at(run):
     for number in range(1000):
         append_line(path, episode(number, 1.0, step=3).to_json())
     with looking(run) as page:
+        expect(page.locator("#count")).to_have_text("1,008 trajectories")
         page.locator("#list").evaluate("list => { list.scrollTop = 700 * 82; }")
         expect(page.locator("#row-703")).to_contain_text("Question 703?")
         assert rows(page).count() < 40

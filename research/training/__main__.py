@@ -22,7 +22,7 @@ from research.processes import Terminated
 from research.training.cold_start.commands import cold_start
 from research.training.run.execute import execute, export, show
 from research.training.run.hub import push, push_policy
-from research.training.run.options import RecipeOptions, RunFailed, gpu_memory
+from research.training.run.options import OWN_CORPUS, WIKI18, RecipeOptions, RunFailed, gpu_memory
 from research.training.run.plan import make_plan
 from research.training.run.sources import RECIPES
 from research.training.run_files import latest_checkpoint
@@ -159,7 +159,12 @@ def resolve_options(values: dict[str, Any], explicit: set[str], resume: bool) ->
     for name in ("model", "encoder"):
         if values.get(name) and values[name] != "minilm" and Path(values[name]).exists():
             values[name] = str(Path(values[name]).absolute())
-    paths = {name: value.absolute() for name, value in values.items() if isinstance(value, Path)}
+    words = [word for word in (OWN_CORPUS, WIKI18) if not word.exists()]
+    paths = {
+        name: value if name == "corpus" and value in words else value.absolute()
+        for name, value in values.items()
+        if isinstance(value, Path)
+    }
     options = RecipeOptions(**{**values, **paths, "run_dir": run_dir})
     if (run_dir / "recipe.json").exists():
         if latest_checkpoint(run_dir) is None and not resume:

@@ -25,7 +25,7 @@ from research.training.run import hub
 from research.training.run.export import EXPORT_FOLDER
 from research.training.run.options import Command, RecipeOptions, RunFailed, gpu_memory, module_command
 from research.training.run.plan import RunPlan, compose_config
-from research.training.run.preflight import file_problems, free_port, problems
+from research.training.run.preflight import file_problems, free_port, problems, wikipedia_index
 from research.training.run.retriever_keeper import RetrieverKeeper
 from research.training.run.small_policy import SMALL, supervised_control
 from research.training.run_files import (
@@ -36,7 +36,7 @@ from research.training.run_files import (
     record_revision,
     rollout_error,
 )
-from research.training.sizes.fit import fit_to_model
+from research.training.sizes.fit import Fit, fit_to_model
 from research.training.sizes.memory import as_table
 from research.training.verl import tracking
 from research.training.watch.progress import StepPrinter
@@ -54,7 +54,7 @@ def show(plan: RunPlan) -> None:
     """
     plan = plan.on_port(plan.options.retriever_port or 8000)
     config = compose_config(plan)
-    fit = fit_to_model(plan.options, plan.sized_model, config)
+    fit = _fit(plan, config)
     faults = problems(plan) or [
         *file_problems(plan, config),
         *tracking.faults(config),
@@ -80,6 +80,10 @@ def show(plan: RunPlan) -> None:
         click.echo(f"# on this machine it would not start: {fault}")
 
 
+def _fit(plan: RunPlan, config: DictConfig) -> Fit:
+    return fit_to_model(plan.options, plan.sized_model, config, wikipedia_index(plan))
+
+
 def execute(plan: RunPlan) -> None:
     """Do the whole run, from wherever an earlier one in this folder stopped.
 
@@ -98,7 +102,7 @@ def execute(plan: RunPlan) -> None:
         config = compose_config(plan)
         if latest_checkpoint(options.run_dir) is None:
             _refuse(file_problems(plan, config))
-        _refuse([*fit_to_model(options, plan.sized_model, config).faults, *tracking.faults(config)])
+        _refuse([*_fit(plan, config).faults, *tracking.faults(config)])
         _refuse([*hub.faults(options, config)])
         with processes.alone_in(options.run_dir, RunFailed):
             _carry_out(plan, config)
@@ -156,7 +160,7 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
     for command in plan.prepare:
         _run(command)
     if plan.options.policy != "tiny":  # now there is a model
-        _refuse(fit_to_model(plan.options, plan.sized_model, config).faults)
+        _refuse(_fit(plan, config).faults)
     for command in plan.build:
         _run(command)
     # The trainer forgets them too, but late: until then they would be shown as steps of this run.

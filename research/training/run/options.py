@@ -48,6 +48,8 @@ FILE = click.Path(path_type=Path)
 MODEL, KIND, HOST = (Ruled(name, rules.TEXT) for name in ("name|dir", "kind", "text"))
 REPOSITORY = Ruled("name", Rule(lambda value: bool(HUB_NAME.fullmatch(str(value))), "NAME or OWNER/NAME"))
 URL, KIND_HELP = Ruled("url", rules.URL), f"Kind of the index, of {', '.join(KINDS)}."
+OWN_CORPUS, WIKI18 = Path("dataset"), Path("wiki18")
+"""What --corpus calls the paragraphs of the questions, and the Wikipedia of 2018"""
 SPLITS = {"train": "questions", "validation": "validation", "test": "test"}
 """split -> the option that names its file"""
 
@@ -108,7 +110,7 @@ class RecipeOptions:
         Path | None,
         FILE,
         'Passages, JSONL {"id","contents"}, or BEIR\'s; .gz too; dataset: the paragraphs that the '
-        "questions come with. [Wikipedia 2018 | mini world]",
+        "questions come with; wiki18: Wikipedia of 2018, from the hub. [wiki18 | mini world]",
         'Passages that gold_ids name, JSONL {"id","contents"}. [the tasks\' positives | mini world]',
     ] = None
     faiss_index: Annotated[

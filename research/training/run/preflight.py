@@ -15,7 +15,7 @@ import psutil
 from omegaconf import DictConfig
 
 from research.datasets.hub import free_space, size_text
-from research.datasets.wiki18 import required_files, space_needed
+from research.datasets.wiki18 import CORPUS, space_needed
 from research.environments import EpisodeSettings, read_items
 from research.environments.controls import CLOSED_BOOK, SHUFFLED
 from research.errors import DataError
@@ -24,11 +24,11 @@ from research.tools.search import TOKEN_VARIABLE
 from research.training.config import read_research_config
 from research.training.rows import require_batch
 from research.training.run.models import folder_faults
-from research.training.run.options import HUB_NAME, gpu_memory
+from research.training.run.options import HUB_NAME, OWN_CORPUS, WIKI18, gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
-from research.training.run.small_policy import OWN_CORPUS, SMALL
-from research.training.run.sources import PREPARED, RECIPES
+from research.training.run.small_policy import SMALL
+from research.training.run.sources import PREPARED, RECIPES, names_wikipedia
 from research.training.sizes.model import model_sizes
 from retriever_server.__main__ import build_command, serve
 from retriever_server.errors import RetrieverError
@@ -36,6 +36,15 @@ from retriever_server.indexes import KINDS
 from retriever_server.indexes.options import parse_options
 
 GB = 10**9
+# Of the index of Wikipedia by kind, while it is built or searched: docs/retriever.md, "Kinds of index".
+WIKI18_MEMORY = {
+    "flat": 65 * GB,
+    "flat_fp16": 32 * GB,
+    "sq8": 16 * GB,
+    "hnsw": 39 * GB,
+    "ivfpq": 24 * GB,
+    "hybrid": 65 * GB,
+}
 # Modules that exist somewhere on most machines, and that no worker imports.
 NOT_IMPORTED = {"__init__", "test", "tests", "scripts"}
 # Options of the retrieval server that the recipe sets itself, when it builds and when it serves.
@@ -69,8 +78,8 @@ def _missing_files(plan: RunPlan) -> Iterator[str]:
     files = {recipe.questions_option: options.questions, "--faiss-index": options.faiss_index}
     files |= {f"--{name}": getattr(options, name) for name in ("validation", "test", "corpus")}
     for name, path in files.items():
-        own = name == "--corpus" and path is not None and path.name == OWN_CORPUS
-        if path is not None and not own and not path.is_file():
+        word = name == "--corpus" and (path == OWN_CORPUS or names_wikipedia(options))
+        if path is not None and not word and not path.is_file():
             yield f"{name}: there is no file {path}"
     for path in filter(None, (plan.inputs.questions, plan.inputs.validation, plan.inputs.corpus)):
         if path.parent == PREPARED and not path.is_file():
@@ -230,16 +239,26 @@ def _hardware(plan: RunPlan) -> Iterator[str]:
     yield from _disk(options.run_dir, need, "the run folder (checkpoints, exported policy)")
 
 
+def wikipedia_index(plan: RunPlan) -> int:
+    """Bytes of main memory that the index of Wikipedia takes; 0 if the run serves another, or none."""
+    if plan.inputs.corpus is None or plan.inputs.corpus.parent != CACHE / WIKI18:
+        return 0
+    return WIKI18_MEMORY.get(plan.inputs.index or "flat", 0)
+
+
 def _wikipedia(plan: RunPlan) -> Iterator[str]:
     """The corpus of 21 M passages and its index, if the plan uses them."""
-    wiki = CACHE / "wiki18"
+    wiki = CACHE / WIKI18
     if plan.inputs.corpus is None or plan.inputs.corpus.parent != wiki:
         return
+    if not plan.inputs.is_dense:
+        yield from _disk(wiki, space_needed(wiki, (CORPUS,)), "Wikipedia 2018")
+        return
     yield from _disk(wiki, space_needed(wiki), "Wikipedia 2018 and its E5 index")
-    index = max(file.size for file in required_files(wiki))
-    memory = psutil.virtual_memory().total
+    index, memory = wikipedia_index(plan), psutil.virtual_memory().total
+    smaller = f"--index ivfpq takes {size_text(WIKI18_MEMORY['ivfpq'])}; or " if index > 24 * GB else ""
     if memory < index + 8 * GB:
         yield (
-            f"memory: the E5 index takes {size_text(index)} of main memory, this machine has "
-            f"{size_text(memory)}; name a retriever elsewhere with --retriever-url"
+            f"memory: the index of Wikipedia takes {size_text(index)} of main memory, this machine has "
+            f"{size_text(memory)}; {smaller}name a retriever elsewhere with --retriever-url"
         )

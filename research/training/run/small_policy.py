@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from research.places import CACHE
-from research.training.run.options import SPLITS, Command, RecipeOptions, module_command
+from research.training.run.options import OWN_CORPUS, SPLITS, Command, RecipeOptions, module_command
 
-SMALL, OWN_CORPUS = "smollm2", "dataset"
+SMALL = "smollm2"
 MODEL = CACHE / "smollm2"
 VALIDATION = 60  # questions, for a curve that says something
 MANY = 10_000  # epochs, which the seconds bound
@@ -38,14 +38,14 @@ def small_policy(options: RecipeOptions) -> Defaults:
             _command("fetch SmolLM2-135M", "model", "--out", MODEL, creates=MODEL),
         )
     if options.corpus is None and options.retriever_url is None:
-        own = (options.run_dir / OWN_CORPUS, None)  # of the user's questions, see with_own_corpus
+        own = (OWN_CORPUS, None)  # of the user's questions, see with_own_corpus
         defaults["corpus"] = (folder / "corpus.jsonl", fetched) if options.questions is None else own
     return defaults
 
 
 def with_own_corpus(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
     """Where the corpus is called ``dataset``: the paragraphs that the rows of the questions come with."""
-    if inputs.corpus is None or inputs.corpus.name != OWN_CORPUS or inputs.corpus.exists():
+    if inputs.corpus != OWN_CORPUS:
         return inputs, []
     corpus, files = inputs.run_dir / "corpus.jsonl", inputs.splits.values()
     made = _command(

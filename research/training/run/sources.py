@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from research.places import CACHE, PACKAGE
-from research.training.run.options import SPLITS, Command, RecipeOptions, module_command
+from research.training.run.options import SPLITS, WIKI18, Command, RecipeOptions, module_command
 from research.training.run.small_policy import SMALL, small_policy, with_cold_start, with_own_corpus
 
 GPU_MODEL, SEARCH_R1_MODEL = "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-3B"
@@ -47,6 +47,9 @@ def completed(options: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
     recipe = RECIPES[options.recipe]
     small = options.policy == SMALL
     defaults = (small_policy if small else recipe.cpu if options.on_cpu else recipe.gpu)(options)
+    if names_wikipedia(options):
+        options = replace(options, corpus=None)
+        defaults = defaults | _wikipedia(replace(options, index=options.index or defaults["index"][0]))
     taken = {name: default for name, default in defaults.items() if getattr(options, name) is None}
     commands = {command.creates: command for _, command in taken.values() if command}
     inputs = replace(options, **{name: value for name, (value, _) in taken.items()})
@@ -84,6 +87,25 @@ def _corpus(options: RecipeOptions, path: str, made: Command | None) -> Defaults
     return {"corpus": (Path(path), made)} if _needs_corpus(options) else {}
 
 
+def names_wikipedia(options: RecipeOptions) -> bool:
+    """Whether --corpus is that word; rewriting tasks come with their own passages."""
+    return options.corpus == WIKI18 and options.recipe != "rqr"
+
+
+def _wikipedia(options: RecipeOptions) -> Defaults:
+    """The Wikipedia of 2018, with its E5 index unless the index is of words."""
+    wiki, module = CACHE / WIKI18, "research.datasets.wiki18"
+    corpus, index = wiki / "wiki-18.jsonl", wiki / "e5_Flat.index"
+    if not options.is_dense:
+        words = ("download Wikipedia 2018", module, "--out", wiki, "--only", "corpus")
+        return _corpus(options, str(corpus), module_command(*words, creates=corpus))
+    made = module_command("download Wikipedia 2018 and its E5 index", module, "--out", wiki, creates=index)
+    defaults: Defaults = {"encoder": ("intfloat/e5-base-v2", None)}
+    if passages := _corpus(options, str(corpus), made):
+        defaults |= {**passages, "faiss_index": (index, None)}
+    return defaults
+
+
 def _musique_cpu(options: RecipeOptions) -> Defaults:
     """The tiny policy, and the mini world with its encoder unless the user brought questions or a corpus."""
     sizes = ("--seed", options.seed, "--passages", options.passages, "--test", options.test_questions)
@@ -100,15 +122,13 @@ def _musique_cpu(options: RecipeOptions) -> Defaults:
 
 def _musique_gpu(options: RecipeOptions) -> Defaults:
     """MuSiQue, Wikipedia of 2018 with its E5 index, Qwen2.5-7B-Instruct, unless the user brought others."""
-    musique, wiki = CACHE / "musique", CACHE / "wiki18"
-    index, last = wiki / "e5_Flat.index", musique / "test.questions.jsonl"
-    questions = ("download MuSiQue", "research.datasets.musique", "--out", musique)
-    passages = ("download Wikipedia 2018 and its E5 index", "research.datasets.wiki18", "--out", wiki)
-    corpus = _corpus(options, f"{wiki}/wiki-18.jsonl", module_command(*passages, creates=index))
+    musique = CACHE / "musique"
+    words = ("download MuSiQue", "research.datasets.musique", "--out", musique)
+    made = module_command(*words, creates=musique / "test.questions.jsonl")
     return {
-        **_splits(options, f"{musique}/{{}}.questions.jsonl", module_command(*questions, creates=last)),
-        **(corpus and corpus | {"faiss_index": (index, None)}),
-        "encoder": ("intfloat/e5-base-v2", None),
+        **_splits(options, f"{musique}/{{}}.questions.jsonl", made),
+        "encoder": ("intfloat/e5-base-v2", None),  # also of a corpus of the user's
+        **_wikipedia(options),
         "model": (GPU_MODEL, None),
         "index": ("flat", None),
     }

@@ -54,8 +54,11 @@ class Fit:
     faults: tuple[str, ...] = ()
 
 
-def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig) -> Fit:
-    """Adapt the sizes of a composed configuration to a model; None: the tiny policy, or one not there yet."""
+def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig, index: int = 0) -> Fit:
+    """Adapt the sizes of a composed configuration to a model; None: the tiny policy, or one not there yet.
+
+    `index`: bytes of main memory that the index takes in which the run searches.
+    """
     if model is None:
         return Fit()
     try:
@@ -63,14 +66,15 @@ def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig) 
     except ValueError as error:
         return Fit(faults=(str(error),))
     memory = psutil.virtual_memory().total
+    searched = (Part("retrieval service: index", main=index),) if index else ()
     if options.on_cpu:
         _note(options, sizes, config)
-        set_sizes(config, sizes, memory)
-        parts = tuple(on_cpu(config, sizes))
+        set_sizes(config, sizes, memory - index)
+        parts = (*on_cpu(config, sizes), *searched)
         return Fit(parts, None, tuple(_faults_on_cpu(model, config, sizes, parts, memory)))
     card = options.gpu_memory * GB if options.gpu_memory else min(gpu_memory(), default=ASSUMED_CARD * GB)
     set_for_card(config, sizes, card, {each.lstrip("+").partition("=")[0] for each in options.overrides})
-    parts = tuple(on_gpus(config, sizes, card))
+    parts = (*on_gpus(config, sizes, card), *searched)
     return Fit(parts, card, tuple(_faults_on_gpus(model, config, sizes, parts, card, memory)))
 
 
@@ -194,4 +198,4 @@ def _faults_on_gpus(
                 f"{size_text(card)}: {remedy}"
             )
     if (need := total(parts, "main")) > memory:
-        yield f"memory: {model} takes about {size_text(need)} of main memory, there are {size_text(memory)}"
+        yield f"memory: the run takes about {size_text(need)} of main memory, there are {size_text(memory)}"

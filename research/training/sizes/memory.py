@@ -128,7 +128,8 @@ def as_table(parts: Sequence[Part], card: int | None, memory: int, there: str = 
     """The parts, their sums, and what there is. `card`: None on a CPU; `memory`: of this machine."""
     columns = list(COLUMNS) if card else ["main"]
     sums = {each: total(parts, each) for each in COLUMNS}
-    rows = [*parts, Part("in all", **sums), Part(there, card or 0, card or 0, memory)]
+    taking = [part for part in parts if any(getattr(part, each) for each in columns)]
+    rows = [*taking, Part("in all", **sums), Part(there, card or 0, card or 0, memory)]
     lines = [f"{'memory, estimated':40}" + "".join(f"{COLUMNS[each]:>15}" for each in columns)]
     for part in rows:
         cells = (size_text(value) if (value := getattr(part, each)) else "-" for each in columns)

@@ -35,6 +35,11 @@ def test_it_is_a_word_on_any_hardware(tmp_path: Path, hardware: str, policy: str
     assert fetching(words) == ["--out", str(WIKI), "--only", "corpus"] and words.inputs.faiss_index is None
 
 
+def test_another_encoder_does_not_get_its_vectors(tmp_path: Path) -> None:
+    plan = make_plan(options(tmp_path, "gpu", encoder="BAAI/bge-base-en-v1.5"))
+    assert fetching(plan)[2:] == ["--only", "corpus"] and plan.build[-1].argv[-1] == "BAAI/bge-base-en-v1.5"
+
+
 def test_a_run_resumes_with_it(tmp_path: Path) -> None:
     given = options(tmp_path, corpus=Path("wiki18"))
     given.save(tmp_path / "recipe.json")

@@ -15,7 +15,7 @@ import psutil
 from omegaconf import DictConfig
 
 from research.datasets.hub import free_space, size_text
-from research.datasets.wiki18 import CORPUS, space_needed
+from research.datasets.wiki18 import CORPUS, INDEX, space_needed
 from research.environments import EpisodeSettings, read_items
 from research.environments.controls import CLOSED_BOOK, SHUFFLED
 from research.errors import DataError
@@ -251,13 +251,12 @@ def _wikipedia(plan: RunPlan) -> Iterator[str]:
     wiki = CACHE / WIKI18
     if plan.inputs.corpus is None or plan.inputs.corpus.parent != wiki:
         return
-    if not plan.inputs.is_dense:
-        yield from _disk(wiki, space_needed(wiki, (CORPUS,)), "Wikipedia 2018")
-        return
-    yield from _disk(wiki, space_needed(wiki), "Wikipedia 2018 and its E5 index")
+    vectors = plan.inputs.faiss_index is not None and plan.inputs.faiss_index.parent == wiki
+    names, what = ((CORPUS, INDEX), " and its E5 index") if vectors else ((CORPUS,), "")
+    yield from _disk(wiki, space_needed(wiki, names), f"Wikipedia 2018{what}")
     index, memory = wikipedia_index(plan), psutil.virtual_memory().total
     smaller = f"--index ivfpq takes {size_text(WIKI18_MEMORY['ivfpq'])}; or " if index > 24 * GB else ""
-    if memory < index + 8 * GB:
+    if index and memory < index + 8 * GB:
         yield (
             f"memory: the index of Wikipedia takes {size_text(index)} of main memory, this machine has "
             f"{size_text(memory)}; {smaller}name a retriever elsewhere with --retriever-url"

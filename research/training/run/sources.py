@@ -10,6 +10,7 @@ from research.places import CACHE, PACKAGE
 from research.training.run.options import SPLITS, WIKI18, Command, RecipeOptions, module_command
 from research.training.run.small_policy import SMALL, small_policy, with_cold_start, with_own_corpus
 
+WIKI18_ENCODER = "intfloat/e5-base-v2"
 GPU_MODEL, SEARCH_R1_MODEL = "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-3B"
 PREPARED = CACHE / "rqr"  # by data/prepare_rqr.py
 
@@ -93,17 +94,16 @@ def names_wikipedia(options: RecipeOptions) -> bool:
 
 
 def _wikipedia(options: RecipeOptions) -> Defaults:
-    """The Wikipedia of 2018, with its E5 index unless the index is of words."""
+    """The Wikipedia of 2018, with its E5 index unless the run has its own, or makes one without."""
     wiki, module = CACHE / WIKI18, "research.datasets.wiki18"
     corpus, index = wiki / "wiki-18.jsonl", wiki / "e5_Flat.index"
-    if not options.is_dense:
+    encoder: Defaults = {"encoder": (WIKI18_ENCODER, None)}
+    if options.faiss_index or not options.is_dense or options.encoder not in (None, WIKI18_ENCODER):
         words = ("download Wikipedia 2018", module, "--out", wiki, "--only", "corpus")
-        return _corpus(options, str(corpus), module_command(*words, creates=corpus))
+        return encoder | _corpus(options, str(corpus), module_command(*words, creates=corpus))
     made = module_command("download Wikipedia 2018 and its E5 index", module, "--out", wiki, creates=index)
-    defaults: Defaults = {"encoder": ("intfloat/e5-base-v2", None)}
-    if passages := _corpus(options, str(corpus), made):
-        defaults |= {**passages, "faiss_index": (index, None)}
-    return defaults
+    passages = _corpus(options, str(corpus), made)
+    return encoder | passages | ({"faiss_index": (index, None)} if passages else {})
 
 
 def _musique_cpu(options: RecipeOptions) -> Defaults:
@@ -127,7 +127,6 @@ def _musique_gpu(options: RecipeOptions) -> Defaults:
     made = module_command(*words, creates=musique / "test.questions.jsonl")
     return {
         **_splits(options, f"{musique}/{{}}.questions.jsonl", made),
-        "encoder": ("intfloat/e5-base-v2", None),  # also of a corpus of the user's
         **_wikipedia(options),
         "model": (GPU_MODEL, None),
         "index": ("flat", None),

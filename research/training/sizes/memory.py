@@ -107,29 +107,27 @@ def on_gpus(config: DictConfig, sizes: ModelSizes, card: int) -> list[Part]:
     learning = 0 if fsdp.offload_policy else weights + others
     # The layer that is computed and the next one, or the embeddings.
     layer = (sizes.parameters - sizes.largest) // max(sizes.layers, 1)
-    of_its_own = actor.use_kl_loss and not config.actor_rollout_ref.model.lora_rank
-    reference = HALF * sizes.parameters // world if of_its_own else 0
-    return [
+    adapted = bool(config.actor_rollout_ref.model.lora_rank)
+    parts = [
         Part("processes", CUDA, 2 * CUDA, PROCESSES),
         Part("actor: weights, gradients, Adam", learning, beside, (weights + others - beside) * node),
         Part("actor: gathered layers", HALF * max(sizes.largest, 2 * layer)),
         Part(f"actor: activations of {tokens:,} tokens", tokens * activations(config, sizes)),
         Part("actor: logits", tokens * logits(sizes)),
-        Part("reference policy", main=reference * node),
-        # veRL keeps the weights apart while those with the adapters are sent.
-        Part(
-            "LoRA: copy of the weights", main=weights * node * bool(config.actor_rollout_ref.model.lora_rank)
-        ),
         Part("vLLM: weights, keys and values", rollout=int(rollout.gpu_memory_utilization * card)),
     ]
+    if adapted:  # veRL keeps the weights apart while those with the adapters are sent
+        parts.append(Part("LoRA: copy of the weights", main=weights * node))
+    elif actor.use_kl_loss:  # with adapters it is the model without them
+        parts.append(Part("reference policy", main=HALF * sizes.parameters // world * node))
+    return parts
 
 
 def as_table(parts: Sequence[Part], card: int | None, memory: int, there: str = "there is") -> str:
     """The parts, their sums, and what there is. `card`: None on a CPU; `memory`: of this machine."""
     columns = list(COLUMNS) if card else ["main"]
     sums = {each: total(parts, each) for each in COLUMNS}
-    taking = [part for part in parts if any(getattr(part, each) for each in columns)]
-    rows = [*taking, Part("in all", **sums), Part(there, card or 0, card or 0, memory)]
+    rows = [*parts, Part("in all", **sums), Part(there, card or 0, card or 0, memory)]
     lines = [f"{'memory, estimated':40}" + "".join(f"{COLUMNS[each]:>15}" for each in columns)]
     for part in rows:
         cells = (size_text(value) if (value := getattr(part, each)) else "-" for each in columns)

@@ -40,6 +40,14 @@ def composed(tmp_path_factory):
         (f"{ACTOR}.ppo_mini_batch_size", 0, "an integer of at least 1"),
         (f"{ACTOR}.ppo_mini_batch_size", 7, "7, does not divide data.train_batch_size, 16, evenly"),
         (f"{ACTOR}.ppo_mini_batch_size", 32, "32, does not divide"),
+        (
+            f"{ROLLOUT}.n",
+            7,
+            "16, times actor_rollout_ref.rollout.n, 7, cannot be divided evenly among 3 GPUs",
+        ),
+        (f"{ACTOR}.use_dynamic_bsz", False, "needs actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"),
+        (f"{ACTOR}.fsdp_config.offload_policy", 7, "true or false"),
+        ("actor_rollout_ref.model.lora_alpha", 0, "a number above 0"),
         (f"{ACTOR}.clip_ratio", -1, "a number above 0"),
         (f"{ACTOR}.kl_loss_coef", "abc", "a number of at least 0"),
         (f"{ACTOR}.optim.weight_decay", float("nan"), "a number of at least 0"),
@@ -66,6 +74,8 @@ def test_a_value_without_a_meaning_is_refused(composed, key, value, message):
     config = copy.deepcopy(composed)
     OmegaConf.set_struct(config, False)
     OmegaConf.update(config, key, value, merge=False)
+    if "GPUs" in message:
+        config.trainer.n_gpus_per_node = 3
     with pytest.raises(ValueError, match=re.escape(message)) as raised:
         read_research_config(config.research)
         check_training(config)

@@ -34,7 +34,16 @@ SWITCHES = {
     "dry_run": "Print the configuration and every command; run nothing.",
 }
 # What may change when a run resumes; everything else belongs to what is being trained.
-FREE_ON_RESUME = {"run_dir", "steps", "nodes", "gpus", "supervised_control", "track", "push_to_hub"}
+FREE_ON_RESUME = {
+    "run_dir",
+    "steps",
+    "nodes",
+    "gpus",
+    "gpu_memory",
+    "supervised_control",
+    "track",
+    "push_to_hub",
+}
 FREE_ON_RESUME |= {"serve_args", "retriever_url", "retriever_host", "retriever_port"}
 
 
@@ -159,7 +168,7 @@ def resolve_options(values: dict[str, Any], explicit: set[str], resume: bool) ->
     for name in ("model", "encoder"):
         if values.get(name) and values[name] != "minilm" and Path(values[name]).exists():
             values[name] = str(Path(values[name]).absolute())
-    words = [word for word in (OWN_CORPUS, WIKI18) if not word.exists()]
+    words = [word for word in (OWN_CORPUS, WIKI18) if not word.is_file()]
     paths = {
         name: value if name == "corpus" and value in words else value.absolute()
         for name, value in values.items()
@@ -204,10 +213,10 @@ def _resumed(saved: RecipeOptions, options: RecipeOptions, explicit: set[str]) -
 
 
 def _same_place(value: Any) -> Any:
-    """A path, or what may be one, however it is spelt; overrides in any order."""
+    """A path however it is spelt; overrides in any order."""
     if isinstance(value, tuple):
         return sorted(value)
-    return os.path.abspath(value) if isinstance(value, Path | str) and os.path.exists(value) else value
+    return os.path.abspath(value) if isinstance(value, Path | str) and os.path.isabs(value) else value
 
 
 def _text(value: Any) -> str:

@@ -57,6 +57,7 @@ FIXED = {
         lambda value: isinstance(value, list) and all(each in value for each in STATES),
         f"a list with {', '.join(STATES)}: --resume and --export need them",
     ),
+    f"{ACTOR}.strategy": _only("fsdp2", "fsdp2: what is trained and exported here"),
     f"{ROLLOUT}.name": _only("vllm", "vllm: the recipe samples with it"),
     f"{ROLLOUT}.mode": _only("async", "async: episodes search while others are sampled"),
     f"{ROLLOUT}.agent.default_agent_loop": _only("search_agent", "search_agent: the recipe's episodes"),
@@ -82,6 +83,9 @@ RULES_OF_KEYS: tuple[tuple[Rule, str, str], ...] = (
     (integer(1), ACTOR, "ppo_mini_batch_size ppo_epochs ppo_max_token_len_per_gpu"),
     (or_null(integer(1)), ACTOR, "ppo_micro_batch_size_per_gpu"),
     (SWITCH, ACTOR, "use_dynamic_bsz use_kl_loss"),
+    (SWITCH, ACTOR, "fsdp_config.offload_policy fsdp_config.param_offload fsdp_config.optimizer_offload"),
+    (SWITCH, "actor_rollout_ref.model", "enable_gradient_checkpointing use_remove_padding"),
+    (ABOVE_0, "actor_rollout_ref.model", "lora_alpha"),
     (ABOVE_0, ACTOR, "clip_ratio clip_ratio_low clip_ratio_high grad_clip optim.lr"),
     (ABOVE_1, ACTOR, "clip_ratio_c"),
     (NUMBER, ACTOR, "entropy_coeff"),
@@ -120,6 +124,15 @@ def check_training(config: DictConfig) -> None:
     if batch % mini:
         raise ValueError(
             f"{ACTOR}.ppo_mini_batch_size, {mini}, does not divide data.train_batch_size, {batch}, evenly"
+        )
+    actor, trainer = config.actor_rollout_ref.actor, config.trainer
+    if not actor.use_dynamic_bsz and actor.ppo_micro_batch_size_per_gpu is None:
+        raise ValueError(f"{ACTOR}.use_dynamic_bsz=false needs {ACTOR}.ppo_micro_batch_size_per_gpu")
+    ranks = trainer.n_gpus_per_node * trainer.nnodes
+    if mini * rollout.n % ranks:
+        raise ValueError(
+            f"{ACTOR}.ppo_mini_batch_size, {mini}, times {ROLLOUT}.n, {rollout.n}, cannot be divided evenly "
+            f"among {ranks} GPUs (--nodes times --gpus)"
         )
     room, response = data.max_response_length, config.research.limits.response_tokens
     if response > room:

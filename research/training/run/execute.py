@@ -25,7 +25,13 @@ from research.training.run import hub
 from research.training.run.export import EXPORT_FOLDER
 from research.training.run.options import Command, RecipeOptions, RunFailed, gpu_memory, module_command
 from research.training.run.plan import RunPlan, compose_config
-from research.training.run.preflight import file_problems, free_port, problems, wikipedia_index
+from research.training.run.preflight import (
+    checkpoint_faults,
+    file_problems,
+    free_port,
+    problems,
+    wikipedia_index,
+)
 from research.training.run.retriever_keeper import RetrieverKeeper
 from research.training.run.small_policy import SMALL, supervised_control
 from research.training.run_files import (
@@ -55,8 +61,10 @@ def show(plan: RunPlan) -> None:
     plan = plan.on_port(plan.options.retriever_port or 8000)
     config = compose_config(plan)
     fit = _fit(plan, config)
-    faults = problems(plan) or [
+    faults = [
+        *problems(plan),
         *file_problems(plan, config),
+        *checkpoint_faults(plan.options.run_dir, config),
         *tracking.faults(config),
         *hub.faults(plan.options, config),
     ]
@@ -102,6 +110,7 @@ def execute(plan: RunPlan) -> None:
         config = compose_config(plan)
         if latest_checkpoint(options.run_dir) is None:
             _refuse(file_problems(plan, config))
+        _refuse([*checkpoint_faults(options.run_dir, config)])
         _refuse([*_fit(plan, config).faults, *tracking.faults(config)])
         _refuse([*hub.faults(options, config)])
         with processes.alone_in(options.run_dir, RunFailed):

@@ -95,7 +95,9 @@ def _index_command(options: RecipeOptions, inputs: RecipeOptions, index: Path) -
 
 def _index_folder(inputs: RecipeOptions, corpus: Path) -> Path:
     """A corpus of ours has its key in its path; one of the user's may change under the same path."""
-    kind = () if inputs.index == "flat" else (inputs.index,)
+    kind: tuple[Any, ...] = () if inputs.index == "flat" else (inputs.index,)
+    if inputs.faiss_index and inputs.is_dense:
+        kind += (inputs.faiss_index.resolve(), *(version_of(inputs.faiss_index) or ()))
     parts = (*kind, inputs.encoder if inputs.is_dense else "", *filter(None, (inputs.build_args,)))
     return CACHE / f"index-{cache_key(INDEX_FORMAT, corpus.resolve(), *parts, *(version_of(corpus) or ()))}"
 
@@ -165,9 +167,9 @@ def _settings(plan: RunPlan) -> list[Setting]:
     elif any(each.lstrip("+").startswith("trainer.total_epochs=") for each in options.overrides):
         # Not the profile's: the user set epochs.
         settings.append(("trainer.total_training_steps", None, ""))
+    settings.append(("actor_rollout_ref.model.lora_rank", options.lora_rank or 0, "give --lora-rank"))
     if options.lora_rank:
         settings += [
-            ("actor_rollout_ref.model.lora_rank", options.lora_rank, "give --lora-rank"),
             ("actor_rollout_ref.model.lora_alpha", 2 * options.lora_rank, ""),
             ("actor_rollout_ref.model.lora.merge", True, "vLLM takes whole weights here"),
         ]

@@ -29,6 +29,7 @@ from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
 from research.training.run.small_policy import SMALL
 from research.training.run.sources import PREPARED, RECIPES, names_wikipedia
+from research.training.run_files import latest_checkpoint
 from research.training.sizes.model import model_sizes
 from retriever_server.__main__ import build_command, serve
 from retriever_server.errors import RetrieverError
@@ -45,18 +46,27 @@ WIKI18_MEMORY = {
     "ivfpq": 24 * GB,
     "hybrid": 65 * GB,
 }
+OTHERS = 8 * GB  # that the smallest run takes beside its index
 # Modules that exist somewhere on most machines, and that no worker imports.
 NOT_IMPORTED = {"__init__", "test", "tests", "scripts"}
 # Options of the retrieval server that the recipe sets itself, when it builds and when it serves.
 SET_BY_US = {
-    "--build-args": {"--encoder", "--index", "--faiss-index"},
+    "--build-args": {"--encoder", "--index", "--faiss-index", "--vectors"},
     "--serve-args": {"--host", "--port", "--token", "--die-with-parent"},
 }
 
 
 def problems(plan: RunPlan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
-    checks = [_hiding_modules, _missing_files, _models, _port, _retriever, _retriever_options]
+    checks = [
+        _hiding_modules,
+        _missing_files,
+        _models,
+        _port,
+        _retriever,
+        _without_effect,
+        _retriever_options,
+    ]
     return [line for check in [*checks, _hardware, _wikipedia] for line in check(plan)]
 
 
@@ -78,7 +88,8 @@ def _missing_files(plan: RunPlan) -> Iterator[str]:
     files = {recipe.questions_option: options.questions, "--faiss-index": options.faiss_index}
     files |= {f"--{name}": getattr(options, name) for name in ("validation", "test", "corpus")}
     for name, path in files.items():
-        word = name == "--corpus" and (path == OWN_CORPUS or names_wikipedia(options))
+        own = path == OWN_CORPUS and options.recipe != "rqr"
+        word = name == "--corpus" and (own or names_wikipedia(options))
         if path is not None and not word and not path.is_file():
             yield f"{name}: there is no file {path}"
     for path in filter(None, (plan.inputs.questions, plan.inputs.validation, plan.inputs.corpus)):
@@ -93,6 +104,8 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
     # Without a corpus, the tasks of the run are made from the positives of these.
     final, lines = plan.inputs.questions == options.questions, []
     for split, path in options.splits.items():
+        if not path.is_file():  # said by `problems`
+            continue
         try:
             count = len(read_items(environment, path, split, final))
             if split == "train":
@@ -100,7 +113,7 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
         except DataError as error:
             lines.append(str(error))
     corpus = options.corpus if options.corpus == plan.inputs.corpus else None  # not one that is made
-    if corpus is not None and plan.serve is not None and not plan.build[-1].is_done:
+    if corpus and corpus.is_file() and plan.serve and not plan.build[-1].is_done:
         lines += _corpus_faults(corpus, environment.settings)
     return lines
 
@@ -149,6 +162,21 @@ def _retriever(plan: RunPlan) -> Iterator[str]:
         )
     if url and not is_healthy(url):
         yield f"--retriever-url: no healthy retriever at {url}; check host, port and {TOKEN_VARIABLE}"
+
+
+def _without_effect(plan: RunPlan) -> Iterator[str]:
+    """Options that another one leaves without a meaning; rewriting has other uses for encoder and corpus."""
+    options = plan.options
+    if options.recipe == "rqr":
+        return
+    searched = ("corpus", "index", "encoder", "faiss_index", "build_args", "serve_args")
+    for option, others in {
+        "--retriever-url": searched if options.retriever_url else (),
+        f"--index {options.index}": () if options.is_dense else ("encoder", "faiss_index"),
+    }.items():
+        given = [f"--{name.replace('_', '-')}" for name in others if getattr(options, name)]
+        if given:
+            yield f"{', '.join(given)}: without effect beside {option}; leave out the one or the other"
 
 
 def _is_local_everywhere(host: str) -> bool:
@@ -212,6 +240,18 @@ def free_port(host: str, port: int = 0) -> Iterator[int]:
 # ------------------------------------------------------------------------------------------ hardware
 
 
+def checkpoint_faults(run_dir: Path, config: DictConfig) -> Iterator[str]:
+    """veRL's checkpoints have a file for each GPU, and are loaded by as many."""
+    step, ranks = latest_checkpoint(run_dir), config.trainer.n_gpus_per_node * config.trainer.nnodes
+    files = (run_dir / f"checkpoints/global_step_{step}/actor").glob("model_world_size_*_rank_0.pt")
+    written = [int(file.name.split("_")[3]) for file in files]
+    if written and ranks not in written:
+        yield (
+            f"--gpus, --nodes: the checkpoint of step {step} was written by {written[0]} GPUs and is loaded "
+            f"by as many, not by {ranks}"
+        )
+
+
 def _disk(path: Path, need: int, what: str) -> Iterator[str]:
     free = free_space(path)
     if free < need:
@@ -230,6 +270,8 @@ def _hardware(plan: RunPlan) -> Iterator[str]:
         return
     if len(memory) < count:
         yield f"GPU: --gpus {count}, but this machine has {len(memory)}"
+    if options.gpu_memory and options.gpu_memory * GB > min(memory):
+        yield f"--gpu-memory {options.gpu_memory}: a GPU of this machine has {size_text(min(memory))}"
     try:
         parameters = model_sizes(model).parameters
     except ValueError:  # said with what does not fit
@@ -255,9 +297,11 @@ def _wikipedia(plan: RunPlan) -> Iterator[str]:
     names, what = ((CORPUS, INDEX), " and its E5 index") if vectors else ((CORPUS,), "")
     yield from _disk(wiki, space_needed(wiki, names), f"Wikipedia 2018{what}")
     index, memory = wikipedia_index(plan), psutil.virtual_memory().total
-    smaller = f"--index ivfpq takes {size_text(WIKI18_MEMORY['ivfpq'])}; or " if index > 24 * GB else ""
-    if index and memory < index + 8 * GB:
+    smaller = WIKI18_MEMORY["ivfpq"] + OTHERS
+    hint = "--index ivfpq would fit; or " if index + OTHERS > memory >= smaller else ""
+    if index and memory < index + OTHERS:
         yield (
-            f"memory: the index of Wikipedia takes {size_text(index)} of main memory, this machine has "
-            f"{size_text(memory)}; {smaller}name a retriever elsewhere with --retriever-url"
+            f"memory: the index of Wikipedia takes {size_text(index)} of main memory, the rest of a run "
+            f"{size_text(OTHERS)}, and this machine has {size_text(memory)}; {hint}name a retriever "
+            "elsewhere with --retriever-url"
         )

@@ -45,7 +45,7 @@ def small_policy(options: RecipeOptions) -> Defaults:
 
 def with_own_corpus(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
     """Where the corpus is called ``dataset``: the paragraphs that the rows of the questions come with."""
-    if inputs.corpus != OWN_CORPUS:
+    if inputs.corpus != OWN_CORPUS or inputs.recipe == "rqr":
         return inputs, []
     corpus, files = inputs.run_dir / "corpus.jsonl", inputs.splits.values()
     made = _command(

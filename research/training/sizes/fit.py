@@ -36,7 +36,9 @@ ASSUMED_CARD = 80  # GB of a GPU that is not there
 HEADROOM = 0.9  # of a card; the rest is fragments
 MOST_WEIGHTS = 0.75  # of vLLM's share of a card; the rest is for keys and values
 TOKENS_STEP, MOST_TOKENS = 1024, 32 * 1024
-REMEDY = "use more GPUs, a shorter data.max_response_length, {}a smaller --model"
+FEWER_TOKENS = "use more GPUs, a shorter data.max_response_length, {}a smaller --model"
+LARGER_SHARE = "use more GPUs, a larger actor_rollout_ref.rollout.gpu_memory_utilization or a smaller --model"
+SMALLER_SHARE = "lower actor_rollout_ref.rollout.gpu_memory_utilization"
 ROLLOUT, STREAMED = "actor_rollout_ref.rollout", "actor_rollout_ref.actor.fsdp_config.offload_policy"
 BUDGETS = (
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
@@ -78,6 +80,20 @@ def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig, 
     return Fit(parts, card, tuple(_faults_on_gpus(model, config, sizes, parts, card, memory)))
 
 
+def _positions(model: str, config: DictConfig, sizes: ModelSizes) -> Iterator[str]:
+    longest = _longest(config)
+    if sizes.positions and sizes.positions < longest:
+        yield (
+            f"--model: {model} knows {sizes.positions} positions, data.max_prompt_length and "
+            f"data.max_response_length come to {longest}"
+        )
+
+
+def _longest(config: DictConfig) -> int:
+    """Tokens of the longest sequence."""
+    return int(config.data.max_prompt_length + config.data.max_response_length)
+
+
 # ------------------------------------------------------------------------------------------ on a CPU
 
 
@@ -114,12 +130,7 @@ def _faults_on_cpu(
     model: str, config: DictConfig, sizes: ModelSizes, parts: tuple[Part, ...], memory: int
 ) -> Iterator[str]:
     rollout = config.actor_rollout_ref.rollout
-    longest = config.data.max_prompt_length + config.data.max_response_length
-    if rollout.max_model_len < longest:
-        yield (
-            f"--model: {model} knows {sizes.positions} positions, data.max_prompt_length and "
-            f"data.max_response_length come to {longest}"
-        )
+    yield from _positions(model, config, sizes)
     needed = total(parts, "main")
     if needed > memory:
         yield (
@@ -156,13 +167,33 @@ def set_for_card(config: DictConfig, sizes: ModelSizes, card: int, given: Collec
     splits = [each for each in range(1, node + 1) if node % each == 0 and sizes.heads % each == 0]
     fitting = [each for each in splits if _share_of_weights(config, sizes, card, each) <= MOST_WEIGHTS]
     choose(f"{ROLLOUT}.tensor_model_parallel_size", min(fitting, default=splits[-1]))
-    longest = config.data.max_prompt_length + config.data.max_response_length
+    longest = _longest(config)
     for streamed in (False, True):  # layer by layer out of main memory, where they do not fit: slower
         choose(STREAMED, streamed)
         if (tokens := _most_tokens(config, sizes, card)) >= longest:
             break
     for key in BUDGETS:
         choose(key, max(longest, min(MOST_TOKENS, tokens // TOKENS_STEP * TOKENS_STEP)))
+
+
+def _faults_of_keys(model: str, config: DictConfig, sizes: ModelSizes) -> Iterator[str]:
+    """Values of the user's that veRL or vLLM would refuse only once the models are loaded."""
+    yield from _positions(model, config, sizes)
+    section, node = config.actor_rollout_ref, config.trainer.n_gpus_per_node
+    tokens, split, rank = (
+        token_budget(config),
+        section.rollout.tensor_model_parallel_size,
+        section.model.lora_rank,
+    )
+    if tokens < (longest := _longest(config)):
+        yield f"{BUDGETS[0]}: {tokens} tokens, and the longest sequence may have {longest}"
+    if node % split or sizes.heads % split:
+        yield (
+            f"{ROLLOUT}.tensor_model_parallel_size: {split} does not divide both the {node} GPUs of a node "
+            f"and the {sizes.heads} heads of {model}"
+        )
+    if rank > sizes.hidden:
+        yield f"--lora-rank: {rank} is above the hidden size of {model}, {sizes.hidden}"
 
 
 def _most_tokens(config: DictConfig, sizes: ModelSizes, card: int) -> int:
@@ -183,15 +214,16 @@ def _faults_on_gpus(
     model: str, config: DictConfig, sizes: ModelSizes, parts: tuple[Part, ...], card: int, memory: int
 ) -> Iterator[str]:
     section = config.actor_rollout_ref
-    remedy = REMEDY.format("" if section.model.lora_rank else "--lora-rank 32 or ")
     split = section.rollout.tensor_model_parallel_size
+    yield from _faults_of_keys(model, config, sizes)
     if _share_of_weights(config, sizes, card, split) > HEADROOM:
-        yield f"GPU memory: vLLM's weights of {model} fill its share of {split} GPU(s): {remedy}"
+        yield f"GPU memory: vLLM's weights of {model} fill its share of {split} GPU(s): {LARGER_SHARE}"
     # Even where its states stay in main memory, FSDP2 loads the model through the card.
     loaded = states(config, sizes)[0] // (config.trainer.n_gpus_per_node * config.trainer.nnodes)
     if section.actor.fsdp_config.offload_policy and loaded > HEADROOM * card:
-        yield f"GPU memory: loading {model} takes {size_text(loaded)} of each GPU: {remedy}"
-    for phase, doing in (("update", "learning"), ("rollout", "sampling")):
+        yield f"GPU memory: loading {model} takes {size_text(loaded)} of each GPU: use more GPUs"
+    fewer = FEWER_TOKENS.format("" if section.model.lora_rank else "--lora-rank 32 or ")
+    for phase, doing, remedy in (("update", "learning", fewer), ("rollout", "sampling", SMALLER_SHARE)):
         if (need := total(parts, phase)) > card:
             yield (
                 f"GPU memory: {doing} with {model} takes about {size_text(need)} of each GPU, there are "

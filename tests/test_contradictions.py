@@ -4,9 +4,10 @@ import copy
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from test_recipe_options import compose, options
 
-from research.training.__main__ import resolve_options
+from research.training.__main__ import resolve_options, search_r1
 from research.training.run import preflight
 from research.training.run.options import RunFailed
 from research.training.run.plan import make_plan
@@ -66,6 +67,12 @@ def test_what_verl_would_refuse_after_loading(tmp_path: Path, key: str, value: i
     assert any(said in line for line in fit_to_model(asked, "Qwen/Qwen2.5-7B-Instruct", config).faults)
 
 
+@pytest.mark.parametrize(("hardware", "policy"), [("cpu", "tiny"), ("cpu", "smollm2"), ("gpu", "smollm2")])
+def test_a_policy_that_the_run_makes_has_no_size_yet(tmp_path: Path, hardware: str, policy: str) -> None:
+    assert make_plan(options(tmp_path, hardware, policy=policy)).sized_model is None
+    assert make_plan(options(tmp_path, hardware, policy=policy, model="a/b")).sized_model == "a/b"
+
+
 def test_a_checkpoint_is_loaded_by_as_many_gpus(tmp_path: Path) -> None:
     config = compose(tmp_path, "gpu", gpus=4)
     actor = tmp_path / "run/checkpoints/global_step_3/actor"
@@ -77,6 +84,13 @@ def test_a_checkpoint_is_loaded_by_as_many_gpus(tmp_path: Path) -> None:
     eight = copy.deepcopy(config)
     eight.trainer.nnodes = 2
     assert not list(checkpoint_faults(tmp_path / "run", eight))
+
+
+def test_the_help_of_search_r1_names_its_own_defaults() -> None:
+    said = " ".join(CliRunner().invoke(search_r1, ["--help"], prog_name="search_r1").output.split())
+    for default in ("[runs/train_search_r1-TIME]", "[Qwen2.5-3B | tiny]", "[NQ and HotpotQA | mini world]"):
+        assert default in said
+    assert "MuSiQue |" not in said and "7B" not in said.replace("Qwen/Qwen2.5-7B --dry-run", "")
 
 
 def test_a_word_stays_a_word_when_a_run_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

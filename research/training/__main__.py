@@ -58,6 +58,8 @@ def parameters(recipe: str) -> list[click.Parameter]:
 
 def _option(recipe: str, name: str, kind: Any, *texts: str) -> click.Option:
     text = texts[-1 if recipe == "rqr" else 0].replace("RECIPE", recipe)
+    for words in RECIPES[recipe].help_words:
+        text = text.replace(*words)
     default = getattr(RecipeOptions, name, None)  # of those without one the recipe chooses
     return click.Option(
         [RECIPES[recipe].questions_option if name == "questions" else f"--{name.replace('_', '-')}", name],
@@ -94,7 +96,7 @@ def musique(context: click.Context, **values: Any) -> None:
     run_recipe(context, values)
 
 
-@main.command("search_r1", context_settings=CONTEXT, params=parameters("musique"))
+@main.command("search_r1", context_settings=CONTEXT, params=parameters("search_r1"))
 @click.pass_context
 def search_r1(context: click.Context, **values: Any) -> None:
     """Train a search agent as Search-R1 did, with GRPO on veRL.

@@ -55,9 +55,9 @@ class RunPlan:
     def sized_model(self) -> str | None:
         """The model whose size settings follow: the user's, or a small pretrained one once it is there."""
         made = str(self.inputs.model)
-        if not self.options.on_cpu:
-            return made
-        return self.options.model or (made if self.options.policy != "tiny" and Path(made).exists() else None)
+        if self.options.policy == "tiny":
+            return self.options.model if self.options.on_cpu else made
+        return self.options.model or (made if Path(made).exists() else None)
 
     def on_port(self, port: int) -> "RunPlan":
         """With the address of the retriever; if the run starts it, its port is chosen only then."""

@@ -28,6 +28,7 @@ class Recipe:
         config: research/config/train_CONFIG.yaml and its folder CONFIG, if they are another recipe's.
         preset: the file of CONFIG/preset by hardware, if it is not the default one.
         known: the presets whose protocol the tiny policy of a CPU knows.
+        help_words: what --help says in place of the other recipe's defaults.
     """
 
     questions_option: str
@@ -37,6 +38,7 @@ class Recipe:
     config: str = ""
     preset: str = ""
     known: tuple[str, ...] = ("own", "reference")
+    help_words: tuple[tuple[str, str], ...] = ()
 
 
 def completed(options: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
@@ -210,6 +212,11 @@ RECIPES = {
         config="musique",
         preset="search_r1_{hardware}",
         known=("search_r1_cpu",),
+        help_words=(
+            ("Qwen2.5-7B-Instruct", "Qwen2.5-3B"),
+            ("[MuSiQue", "[NQ and HotpotQA"),
+            ("2 epochs", "1005"),
+        ),
     ),
     "rqr": Recipe("--tasks", _rqr_cpu, _rqr_gpu, encoder_key="research.rewriting.encoder"),
 }

@@ -41,6 +41,6 @@ fi
 "${pip[@]}" -r "$lock" 2> >(grep -v "^WARNING: Location" >&2)
 "${pip[@]}" --no-build-isolation --editable .
 # Compiled once here (but the tests of packages), else each of the two dozen processes of a run compiles vLLM and veRL again.
-env -u PYTHONDONTWRITEBYTECODE "$folder/bin/python" -m compileall -q -j 0 -x "/tests?/" "$folder/lib" >/dev/null || true
+env -u PYTHONDONTWRITEBYTECODE PYTHONWARNINGS=ignore "$folder/bin/python" -m compileall -q -j 0 -x "/tests?/" "$folder/lib" >/dev/null || true
 echo "$want" >"$stamp"
 echo "Environment ready: $folder"

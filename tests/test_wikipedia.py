@@ -46,7 +46,8 @@ def test_a_run_resumes_with_it(tmp_path: Path) -> None:
     assert make_plan(RecipeOptions.load(tmp_path / "recipe.json")).inputs == make_plan(given).inputs
 
 
-def test_its_index_counts_in_main_memory(tmp_path: Path) -> None:
+def test_its_index_counts_in_main_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     words = ("--hardware", "gpu", "--gpus", 1, "--gpu-memory", 80, "--model", "Qwen/Qwen2.5-0.5B-Instruct")
     done = dry_run(*words, "--corpus", "wiki18", "--index", "ivfpq", "--run-dir", tmp_path / "run")
     assert re.search(r"retrieval service: index .* 24.0 GB\n", done.stdout), done.stderr

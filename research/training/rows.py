@@ -89,12 +89,12 @@ def _split_off(splits: dict[str, list[Any]], file: Path, seed: int) -> None:
         click.echo(f"{file.name}: {share} questions are held out for {split}")
 
 
-def require_batch(count: int, config: Any, file: Path) -> None:
-    """Raises DataError for fewer training questions than one batch."""
+def require_batch(count: int, config: Any, file: Path, which: str = "") -> None:
+    """Raises DataError for fewer training questions than one batch; `which` says which ones they are."""
     batch = config.data.train_batch_size
     if count < batch:
         raise DataError(
-            f"{file}: {count} questions are fewer than one batch (data.train_batch_size is {batch})"
+            f"{file}: {count} questions{which} are fewer than one batch (data.train_batch_size is {batch})"
         )
 
 

@@ -71,6 +71,8 @@ def demonstrations(
     """
     if (corpus is None) == (retriever is None):
         raise click.UsageError("give either --corpus or --retriever")
+    if corpus is not None and not corpus.is_file():
+        raise DataError(f"--corpus: there is no file {corpus}")
     asked = read_questions(questions)
     service = nullcontext(retriever) if corpus is None else serving(Service(corpus, "minilm", "bm25"))
     with service as url:

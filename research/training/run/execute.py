@@ -34,6 +34,7 @@ from research.training.run.preflight import (
 )
 from research.training.run.retriever_keeper import RetrieverKeeper
 from research.training.run.small_policy import SMALL, supervised_control
+from research.training.run.sources import version_of
 from research.training.run_files import (
     forget_steps_after,
     latest_checkpoint,
@@ -147,6 +148,21 @@ def _carry_out(plan: RunPlan, config: DictConfig) -> None:
         processes.stop_descendants()
 
 
+def _forget_other_preparations(plan: RunPlan) -> None:
+    """Remove what was prepared in the run folder from other options, or from files changed since."""
+    run_dir, files = plan.options.run_dir, [*plan.options.splits.values(), plan.options.corpus]
+    made_of = [[*command.argv[1:]] for command in plan.prepare]
+    made_of.append([f"{path} {version_of(path)}" for path in files if path])
+    text, note = json.dumps(made_of, indent=1), run_dir / "prepared.json"
+    if not note.exists() or note.read_text(encoding="utf-8") != text:
+        for command in plan.prepare:
+            path = command.creates
+            if path and path.is_relative_to(run_dir) and path.exists():
+                click.echo(f"{path}: made of other options or files; removed")
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_atomically(note, text)
+
+
 def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
     """Whatever is left of it: nothing for a run that is finished."""
     run_dir = plan.options.run_dir
@@ -156,6 +172,7 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
     total = total_steps(config, run_dir)
     if checkpoint is None:  # nothing was trained on the rows that may be there
         shutil.rmtree(run_dir / "data", ignore_errors=True)
+        _forget_other_preparations(plan)
     if stopped_early(rows):
         click.echo(f"{run_dir} is finished: research.early_stop ended it at step {rows[-1]['step']:.0f}.")
         return

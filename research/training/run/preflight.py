@@ -15,19 +15,21 @@ import psutil
 from omegaconf import DictConfig
 
 from research.datasets.hub import free_space, size_text
+from research.datasets.questions import read_questions
 from research.datasets.wiki18 import CORPUS, INDEX, space_needed
 from research.environments import EpisodeSettings, read_items
 from research.environments.controls import CLOSED_BOOK, SHUFFLED
 from research.errors import DataError
 from research.places import CACHE
 from research.tools.search import TOKEN_VARIABLE
+from research.training.cold_start.split import parts_of
 from research.training.config import read_research_config
 from research.training.rows import require_batch
 from research.training.run.models import folder_faults
 from research.training.run.options import HUB_NAME, OWN_CORPUS, WIKI18, gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
-from research.training.run.small_policy import SMALL
+from research.training.run.small_policy import SMALL, VALIDATION
 from research.training.run.sources import PREPARED, RECIPES, names_wikipedia
 from research.training.run_files import latest_checkpoint
 from research.training.sizes.model import model_sizes
@@ -110,6 +112,10 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
             count = len(read_items(environment, path, split, final))
             if split == "train":
                 require_batch(count, config, path)
+                if options.policy == SMALL:  # some of them are for the cold start
+                    asked, validation = read_questions(path), 0 if options.validation else VALIDATION
+                    left = len(parts_of(asked, path, validation=validation, seed=options.seed)[-1])
+                    require_batch(left, config, path, f" left of {count} after the cold start's")
         except DataError as error:
             lines.append(str(error))
     corpus = options.corpus if options.corpus == plan.inputs.corpus else None  # not one that is made
@@ -171,6 +177,7 @@ def _without_effect(plan: RunPlan) -> Iterator[str]:
         return
     searched = ("corpus", "index", "encoder", "faiss_index", "build_args", "serve_args")
     for option, others in {
+        "--policy tiny": ("cold_start_seconds",) if options.policy == "tiny" else (),
         "--retriever-url": searched if options.retriever_url else (),
         f"--index {options.index}": () if options.is_dense else ("encoder", "faiss_index"),
     }.items():

@@ -14,6 +14,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.metric import Metric
 
 SKIP = "skip_equal_groups"
+MEASURED = 8  # at least one in so many rows
 ENTROPY = "actor/entropy_loss"
 Loss = Callable[..., tuple[torch.Tensor, dict[str, Any]]]
 
@@ -27,19 +28,15 @@ def advantages_alone(loss_function: Any) -> bool:
 def informative(data: TensorDict, loss_function: Loss) -> tuple[TensorDict, Loss]:
     """The rows with an advantage, and the loss that they have in the whole batch.
 
-    Where micro-batches have a fixed number of rows, rows without one fill up the last. Without any
-    informative row the shortest one stays, whose gradient is 0.
+    Rows without an advantage, whose gradient is 0, come along where micro-batches have a fixed number of
+    rows, and up to an eighth of the batch: entropy and agreement with the rollout are measured on these rows.
     """
-    lengths = data["input_ids"].offsets().diff()
+    rows = len(data["advantages"].unbind())
     speaks = torch.stack([row.ne(0).any() for row in data["advantages"].unbind()])
-    order = torch.cat([speaks.nonzero().squeeze(1), _by_length((~speaks).nonzero().squeeze(1), lengths)])
-    kept = order[: _divisible(max(1, int(speaks.sum())), len(lengths), data)]
+    order = torch.cat([speaks.nonzero().squeeze(1), (~speaks).nonzero().squeeze(1)])
+    kept = order[: _divisible(max(-(-rows // MEASURED), int(speaks.sum())), rows, data)]
     left = tu.index_select_tensor_dict(data, kept.sort().values)
     return left, _of_whole_batch(loss_function, int(data["loss_mask"].sum()), int(left["loss_mask"].sum()))
-
-
-def _by_length(rows: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    return rows[lengths[rows].argsort()]
 
 
 def _divisible(count: int, rows: int, data: TensorDict) -> int:

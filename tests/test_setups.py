@@ -61,7 +61,8 @@ def test_run_sh_checks_the_gpu_environment_in_a_folder_of_its_own(tmp_path: Path
     code, calls, _ = run_sh(tmp_path, *words, "-k", "viewer")
     assert code == 0 and calls[0] == "setup_env.sh gpu .venv-gpu" and not (tmp_path / ".venv").exists()
     assert "python -c import vllm" in calls and not any(each.startswith(("ruff", "mypy")) for each in calls)
-    for recipe in ("musique", "search_r1", "rqr"):
+    own = "protocol@research.protocol=search_r1_own research.prompt=search_r1_own"
+    for recipe in ("musique", f"search_r1 {own}", "rqr"):
         assert f"python -m research.training {recipe} --hardware gpu --gpus 8 --dry-run" in calls
     assert "-k viewer" in calls[-1] and calls[-1].endswith("-m not launch")
 

@@ -35,8 +35,8 @@ case $environment in
         echo "== dry runs"
         # Search-R1 in words of our own: its released ones are fetched.
         own="protocol@research.protocol=search_r1_own research.prompt=search_r1_own"
-        for words in musique "search_r1 $own" rqr; do
-            python -m research.training $words --hardware gpu --gpus 8 --dry-run >/dev/null
+        for recipe in musique "search_r1 $own" rqr; do
+            python -m research.training $recipe --hardware gpu --gpus 8 --dry-run >/dev/null
         done
         # What needs a package of the CPU lock alone, and the recipe that serves, which takes .venv.
         for file in architecture retriever_encoder retriever_page serve_recipe viewer_page; do

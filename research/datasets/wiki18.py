@@ -52,14 +52,14 @@ class RequiredFile(NamedTuple):
     present: bool
 
 
-def required_files(target: Path) -> list[RequiredFile]:
+def required_files(target: Path, names: tuple[str, ...] = (CORPUS, INDEX)) -> list[RequiredFile]:
     """The corpus and the index, and whether they are in `target`; needs no network."""
-    return [RequiredFile(name, BYTES[name], (target / name).is_file()) for name in (CORPUS, INDEX)]
+    return [RequiredFile(name, BYTES[name], (target / name).is_file()) for name in names]
 
 
 def space_needed(target: Path, names: tuple[str, ...] = (CORPUS, INDEX)) -> int:
     """Bytes that the disk of `target` must have free before `names` are fetched, at the fullest moment."""
-    missing = {name: 0 if (target / name).is_file() else BYTES[name] for name in names}
+    missing = {file.name: file.size for file in required_files(target, names) if not file.present}
     corpus, index = missing.get(CORPUS, 0), missing.get(INDEX, 0)
     archive = BYTES[ARCHIVE] - _fetched(target, ARCHIVE) if corpus else 0
     return corpus + max(archive, index - _fetched(target, INDEX) if index else 0)
@@ -68,11 +68,10 @@ def space_needed(target: Path, names: tuple[str, ...] = (CORPUS, INDEX)) -> int:
 def plan(target: Path, names: tuple[str, ...] = (CORPUS, INDEX)) -> str:
     """What is there and what is missing, as text for people."""
     lines = [f"2018 Wikipedia in {target}"]
-    for name in names:
+    for name, size, present in required_files(target, names):
         file = ARCHIVE if name == CORPUS else INDEX
         missing = f"missing, {size_text(_fetched(target, file))} of {size_text(BYTES[file])} downloaded"
-        state = "present" if (target / name).is_file() else missing
-        lines.append(f"  {name:15} {size_text(BYTES[name]):>8}  {state}")
+        lines.append(f"  {name:15} {size_text(size):>8}  {'present' if present else missing}")
     needed, free = space_needed(target, names), free_space(target)
     verdict = "" if needed <= free else ", NOT ENOUGH"
     lines.append(f"disk: {size_text(needed)} more needed, {size_text(free)} free{verdict}")

@@ -22,7 +22,7 @@ from research.processes import Terminated
 from research.training.cold_start.commands import cold_start
 from research.training.run.execute import execute, export, show
 from research.training.run.hub import push, push_policy
-from research.training.run.options import OWN_CORPUS, WIKI18, RecipeOptions, RunFailed, gpu_memory
+from research.training.run.options import CORPUS_WORDS, RecipeOptions, RunFailed, gpu_memory
 from research.training.run.plan import make_plan
 from research.training.run.sources import RECIPES
 from research.training.run_files import latest_checkpoint
@@ -34,17 +34,8 @@ SWITCHES = {
     "dry_run": "Print the configuration and every command; run nothing.",
 }
 # What may change when a run resumes; everything else belongs to what is being trained.
-FREE_ON_RESUME = {
-    "run_dir",
-    "steps",
-    "nodes",
-    "gpus",
-    "gpu_memory",
-    "supervised_control",
-    "track",
-    "push_to_hub",
-}
-FREE_ON_RESUME |= {"serve_args", "retriever_url", "retriever_host", "retriever_port"}
+FREE_ON_RESUME = {"run_dir", "steps", "nodes", "gpus", "supervised_control", "track", "push_to_hub"}
+FREE_ON_RESUME |= {"gpu_memory", "serve_args", "retriever_url", "retriever_host", "retriever_port"}
 
 
 def parameters(recipe: str) -> list[click.Parameter]:
@@ -170,7 +161,7 @@ def resolve_options(values: dict[str, Any], explicit: set[str], resume: bool) ->
     for name in ("model", "encoder"):
         if values.get(name) and values[name] != "minilm" and Path(values[name]).exists():
             values[name] = str(Path(values[name]).absolute())
-    words = [word for word in (OWN_CORPUS, WIKI18) if not word.is_file()]
+    words = [word for word in CORPUS_WORDS if not word.is_file()]
     paths = {
         name: value if name == "corpus" and value in words else value.absolute()
         for name, value in values.items()

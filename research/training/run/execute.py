@@ -151,7 +151,7 @@ def _carry_out(plan: RunPlan, config: DictConfig) -> None:
 def _forget_other_preparations(plan: RunPlan) -> None:
     """Remove what was prepared in the run folder from other options, or from files changed since."""
     run_dir, files = plan.options.run_dir, [*plan.options.splits.values(), plan.options.corpus]
-    made_of = [[*command.argv[1:]] for command in plan.prepare]
+    made_of = [command.argv[1:] for command in plan.prepare]
     made_of.append([f"{path} {version_of(path)}" for path in files if path])
     text, note = json.dumps(made_of, indent=1), run_dir / "prepared.json"
     if not note.exists() or note.read_text(encoding="utf-8") != text:

@@ -49,6 +49,7 @@ MODEL, KIND, HOST = (Ruled(name, rules.TEXT) for name in ("name|dir", "kind", "t
 REPOSITORY = Ruled("name", Rule(lambda value: bool(HUB_NAME.fullmatch(str(value))), "NAME or OWNER/NAME"))
 URL, KIND_HELP = Ruled("url", rules.URL), f"Kind of the index, of {', '.join(KINDS)}."
 OWN_CORPUS, WIKI18 = Path("dataset"), Path("wiki18")
+CORPUS_WORDS = (OWN_CORPUS, WIKI18)
 """What --corpus calls the paragraphs of the questions, and the Wikipedia of 2018"""
 SPLITS = {"train": "questions", "validation": "validation", "test": "test"}
 """split -> the option that names its file"""
@@ -176,6 +177,11 @@ class RecipeOptions:
     def on_cpu(self) -> bool:
         """Whether no GPU is used."""
         return self.hardware != "gpu"
+
+    @property
+    def corpus_word(self) -> Path | None:
+        """The word that stands for the corpus; rewriting tasks come with their own passages."""
+        return self.corpus if self.recipe != "rqr" and self.corpus in CORPUS_WORDS else None
 
     @property
     def is_dense(self) -> bool:

@@ -26,19 +26,19 @@ from research.training.cold_start.split import parts_of
 from research.training.config import read_research_config
 from research.training.rows import require_batch
 from research.training.run.models import folder_faults
-from research.training.run.options import HUB_NAME, OWN_CORPUS, WIKI18, gpu_memory
+from research.training.run.options import HUB_NAME, WIKI18, gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
 from research.training.run.small_policy import SMALL, VALIDATION
-from research.training.run.sources import PREPARED, RECIPES, names_wikipedia
+from research.training.run.sources import PREPARED, RECIPES
 from research.training.run_files import latest_checkpoint
+from research.training.sizes.memory import GB
 from research.training.sizes.model import model_sizes
 from retriever_server.__main__ import build_command, serve
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import KINDS
 from retriever_server.indexes.options import parse_options
 
-GB = 10**9
 # Of the index of Wikipedia by kind, while it is built or searched: docs/retriever.md, "Kinds of index".
 WIKI18_MEMORY = {
     "flat": 65 * GB,
@@ -60,16 +60,9 @@ SET_BY_US = {
 
 def problems(plan: RunPlan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
-    checks = [
-        _hiding_modules,
-        _missing_files,
-        _models,
-        _port,
-        _retriever,
-        _without_effect,
-        _retriever_options,
-    ]
-    return [line for check in [*checks, _hardware, _wikipedia] for line in check(plan)]
+    checks = [_hiding_modules, _missing_files, _models, _port, _retriever, _without_effect]
+    checks += [_retriever_options, _hardware, _wikipedia]
+    return [line for check in checks for line in check(plan)]
 
 
 def _hiding_modules(plan: RunPlan) -> Iterator[str]:
@@ -90,8 +83,7 @@ def _missing_files(plan: RunPlan) -> Iterator[str]:
     files = {recipe.questions_option: options.questions, "--faiss-index": options.faiss_index}
     files |= {f"--{name}": getattr(options, name) for name in ("validation", "test", "corpus")}
     for name, path in files.items():
-        own = path == OWN_CORPUS and options.recipe != "rqr"
-        word = name == "--corpus" and (own or names_wikipedia(options))
+        word = name == "--corpus" and options.corpus_word
         if path is not None and not word and not path.is_file():
             yield f"{name}: there is no file {path}"
     for path in filter(None, (plan.inputs.questions, plan.inputs.validation, plan.inputs.corpus)):
@@ -290,22 +282,23 @@ def _hardware(plan: RunPlan) -> Iterator[str]:
 
 def wikipedia_index(plan: RunPlan) -> int:
     """Bytes of main memory that the index of Wikipedia takes; 0 if the run serves another, or none."""
-    if plan.inputs.corpus is None or plan.inputs.corpus.parent != CACHE / WIKI18:
-        return 0
-    return WIKI18_MEMORY.get(plan.inputs.index or "flat", 0)
+    return WIKI18_MEMORY.get(plan.inputs.index or "flat", 0) if _searches_wikipedia(plan) else 0
+
+
+def _searches_wikipedia(plan: RunPlan) -> bool:
+    return plan.inputs.corpus is not None and plan.inputs.corpus.parent == CACHE / WIKI18
 
 
 def _wikipedia(plan: RunPlan) -> Iterator[str]:
     """The corpus of 21 M passages and its index, if the plan uses them."""
-    wiki = CACHE / WIKI18
-    if plan.inputs.corpus is None or plan.inputs.corpus.parent != wiki:
+    if not _searches_wikipedia(plan):
         return
+    wiki = CACHE / WIKI18
     vectors = plan.inputs.faiss_index is not None and plan.inputs.faiss_index.parent == wiki
     names, what = ((CORPUS, INDEX), " and its E5 index") if vectors else ((CORPUS,), "")
     yield from _disk(wiki, space_needed(wiki, names), f"Wikipedia 2018{what}")
     index, memory = wikipedia_index(plan), psutil.virtual_memory().total
-    smaller = WIKI18_MEMORY["ivfpq"] + OTHERS
-    hint = "--index ivfpq would fit; or " if index + OTHERS > memory >= smaller else ""
+    hint = "--index ivfpq would fit; or " if memory >= WIKI18_MEMORY["ivfpq"] + OTHERS else ""
     if index and memory < index + OTHERS:
         yield (
             f"memory: the index of Wikipedia takes {size_text(index)} of main memory, the rest of a run "

@@ -45,7 +45,7 @@ def small_policy(options: RecipeOptions) -> Defaults:
 
 def with_own_corpus(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
     """Where the corpus is called ``dataset``: the paragraphs that the rows of the questions come with."""
-    if inputs.corpus != OWN_CORPUS or inputs.recipe == "rqr":
+    if inputs.corpus_word != OWN_CORPUS:
         return inputs, []
     corpus, files = inputs.run_dir / "corpus.jsonl", inputs.splits.values()
     made = _command(

@@ -50,7 +50,7 @@ def completed(options: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
     recipe = RECIPES[options.recipe]
     small = options.policy == SMALL
     defaults = (small_policy if small else recipe.cpu if options.on_cpu else recipe.gpu)(options)
-    if names_wikipedia(options):
+    if options.corpus_word == WIKI18:
         options = replace(options, corpus=None)
         defaults = defaults | _wikipedia(replace(options, index=options.index or defaults["index"][0]))
     taken = {name: default for name, default in defaults.items() if getattr(options, name) is None}
@@ -88,11 +88,6 @@ def _splits(options: RecipeOptions, pattern: str, made: Command | None) -> Defau
 
 def _corpus(options: RecipeOptions, path: str, made: Command | None) -> Defaults:
     return {"corpus": (Path(path), made)} if _needs_corpus(options) else {}
-
-
-def names_wikipedia(options: RecipeOptions) -> bool:
-    """Whether --corpus is that word; rewriting tasks come with their own passages."""
-    return options.corpus == WIKI18 and options.recipe != "rqr"
 
 
 def _wikipedia(options: RecipeOptions) -> Defaults:

@@ -1,6 +1,7 @@
 """Options that contradict one another, a card, a model or a checkpoint are told before anything starts."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,14 @@ def test_an_index_of_the_users_own_is_another_one(tmp_path: Path) -> None:
 )
 def test_an_option_without_effect_is_refused(tmp_path: Path, given: dict[str, object], said: str) -> None:
     assert any(said in line for line in problems(make_plan(options(tmp_path, **given))))
+
+
+def test_a_run_resumes_with_a_retriever_elsewhere(tmp_path: Path) -> None:
+    saved = options(tmp_path, corpus=tmp_path / "corpus.jsonl", index="bm25")
+    saved.run_dir.mkdir()
+    saved.save(saved.run_dir / "recipe.json")
+    moved = replace(saved, retriever_url="http://127.0.0.1:1")
+    assert not any("without effect" in line for line in problems(make_plan(moved)))
 
 
 def test_a_plan_for_a_larger_card_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,9 +163,12 @@ def _retriever(plan: RunPlan) -> Iterator[str]:
 
 
 def _without_effect(plan: RunPlan) -> Iterator[str]:
-    """Options that another one leaves without a meaning; rewriting has other uses for encoder and corpus."""
+    """Options that another one leaves without a meaning.
+
+    Rewriting has other uses for encoder and corpus; a run that resumes may go on with a retriever elsewhere.
+    """
     options = plan.options
-    if options.recipe == "rqr":
+    if options.recipe == "rqr" or (options.run_dir / "recipe.json").exists():
         return
     searched = ("corpus", "index", "encoder", "faiss_index", "build_args", "serve_args")
     for option, others in {

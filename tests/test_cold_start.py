@@ -222,7 +222,7 @@ def test_a_dead_retriever_ends_it_with_its_reason(files: Path, byte_model: str) 
 def test_no_question_is_on_both_sides(files: Path) -> None:
     write(files / "many.jsonl", [row | {"id": f"{row['id']}_{copy}"} for row in ROWS for copy in range(4)])
     given = ("--questions", files / "many.jsonl", "--out", files / "parts", "--validation", 10)
-    assert "8 questions for the cold start, 3 for validation, 9 others" in run("split", *given)
+    assert "8 questions for the cold start, 3 for validation, 9 for GRPO" in run("split", *given)
     parts = [
         [each.id for each in read_questions(files / "parts" / f"{name}.questions.jsonl")]
         for name in ("demonstrated", "validation", "rest")

@@ -12,6 +12,7 @@ from typing import Any
 from research.datasets.question_forms import Question
 from research.metrics.answers import normalize_answer
 
+Triple = tuple[str, str, str]  # subject, relation, object
 TRIPLE = ("fact", "relation", "entity")
 YEAR = re.compile(r"\b(\d{4})\b")
 
@@ -44,8 +45,8 @@ def hops_of(question: Question) -> tuple[Hop, ...]:
     metadata = question.metadata
     if steps := metadata.get("question_decomposition"):
         return _of_steps(steps)
-    if evidences := metadata.get("evidences"):
-        return _of_evidences(evidences)
+    if metadata.get("evidences"):
+        return _of_triples(triples_of(question))
     return _of_titles(question.question, question.supporting_titles, question.golden_answers[0])
 
 
@@ -70,13 +71,17 @@ def _earlier(asked: Sequence[tuple[str, str]], number: int) -> str:
     return asked[number - 1][1] if 0 < number <= len(asked) else f"#{number}"
 
 
-def _of_evidences(evidences: Any) -> tuple[Hop, ...]:
-    """2Wiki's: (subject, relation, object), or the hub's lists of each."""
+def triples_of(question: Question) -> list[Triple]:
+    """2Wiki's evidences: (subject, relation, object), or the hub's lists of each; empty if one is neither."""
+    evidences = question.metadata.get("evidences") or []
     if isinstance(evidences, dict):
         evidences = list(map(list, zip(*(evidences.get(each, []) for each in TRIPLE), strict=False)))
-    triples = [tuple(map(str, each)) for each in evidences if isinstance(each, list | tuple)]
-    if len(triples) < len(evidences) or any(len(each) != 3 for each in triples):
-        return ()
+    if not all(isinstance(each, list | tuple) and len(each) == 3 for each in evidences):
+        return []
+    return [(str(subject), str(relation), str(value)) for subject, relation, value in evidences]
+
+
+def _of_triples(triples: Sequence[Triple]) -> tuple[Hop, ...]:
     hops = [
         Hop(
             f"the {relation} of {subject}",
@@ -91,7 +96,7 @@ def _of_evidences(evidences: Any) -> tuple[Hop, ...]:
     return tuple(hops)
 
 
-def _order(triples: Sequence[tuple[str, ...]]) -> str:
+def _order(triples: Sequence[Triple]) -> str:
     """Which of two dates is the earlier, in words: a small model does not compare and answer in one step."""
     years = [
         (int(found[1]), subject)

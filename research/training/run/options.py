@@ -86,6 +86,13 @@ class RecipeOptions:
         "End the cold start of smollm2 after that long, if its epochs do not. [no bound]",
         "",
     ] = None
+    comparisons: Annotated[
+        int | None,
+        click.IntRange(1),
+        "Questions added for GRPO after the cold start of smollm2, at most, made of the gold facts of 2Wiki: "
+        "which of two came first, whether two share a country. [none]",
+        "",
+    ] = None
     questions: Annotated[
         Path | None,
         FILE,

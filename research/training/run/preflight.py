@@ -26,7 +26,7 @@ from research.training.cold_start.split import parts_of
 from research.training.config import read_research_config
 from research.training.rows import require_batch
 from research.training.run.models import folder_faults
-from research.training.run.options import HUB_NAME, WIKI18, gpu_memory
+from research.training.run.options import HUB_NAME, WIKI18, RecipeOptions, gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
 from research.training.run.small_policy import SMALL, VALIDATION
@@ -103,17 +103,23 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
         try:
             count = len(read_items(environment, path, split, final))
             if split == "train":
-                require_batch(count, config, path)
+                which = ""
                 if options.policy == SMALL:  # some of them are for the cold start
-                    asked, validation = read_questions(path), 0 if options.validation else VALIDATION
-                    left = len(parts_of(asked, path, validation=validation, seed=options.seed)[-1])
-                    require_batch(left, config, path, f" left of {count} after the cold start's")
+                    left = parts_of(read_questions(path), path, **_parts(options))[-1]
+                    count, which = len(left), f" left of {count} after the cold start's"
+                require_batch(count, config, path, which)
         except DataError as error:
             lines.append(str(error))
     corpus = options.corpus if options.corpus == plan.inputs.corpus else None  # not one that is made
     if corpus and corpus.is_file() and plan.serve and not plan.build[-1].is_done:
         lines += _corpus_faults(corpus, environment.settings)
     return lines
+
+
+def _parts(options: RecipeOptions) -> dict[str, int]:
+    """How the recipe's cold start parts the questions."""
+    validation = 0 if options.validation else VALIDATION
+    return {"validation": validation, "comparisons": options.comparisons or 0, "seed": options.seed}
 
 
 def _corpus_faults(corpus: Path, settings: EpisodeSettings) -> Iterator[str]:
@@ -172,7 +178,7 @@ def _without_effect(plan: RunPlan) -> Iterator[str]:
         return
     searched = ("corpus", "index", "encoder", "faiss_index", "build_args", "serve_args")
     for option, others in {
-        "--policy tiny": ("cold_start_seconds",) if options.policy == "tiny" else (),
+        "--policy tiny": ("cold_start_seconds", "comparisons") if options.policy == "tiny" else (),
         "--retriever-url": searched if options.retriever_url else (),
         f"--index {options.index}": () if options.is_dense else ("encoder", "faiss_index"),
     }.items():

@@ -63,11 +63,12 @@ def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
     )
     validation = inputs.validation or held_out
     drawn = ("--validation", VALIDATION if validation == held_out else 0)
+    more = ("--comparisons", inputs.comparisons) if inputs.comparisons else ()
     seconds = ("--seconds", inputs.cold_start_seconds) if inputs.cold_start_seconds else ()
     commands = [
         _command(
             "part the questions of the cold start from the others",
-            *("split", "--questions", inputs.questions, "--out", parts, "--seed", inputs.seed, *drawn),
+            *("split", "--questions", inputs.questions, "--out", parts, "--seed", inputs.seed, *drawn, *more),
             creates=parts,
         ),
         _demonstrations(inputs, asked, shown),

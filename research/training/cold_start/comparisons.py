@@ -1,0 +1,165 @@
+"""More questions for GRPO, made of gold facts: which of two came first, and whether two share a country.
+
+A small model reads two dates, says which is before the other, and yet answers with the wrong one as often as
+not. That is one bit, which rewards can teach if enough questions ask for it. 2Wiki's own comparisons are made
+of its facts by templates (Ho et al. 2020, section 3); so are these, in its wording.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
+
+from research.datasets.question_forms import Question
+from research.metrics.answers import normalize_answer
+from research.training.cold_start.hops import YEAR, Triple, triples_of
+
+# Names of a country that do not begin as its others do; Austria and Austrian do.
+ALSO = {"us": "american", "usa": "american", "united states": "american", "united kingdom": "british"}
+ALIKE = 4  # letters
+
+Pair = tuple[str, str]
+Facts = dict[str, dict[str, str]]  # relation -> subject -> its only value
+Comparison = tuple[str, str, list[Triple]]  # question, answer, evidences
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Questions about two subjects by one relation: of the subjects themselves, or of two films' directors.
+
+    Attributes:
+        forms: of a date, those that ask for the earlier; of a country, those that ask for the same.
+        later: of a date, those that ask for the later; none of a country.
+    """
+
+    relation: str
+    forms: tuple[str, ...]
+    later: tuple[str, ...] = ()
+    of_directors: bool = False
+
+
+KINDS = (
+    Kind(
+        "date of birth",
+        ("Who was born first, {} or {}?", "Who is older, {} or {}?", "Was {} or {} born first?"),
+        ("Who was born later, {} or {}?", "Who is younger, {} or {}?"),
+    ),
+    Kind(
+        "date of death",
+        ("Who died first, {} or {}?", "Who died earlier, {} or {}?"),
+        ("Who died later, {} or {}?",),
+    ),
+    Kind(
+        "publication date",
+        ("Which film was released earlier, {} or {}?", "Which film came out first, {} or {}?"),
+        ("Which film was released more recently, {} or {}?",),
+    ),
+    Kind(
+        "date of birth",
+        (
+            "Which film has the director who was born earlier, {} or {}?",
+            "Which film whose director is older, {} or {}?",
+        ),
+        (
+            "Which film has the director who was born later, {} or {}?",
+            "Which film whose director is younger, {} or {}?",
+        ),
+        of_directors=True,
+    ),
+    Kind(
+        "date of death",
+        (
+            "Which film has the director who died first, {} or {}?",
+            "Which film has the director who died earlier, {} or {}?",
+        ),
+        ("Which film has the director who died later, {} or {}?",),
+        of_directors=True,
+    ),
+    Kind(
+        "country",
+        ("Are {} and {} located in the same country?", "Are {} and {} both located in the same country?"),
+    ),
+    Kind(
+        "country of citizenship",
+        ("Were {} and {} of the same nationality?", "Are {} and {} from the same country?"),
+    ),
+    Kind("country of origin", ("Are both {} and {} from the same country?",)),
+    Kind(
+        "country of citizenship",
+        (
+            "Do both films {} and {} have the directors from the same country?",
+            "Do director of film {} and director of film {} share the same nationality?",
+        ),
+        of_directors=True,
+    ),
+)
+
+
+def comparisons_of(questions: Sequence[Question], most: int, seed: int = 42) -> list[Question]:
+    """Up to `most` comparisons of the facts of `questions`, of all kinds alike; none without facts."""
+    draw, facts = random.Random(seed), _facts(questions)
+    in_turn = chain.from_iterable(zip_longest(*(_compared(kind, facts, draw) for kind in KINDS)))
+    return [
+        Question(
+            f"comparison_{number}",
+            question,
+            (answer,),
+            {"hops": len(evidences), "type": "comparison", "evidences": list(map(list, evidences))},
+        )
+        for number, (question, answer, evidences) in enumerate(islice(filter(None, in_turn), most))
+    ]
+
+
+def _facts(questions: Sequence[Question]) -> Facts:
+    """Without subjects of which a relation has several values."""
+    values: dict[str, dict[str, set[str]]] = {}
+    for subject, relation, value in chain.from_iterable(map(triples_of, questions)):
+        values.setdefault(relation, {}).setdefault(subject, set()).add(value)
+    return {
+        relation: {subject: min(each) for subject, each in of.items() if len(each) == 1}
+        for relation, of in values.items()
+    }
+
+
+def _compared(kind: Kind, facts: Facts, draw: random.Random) -> Iterator[Comparison]:
+    """All that a kind has, no pair twice, as many of one answer as of the other."""
+    known, directors = facts.get(kind.relation, {}), facts.get("director", {})
+    subjects = sorted(each for each in (directors if kind.of_directors else known))
+    about = {each: directors[each] if kind.of_directors else each for each in subjects}
+    subjects = [each for each in subjects if about[each] in known]
+    pairs = [(a, b) for place, a in enumerate(subjects) for b in subjects[:place] if about[a] != about[b]]
+    draw.shuffle(pairs)
+    pairs = [pair if draw.random() < 0.5 else pair[::-1] for pair in pairs]
+    answered = _by_date(kind, pairs, about, known) if kind.later else _by_country(kind, pairs, about, known)
+    for forms, pair, answer in answered:
+        evidences = [(each, "director", about[each]) for each in pair if kind.of_directors]
+        evidences += [(about[each], kind.relation, known[about[each]]) for each in pair]
+        yield draw.choice(forms).format(*pair), answer, evidences
+
+
+Answered = Iterator[tuple[tuple[str, ...], Pair, str]]
+
+
+def _by_date(kind: Kind, pairs: Sequence[Pair], about: dict[str, str], known: dict[str, str]) -> Answered:
+    later = False
+    for pair in pairs:
+        dates = [YEAR.search(known[about[each]]) for each in pair]
+        years = [int(each[1]) for each in dates if each]
+        if len(set(years)) == 2:
+            yield (kind.later if later else kind.forms), pair, pair[(years[0] < years[1]) == later]
+            later = not later
+
+
+def _by_country(kind: Kind, pairs: Sequence[Pair], about: dict[str, str], known: dict[str, str]) -> Answered:
+    same, other = (
+        [pair for pair in pairs if (len({_country(known[about[each]]) for each in pair}) == 1) == alike]
+        for alike in (True, False)
+    )
+    for first, second in zip(same, other, strict=False):
+        yield kind.forms, first, "yes"
+        yield kind.forms, second, "no"
+
+
+def _country(name: str) -> str:
+    plain = normalize_answer(name)
+    return ALSO.get(plain, plain)[:ALIKE]

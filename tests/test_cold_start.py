@@ -127,21 +127,45 @@ def test_hops_name_what_earlier_ones_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("relation", "values", "said"),
+    ("relation", "values", "answer", "said"),
     [
-        ("date of birth", ("7 May 1912", "April 1, 1899"), "1899, of B, is before 1912, of A"),
-        ("publication date", ("1912", "1999"), "1912, of A, is before 1999, of B"),
-        ("date of birth", ("7 May 1912", "8 May 1912"), ""),
-        ("date of birth", ("7 May 1912", "unknown"), ""),
-        ("country", ("1912", "1999"), ""),
+        (
+            "date of birth",
+            ("7 May 1912", "April 1, 1899"),
+            "a",
+            "The earlier, 1899, is of B; the later, 1912, is of A. Asked for is the later, 1912, of A",
+        ),
+        (
+            "publication date",
+            ("1912", "1999"),
+            "A",
+            "The earlier, 1912, is of A; the later, 1999, is of B. Asked for is the earlier, 1912, of A",
+        ),
+        ("date of birth", ("7 May 1912", "8 May 1912"), "A", ""),
+        ("date of birth", ("7 May 1912", "unknown"), "A", ""),
+        ("date of birth", ("7 May 1912", "8 May 1999"), "87 years", ""),
+        ("country", ("1912", "1999"), "A", ""),
+        ("country", ("France", "French"), "yes", "France and French are the same"),
+        ("country", ("France", "Italy"), "no", "France and Italy are not the same"),
     ],
 )
-def test_two_dates_are_put_in_order_before_the_answer(
-    relation: str, values: tuple[str, str], said: str
+def test_what_is_compared_is_put_in_words_before_the_answer(
+    relation: str, values: tuple[str, str], answer: str, said: str
 ) -> None:
     evidences = [[subject, relation, value] for subject, value in zip("AB", values, strict=True)]
-    last = hops_of(Question("q", "Who?", ("A",), metadata={"evidences": evidences}))[-1]
+    last = hops_of(Question("q", "Who?", (answer,), metadata={"evidences": evidences}))[-1]
     assert last.fact == ". ".join(filter(None, [f"the {relation} of B is {values[1]}", said]))
+
+
+def test_of_two_directors_it_is_said_whose_film_it_is() -> None:
+    evidences = [
+        ["F", "director", "A"],
+        ["G", "director", "B"],
+        ["A", "date of birth", "1912"],
+        ["B", "date of birth", "1899"],
+    ]
+    last = hops_of(Question("q", "Which?", ("G",), metadata={"evidences": evidences}))[-1]
+    assert last.fact.endswith("Asked for is the earlier, 1899, of B, director of G")
 
 
 def test_a_page_that_the_question_does_not_name_is_led_to() -> None:

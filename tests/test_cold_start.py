@@ -17,7 +17,7 @@ from research.errors import DataError
 from research.training.cold_start.commands import cold_start
 from research.training.cold_start.corpus import paragraphs_of
 from research.training.cold_start.demonstrations import UNTRAINED
-from research.training.cold_start.hops import hops_of
+from research.training.cold_start.hops import comparison_of, hops_of
 from research.training.cold_start.sft import Schedule, fit
 from research.training.run.plan import make_plan
 
@@ -127,34 +127,36 @@ def test_hops_name_what_earlier_ones_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("relation", "values", "answer", "said"),
+    ("relation", "values", "answer", "compared", "follows"),
     [
         (
             "date of birth",
             ("7 May 1912", "April 1, 1899"),
             "a",
-            "The earlier, 1899, is of B; the later, 1912, is of A. Asked for is the later, 1912, of A",
+            "The earlier, 1899, is of B; the later, 1912, is of A.",
+            "That is the later, 1912, of A.",
         ),
         (
             "publication date",
             ("1912", "1999"),
             "A",
-            "The earlier, 1912, is of A; the later, 1999, is of B. Asked for is the earlier, 1912, of A",
+            "The earlier, 1912, is of A; the later, 1999, is of B.",
+            "That is the earlier, 1912, of A.",
         ),
-        ("date of birth", ("7 May 1912", "8 May 1912"), "A", ""),
-        ("date of birth", ("7 May 1912", "unknown"), "A", ""),
-        ("date of birth", ("7 May 1912", "8 May 1999"), "87 years", ""),
-        ("country", ("1912", "1999"), "A", ""),
-        ("country", ("France", "French"), "yes", "France and French are the same"),
-        ("country", ("France", "Italy"), "no", "France and Italy are not the same"),
+        ("date of birth", ("7 May 1912", "8 May 1912"), "A", "", ""),
+        ("date of birth", ("7 May 1912", "unknown"), "A", "", ""),
+        ("date of birth", ("7 May 1912", "8 May 1999"), "87 years", "", ""),
+        ("country", ("1912", "1999"), "A", "", ""),
+        ("country", ("France", "French"), "yes", "", "France and French are the same."),
+        ("country", ("France", "Italy"), "no", "", "France and Italy are not the same."),
     ],
 )
 def test_what_is_compared_is_put_in_words_before_the_answer(
-    relation: str, values: tuple[str, str], answer: str, said: str
+    relation: str, values: tuple[str, str], answer: str, compared: str, follows: str
 ) -> None:
     evidences = [[subject, relation, value] for subject, value in zip("AB", values, strict=True)]
-    last = hops_of(Question("q", "Who?", (answer,), metadata={"evidences": evidences}))[-1]
-    assert last.fact == ". ".join(filter(None, [f"the {relation} of B is {values[1]}", said]))
+    asked = Question("q", "Who?", (answer,), metadata={"evidences": evidences})
+    assert comparison_of(asked) == (compared, follows)
 
 
 def test_of_two_directors_it_is_said_whose_film_it_is() -> None:
@@ -164,8 +166,8 @@ def test_of_two_directors_it_is_said_whose_film_it_is() -> None:
         ["A", "date of birth", "1912"],
         ["B", "date of birth", "1899"],
     ]
-    last = hops_of(Question("q", "Which?", ("G",), metadata={"evidences": evidences}))[-1]
-    assert last.fact.endswith("Asked for is the earlier, 1899, of B, director of G")
+    asked = Question("q", "Which?", ("G",), metadata={"evidences": evidences})
+    assert comparison_of(asked)[1] == "That is the earlier, 1899, of B, director of G."
 
 
 def test_a_page_that_the_question_does_not_name_is_led_to() -> None:

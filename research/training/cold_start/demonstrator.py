@@ -18,7 +18,7 @@ from research.episode.tools import Tool
 from research.episode.trajectory import Trajectory
 from research.errors import DataError
 from research.metrics.answers import exact_match
-from research.training.cold_start.hops import Hop
+from research.training.cold_start.hops import Hop, comparison_of
 
 
 class Lost(Exception):
@@ -29,8 +29,8 @@ class Lost(Exception):
 class Demonstrator:
     """What is said next, by what the context shows; one for each episode."""
 
+    question: Question
     hops: Sequence[Hop]
-    answer: str
     tokens: TokenProtocol
     tool: Tool
     place: int = 0
@@ -63,11 +63,21 @@ class Demonstrator:
         self.place, self.tried = self.place + 1, 0
         if self.place < len(self.hops):
             return self._search("" if found.by_title else f"The passages say {found.answer}. ")
+        return _turn(self._conclusion(), _said(self.answer, self.protocol), self.protocol)
+
+    def _conclusion(self) -> str:
+        """With the question once more, which a small model does not look up so far back."""
         facts = "; ".join(hop.fact for hop in self.hops if hop.fact)
-        thought = (
-            f"I know: {facts}. So the answer is {self.answer}." if facts else f"The answer is {self.answer}."
-        )
-        return _turn(thought, _said(self.answer, self.protocol), self.protocol)
+        if not facts:
+            return f"The answer is {self.answer}."
+        compared, follows = comparison_of(self.question)
+        asked = f"Asked is: {self.question.question}"
+        said = (f"I know: {facts}.", compared, asked, follows, f"So the answer is {self.answer}.")
+        return " ".join(filter(None, said))
+
+    @property
+    def answer(self) -> str:
+        return self.question.golden_answers[0]
 
     @property
     def protocol(self) -> Protocol:
@@ -115,7 +125,7 @@ async def demonstrate(
     """
     if not hops:
         return None
-    demonstrator = Demonstrator(hops, question.golden_answers[0], tokens, search)
+    demonstrator = Demonstrator(question, hops, tokens, search)
     prompt = build_prompt(environment.settings.prompt, question.question, tokens)
     try:
         trajectory = await run_episode(prompt, demonstrator, [search], tokens, environment.settings.limits)

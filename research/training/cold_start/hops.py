@@ -6,7 +6,7 @@ HotpotQA the titles of its ``supporting_facts``.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from research.datasets.question_forms import Question
@@ -46,7 +46,7 @@ def hops_of(question: Question) -> tuple[Hop, ...]:
     if steps := metadata.get("question_decomposition"):
         return _of_steps(steps)
     if metadata.get("evidences"):
-        return _of_triples(triples_of(question), question.golden_answers[0])
+        return _of_triples(triples_of(question))
     return _of_titles(question.question, question.supporting_titles, question.golden_answers[0])
 
 
@@ -81,8 +81,8 @@ def triples_of(question: Question) -> list[Triple]:
     return [(str(subject), str(relation), str(value)) for subject, relation, value in evidences]
 
 
-def _of_triples(triples: Sequence[Triple], answer: str) -> tuple[Hop, ...]:
-    hops = [
+def _of_triples(triples: Sequence[Triple]) -> tuple[Hop, ...]:
+    return tuple(
         Hop(
             f"the {relation} of {subject}",
             _once(f"{subject} {relation}", subject),
@@ -90,41 +90,44 @@ def _of_triples(triples: Sequence[Triple], answer: str) -> tuple[Hop, ...]:
             f"the {relation} of {subject} is {value}",
         )
         for subject, relation, value in triples
-    ]
-    if hops and (compared := _order(triples, answer) or _equality(triples, answer)):
-        hops[-1] = replace(hops[-1], fact=f"{hops[-1].fact}. {compared}")
-    return tuple(hops)
+    )
 
 
-def _order(triples: Sequence[Triple], answer: str) -> str:
-    """The earlier of two dates, the later, and which is asked for; empty where that is not the question.
+def comparison_of(question: Question) -> tuple[str, str]:
+    """How what is known is compared, and what follows for the question; empty where nothing is compared.
 
-    A small model does not compare, mind the question and answer in one step. So each step takes one thing
+    A small model does not compare, mind the question and answer in one step. So each step takes up one thing
     that was said before: the years, the word of the question, whose year that is, whose director that is.
     """
+    triples, answer = triples_of(question), normalize_answer(question.golden_answers[0])
+    return _order(triples, answer) or ("", _equality(triples, answer))
+
+
+def _order(triples: Sequence[Triple], answer: str) -> tuple[str, str] | None:
+    """The earlier and the later of two dates, and which of them is asked for; None if neither is."""
     years = sorted(
         (int(found[1]), subject)
         for subject, relation, value in triples
         if "date" in relation and (found := YEAR.search(value))
     )
     if len(years) != 2 or years[0][0] == years[1][0]:
-        return ""
+        return None
     led_to = {value: f"{value}, {relation} of {subject}" for subject, relation, value in triples}
     option = {value: subject for subject, _, value in triples}
     said = {"earlier": years[0], "later": years[1]}
     for asked, (year, subject) in said.items():
-        if normalize_answer(option.get(subject, subject)) == normalize_answer(answer):
+        if normalize_answer(option.get(subject, subject)) == answer:
             order = "; ".join(f"the {name}, {at}, is of {of}" for name, (at, of) in said.items())
-            return f"T{order[1:]}. Asked for is the {asked}, {year}, of {led_to.get(subject, subject)}"
-    return ""
+            return f"T{order[1:]}.", f"That is the {asked}, {year}, of {led_to.get(subject, subject)}."
+    return None
 
 
 def _equality(triples: Sequence[Triple], answer: str) -> str:
     """Whether the last two facts are of one value, where that is the question."""
-    said = {"yes": "the same", "no": "not the same"}.get(normalize_answer(answer))
+    said = {"yes": "the same", "no": "not the same"}.get(answer)
     if said is None or len(triples) < 2 or triples[-2][1] != triples[-1][1]:
         return ""
-    return f"{triples[-2][2]} and {triples[-1][2]} are {said}"
+    return f"{triples[-2][2]} and {triples[-1][2]} are {said}."
 
 
 def _of_titles(question: str, titles: Sequence[str], answer: str) -> tuple[Hop, ...]:

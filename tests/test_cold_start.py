@@ -224,7 +224,12 @@ def test_demonstrations_are_episodes_of_the_training(
     pairs = zip(row["labels"], row["input_ids"], strict=True)
     assert all(label in (UNTRAINED, token) for label, token in pairs)
     spoken = tokenizer.decode(trained)
-    assert "Ada Lund" in spoken and "is a river" not in spoken and ROWS[0]["question"] not in spoken
+    assert "Ada Lund" in spoken and "is a river" not in spoken
+    asked = ROWS[0]["question"]  # in the prompt, and once more in the last thought
+    assert (
+        row["text"].count(asked) == 2 and spoken.count(asked) == 1
+    )
+    assert f"Asked is: {asked} So the answer is Ada Lund." in spoken
     assert trained[-1] == tokenizer.eos_token_id
 
 

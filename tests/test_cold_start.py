@@ -226,9 +226,7 @@ def test_demonstrations_are_episodes_of_the_training(
     spoken = tokenizer.decode(trained)
     assert "Ada Lund" in spoken and "is a river" not in spoken
     asked = ROWS[0]["question"]  # in the prompt, and once more in the last thought
-    assert (
-        row["text"].count(asked) == 2 and spoken.count(asked) == 1
-    )
+    assert row["text"].count(asked) == 2 and spoken.count(asked) == 1
     assert f"Asked is: {asked} So the answer is Ada Lund." in spoken
     assert trained[-1] == tokenizer.eos_token_id
 

@@ -26,10 +26,10 @@ from research.training.cold_start.split import parts_of
 from research.training.config import read_research_config
 from research.training.rows import require_batch
 from research.training.run.models import folder_faults
-from research.training.run.options import HUB_NAME, WIKI18, RecipeOptions, gpu_memory
+from research.training.run.options import HUB_NAME, WIKI18, gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
-from research.training.run.small_policy import SMALL, VALIDATION
+from research.training.run.small_policy import SMALL, how_parted
 from research.training.run.sources import PREPARED, RECIPES
 from research.training.run_files import latest_checkpoint
 from research.training.sizes.memory import GB
@@ -105,7 +105,7 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
             if split == "train":
                 which = ""
                 if options.policy == SMALL:  # some of them are for the cold start
-                    left = parts_of(read_questions(path), path, **_parts(options))[-1]
+                    left = parts_of(read_questions(path), path, **how_parted(options))[-1]
                     count, which = len(left), f" left of {count} after the cold start's"
                 require_batch(count, config, path, which)
         except DataError as error:
@@ -114,12 +114,6 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
     if corpus and corpus.is_file() and plan.serve and not plan.build[-1].is_done:
         lines += _corpus_faults(corpus, environment.settings)
     return lines
-
-
-def _parts(options: RecipeOptions) -> dict[str, int]:
-    """How the recipe's cold start parts the questions."""
-    validation = 0 if options.validation else VALIDATION
-    return {"validation": validation, "comparisons": options.comparisons or 0, "seed": options.seed}
 
 
 def _corpus_faults(corpus: Path, settings: EpisodeSettings) -> Iterator[str]:

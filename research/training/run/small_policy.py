@@ -5,6 +5,7 @@ is kept there as well: the same demonstrations and settings need no second train
 """
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,13 @@ def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
     asked, held_out, rest = (
         parts / f"{name}.questions.jsonl" for name in ("demonstrated", "validation", "rest")
     )
-    validation = inputs.validation or held_out
-    drawn = ("--validation", VALIDATION if validation == held_out else 0)
-    more = ("--comparisons", inputs.comparisons) if inputs.comparisons else ()
+    words = chain.from_iterable((f"--{name}", value) for name, value in how_parted(inputs).items())
     seconds = ("--seconds", inputs.cold_start_seconds) if inputs.cold_start_seconds else ()
     commands = [
         _command(
             "part the questions of the cold start from the others",
-            *("split", "--questions", inputs.questions, "--out", parts, "--seed", inputs.seed, *drawn, *more),
+            "split",
+            *("--questions", inputs.questions, "--out", parts, *words),
             creates=parts,
         ),
         _demonstrations(inputs, asked, shown),
@@ -79,7 +79,14 @@ def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
             creates=policy,
         ),
     ]
+    validation = inputs.validation or held_out
     return replace(inputs, questions=rest, validation=validation, model=str(policy)), commands
+
+
+def how_parted(options: RecipeOptions) -> dict[str, int]:
+    """What the recipe tells ``split``, and `parts_of`."""
+    parted = {"seed": options.seed, "validation": 0 if options.validation else VALIDATION}
+    return parted | ({"comparisons": options.comparisons} if options.comparisons else {})
 
 
 def supervised_control(inputs: RecipeOptions, folder: Path, seconds: float) -> list[Command]:

@@ -112,13 +112,13 @@ def _order(triples: Sequence[Triple], answer: str) -> tuple[str, str] | None:
     )
     if len(years) != 2 or years[0][0] == years[1][0]:
         return None
-    led_to = {value: f"{value}, {relation} of {subject}" for subject, relation, value in triples}
-    option = {value: subject for subject, _, value in triples}
-    said = {"earlier": years[0], "later": years[1]}
-    for asked, (year, subject) in said.items():
-        if normalize_answer(option.get(subject, subject)) == answer:
-            order = "; ".join(f"the {name}, {at}, is of {of}" for name, (at, of) in said.items())
-            return f"T{order[1:]}.", f"That is the {asked}, {year}, of {led_to.get(subject, subject)}."
+    (early, first), (late, second) = years
+    order = f"The earlier, {early}, is of {first}; the later, {late}, is of {second}."
+    led_from = {value: (subject, f", {relation} of {subject}") for subject, relation, value in triples}
+    for asked, (year, subject) in zip(("earlier", "later"), years, strict=True):
+        option, whose = led_from.get(subject, (subject, ""))
+        if normalize_answer(option) == answer:
+            return order, f"That is the {asked}, {year}, of {subject}{whose}."
     return None
 
 

@@ -1,6 +1,5 @@
 """Comparisons made of gold facts: right by these, and none gives its answer away by where it stands."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from test_recipe_options import compose, options
 from research.datasets.question_forms import Question
 from research.datasets.questions import read_questions, write_questions
 from research.errors import DataError
-from research.training.cold_start.comparisons import comparisons_of
+from research.training.cold_start.comparisons import SUBJECTS, comparisons_of
 from research.training.cold_start.hops import hops_of
 from research.training.cold_start.split import parts_of, split
 from research.training.run.plan import make_plan
@@ -84,6 +83,12 @@ def test_no_pair_is_asked_for_twice_by_one_relation() -> None:
     assert len(set(pairs)) == len(pairs)
 
 
+def test_a_large_file_is_compared_in_part() -> None:
+    """All pairs of its subjects would be two million."""
+    made = [each for each in comparisons_of(films(2000), 100_000) if each.question.startswith("Who was born")]
+    assert len({subject for each in made for subject, _, _ in each.metadata["evidences"]}) == SUBJECTS
+
+
 def test_contradictory_facts_are_not_asked_for() -> None:
     twice = [*films(2), Question("q", "Q?", ("a",), {"evidences": [["Director 0", "date of birth", "1999"]]})]
     assert not [each for each in comparisons_of(twice, 100) if "born" in each.question]
@@ -141,6 +146,6 @@ def test_the_tiny_policy_has_no_use_for_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("evidences", [[["a", "b"]], ["abc"], [["a", "b", "c", "d"]], [1], {"fact": ["a"]}])
 def test_facts_of_another_form_are_left_out(evidences: Any) -> None:
-    odd = Question("odd", "Q?", ("a",), json.loads(json.dumps({"evidences": evidences})))
+    odd = Question("odd", "Q?", ("a",), {"evidences": evidences})
     assert hops_of(odd) == ()
     assert comparisons_of([odd], 10) == []

@@ -1,8 +1,8 @@
 """More questions for GRPO, made of gold facts: which of two came first, and whether two share a country.
 
-A small model reads two dates, says which is before the other, and yet answers with the wrong one as often as
-not. That is one bit, which rewards can teach if enough questions ask for it. 2Wiki's own comparisons are made
-of its facts by templates (Ho et al. 2020, section 3); so are these, in its wording.
+Few of 2Wiki's comparisons ask for the later of two, or are answered by yes, so a policy that never says so is
+mostly rewarded. Of these there are as many of either. 2Wiki makes its own from its facts by templates (Ho et
+al. 2020, section 3); so are these, in its wording.
 """
 
 import random
@@ -17,10 +17,13 @@ from research.training.cold_start.hops import YEAR, Triple, triples_of
 # Names of a country that do not begin as its others do; Austria and Austrian do.
 ALSO = {"us": "american", "usa": "american", "united states": "american", "united kingdom": "british"}
 ALIKE = 4  # letters
+# Of a kind; all pairs of them are listed. A whole train set has tens of thousands.
+SUBJECTS = 300
 
 Pair = tuple[str, str]
 Facts = dict[str, dict[str, str]]  # relation -> subject -> its only value
 Comparison = tuple[str, str, list[Triple]]  # question, answer, evidences
+Answered = Iterator[tuple[tuple[str, ...], Pair, str]]  # forms of the question, what it is about, answer
 
 
 @dataclass(frozen=True)
@@ -123,38 +126,32 @@ def _facts(questions: Sequence[Question]) -> Facts:
 
 def _compared(kind: Kind, facts: Facts, draw: random.Random) -> Iterator[Comparison]:
     """All that a kind has, no pair twice, as many of one answer as of the other."""
-    known, directors = facts.get(kind.relation, {}), facts.get("director", {})
-    subjects = sorted(each for each in (directors if kind.of_directors else known))
-    about = {each: directors[each] if kind.of_directors else each for each in subjects}
-    subjects = [each for each in subjects if about[each] in known]
-    pairs = [(a, b) for place, a in enumerate(subjects) for b in subjects[:place] if about[a] != about[b]]
+    known = facts.get(kind.relation, {})
+    about = facts.get("director", {}) if kind.of_directors else {each: each for each in known}
+    values = {each: known[subject] for each, subject in about.items() if subject in known}
+    named = sorted(values if len(values) <= SUBJECTS else draw.sample(sorted(values), SUBJECTS))
+    pairs = [(a, b) for place, a in enumerate(named) for b in named[:place] if about[a] != about[b]]
     draw.shuffle(pairs)
     pairs = [pair if draw.random() < 0.5 else pair[::-1] for pair in pairs]
-    answered = _by_date(kind, pairs, about, known) if kind.later else _by_country(kind, pairs, about, known)
-    for forms, pair, answer in answered:
+    for forms, pair, answer in (_by_date if kind.later else _by_country)(kind, pairs, values):
         evidences = [(each, "director", about[each]) for each in pair if kind.of_directors]
-        evidences += [(about[each], kind.relation, known[about[each]]) for each in pair]
+        evidences += [(about[each], kind.relation, values[each]) for each in pair]
         yield draw.choice(forms).format(*pair), answer, evidences
 
 
-Answered = Iterator[tuple[tuple[str, ...], Pair, str]]
-
-
-def _by_date(kind: Kind, pairs: Sequence[Pair], about: dict[str, str], known: dict[str, str]) -> Answered:
+def _by_date(kind: Kind, pairs: Sequence[Pair], dates: dict[str, str]) -> Answered:
     later = False
     for pair in pairs:
-        dates = [YEAR.search(known[about[each]]) for each in pair]
-        years = [int(each[1]) for each in dates if each]
+        years = [int(found[1]) for each in pair if (found := YEAR.search(dates[each]))]
         if len(set(years)) == 2:
             yield (kind.later if later else kind.forms), pair, pair[(years[0] < years[1]) == later]
             later = not later
 
 
-def _by_country(kind: Kind, pairs: Sequence[Pair], about: dict[str, str], known: dict[str, str]) -> Answered:
-    same, other = (
-        [pair for pair in pairs if (len({_country(known[about[each]]) for each in pair}) == 1) == alike]
-        for alike in (True, False)
-    )
+def _by_country(kind: Kind, pairs: Sequence[Pair], names: dict[str, str]) -> Answered:
+    countries = {each: _country(name) for each, name in names.items()}
+    same = [(a, b) for a, b in pairs if countries[a] == countries[b]]
+    other = [(a, b) for a, b in pairs if countries[a] != countries[b]]
     for first, second in zip(same, other, strict=False):
         yield kind.forms, first, "yes"
         yield kind.forms, second, "no"

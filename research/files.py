@@ -56,6 +56,12 @@ def filling(folder: Path) -> Iterator[Path]:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
+def require_new(folder: Path) -> None:
+    """Raises DataError for a folder that exists and holds something, or a file."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} exists already: remove it or choose another folder")
+
+
 def append_line(path: Path, line: str) -> None:
     """Append a line in one write, so that several processes may append to one file."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,8 @@ from dataclasses import is_dataclass
 from typing import Any, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
 
+import click
+
 from research.episode.protocol import Protocol, render_passage
 from research.episode.trajectory import Passage
 
@@ -22,6 +24,16 @@ class Rule(NamedTuple):
 
     holds: Callable[[Any], bool]
     meaning: str
+
+
+class Number(click.FloatRange):
+    """A finite number of the command line within bounds: nan lies within all of click's."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number that can be counted with", param, ctx)
+        return number
 
 
 def is_integer(value: Any, least: float, most: float = math.inf) -> bool:

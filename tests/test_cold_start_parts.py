@@ -1,20 +1,26 @@
 """What the cold start takes of the questions, and what is made again when they change."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from test_recipe_options import compose, options
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from research.datasets.question_forms import Question
 from research.errors import DataError
+from research.training.cold_start.commands import cold_start
 from research.training.cold_start.demonstrations import demonstrations
+from research.training.cold_start.hops import hops_of
 from research.training.cold_start.split import parts_of
 from research.training.run.execute import _forget_other_preparations
-from research.training.run.plan import make_plan
-from research.training.run.preflight import file_problems
+from research.training.run.plan import RunPlan, make_plan
+from research.training.run.preflight import file_problems, problems
 
 
 def questions(count: int) -> list[Question]:
@@ -37,10 +43,131 @@ def written(path: Path, count: int) -> Path:
     return path
 
 
+def passages(file: Path) -> Path:
+    rows = ({"id": str(place), "contents": f"Y is the capital of X, volume {place}"} for place in range(9))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
 def test_no_question_is_in_two_parts_and_none_is_lost() -> None:
-    parts = parts_of(questions(80), Path("some.jsonl"), validation=60)
-    assert [len(part) for part in parts] == [40, 10, 30]
+    parts = parts_of(questions(80), Path("some.jsonl"), validation=60, test=60)
+    assert [len(part) for part in parts] == [40, 10, 10, 20]
     assert len({each.id for part in parts for each in part}) == 80
+
+
+def test_a_question_with_two_ids_is_in_one_part() -> None:
+    twice = [*questions(80), *(replace(each, id=f"again{each.id}") for each in questions(80))]
+    parts = parts_of(twice, Path("some.jsonl"), validation=20, test=20)
+    texts = [{each.question for each in part} for part in parts]
+    assert sum(map(len, texts)) == len(set.union(*texts)) == 80
+
+
+def test_evidences_as_json_text_are_read() -> None:
+    facts = [["A", "father", "B"], ["B", "country", "C"]]
+    plain, text = (Question("q", "Q?", ("C",), {"evidences": each}) for each in (facts, json.dumps(facts)))
+    assert hops_of(text) == hops_of(plain) != ()
+
+
+def run(command: str, *words: object) -> str:
+    done = CliRunner().invoke(cold_start, [command, *map(str, words)])
+    assert done.exit_code
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--share", "nan"), "nan is no number"),
+        (("--share", "1"), "is not in the range 0<x<1"),
+        (("--out", "."), "exists already"),
+        (("--out", ""), "exists already"),
+    ],
+)
+def test_parts_that_mean_nothing_are_refused(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "q.jsonl", 20)
+    assert said in run("split", "--questions", file, "--out", tmp_path / "new", *words)
+
+
+def test_parts_do_not_overwrite(tmp_path: Path) -> None:
+    file, out = written(tmp_path / "q.jsonl", 20), tmp_path / "parts"
+    words = ["split", "--questions", str(file), "--out", str(out)]
+    assert CliRunner().invoke(cold_start, words).exit_code == 0
+    assert "exists already" in run(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--model", "/nowhere/m", "--corpus", "{here}/q.jsonl"), "there is no folder /nowhere/m"),
+        (("--model", "{here}", "--corpus", "{here}/q.jsonl"), "config.json is missing"),
+        (("--model", "a/b", "--retriever", "nonsense"), "http"),
+        (("--model", "a/b", "--retriever", "http://x", "--policy", "no"), "'no' is not one of"),
+    ],
+)
+def test_demonstrations_of_nothing_are_refused(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "q.jsonl", 4)
+    given = [word.format(here=tmp_path) for word in words]
+    assert said in run("demonstrations", "--questions", file, "--out", tmp_path / "out.parquet", *given)
+
+
+def test_no_policy_is_saved_that_was_not_trained(tmp_path: Path) -> None:
+    """From a file of demonstrations with no row, and a random model of a few weights."""
+    schema = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
+    pq.write_table(schema.empty_table(), tmp_path / "none.parquet")
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "model/tokenizer.json").write_text("{}")
+    words = ("--demonstrations", tmp_path / "none.parquet", "--model", tmp_path / "model")
+    assert "nothing was trained: 0 demonstrations" in run("train", *words, "--out", tmp_path / "policy")
+    assert not (tmp_path / "policy").exists()
+
+
+def small_plan(folder: Path, **words: Any) -> RunPlan:
+    return make_plan(options(folder, policy="smollm2", **words))
+
+
+def test_a_test_is_parted_off_where_there_is_none(tmp_path: Path) -> None:
+    file, other = written(tmp_path / "q.jsonl", 80), written(tmp_path / "other.jsonl", 9)
+    parts = "cold_start/parts/test.questions.jsonl"
+    assert str(small_plan(tmp_path, questions=file).inputs.test).endswith(parts)
+    assert small_plan(tmp_path, questions=file, test=other).inputs.test == other
+    assert small_plan(tmp_path, questions=file, validation=other).inputs.test is None
+
+
+def test_the_supervised_control_needs_a_test(tmp_path: Path) -> None:
+    file = written(tmp_path / "q.jsonl", 80)
+    faults = problems(small_plan(tmp_path, questions=file, validation=file, supervised_control=True))
+    assert "--supervised-control: it is judged by test questions" in " ".join(faults)
+
+
+def test_a_test_of_the_users_comes_with_its_passages(tmp_path: Path) -> None:
+    faults = " ".join(problems(small_plan(tmp_path, test=written(tmp_path / "q.jsonl", 8))))
+    assert "--test: the corpus is that of the profile's own questions" in faults
+
+
+def test_the_demonstrations_search_what_the_training_searches(tmp_path: Path) -> None:
+    file = written(tmp_path / "q.jsonl", 80)
+    commands = small_plan(tmp_path, questions=file, index="flat", encoder="a/b").prepare
+    (words,) = (each.argv for each in commands if each.task == "demonstrate searching")
+    assert words[words.index("--index") + 1] == "flat" and words[words.index("--encoder") + 1] == "a/b"
+
+
+def test_questions_of_two_splits_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, test = written(tmp_path / "q.jsonl", 80), written(tmp_path / "test.jsonl", 5)
+    plan = small_plan(tmp_path, questions=file, test=test, corpus=file)
+    file_problems(plan, compose(tmp_path, "cpu", policy="smollm2", questions=file))
+    assert f"{test}: 5 of its 5 questions (test) are also in {file}" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_questions_without_paragraphs_are_told_before_the_cold_start(tmp_path: Path) -> None:
+    file = written(tmp_path / "q.jsonl", 80)
+    faults = file_problems(small_plan(tmp_path, questions=file), compose(tmp_path, "cpu", policy="smollm2"))
+    assert f"{file}: the questions come without paragraphs" in " ".join(faults)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -52,11 +179,11 @@ def test_too_few_are_told_by_the_users_file(count: int) -> None:
 
 
 def test_what_is_left_for_grpo_is_counted_before_the_cold_start(tmp_path: Path) -> None:
-    """24 questions are more than a batch of 16, but 9 are left."""
+    """24 questions are more than a batch of 16, but 6 are left."""
     file = written(tmp_path / "few.jsonl", 24)
-    plan = make_plan(options(tmp_path, policy="smollm2", questions=file, corpus=Path("dataset")))
+    plan = small_plan(tmp_path, questions=file, corpus=passages(tmp_path / "corpus.jsonl"))
     (fault,) = file_problems(plan, compose(tmp_path, "cpu", policy="smollm2", questions=file))
-    assert "9 questions left of 24 after the cold start's are fewer than one batch" in fault
+    assert "6 questions left of 24 after the cold start's are fewer than one batch" in fault
 
 
 @pytest.mark.parametrize("change", ["options", "file"])

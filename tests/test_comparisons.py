@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from test_cold_start_parts import passages
 from test_cold_start_parts import questions as without_facts
 from test_recipe_options import compose, options
 
@@ -18,6 +19,7 @@ from research.training.cold_start.split import parts_of, split
 from research.training.run.plan import make_plan
 from research.training.run.preflight import file_problems, problems
 
+CITIZENSHIP = "country of citizenship"
 COUNTRIES = ("Austria", "Austrian", "Italy", "Italian", "U.S.", "United States", "American")
 
 
@@ -77,6 +79,77 @@ def test_a_country_has_several_names() -> None:
         assert each.golden_answers == ("yes" if same else "no",), each
 
 
+def of_countries(*names: str) -> list[Question]:
+    """People, each of one of the countries."""
+    return [
+        Question(f"q{place}", f"Q{place}?", ("a",), {"evidences": [[f"P{place}", CITIZENSHIP, name]]})
+        for place, name in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *[
+            ("Austria", "Australian"),
+            ("South Korea", "South Africa"),
+            ("Slovak", "Slovene"),
+            ("India", "Indonesia"),
+        ],
+        *[("Iran", "Iraq"), ("Dutch", "Danish"), ("China", "Chile")],
+    ],
+)
+def test_countries_that_begin_alike_differ(pair: tuple[str, str]) -> None:
+    """A question is made of them beside one of two that are the same."""
+    made = comparisons_of(of_countries(*pair, "Mali", "Mali"), 10)
+    answers = {tuple(sorted(value for *_, value in each.metadata["evidences"])): each for each in made}
+    assert answers[("Mali", "Mali")].golden_answers == ("yes",)
+    assert answers[tuple(sorted(pair))].golden_answers == ("no",)
+
+
+@pytest.mark.parametrize("pair", [("Niger", "Nigeria"), ("English", "British"), ("Bohemia", "Austria")])
+def test_what_is_not_known_to_be_another_country_is_not_asked_for(pair: tuple[str, str]) -> None:
+    assert not comparisons_of(of_countries(*pair, "Mali", "Mali"), 10)
+
+
+@pytest.mark.parametrize("pair", [("French", "France"), ("Dutch", "Netherlands"), ("British", "UK")])
+def test_a_country_and_what_comes_from_it_are_the_same(pair: tuple[str, str]) -> None:
+    made = comparisons_of(of_countries(*pair, "Chile"), 10)
+    assert [each.golden_answers for each in made] == [("yes",), ("no",)]
+
+
+@pytest.mark.parametrize("most", [1, 9, 10, 50, 99])
+def test_as_many_of_either_answer_however_many_are_taken(most: int) -> None:
+    made = comparisons_of(films(30), most)
+    later = [each for each in made if " or " in each.question]
+    asked = Counter("later" in each.question or "younger" in each.question for each in later)
+    countries = Counter(each.golden_answers[0] for each in made if " or " not in each.question)
+    assert abs(asked[True] - asked[False]) + abs(countries["yes"] - countries["no"]) <= 1
+    assert len(made) == most
+
+
+def test_no_question_and_no_id_of_the_users_is_made_again() -> None:
+    """As where the file of what was left for GRPO is parted once more."""
+    before = comparisons_of(films(12), 60)
+    again = comparisons_of([*films(12), *before], 60)
+    assert not {each.question for each in before} & {each.question for each in again}
+    assert not {each.id for each in before} & {each.id for each in again}
+
+
+@pytest.mark.parametrize("date", ["1500 BC", "1904 or 1905"])
+def test_a_date_of_no_certain_year_is_not_asked_for(date: str) -> None:
+    dates = [
+        [["P0", "date of birth", date]],
+        [["P1", "date of birth", "1900"]],
+        [["P2", "date of birth", "1950"]],
+    ]
+    asked = [Question(f"q{i}", f"Q{i}?", ("a",), {"evidences": each}) for i, each in enumerate(dates)]
+    made = comparisons_of(
+        [*asked, Question("q", "Q?", ("a",), {"evidences": [["P3", "date of birth", "1990"]]})], 10
+    )
+    assert made and not [each for each in made if "P0" in each.question]
+
+
 def test_no_pair_is_asked_for_twice_by_one_relation() -> None:
     made = comparisons_of(films(12), 1000)
     pairs = [tuple(sorted(map(str, each.metadata["evidences"]))) for each in made]
@@ -100,14 +173,15 @@ def test_they_can_be_demonstrated_for_the_supervised_control() -> None:
 
 
 def test_only_facts_of_questions_for_grpo_are_used(tmp_path: Path) -> None:
-    shown, held_out, rest = parts_of(films(60), tmp_path / "q.jsonl", validation=10, comparisons=100)
+    parts = parts_of(films(60), tmp_path / "q.jsonl", validation=10, test=10, comparisons=100)
+    shown, validating, testing, rest = parts
     known = {
         row[0] for each in rest if not each.id.startswith("comparison") for row in each.metadata["evidences"]
     }
     made = [each for each in rest if each.id.startswith("comparison")]
     assert len(made) == 100
     assert {row[0] for each in made for row in each.metadata["evidences"]} <= known
-    assert not [each for each in (*shown, *held_out) if each.id.startswith("comparison")]
+    assert not [each for each in (*shown, *validating, *testing) if each.id.startswith("comparison")]
 
 
 @pytest.mark.parametrize("asked", [without_facts(40), [*without_facts(40), *films(1)]])
@@ -132,11 +206,16 @@ def plan_of(folder: Path, **words: Any) -> tuple[Any, Any]:
 
 
 def test_the_recipe_counts_them_as_questions_for_grpo(tmp_path: Path) -> None:
-    """Of 24 questions 9 are left, fewer than a batch of 16."""
-    file = tmp_path / "q.jsonl"
-    write_questions(file, films(24))
-    assert "9 questions left" in " ".join(file_problems(*plan_of(tmp_path, questions=file)))
-    assert not file_problems(*plan_of(tmp_path, questions=file, comparisons=20))
+    """Of 24 questions 6 are left, fewer than a batch of 16."""
+    words = {"questions": tmp_path / "q.jsonl", "corpus": passages(tmp_path / "corpus.jsonl")}
+    write_questions(words["questions"], films(24))
+    assert "6 questions left" in " ".join(file_problems(*plan_of(tmp_path, **words)))
+    assert not file_problems(*plan_of(tmp_path, **words, comparisons=20))
+
+
+def test_they_need_questions_with_facts(tmp_path: Path) -> None:
+    plan, _ = plan_of(tmp_path, corpus=None, comparisons=20)
+    assert "--comparisons: they are made of 2Wiki's evidences" in " ".join(problems(plan))
 
 
 def test_the_tiny_policy_has_no_use_for_them(tmp_path: Path) -> None:

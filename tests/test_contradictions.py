@@ -77,8 +77,15 @@ def test_what_verl_would_refuse_after_loading(tmp_path: Path, key: str, value: i
 
 
 @pytest.mark.parametrize(("hardware", "policy"), [("cpu", "tiny"), ("cpu", "smollm2"), ("gpu", "smollm2")])
-def test_a_policy_that_the_run_makes_has_no_size_yet(tmp_path: Path, hardware: str, policy: str) -> None:
+def test_a_policy_that_the_run_makes_has_no_size_yet(
+    tmp_path: Path, hardware: str, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tmp_path / "smollm2"
+    monkeypatch.setattr("research.training.run.plan.MODEL", made)
     assert make_plan(options(tmp_path, hardware, policy=policy)).sized_model is None
+    made.mkdir()
+    there = make_plan(options(tmp_path, hardware, policy=policy)).sized_model
+    assert there == (None if policy == "tiny" else str(made))
     assert make_plan(options(tmp_path, hardware, policy=policy, model="a/b")).sized_model == "a/b"
 
 

@@ -40,8 +40,9 @@ from research.datasets.mini.tokenizer import LONGEST, train_tokenizer
 from research.datasets.mini.world import hops_option
 from research.episode.protocol import Protocol
 from research.errors import DataError
-from research.files import filling
+from research.files import filling, require_new
 from research.places import CONFIG_DIR
+from research.values import Number
 
 DEFAULT_STEPS = 1500
 TOKENS_PER_STEP = 2560
@@ -272,8 +273,7 @@ def check_options(out: Path, steps: int | None, seconds: float | None) -> None:
     """Fail before anything is computed. Raises UsageError, and DataError for a folder that is in use."""
     if steps and seconds:
         raise click.UsageError("give --steps or --seconds, not both")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists already: remove it or choose another folder")
+    require_new(out)
 
 
 def _report(losses: Iterator[float]) -> float:
@@ -289,7 +289,7 @@ def _report(losses: Iterator[float]) -> float:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder.")
 @click.option("--seed", default=0, show_default=True, help="Same seed and steps, same weights.")
 @click.option("--steps", type=click.IntRange(1), help=f"Training steps.  [default: {DEFAULT_STEPS}]")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Train by the clock instead.")
+@click.option("--seconds", type=Number(0, min_open=True), help="Train by the clock instead.")
 @click.option("--size", type=click.Choice(list(SIZES)), default="tiny", show_default=True, help="Model size.")
 @hops_option(least=1, default="2,3,4")
 @click.option("--clean", is_flag=True, help="Demonstrations without faults: a supervised baseline for RL.")

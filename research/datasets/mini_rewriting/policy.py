@@ -21,6 +21,7 @@ from research.datasets.mini.policy import Size, Training, check_options, make_po
 from research.datasets.mini.tokenizer import tokenizer_of
 from research.datasets.mini_rewriting.demonstrations import CLEAN, FAULTS, SINGLE, rewriting_demonstrations
 from research.datasets.mini_rewriting.language import FIELDS, QUESTIONS, SCHOOLS, concepts
+from research.values import Number
 
 DEFAULT_STEPS = 500
 SIZE = Size(hidden=128, layers=2, feed_forward=256)
@@ -50,7 +51,7 @@ def rewriting_tokenizer() -> Qwen2Tokenizer:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder.")
 @click.option("--seed", default=0, show_default=True, help="Same seed and steps, same weights.")
 @click.option("--steps", type=click.IntRange(1), help=f"Training steps.  [default: {DEFAULT_STEPS}]")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Train by the clock instead.")
+@click.option("--seconds", type=Number(0, min_open=True), help="Train by the clock instead.")
 @click.option("--clean", is_flag=True, help="Demonstrations without faults: a supervised baseline for RL.")
 def main(out: Path, seed: int, steps: int | None, seconds: float | None, clean: bool) -> None:
     """Train the tiny rewriting policy from scratch and save it as a Hugging Face folder.

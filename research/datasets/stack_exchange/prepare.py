@@ -29,11 +29,12 @@ from research.datasets.stack_exchange.near_duplicates import BAR_PAUSE_S, KnownT
 from research.datasets.stack_exchange.selection import Filters, Tally, draw, split_tasks, without_duplicates
 from research.errors import DataError, warn
 from research.files import filling, write_atomically
+from research.values import Number
 
 REPORT = "report.json"
 FILES = (".jsonl", ".json", ".gz", ".parquet")
 PATH, POSITIVE = click.Path(path_type=Path), click.IntRange(1)
-SHARE, SECONDS = click.FloatRange(0, 1, min_open=True), click.FloatRange(0, min_open=True)
+SHARE, SECONDS = Number(0, 1, min_open=True), Number(0, min_open=True)
 
 
 def files_of(paths: Iterable[Path]) -> list[Path]:

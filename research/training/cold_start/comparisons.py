@@ -8,21 +8,95 @@ al. 2020, section 3); so are these, in its wording.
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
+from itertools import chain, count, islice, zip_longest
 
 from research.datasets.question_forms import Question
 from research.metrics.answers import normalize_answer
 from research.training.cold_start.hops import YEAR, Triple, triples_of
 
-# Names of a country that do not begin as its others do; Austria and Austrian do.
-ALSO = {"us": "american", "usa": "american", "united states": "american", "united kingdom": "british"}
-ALIKE = 4  # letters
+# A line for each country: its name, what comes from it, its other names. One that is not here is known to be
+# the same as itself, but not to differ from another: a Scot is British, and Bohemia was Austrian.
+COUNTRIES = """
+Albania, Albanian
+Algeria, Algerian
+Argentina, Argentine, Argentinian
+Armenia, Armenian
+Australia, Australian
+Austria, Austrian
+Belarus, Belarusian
+Belgium, Belgian
+Bolivia, Bolivian
+Brazil, Brazilian
+Bulgaria, Bulgarian
+Canada, Canadian
+Chile, Chilean
+China, Chinese, People's Republic of China
+Colombia, Colombian
+Croatia, Croatian
+Cuba, Cuban
+Czech Republic, Czech, Czechia
+Denmark, Danish
+Egypt, Egyptian
+Estonia, Estonian
+Finland, Finnish
+France, French
+Germany, German
+Greece, Greek
+Hungary, Hungarian
+Iceland, Icelandic
+India, Indian
+Indonesia, Indonesian
+Iran, Iranian
+Iraq, Iraqi
+Ireland, Irish, Republic of Ireland
+Israel, Israeli
+Italy, Italian
+Jamaica, Jamaican
+Japan, Japanese
+Latvia, Latvian
+Lebanon, Lebanese
+Lithuania, Lithuanian
+Malaysia, Malaysian
+Mexico, Mexican
+Netherlands, Dutch
+New Zealand, New Zealander
+Nigeria, Nigerian
+Norway, Norwegian
+Pakistan, Pakistani
+Peru, Peruvian
+Philippines, Filipino
+Poland, Polish
+Portugal, Portuguese
+Romania, Romanian
+Russia, Russian
+Serbia, Serbian
+Slovakia, Slovak
+Slovenia, Slovene, Slovenian
+South Africa, South African
+South Korea, South Korean
+Spain, Spanish
+Sweden, Swedish
+Switzerland, Swiss
+Thailand, Thai
+Turkey, Turkish
+Ukraine, Ukrainian
+United Kingdom, British, UK, Great Britain
+United States, American, America, US, USA, United States of America
+Venezuela, Venezuelan
+Vietnam, Vietnamese
+"""
+NAMED = {
+    normalize_answer(name): line.partition(",")[0]
+    for line in COUNTRIES.strip().splitlines()
+    for name in line.split(", ")
+}
 # Of a kind; all pairs of them are listed. A whole train set has tens of thousands.
 SUBJECTS = 300
 
 Pair = tuple[str, str]
 Facts = dict[str, dict[str, str]]  # relation -> subject -> its only value
 Comparison = tuple[str, str, list[Triple]]  # question, answer, evidences
+Couple = tuple[Comparison, Comparison]  # of either answer
 Answered = Iterator[tuple[tuple[str, ...], Pair, str]]  # forms of the question, what it is about, answer
 
 
@@ -98,19 +172,36 @@ KINDS = (
 )
 
 
-def comparisons_of(questions: Sequence[Question], most: int, seed: int = 42) -> list[Question]:
-    """Up to `most` comparisons of the facts of `questions`, of all kinds alike; none without facts."""
+def comparisons_of(
+    questions: Sequence[Question], most: int, seed: int = 42, others: Sequence[Question] = ()
+) -> list[Question]:
+    """Up to `most` comparisons of the facts of `questions`, of all kinds alike; none without facts.
+
+    None has the text or the id of one of `questions` or of the `others`.
+    """
     draw, facts = random.Random(seed), _facts(questions)
-    in_turn = chain.from_iterable(zip_longest(*(_compared(kind, facts, draw) for kind in KINDS)))
+    asked = {each.question for each in (*questions, *others)}
+    taken = {each.id for each in (*questions, *others)}
+    ids = (name for number in count() if (name := f"comparison_{number}") not in taken)
+    in_turn = chain.from_iterable(zip_longest(*(_couples(kind, facts, draw, asked) for kind in KINDS)))
+    made = islice(chain.from_iterable(filter(None, in_turn)), most)
     return [
         Question(
-            f"comparison_{number}",
+            next(ids),
             question,
             (answer,),
             {"hops": len(evidences), "type": "comparison", "evidences": list(map(list, evidences))},
         )
-        for number, (question, answer, evidences) in enumerate(islice(filter(None, in_turn), most))
+        for question, answer, evidences in made
     ]
+
+
+def _couples(kind: Kind, facts: Facts, draw: random.Random, asked: set[str]) -> Iterator[Couple]:
+    """As many of one answer as of the other, none that is asked already."""
+    each = _compared(kind, facts, draw)
+    for couple in zip(each, each, strict=False):
+        if asked.isdisjoint(question for question, _, _ in couple):
+            yield couple
 
 
 def _facts(questions: Sequence[Question]) -> Facts:
@@ -125,7 +216,7 @@ def _facts(questions: Sequence[Question]) -> Facts:
 
 
 def _compared(kind: Kind, facts: Facts, draw: random.Random) -> Iterator[Comparison]:
-    """All that a kind has, no pair twice, as many of one answer as of the other."""
+    """All that a kind has, no pair twice, of one answer and the other in turn."""
     known = facts.get(kind.relation, {})
     about = facts.get("director", {}) if kind.of_directors else {each: each for each in known}
     values = {each: known[subject] for each, subject in about.items() if subject in known}
@@ -142,21 +233,25 @@ def _compared(kind: Kind, facts: Facts, draw: random.Random) -> Iterator[Compari
 def _by_date(kind: Kind, pairs: Sequence[Pair], dates: dict[str, str]) -> Answered:
     later = False
     for pair in pairs:
-        years = [int(found[1]) for each in pair if (found := YEAR.search(dates[each]))]
+        years = [year for each in pair if (year := _year(dates[each]))]
         if len(set(years)) == 2:
             yield (kind.later if later else kind.forms), pair, pair[(years[0] < years[1]) == later]
             later = not later
 
 
 def _by_country(kind: Kind, pairs: Sequence[Pair], names: dict[str, str]) -> Answered:
-    countries = {each: _country(name) for each, name in names.items()}
+    plain = {each: normalize_answer(name) for each, name in names.items()}
+    countries = {each: NAMED.get(name, name) for each, name in plain.items()}
     same = [(a, b) for a, b in pairs if countries[a] == countries[b]]
-    other = [(a, b) for a, b in pairs if countries[a] != countries[b]]
+    other = [
+        (a, b) for a, b in pairs if countries[a] != countries[b] and {plain[a], plain[b]} <= NAMED.keys()
+    ]
     for first, second in zip(same, other, strict=False):
         yield kind.forms, first, "yes"
         yield kind.forms, second, "no"
 
 
-def _country(name: str) -> str:
-    plain = normalize_answer(name)
-    return ALSO.get(plain, plain)[:ALIKE]
+def _year(date: str) -> int | None:
+    """The year of a date that names one; None for "1904 or 1905", and for those before Christ."""
+    years = YEAR.findall(date)
+    return int(years[0]) if len(years) == 1 and "BC" not in date else None

@@ -34,12 +34,22 @@ def write_corpus(files: Iterable[Path], out: Path) -> int:
     rows = (row for file in files for _, row in read_objects(file, "question"))
     passages = dict.fromkeys(f"{title}\n{text}" for row in rows for title, text in paragraphs_of(row))
     if not passages:
-        raise DataError(
-            f"{', '.join(map(str, files))}: the questions come without paragraphs; give --corpus FILE, or "
-            "the official files of MuSiQue, HotpotQA or 2Wiki"
-        )
+        raise DataError(_without_paragraphs(*files))
     write_json_rows(out, ({"id": str(place), "contents": each} for place, each in enumerate(passages)))
     return len(passages)
+
+
+def require_paragraphs(file: Path) -> None:
+    """Raises DataError for a file whose questions come without paragraphs."""
+    if not any(True for _, row in read_objects(file, "question") for _ in paragraphs_of(row)):
+        raise DataError(_without_paragraphs(file))
+
+
+def _without_paragraphs(*files: Path) -> str:
+    return (
+        f"{', '.join(map(str, files))}: the questions come without paragraphs; bring a corpus of your own "
+        "(--corpus of a recipe), or the official files of MuSiQue, HotpotQA or 2Wiki"
+    )
 
 
 def paragraphs_of(row: dict[str, Any]) -> Iterator[Paragraph]:

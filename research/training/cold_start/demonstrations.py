@@ -28,8 +28,10 @@ from research.tools.service import Service, serving
 from research.training.cold_start.demonstrator import demonstrate
 from research.training.cold_start.hops import hops_of
 from research.training.config import read_research_config
-from research.training.run.options import RecipeOptions
+from research.training.run.models import require_model
+from research.training.run.options import URL, RecipeOptions
 from research.training.run.plan import compose_words
+from retriever_server.indexes import KINDS
 
 UNTRAINED = -100  # the label that torch's cross-entropy leaves out
 AT_ONCE = 32  # episodes whose searches wait for one another
@@ -46,17 +48,25 @@ SCHEMA = pa.schema(
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--questions", required=True, type=click.Path(path_type=Path), help="With decompositions.")
-@click.option("--corpus", type=click.Path(path_type=Path), help="Passages to search, by BM25.")
-@click.option("--retriever", metavar="URL", help="A running retrieval server, instead of --corpus.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="Passages to search.")
+@click.option("--index", default="bm25", show_default=True, help=f"Kind of its index, of {', '.join(KINDS)}.")
+@click.option("--encoder", default="minilm", show_default=True, help="Of a dense index.")
+@click.option("--retriever", type=URL, help="A running retrieval server, instead of --corpus.")
 @click.option("--model", required=True, help="Whose tokenizer and chat template are used.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Parquet file.")
 @click.option(
-    "--policy", default="smollm2", show_default=True, help="Profile, as in recipes/train_musique.sh."
+    "--policy",
+    type=click.Choice(["tiny", "smollm2"]),
+    default="smollm2",
+    show_default=True,
+    help="Profile, as in recipes/train_musique.sh.",
 )
 @click.argument("overrides", nargs=-1)
 def demonstrations(
     questions: Path,
     corpus: Path | None,
+    index: str,
+    encoder: str,
     retriever: str | None,
     model: str,
     out: Path,
@@ -73,8 +83,9 @@ def demonstrations(
         raise click.UsageError("give either --corpus or --retriever")
     if corpus is not None and not corpus.is_file():
         raise DataError(f"--corpus: there is no file {corpus}")
+    require_model(model)
     asked = read_questions(questions)
-    service = nullcontext(retriever) if corpus is None else serving(Service(corpus, "minilm", "bm25"))
+    service = nullcontext(retriever) if corpus is None else serving(Service(corpus, encoder, index))
     with service as url:
         options = RecipeOptions("cpu", out.parent, policy=policy, overrides=overrides)
         section = compose_words(options, {"research.retriever.url": url}).research

@@ -4,8 +4,10 @@ MuSiQue has ``question_decomposition`` ("Who was the first president of #1?"), 2
 HotpotQA the titles of its ``supporting_facts``.
 """
 
+import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +47,8 @@ def hops_of(question: Question) -> tuple[Hop, ...]:
     metadata = question.metadata
     if steps := metadata.get("question_decomposition"):
         return _of_steps(steps)
-    if metadata.get("evidences"):
-        return _of_triples(triples_of(question))
+    if triples := triples_of(question):
+        return _of_triples(triples)
     return _of_titles(question.question, question.supporting_titles, question.golden_answers[0])
 
 
@@ -73,12 +75,16 @@ def _earlier(asked: Sequence[tuple[str, str]], number: int) -> str:
 
 def triples_of(question: Question) -> list[Triple]:
     """2Wiki's evidences: (subject, relation, object), or the hub's lists of each; empty if one is neither."""
-    evidences = question.metadata.get("evidences") or []
+    evidences: Any = question.metadata.get("evidences") or []
+    if isinstance(evidences, str):
+        with suppress(ValueError):  # JSON text, as in the hub's rows of 2Wiki
+            evidences = json.loads(evidences)
     if isinstance(evidences, dict):
         evidences = list(map(list, zip(*(evidences.get(each, []) for each in TRIPLE), strict=False)))
-    if not all(isinstance(each, list | tuple) and len(each) == 3 for each in evidences):
+    listed = evidences if isinstance(evidences, list) else [evidences]
+    if not all(isinstance(each, list | tuple) and len(each) == 3 for each in listed):
         return []
-    return [(str(subject), str(relation), str(value)) for subject, relation, value in evidences]
+    return [(str(subject), str(relation), str(value)) for subject, relation, value in listed]
 
 
 def _of_triples(triples: Sequence[Triple]) -> tuple[Hop, ...]:

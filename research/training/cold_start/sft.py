@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from research.errors import DataError
-from research.files import filling
+from research.files import filling, require_new
 from research.training.cold_start.demonstrations import UNTRAINED
 from research.training.precision import autocast
+from research.training.run.models import require_model
 from research.training.run.sources import cache_key
+from research.values import Number
 
 REPORT_SECONDS = 20.0
 FILE = click.Path(path_type=Path)
@@ -52,11 +54,9 @@ class Schedule:
 @click.option("--model", required=True, help="To start from: a folder or a name on the hub.")
 @click.option("--out", required=True, type=FILE, help="New folder.")
 @click.option("--epochs", default=2, type=click.IntRange(1), help="Passes over all demonstrations.")
-@click.option("--rate", default=2e-4, help="Highest learning rate of AdamW.")
+@click.option("--rate", default=2e-4, type=Number(0, min_open=True), help="Highest learning rate of AdamW.")
 @click.option("--batch-tokens", default=1500, type=click.IntRange(1), help="Per update.")
-@click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), help="End after that long, if not before."
-)
+@click.option("--seconds", type=Number(0, min_open=True), help="End after that long, if not before.")
 @click.option("--seed", default=0, help="Of the order.")
 @click.option("--cache", type=FILE, help="Folder in which an equal policy is kept or found.")
 def train(
@@ -71,8 +71,8 @@ def train(
     cache: Path | None,
 ) -> None:
     """Train a model on demonstrations and save it as a Hugging Face folder."""
-    if out.exists():
-        raise DataError(f"{out} exists already: remove it or choose another folder")
+    require_new(out)
+    require_model(model)
     examples = [each for file in files for each in read_demonstrations(file)]
     schedule = Schedule(epochs, rate, batch_tokens, seconds, seed)
     if cache is None:
@@ -106,7 +106,10 @@ def _train(examples: Sequence[Example], model: str, schedule: Schedule, out: Pat
     device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device)
     start = time.monotonic()
-    _report(fit(policy, examples, schedule), start)
+    if not _report(fit(policy, examples, schedule), start):
+        raise DataError(
+            f"nothing was trained: {len(examples)} demonstrations, {schedule.seconds or 'unlimited'} seconds"
+        )
     with filling(out) as scratch:
         policy.save_pretrained(scratch)
         AutoTokenizer.from_pretrained(model).save_pretrained(scratch)
@@ -199,13 +202,15 @@ def _padded(group: Sequence[Example]) -> tuple[Tensor, Tensor]:
     return ids, labels
 
 
-def _report(updates: Iterator[tuple[float, float]], start: float) -> None:
-    """Run them, with a line every few seconds."""
+def _report(updates: Iterator[tuple[float, float]], start: float) -> int:
+    """Run them, with a line every few seconds, and return their number."""
     losses: list[float] = []
-    said = start
+    said, count = start, 0
     for share, loss in updates:
         losses.append(loss)
+        count += 1
         if time.monotonic() - said > REPORT_SECONDS:
             said = time.monotonic()
             click.echo(f"{share:4.0%}  loss {sum(losses) / len(losses):.3f}  {said - start:.0f} s")
             losses = []
+    return count

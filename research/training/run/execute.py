@@ -185,8 +185,8 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
     OmegaConf.save(config, run_dir / "config.yaml")
     for command in plan.prepare:
         _run(command)
-    if plan.options.policy != "tiny":  # now there is a model
-        _refuse(_fit(plan, config).faults)
+        if plan.options.policy != "tiny":  # refused before the cold start, as soon as there is a model
+            _refuse(_fit(plan, config).faults)
     for command in plan.build:
         _run(command)
     # The trainer forgets them too, but late: until then they would be shown as steps of this run.

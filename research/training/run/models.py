@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from research.errors import DataError
+from research.training.run.options import HUB_NAME
+
 # Any of them makes a tokenizer of transformers.
 TOKENIZERS = (
     *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken"),
@@ -12,6 +15,21 @@ TOKENIZERS = (
 )
 WEIGHT_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+
+
+def model_faults(name: str) -> Iterator[str]:
+    """What is wrong with the name or the folder of a model."""
+    if Path(name).exists():
+        for fault in folder_faults(Path(name)):
+            yield f"{name} is not a folder with a Hugging Face model ({fault})"
+    elif not HUB_NAME.fullmatch(name):
+        yield f"there is no folder {name}, and it is no name on the hub (NAME or OWNER/NAME)"
+
+
+def require_model(name: str) -> None:
+    """Raises DataError for the first fault of a `--model`."""
+    for fault in model_faults(name):
+        raise DataError(f"--model: {fault}")
 
 
 def folder_faults(folder: Path) -> Iterator[str]:

@@ -82,7 +82,7 @@ class RecipeOptions:
     ] = "tiny"
     cold_start_seconds: Annotated[
         float | None,
-        click.FloatRange(0, min_open=True),
+        rules.Number(0, min_open=True),
         "End the cold start of smollm2 after that long, if its epochs do not. [no bound]",
         "",
     ] = None

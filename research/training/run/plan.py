@@ -26,7 +26,7 @@ from research.training.run.options import (
     gpu_memory,
     module_command,
 )
-from research.training.run.small_policy import SMALL
+from research.training.run.small_policy import MODEL, SMALL
 from research.training.run.sources import RECIPES, cache_key, completed, version_of
 from research.training.run_files import latest_checkpoint
 from research.training.values import check_training
@@ -57,7 +57,7 @@ class RunPlan:
         made = str(self.inputs.model)
         if self.options.policy == "tiny":
             return self.options.model if self.options.on_cpu else made
-        return self.options.model or (made if Path(made).exists() else None)
+        return self.options.model or (str(MODEL) if MODEL.exists() else None)
 
     def on_port(self, port: int) -> "RunPlan":
         """With the address of the retriever; if the run starts it, its port is chosen only then."""

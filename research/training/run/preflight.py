@@ -7,6 +7,7 @@ import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,17 +20,18 @@ from research.datasets.questions import read_questions
 from research.datasets.wiki18 import CORPUS, INDEX, space_needed
 from research.environments import EpisodeSettings, read_items
 from research.environments.controls import CLOSED_BOOK, SHUFFLED
-from research.errors import DataError
+from research.errors import DataError, warn
 from research.places import CACHE
 from research.tools.search import TOKEN_VARIABLE
+from research.training.cold_start.corpus import require_paragraphs
 from research.training.cold_start.split import parts_of
 from research.training.config import read_research_config
 from research.training.rows import require_batch
-from research.training.run.models import folder_faults
-from research.training.run.options import HUB_NAME, WIKI18, gpu_memory
+from research.training.run.models import model_faults
+from research.training.run.options import WIKI18, RecipeOptions, gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
-from research.training.run.small_policy import SMALL, how_parted
+from research.training.run.small_policy import SMALL, how_parted, own_corpus
 from research.training.run.sources import PREPARED, RECIPES
 from research.training.run_files import latest_checkpoint
 from research.training.sizes.memory import GB
@@ -60,7 +62,7 @@ SET_BY_US = {
 
 def problems(plan: RunPlan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
-    checks = [_hiding_modules, _missing_files, _models, _port, _retriever, _without_effect]
+    checks = [_hiding_modules, _missing_files, _models, _small_policy, _port, _retriever, _without_effect]
     checks += [_retriever_options, _hardware, _wikipedia]
     return [line for check in checks for line in check(plan)]
 
@@ -97,23 +99,35 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
     environment, options = read_research_config(config.research).environment, plan.options
     # Without a corpus, the tasks of the run are made from the positives of these.
     final, lines = plan.inputs.questions == options.questions, []
+    texts: dict[Path, set[str]] = {}
     for split, path in options.splits.items():
         if not path.is_file():  # said by `problems`
             continue
         try:
-            count = len(read_items(environment, path, split, final))
+            items = read_items(environment, path, split, final)
+            count, texts[path] = len(items), {item.question for item in items}
+            if plan.inputs.corpus == own_corpus(options):
+                require_paragraphs(path)
             if split == "train":
                 which = ""
                 if options.policy == SMALL:  # some of them are for the cold start
-                    left = parts_of(read_questions(path), path, **how_parted(options))[-1]
+                    left = parts_of(read_questions(path), path, **how_parted(options)).rest
                     count, which = len(left), f" left of {count} after the cold start's"
                 require_batch(count, config, path, which)
         except DataError as error:
             lines.append(str(error))
+    _warn_of_leaks(options, texts)
     corpus = options.corpus if options.corpus == plan.inputs.corpus else None  # not one that is made
     if corpus and corpus.is_file() and plan.serve and not plan.build[-1].is_done:
         lines += _corpus_faults(corpus, environment.settings)
     return lines
+
+
+def _warn_of_leaks(options: RecipeOptions, texts: dict[Path, set[str]]) -> None:
+    """Of the questions of two splits that are the same: what is measured on them says little."""
+    for (split, path), (_, other) in combinations(reversed(options.splits.items()), 2):
+        if shared := len(texts.get(path, set()) & texts.get(other, set())):
+            warn(f"{path}: {shared} of its {len(texts[path])} questions ({split}) are also in {other}")
 
 
 def _corpus_faults(corpus: Path, settings: EpisodeSettings) -> Iterator[str]:
@@ -134,15 +148,35 @@ def _corpus_faults(corpus: Path, settings: EpisodeSettings) -> Iterator[str]:
 
 
 def _models(plan: RunPlan) -> Iterator[str]:
-    for option, name in {"--model": plan.options.model, "--encoder": plan.options.encoder}.items():
-        if name is not None and not Path(name).exists() and not HUB_NAME.fullmatch(name):
-            yield f"{option}: there is no folder {name}, and it is no name on the hub (NAME or OWNER/NAME)"
-        if name is not None and Path(name).exists() and option == "--model":
-            for fault in folder_faults(Path(name)):
-                yield f"--model: {name} is not a folder with a Hugging Face model ({fault})"
-    shown = plan.options.policy == SMALL or not plan.options.model
-    if plan.options.supervised_control and (not shown or plan.inputs.test is None):
+    options = plan.options
+    if options.model:
+        yield from (f"--model: {fault}" for fault in model_faults(options.model))
+    if options.encoder and not Path(options.encoder).exists():  # a folder is checked where it is loaded
+        yield from (f"--encoder: {fault}" for fault in model_faults(options.encoder))
+    if not options.supervised_control:
+        return
+    if options.policy != SMALL and options.model:
         yield "--supervised-control: there are demonstrations for --policy smollm2 and the tiny policy alone"
+    elif plan.inputs.test is None:
+        yield "--supervised-control: it is judged by test questions, and there are none; give --test"
+
+
+def _small_policy(plan: RunPlan) -> Iterator[str]:
+    """Where smollm2 brings its own questions, it brings their paragraphs, and no gold facts."""
+    options = plan.options
+    if options.policy != SMALL or options.questions is not None:
+        return
+    if options.comparisons:
+        yield (
+            "--comparisons: they are made of 2Wiki's evidences, which the questions of the profile do not "
+            "have; give --questions"
+        )
+    brought = [f"--{name}" for name in ("validation", "test") if getattr(options, name)]
+    if brought and options.corpus is None and options.retriever_url is None:
+        yield (
+            f"{', '.join(brought)}: the corpus is that of the profile's own questions; give --questions as "
+            "well, or --corpus"
+        )
 
 
 # ------------------------------------------------------------------------------------------- retriever
@@ -261,9 +295,11 @@ def _disk(path: Path, need: int, what: str) -> Iterator[str]:
 
 
 def _hardware(plan: RunPlan) -> Iterator[str]:
-    options, model = plan.options, str(plan.inputs.model)
+    options = plan.options
     if options.on_cpu:
-        yield from _disk(options.run_dir, 1 * GB, "the run folder (checkpoints, trajectories)")
+        local = plan.sized_model is not None and Path(plan.sized_model).is_dir()
+        need = GB + _written(plan.sized_model if local else None)
+        yield from _disk(options.run_dir, need, "the run folder (checkpoints, trajectories)")
         return
     memory = gpu_memory()
     count = options.gpus or max(1, len(memory))
@@ -274,13 +310,15 @@ def _hardware(plan: RunPlan) -> Iterator[str]:
         yield f"GPU: --gpus {count}, but this machine has {len(memory)}"
     if options.gpu_memory and options.gpu_memory * GB > min(memory):
         yield f"--gpu-memory {options.gpu_memory}: a GPU of this machine has {size_text(min(memory))}"
+    yield from _disk(options.run_dir, _written(plan.sized_model), "the run folder (checkpoints, policy)")
+
+
+def _written(model: str | None) -> int:
+    """Bytes of two checkpoints, each of weights and both Adam moments in float32, and of the policy."""
     try:
-        parameters = model_sizes(model).parameters
+        return (2 * 12 + 4) * model_sizes(model).parameters if model else 0
     except ValueError:  # said with what does not fit
-        return
-    # Two checkpoints, each of the weights and both Adam moments in float32; and the policy in bfloat16.
-    need = (2 * 12 + 2) * parameters
-    yield from _disk(options.run_dir, need, "the run folder (checkpoints, exported policy)")
+        return 0
 
 
 def wikipedia_index(plan: RunPlan) -> int:

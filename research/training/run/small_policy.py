@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from research.places import CACHE
+from research.training.cold_start.split import Parts
 from research.training.run.options import OWN_CORPUS, SPLITS, Command, RecipeOptions, module_command
 
 SMALL = "smollm2"
 MODEL = CACHE / "smollm2"
-VALIDATION = 60  # questions, for a curve that says something
+VALIDATION, TEST = 60, 100  # questions, for a curve and a table that say something
 MANY = 10_000  # epochs, which the seconds bound
 # What the demonstrations depend on: of the user's words, those about an episode.
 EPISODE_KEYS = (
@@ -44,11 +45,16 @@ def small_policy(options: RecipeOptions) -> Defaults:
     return defaults
 
 
+def own_corpus(options: RecipeOptions) -> Path:
+    """Where the paragraphs that the questions come with are written."""
+    return options.run_dir / "corpus.jsonl"
+
+
 def with_own_corpus(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
     """Where the corpus is called ``dataset``: the paragraphs that the rows of the questions come with."""
     if inputs.corpus_word != OWN_CORPUS:
         return inputs, []
-    corpus, files = inputs.run_dir / "corpus.jsonl", inputs.splits.values()
+    corpus, files = own_corpus(inputs), inputs.splits.values()
     made = _command(
         "make a corpus of the questions' paragraphs", "corpus", "--out", corpus, *files, creates=corpus
     )
@@ -59,10 +65,9 @@ def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
     """The training questions without those of the cold start, and the policy that comes of them."""
     folder = inputs.run_dir / "cold_start"
     parts, shown, policy = folder / "parts", folder / "demonstrations.parquet", folder / "policy"
-    asked, held_out, rest = (
-        parts / f"{name}.questions.jsonl" for name in ("demonstrated", "validation", "rest")
-    )
-    words = chain.from_iterable((f"--{name}", value) for name, value in how_parted(inputs).items())
+    asked, validation, test, rest = Parts.files(parts)
+    how = how_parted(inputs)
+    words = chain.from_iterable((f"--{name}", value) for name, value in how.items())
     seconds = ("--seconds", inputs.cold_start_seconds) if inputs.cold_start_seconds else ()
     commands = [
         _command(
@@ -79,13 +84,16 @@ def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
             creates=policy,
         ),
     ]
-    validation = inputs.validation or held_out
-    return replace(inputs, questions=rest, validation=validation, model=str(policy)), commands
+    held_out: dict[str, Any] = {"validation": validation, "test": test}
+    made = {name: file for name, file in held_out.items() if name in how}
+    return replace(inputs, questions=rest, model=str(policy), **made), commands
 
 
 def how_parted(options: RecipeOptions) -> dict[str, int]:
     """What the recipe tells ``split``, and `parts_of`."""
-    parted = {"seed": options.seed, "validation": 0 if options.validation else VALIDATION}
+    parted = {"seed": options.seed}
+    if options.validation is None:
+        parted |= {"validation": VALIDATION} | ({} if options.test else {"test": TEST})
     return parted | ({"comparisons": options.comparisons} if options.comparisons else {})
 
 
@@ -104,9 +112,9 @@ def supervised_control(inputs: RecipeOptions, folder: Path, seconds: float) -> l
 def _demonstrations(inputs: RecipeOptions, questions: Path | None, out: Path) -> Command:
     """Those for a file of questions, in the run's own prompt, protocol and limits."""
     words = [each for each in inputs.overrides if each.lstrip("+").startswith(EPISODE_KEYS)]
-    source = (
-        ("--corpus", inputs.corpus) if inputs.retriever_url is None else ("--retriever", inputs.retriever_url)
-    )
+    source: tuple[Any, ...] = ("--retriever", inputs.retriever_url)
+    if inputs.retriever_url is None:
+        source = ("--corpus", inputs.corpus, "--index", inputs.index, "--encoder", inputs.encoder)
     asked = ("--questions", questions, *source, "--model", inputs.model, "--out", out)
     return _command("demonstrate searching", "demonstrations", *asked, "--policy", SMALL, *words, creates=out)
 

@@ -118,5 +118,5 @@ def test_a_word_stays_a_word_when_a_run_resumes(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     assert resolve_options(dict(values), {"corpus"}, resume=True).corpus == Path("wiki18")
     (tmp_path / "wiki18").write_text("{}")
-    with pytest.raises(RunFailed, match="was started with corpus=wiki18"):
+    with pytest.raises(RunFailed, match="was started with --corpus wiki18"):
         resolve_options(dict(values), {"corpus"}, resume=True)

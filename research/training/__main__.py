@@ -199,8 +199,8 @@ def _resumed(saved: RecipeOptions, options: RecipeOptions, explicit: set[str]) -
         before = getattr(saved, name)
         if name not in FREE_ON_RESUME and _same_place(value) != _same_place(before):
             raise RunFailed(
-                f"{run_dir} was started with {name}={_text(before)}, not {_text(value)}; choose another "
-                "--run-dir for another run"
+                f"{run_dir} was started {_as_given(name, before)}, not {_as_given(name, value)}; choose "
+                "another --run-dir for another run"
             )
     return replace(saved, **given)
 
@@ -212,8 +212,11 @@ def _same_place(value: Any) -> Any:
     return os.path.abspath(value) if isinstance(value, Path | str) and os.path.isabs(value) else value
 
 
-def _text(value: Any) -> str:
-    return " ".join(value) if isinstance(value, tuple) else str(value)
+def _as_given(name: str, value: Any) -> str:
+    """How an option was given, or that it was not."""
+    option = "overrides" if name == "overrides" else f"--{name.replace('_', '-')}"
+    text = " ".join(value) if isinstance(value, tuple) else value
+    return f"without {option}" if text in (None, "") else f"with {option} {text}"
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class RecipeOptions:
     policy: Annotated[
         Literal["tiny", "smollm2"],
         click.Choice(["tiny", "smollm2"]),
-        "On a CPU: tiny, in the mini world, or smollm2, SmolLM2-135M or any small --model, cold-started on "
+        "tiny, in the mini world on a CPU, or smollm2: SmolLM2-135M or any small --model, cold-started on "
         "demonstrations for real questions. [tiny]",
         "",
     ] = "tiny"
@@ -131,17 +131,19 @@ class RecipeOptions:
         "sentence-transformers model of embedding_gain, and of a dense index. "
         "[BAAI/bge-base-en-v1.5 | the mini world's, or minilm]",
     ] = None
-    steps: Annotated[int | None, IntRange(1), "GRPO steps. [2 epochs | 40]", "GRPO steps. [150 | 40]"] = None
+    steps: Annotated[
+        int | None, IntRange(1), "GRPO steps. [2 epochs | 40; smollm2: 24]", "GRPO steps. [150 | 40]"
+    ] = None
     seed: Annotated[int, IntRange(0, 2**31 - 1), "Of the world, the data order, the sampling."] = 42
     passages: Annotated[int, IntRange(600), "Of the mini world.", ""] = 20000
     test_questions: Annotated[int, IntRange(1), "Of the mini world, per hop count.", ""] = 500
     supervised_control: Annotated[
         bool,
         click.BOOL,
-        "Afterwards also train on clean demonstrations, for as long, and add that to the table.",
+        "Afterwards also train on clean demonstrations, for as long as the policy; the table has both.",
         "",
     ] = False
-    index: Annotated[str | None, KIND, f"{KIND_HELP} [flat]", f"{KIND_HELP} [bm25]"] = None
+    index: Annotated[str | None, KIND, f"{KIND_HELP} [flat; smollm2: bm25]", f"{KIND_HELP} [bm25]"] = None
     build_args: Annotated[
         str, text, "Further options of `retriever_server build`: '--index-option M=48 --device cuda'."
     ] = ""

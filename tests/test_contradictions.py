@@ -3,13 +3,17 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from click.testing import CliRunner
 from test_recipe_options import compose, options
+from transformers import LlamaConfig
 
 from research.training.__main__ import resolve_options, search_r1
 from research.training.run import preflight
+from research.training.run.execute import _check_size
 from research.training.run.options import RunFailed
 from research.training.run.plan import make_plan
 from research.training.run.preflight import checkpoint_faults, problems
@@ -87,6 +91,19 @@ def test_a_policy_that_the_run_makes_has_no_size_yet(
     there = make_plan(options(tmp_path, hardware, policy=policy)).sized_model
     assert there == (None if policy == "tiny" else str(made))
     assert make_plan(options(tmp_path, hardware, policy=policy, model="a/b")).sized_model == "a/b"
+
+
+@pytest.mark.parametrize("free", [1, 50])
+def test_memory_that_others_hold_is_told(
+    tmp_path: Path, free: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model of 0.4 B parameters is trained on a CPU in more than 1 GB, and in less than 50."""
+    LlamaConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=16).save_pretrained(tmp_path)
+    plan, config = make_plan(options(tmp_path, model=str(tmp_path))), compose(tmp_path, "cpu")
+    memory = SimpleNamespace(total=64 * GB, available=free * GB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert _check_size(plan, config)
+    assert ("1.0 GB are free now" in " ".join(capsys.readouterr().err.split())) == (free == 1)
 
 
 def test_a_checkpoint_is_loaded_by_as_many_gpus(tmp_path: Path) -> None:

@@ -351,7 +351,7 @@ def test_resume_takes_the_saved_options_and_refuses_others(tmp_path):
     saved.save(saved.run_dir / "recipe.json")
     values = {**vars(options(tmp_path)), "steps": 20}
     assert resolve_options(dict(values), {"steps", "run_dir"}, resume=True) == replace(saved, steps=20)
-    with pytest.raises(RunFailed, match="seed=7"):
+    with pytest.raises(RunFailed, match="with --seed 7, not with --seed 8"):
         resolve_options({**values, "seed": 8}, {"seed"}, resume=False)
 
 

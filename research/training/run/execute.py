@@ -93,6 +93,18 @@ def _fit(plan: RunPlan, config: DictConfig) -> Fit:
     return fit_to_model(plan.options, plan.sized_model, config, wikipedia_index(plan))
 
 
+def _check_size(plan: RunPlan, config: DictConfig) -> bool:
+    """Whether there is a model to be sized; one that does not fit is refused."""
+    fit, free = _fit(plan, config), psutil.virtual_memory().available
+    _refuse(fit.faults)
+    if fit.main_memory > free:
+        warn(
+            f"the run takes about {size_text(fit.main_memory)} of main memory, and {size_text(free)} are free "
+            "now: the system may end it for lack of memory"
+        )
+    return plan.sized_model is not None
+
+
 def execute(plan: RunPlan) -> None:
     """Do the whole run, from wherever an earlier one in this folder stopped.
 
@@ -112,8 +124,8 @@ def execute(plan: RunPlan) -> None:
         if latest_checkpoint(options.run_dir) is None:
             _refuse(file_problems(plan, config))
         _refuse([*checkpoint_faults(options.run_dir, config)])
-        _refuse([*_fit(plan, config).faults, *tracking.faults(config)])
-        _refuse([*hub.faults(options, config)])
+        _check_size(plan, config)
+        _refuse([*tracking.faults(config), *hub.faults(options, config)])
         with processes.alone_in(options.run_dir, RunFailed):
             _carry_out(plan, config)
 
@@ -183,10 +195,10 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
     # Held-out questions before the first step; on resume only if that evaluation did not finish.
     config.trainer.val_before_train &= checkpoint is None or not evaluated
     OmegaConf.save(config, run_dir / "config.yaml")
+    is_sized = plan.sized_model is not None
     for command in plan.prepare:
         _run(command)
-        if plan.options.policy != "tiny":  # refused before the cold start, as soon as there is a model
-            _refuse(_fit(plan, config).faults)
+        is_sized = is_sized or _check_size(plan, config)  # before the cold start, once there is a model
     for command in plan.build:
         _run(command)
     # The trainer forgets them too, but late: until then they would be shown as steps of this run.

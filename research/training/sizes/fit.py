@@ -55,6 +55,11 @@ class Fit:
     card: int | None = None
     faults: tuple[str, ...] = ()
 
+    @property
+    def main_memory(self) -> int:
+        """Bytes that it takes of the machine's memory."""
+        return total(self.parts, "main")
+
 
 def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig, index: int = 0) -> Fit:
     """Adapt the sizes of a composed configuration to a model; None: the tiny policy, or one not there yet.

@@ -99,8 +99,8 @@ def _check_size(plan: RunPlan, config: DictConfig) -> bool:
     _refuse(fit.faults)
     if fit.main_memory > free:
         warn(
-            f"the run takes about {size_text(fit.main_memory)} of main memory, and {size_text(free)} are free "
-            "now: the system may end it for lack of memory"
+            f"the run takes about {size_text(fit.main_memory)} of main memory, and {size_text(free)} are "
+            "free now: the system may end it for lack of memory"
         )
     return plan.sized_model is not None
 

@@ -314,9 +314,9 @@ def _hardware(plan: RunPlan) -> Iterator[str]:
 
 
 def _written(model: str | None) -> int:
-    """Bytes of two checkpoints, each of weights and both Adam moments in float32, and of the policy."""
-    try:
-        return (2 * 12 + 4) * model_sizes(model).parameters if model else 0
+    """Bytes of three checkpoints, each of weights and both Adam moments in float32, and of the policy."""
+    try:  # the last two and the best
+        return (3 * 12 + 4) * model_sizes(model).parameters if model else 0
     except ValueError:  # said with what does not fit
         return 0
 

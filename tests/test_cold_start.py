@@ -249,9 +249,12 @@ def test_a_dead_retriever_ends_it_with_its_reason(files: Path, byte_model: str) 
 
 
 def test_no_question_is_on_both_sides(files: Path) -> None:
-    write(files / "many.jsonl", [row | {"id": f"{row['id']}_{copy}"} for row in ROWS for copy in range(4)])
+    copies = [(row, str(copy)) for row in ROWS for copy in range(4)]
+    asked = [row | {"id": f"{row['id']}_{copy}", "question": row["question"] + copy} for row, copy in copies]
+    write(files / "many.jsonl", asked)
     given = ("--questions", files / "many.jsonl", "--out", files / "parts", "--validation", 10)
-    assert "8 questions for the cold start, 3 for validation, 9 for GRPO" in run("split", *given)
+    said = run("split", *given)
+    assert "8 for the cold start, 3 for validation, 0 for the test, 9 for GRPO" in said
     parts = [
         [each.id for each in read_questions(files / "parts" / f"{name}.questions.jsonl")]
         for name in ("demonstrated", "validation", "rest")

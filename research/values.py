@@ -32,7 +32,7 @@ class Number(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
-            self.fail(f"{value} is no number that can be counted with", param, ctx)
+            self.fail(f"{value} is not a finite number", param, ctx)
         return number
 
 

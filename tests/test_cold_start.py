@@ -342,9 +342,10 @@ def test_the_profile_of_a_small_model(tmp_path: Path, files: Path) -> None:
     small = options(tmp_path, policy="smollm2", questions=files / "questions.jsonl", corpus=Path("dataset"))
     plan = make_plan(small)
     tasks = [command.task for command in plan.prepare]
-    assert tasks[-4:] == [
+    assert tasks[-5:] == [
         "make a corpus of the questions' paragraphs",
         "part the questions of the cold start from the others",
+        "build the index",
         "demonstrate searching",
         "cold-start the policy",
     ]

@@ -15,21 +15,26 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from research.datasets.question_forms import Question
 from research.errors import DataError
 from research.training.cold_start.commands import cold_start
+from research.training.cold_start.corpus import paragraphs_of
 from research.training.cold_start.demonstrations import demonstrations
 from research.training.cold_start.hops import hops_of
 from research.training.cold_start.split import parts_of
 from research.training.run.execute import _forget_other_preparations
+from research.training.run.options import OWN_CORPUS
 from research.training.run.plan import RunPlan, make_plan
 from research.training.run.preflight import file_problems, problems
 
 
-def questions(count: int) -> list[Question]:
+def questions(count: int, start: int = 0) -> list[Question]:
     step: list[dict[str, Any]] = [{"question": "capital of X", "answer": "Y"}] * 2
     metadata = {"question_decomposition": step}
-    return [Question(f"q{number}", f"What is {number}?", ["Y"], metadata) for number in range(count)]
+    return [
+        Question(f"q{number}", f"What is {number}?", ["Y"], metadata)
+        for number in range(start, start + count)
+    ]
 
 
-def written(path: Path, count: int) -> Path:
+def written(path: Path, count: int, start: int = 0) -> Path:
     rows = [
         {
             "id": each.id,
@@ -37,7 +42,7 @@ def written(path: Path, count: int) -> Path:
             "golden_answers": each.golden_answers,
             "metadata": each.metadata,
         }
-        for each in questions(count)
+        for each in questions(count, start)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -62,10 +67,29 @@ def test_a_question_with_two_ids_is_in_one_part() -> None:
     assert sum(map(len, texts)) == len(set.union(*texts)) == 80
 
 
-def test_evidences_as_json_text_are_read() -> None:
-    facts = [["A", "father", "B"], ["B", "country", "C"]]
-    plain, text = (Question("q", "Q?", ("C",), {"evidences": each}) for each in (facts, json.dumps(facts)))
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("evidences", [["A", "father", "B"], ["B", "country", "C"]]),
+        (
+            "question_decomposition",
+            [{"question": "A >> father", "answer": "B"}, {"question": "#1 >> country", "answer": "C"}],
+        ),
+    ],
+)
+def test_json_text_is_read_as_what_it_holds(field: str, value: Any) -> None:
+    plain, text = (Question("q", "Q?", ("C",), {field: each}) for each in (value, json.dumps(value)))
     assert hops_of(text) == hops_of(plain) != ()
+
+
+def test_paragraphs_as_json_text_are_read() -> None:
+    paragraphs = [{"title": "A", "paragraph_text": "B"}]
+    assert list(paragraphs_of({"paragraphs": json.dumps(paragraphs)})) == [("A", "B")]
+
+
+@pytest.mark.parametrize("evidences", [{"fact": 5}, "[" * 100_000, "no JSON", 7])
+def test_evidences_that_are_none_lead_nowhere(evidences: Any) -> None:
+    assert hops_of(Question("q", "Q?", ("C",), {"evidences": evidences})) == ()
 
 
 def run(command: str, *words: object) -> str:
@@ -78,8 +102,9 @@ def run(command: str, *words: object) -> str:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--share", "nan"), "nan is no number"),
-        (("--share", "1"), "is not in the range 0<x<1"),
+        (("--share", "nan"), "nan is not a finite number"),
+        (("--share", "0"), "is not in the range 0<x<=1"),
+        (("--share", "1e-9"), "at most a share of 1e-09"),
         (("--out", "."), "exists already"),
         (("--out", ""), "exists already"),
     ],
@@ -102,6 +127,7 @@ def test_parts_do_not_overwrite(tmp_path: Path) -> None:
         (("--model", "/nowhere/m", "--corpus", "{here}/q.jsonl"), "there is no folder /nowhere/m"),
         (("--model", "{here}", "--corpus", "{here}/q.jsonl"), "config.json is missing"),
         (("--model", "a/b", "--retriever", "nonsense"), "http"),
+        (("--model", "a/b", "--retriever", "http://x", "--index", "{here}"), "give one of --corpus, --index"),
         (("--model", "a/b", "--retriever", "http://x", "--policy", "no"), "'no' is not one of"),
     ],
 )
@@ -150,13 +176,18 @@ def test_a_test_of_the_users_comes_with_its_passages(tmp_path: Path) -> None:
 
 def test_the_demonstrations_search_what_the_training_searches(tmp_path: Path) -> None:
     file = written(tmp_path / "q.jsonl", 80)
-    commands = small_plan(tmp_path, questions=file, index="flat", encoder="a/b").prepare
-    (words,) = (each.argv for each in commands if each.task == "demonstrate searching")
-    assert words[words.index("--index") + 1] == "flat" and words[words.index("--encoder") + 1] == "a/b"
+    plan = small_plan(tmp_path, questions=file, index="flat", encoder="a/b", build_args="--device cpu")
+    tasks = {each.task: each.argv for each in plan.prepare}
+    assert list(tasks).index("build the index") < list(tasks).index("demonstrate searching")
+    words, built = tasks["demonstrate searching"], plan.build[-1]
+    assert words[words.index("--index") + 1] == str(built.creates) and built.argv == tasks["build the index"]
+    assert plan.serve and str(built.creates) in plan.serve.argv
 
 
 def test_questions_of_two_splits_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever their case and the space around them."""
     file, test = written(tmp_path / "q.jsonl", 80), written(tmp_path / "test.jsonl", 5)
+    test.write_text(test.read_text().replace("What is", " what IS"), encoding="utf-8")
     plan = small_plan(tmp_path, questions=file, test=test, corpus=file)
     file_problems(plan, compose(tmp_path, "cpu", policy="smollm2", questions=file))
     assert f"{test}: 5 of its 5 questions (test) are also in {file}" in " ".join(
@@ -168,6 +199,34 @@ def test_questions_without_paragraphs_are_told_before_the_cold_start(tmp_path: P
     file = written(tmp_path / "q.jsonl", 80)
     faults = file_problems(small_plan(tmp_path, questions=file), compose(tmp_path, "cpu", policy="smollm2"))
     assert f"{file}: the questions come without paragraphs" in " ".join(faults)
+
+
+def test_a_test_without_paragraphs_is_told_and_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, test = written(tmp_path / "q.jsonl", 80), written(tmp_path / "test.jsonl", 5, start=90)
+    paragraph = {"title": "X", "paragraph_text": "Y is its capital"}
+    rows = [json.loads(line) | {"paragraphs": [paragraph]} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    plan = small_plan(tmp_path, questions=file, test=test)
+    assert not file_problems(plan, compose(tmp_path, "cpu", policy="smollm2"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{test}: 5 of its 5 questions come without paragraphs" in said and str(file) not in said
+
+
+def test_the_mini_world_makes_no_corpus_of_paragraphs(tmp_path: Path) -> None:
+    assert "--corpus dataset: the mini world" in " ".join(
+        problems(make_plan(options(tmp_path, corpus=OWN_CORPUS)))
+    )
+
+
+def test_a_run_from_before_goes_on_with_what_it_has(tmp_path: Path) -> None:
+    """Whatever is asked of a new one; it resumes with the options it was started with."""
+    plan = small_plan(tmp_path, test=written(tmp_path / "q.jsonl", 8))
+    assert "--test" in " ".join(problems(plan))
+    plan.options.run_dir.mkdir(parents=True)
+    plan.options.save(plan.options.run_dir / "recipe.json")
+    assert "--test" not in " ".join(problems(plan))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -183,7 +242,7 @@ def test_what_is_left_for_grpo_is_counted_before_the_cold_start(tmp_path: Path) 
     file = written(tmp_path / "few.jsonl", 24)
     plan = small_plan(tmp_path, questions=file, corpus=passages(tmp_path / "corpus.jsonl"))
     (fault,) = file_problems(plan, compose(tmp_path, "cpu", policy="smollm2", questions=file))
-    assert "6 questions left of 24 after the cold start's are fewer than one batch" in fault
+    assert "6 questions left of 24 after those for cold start, validation and test" in fault
 
 
 @pytest.mark.parametrize("change", ["options", "file"])

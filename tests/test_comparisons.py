@@ -1,6 +1,7 @@
 """Comparisons made of gold facts: right by these, and none gives its answer away by where it stands."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,21 @@ def test_no_question_and_no_id_of_the_users_is_made_again() -> None:
     assert not {each.id for each in before} & {each.id for each in again}
 
 
-@pytest.mark.parametrize("date", ["1500 BC", "1904 or 1905"])
+def test_no_question_that_is_held_out_is_made(tmp_path: Path) -> None:
+    """In whatever case, and whichever of the two is named first."""
+    made = comparisons_of(films(40), 300)
+    held_out = [replace(each, id=f"t{each.id}", question=each.question.upper()) for each in made[::2]]
+    write_questions(tmp_path / "q.jsonl", films(40))
+    write_questions(tmp_path / "test.jsonl", held_out)
+    words = ["--questions", tmp_path / "q.jsonl", "--out", tmp_path / "parts", "--comparisons", "300"]
+    words += ["--held-out", tmp_path / "test.jsonl"]
+    assert CliRunner().invoke(split, list(map(str, words))).exit_code == 0
+    rest = read_questions(tmp_path / "parts" / "rest.questions.jsonl")
+    taken = {tuple(sorted(each.question.upper().rstrip("?").split())) for each in held_out}
+    assert not [each for each in rest if tuple(sorted(each.question.upper().rstrip("?").split())) in taken]
+
+
+@pytest.mark.parametrize("date", ["1500 BC", "1500 b.c.", "1904 or 1905"])
 def test_a_date_of_no_certain_year_is_not_asked_for(date: str) -> None:
     dates = [
         [["P0", "date of birth", date]],

@@ -45,6 +45,16 @@ def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[in
         raise DataError(f"{path}: cannot be read as parquet behind row {number} ({reason})") from error
 
 
+def unpacked(value: Any) -> Any:
+    """What the JSON text in a field holds, as rows of the hub have it in place of lists; else the value."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
 def _table_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """(line, row) of a table whose first line names its columns, in small letters here."""
     try:

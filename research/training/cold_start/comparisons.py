@@ -6,6 +6,7 @@ al. 2020, section 3); so are these, in its wording.
 """
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice, zip_longest
@@ -177,10 +178,10 @@ def comparisons_of(
 ) -> list[Question]:
     """Up to `most` comparisons of the facts of `questions`, of all kinds alike; none without facts.
 
-    None has the text or the id of one of `questions` or of the `others`.
+    None has the words or the id of one of `questions` or of the `others`.
     """
     draw, facts = random.Random(seed), _facts(questions)
-    asked = {each.question for each in (*questions, *others)}
+    asked = {_words(each.question) for each in (*questions, *others)}
     taken = {each.id for each in (*questions, *others)}
     ids = (name for number in count() if (name := f"comparison_{number}") not in taken)
     in_turn = chain.from_iterable(zip_longest(*(_couples(kind, facts, draw, asked) for kind in KINDS)))
@@ -196,12 +197,17 @@ def comparisons_of(
     ]
 
 
-def _couples(kind: Kind, facts: Facts, draw: random.Random, asked: set[str]) -> Iterator[Couple]:
+def _couples(kind: Kind, facts: Facts, draw: random.Random, asked: set[tuple[str, ...]]) -> Iterator[Couple]:
     """As many of one answer as of the other, none that is asked already."""
     each = _compared(kind, facts, draw)
     for couple in zip(each, each, strict=False):
-        if asked.isdisjoint(question for question, _, _ in couple):
+        if asked.isdisjoint(_words(question) for question, _, _ in couple):
             yield couple
+
+
+def _words(question: str) -> tuple[str, ...]:
+    """The same for the same pair, whichever is named first."""
+    return tuple(sorted(normalize_answer(question).split()))
 
 
 def _facts(questions: Sequence[Question]) -> Facts:
@@ -254,4 +260,4 @@ def _by_country(kind: Kind, pairs: Sequence[Pair], names: dict[str, str]) -> Ans
 def _year(date: str) -> int | None:
     """The year of a date that names one; None for "1904 or 1905", and for those before Christ."""
     years = YEAR.findall(date)
-    return int(years[0]) if len(years) == 1 and "BC" not in date else None
+    return int(years[0]) if len(years) == 1 and not re.search(r"\bB\.?C", date, re.I) else None

@@ -6,14 +6,13 @@ Read are the official files of MuSiQue (``paragraphs``), HotpotQA and 2Wiki (``c
 rows, which have them in ``metadata``; of its MuSiQue the gold paragraphs alone (``support_paragraph``).
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from research.datasets.json_rows import read_objects, write_json_rows
+from research.datasets.json_rows import read_objects, unpacked, write_json_rows
 from research.errors import DataError
 
 Paragraph = tuple[str, str]
@@ -34,22 +33,18 @@ def write_corpus(files: Iterable[Path], out: Path) -> int:
     rows = (row for file in files for _, row in read_objects(file, "question"))
     passages = dict.fromkeys(f"{title}\n{text}" for row in rows for title, text in paragraphs_of(row))
     if not passages:
-        raise DataError(_without_paragraphs(*files))
+        raise DataError(
+            f"{', '.join(map(str, files))}: the questions come without paragraphs; give a corpus of your "
+            "own, or the official files of MuSiQue, HotpotQA or 2Wiki"
+        )
     write_json_rows(out, ({"id": str(place), "contents": each} for place, each in enumerate(passages)))
     return len(passages)
 
 
-def require_paragraphs(file: Path) -> None:
-    """Raises DataError for a file whose questions come without paragraphs."""
-    if not any(True for _, row in read_objects(file, "question") for _ in paragraphs_of(row)):
-        raise DataError(_without_paragraphs(file))
-
-
-def _without_paragraphs(*files: Path) -> str:
-    return (
-        f"{', '.join(map(str, files))}: the questions come without paragraphs; bring a corpus of your own "
-        "(--corpus of a recipe), or the official files of MuSiQue, HotpotQA or 2Wiki"
-    )
+def without_paragraphs(file: Path) -> tuple[int, int]:
+    """(rows without a paragraph, all rows) of a file of questions."""
+    found = [next(paragraphs_of(row), None) for _, row in read_objects(file, "question")]
+    return found.count(None), len(found)
 
 
 def paragraphs_of(row: dict[str, Any]) -> Iterator[Paragraph]:
@@ -73,11 +68,7 @@ def _of_paragraphs(paragraphs: Any) -> Iterator[Paragraph]:
 
 def _of_context(context: Any) -> Iterator[Paragraph]:
     """[[title, [sentence, ...]]], as JSON text too, or the hub's {"title": [...], "sentences": [...]}."""
-    if isinstance(context, str):
-        try:
-            context = json.loads(context)
-        except ValueError:
-            return
+    context = unpacked(context)
     if isinstance(context, dict):
         texts = context.get("sentences") or context.get("content") or []
         context = list(zip(context.get("title") or [], texts, strict=False))
@@ -89,4 +80,5 @@ def _of_context(context: Any) -> Iterator[Paragraph]:
 
 
 def _dicts(values: Any) -> list[dict[str, Any]]:
+    values = unpacked(values)
     return [each for each in values if isinstance(each, dict)] if isinstance(values, list) else []

@@ -9,7 +9,7 @@ A row has ``id``, ``question``, ``text`` (the whole episode, prompt and special 
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,13 @@ from research.episode.tokens import TokenProtocol
 from research.episode.trajectory import Trajectory
 from research.errors import DataError
 from research.files import atomic_path
-from research.tools.service import Service, serving
+from research.tools.service import Service, serving, serving_index
 from research.training.cold_start.demonstrator import demonstrate
 from research.training.cold_start.hops import hops_of
 from research.training.config import read_research_config
-from research.training.run.models import require_model
+from research.training.run.models import load_tokenizer
 from research.training.run.options import URL, RecipeOptions
 from research.training.run.plan import compose_words
-from retriever_server.indexes import KINDS
 
 UNTRAINED = -100  # the label that torch's cross-entropy leaves out
 AT_ONCE = 32  # episodes whose searches wait for one another
@@ -48,10 +47,11 @@ SCHEMA = pa.schema(
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--questions", required=True, type=click.Path(path_type=Path), help="With decompositions.")
-@click.option("--corpus", type=click.Path(path_type=Path), help="Passages to search.")
-@click.option("--index", default="bm25", show_default=True, help=f"Kind of its index, of {', '.join(KINDS)}.")
-@click.option("--encoder", default="minilm", show_default=True, help="Of a dense index.")
-@click.option("--retriever", type=URL, help="A running retrieval server, instead of --corpus.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="Passages to search, by BM25.")
+@click.option(
+    "--index", type=click.Path(path_type=Path), help="Or an index, by `python -m retriever_server build`."
+)
+@click.option("--retriever", type=URL, help="Or a retrieval server that is running.")
 @click.option("--model", required=True, help="Whose tokenizer and chat template are used.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Parquet file.")
 @click.option(
@@ -65,8 +65,7 @@ SCHEMA = pa.schema(
 def demonstrations(
     questions: Path,
     corpus: Path | None,
-    index: str,
-    encoder: str,
+    index: Path | None,
     retriever: str | None,
     model: str,
     out: Path,
@@ -79,31 +78,35 @@ def demonstrations(
     are those of the demonstrations. Questions without a decomposition, and those of which a search does not
     find a hop, are left out.
     """
-    if (corpus is None) == (retriever is None):
-        raise click.UsageError("give either --corpus or --retriever")
+    if sum(each is not None for each in (corpus, index, retriever)) != 1:
+        raise click.UsageError("give one of --corpus, --index and --retriever")
     if corpus is not None and not corpus.is_file():
         raise DataError(f"--corpus: there is no file {corpus}")
-    require_model(model)
+    tokenizer = load_tokenizer(model)
     asked = read_questions(questions)
-    service = nullcontext(retriever) if corpus is None else serving(Service(corpus, encoder, index))
-    with service as url:
+    with _searched(corpus, index, retriever) as url:
         options = RecipeOptions("cpu", out.parent, policy=policy, overrides=overrides)
         section = compose_words(options, {"research.retriever.url": url}).research
         environment = read_research_config(section).environment
-        rows = write_demonstrations(asked, environment, model, out)
+        rows = write_demonstrations(asked, environment, tokenizer, out)
     click.echo(
         f"{out}: {len(rows)} demonstrations of {len(asked)} questions, "
         f"{sum(len(row['input_ids']) for row in rows):,} tokens"
     )
 
 
+def _searched(corpus: Path | None, index: Path | None, retriever: str | None) -> AbstractContextManager[str]:
+    """The address of what is searched: of a passing server, unless one is running."""
+    if corpus is not None:
+        return serving(Service(corpus, "minilm", "bm25"))
+    return serving_index(index) if index is not None else nullcontext(str(retriever))
+
+
 def write_demonstrations(
-    questions: Sequence[Question], environment: BaseEnvironment, model: str, out: Path
+    questions: Sequence[Question], environment: BaseEnvironment, tokenizer: Any, out: Path
 ) -> list[dict[str, Any]]:
     """Play what can be played, write it, and return the rows. Raises DataError if nothing can be."""
-    from transformers import AutoTokenizer
-
-    tokens = TokenProtocol(AutoTokenizer.from_pretrained(model), environment.protocol, environment.tools)
+    tokens = TokenProtocol(tokenizer, environment.protocol, environment.tools)
     rows = asyncio.run(_rows(questions, environment, tokens))
     if not rows:
         raise DataError(

@@ -4,13 +4,12 @@ MuSiQue has ``question_decomposition`` ("Who was the first president of #1?"), 2
 HotpotQA the titles of its ``supporting_facts``.
 """
 
-import json
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from research.datasets.json_rows import unpacked
 from research.datasets.question_forms import Question
 from research.metrics.answers import normalize_answer
 
@@ -45,7 +44,7 @@ class Hop:
 def hops_of(question: Question) -> tuple[Hop, ...]:
     """The hops in order; empty for a question without a decomposition that can be followed."""
     metadata = question.metadata
-    if steps := metadata.get("question_decomposition"):
+    if steps := unpacked(metadata.get("question_decomposition")):
         return _of_steps(steps)
     if triples := triples_of(question):
         return _of_triples(triples)
@@ -75,12 +74,9 @@ def _earlier(asked: Sequence[tuple[str, str]], number: int) -> str:
 
 def triples_of(question: Question) -> list[Triple]:
     """2Wiki's evidences: (subject, relation, object), or the hub's lists of each; empty if one is neither."""
-    evidences: Any = question.metadata.get("evidences") or []
-    if isinstance(evidences, str):
-        with suppress(ValueError):  # JSON text, as in the hub's rows of 2Wiki
-            evidences = json.loads(evidences)
-    if isinstance(evidences, dict):
-        evidences = list(map(list, zip(*(evidences.get(each, []) for each in TRIPLE), strict=False)))
+    evidences: Any = unpacked(question.metadata.get("evidences")) or []
+    if isinstance(evidences, dict) and all(isinstance(evidences.get(each), list) for each in TRIPLE):
+        evidences = list(map(list, zip(*(evidences[each] for each in TRIPLE), strict=False)))
     listed = evidences if isinstance(evidences, list) else [evidences]
     if not all(isinstance(each, list | tuple) and len(each) == 3 for each in listed):
         return []

@@ -22,8 +22,8 @@ from research.errors import DataError
 from research.files import filling, require_new
 from research.training.cold_start.demonstrations import UNTRAINED
 from research.training.precision import autocast
-from research.training.run.models import require_model
-from research.training.run.sources import cache_key
+from research.training.run.index import cache_key
+from research.training.run.models import named, require_model
 from research.values import Number
 
 REPORT_SECONDS = 20.0
@@ -104,7 +104,8 @@ def _train(examples: Sequence[Example], model: str, schedule: Schedule, out: Pat
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device)
+    with named(model):
+        policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device)
     start = time.monotonic()
     if not _report(fit(policy, examples, schedule), start):
         raise DataError(

@@ -54,6 +54,7 @@ def parts_of(
     test: int = 0,
     comparisons: int = 0,
     seed: int = 42,
+    held_out_elsewhere: Sequence[Question] = (),
 ) -> Parts:
     """The parts of the questions that were `asked`; the arguments are those of the command.
 
@@ -75,9 +76,9 @@ def parts_of(
     if not drawn or not rest or (validation and not validating) or (test and not testing):
         raise DataError(
             f"{file}: {len(asked)} questions, {len(fit)} of them with a decomposition, are too few for a "
-            f"cold start (at most {share:.0%} of these), validation, test and training"
+            f"cold start (at most a share of {share:.3g} of these), validation, test and training"
         )
-    made = comparisons_of(rest, comparisons, seed, asked)
+    made = comparisons_of(rest, comparisons, seed, [*asked, *held_out_elsewhere])
     if comparisons and not made:
         raise DataError(
             f"{file}: nothing to compare: it has no two dates or countries among 2Wiki's evidences"
@@ -98,17 +99,24 @@ def _without(taken: Sequence[Question], asked: Sequence[Question]) -> list[Quest
 @click.option(
     "--share",
     default=SHARE,
-    type=Number(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True),
     help="Of those with a decomposition, at most.",
 )
 @click.option("--validation", default=0, type=click.IntRange(0), help="Of the others, at most a quarter.")
 @click.option("--test", default=0, type=click.IntRange(0), help="Of the others, at most a quarter.")
 @click.option("--comparisons", default=0, type=click.IntRange(0), help="Made of facts, added for GRPO.")
 @click.option("--seed", default=42, help="Of the random draw of the parts.")
-def split(questions: Path, out: Path, **how: Any) -> None:
+@click.option(
+    "--held-out",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Questions that no comparison may be; may be given several times.",
+)
+def split(questions: Path, out: Path, held_out: tuple[Path, ...], **how: Any) -> None:
     """Write DIR/{demonstrated,validation,test,rest}.questions.jsonl: for cold start, curve, test and GRPO."""
     require_new(out)
-    parts = parts_of(read_questions(questions), questions, **how)
+    elsewhere = [each for file in held_out for each in read_questions(file)]
+    parts = parts_of(read_questions(questions), questions, **how, held_out_elsewhere=elsewhere)
     with filling(out) as scratch:
         for file, part in zip(Parts.files(scratch), parts, strict=True):
             write_questions(file, part)

@@ -23,6 +23,7 @@ from research.training.config import LAST, headline_of, load_config, read_resear
 from research.training.rows import settle, total_steps
 from research.training.run import hub
 from research.training.run.export import EXPORT_FOLDER
+from research.training.run.index import version_of
 from research.training.run.options import Command, RecipeOptions, RunFailed, gpu_memory, module_command
 from research.training.run.plan import RunPlan, compose_config
 from research.training.run.preflight import (
@@ -34,7 +35,6 @@ from research.training.run.preflight import (
 )
 from research.training.run.retriever_keeper import RetrieverKeeper
 from research.training.run.small_policy import SMALL, supervised_control
-from research.training.run.sources import version_of
 from research.training.run_files import (
     forget_steps_after,
     latest_checkpoint,
@@ -94,12 +94,12 @@ def _fit(plan: RunPlan, config: DictConfig) -> Fit:
 
 
 def _check_size(plan: RunPlan, config: DictConfig) -> bool:
-    """Whether there is a model to be sized; one that does not fit is refused."""
+    """Refuse a model that does not fit, and warn of one that may not; whether there is a model to judge."""
     fit, free = _fit(plan, config), psutil.virtual_memory().available
     _refuse(fit.faults)
     if fit.main_memory > free:
         warn(
-            f"the run takes about {size_text(fit.main_memory)} of main memory, and {size_text(free)} are "
+            f"the run takes about {size_text(fit.main_memory)} of main memory, and {size_text(free)} is "
             "free now: the system may end it for lack of memory"
         )
     return plan.sized_model is not None
@@ -167,7 +167,7 @@ def _forget_other_preparations(plan: RunPlan) -> None:
     made_of.append([f"{path} {version_of(path)}" for path in files if path])
     text, note = json.dumps(made_of, indent=1), run_dir / "prepared.json"
     if not note.exists() or note.read_text(encoding="utf-8") != text:
-        for command in plan.prepare:
+        for command in [*plan.prepare, *plan.build]:
             path = command.creates
             if path and path.is_relative_to(run_dir) and path.exists():
                 click.echo(f"{path}: made of other options or files; removed")
@@ -281,7 +281,7 @@ def _supervised_control(plan: RunPlan) -> None:
     steps = sum(row.get("timing_s/step", 0.0) for row in read_metrics(run_dir))
     policy = folder / "policy"
     if plan.options.policy == SMALL:
-        commands = supervised_control(plan.inputs, folder, steps)
+        commands = supervised_control(plan.options, plan.inputs, folder, steps)
     else:
         cold_start = Path(str(plan.inputs.model)) / "cold_start.json"
         seconds = json.loads(cold_start.read_text(encoding="utf-8"))["seconds"] + steps

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,24 @@ def require_model(name: str) -> None:
     """Raises DataError for the first fault of a `--model`."""
     for fault in model_faults(name):
         raise DataError(f"--model: {fault}")
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a `--model`. Raises DataError."""
+    from transformers import AutoTokenizer
+
+    require_model(name)
+    with named(name):
+        return AutoTokenizer.from_pretrained(name)
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Whatever keeps transformers from loading a `--model` becomes a DataError of one line."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise DataError(f"--model: {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
 
 
 def folder_faults(folder: Path) -> Iterator[str]:

@@ -16,8 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from research.datasets.reference_prompts import notice_to_keep, prompt_to_keep
 from research.episode.prompts import is_path
 from research.overrides import as_hydra_word, quoted
-from research.places import CACHE, CONFIG_DIR, PACKAGE
+from research.places import CONFIG_DIR, PACKAGE
 from research.training.config import read_research_config
+from research.training.run.index import index_command
 from research.training.run.options import (
     SPLITS,
     Command,
@@ -27,13 +28,11 @@ from research.training.run.options import (
     module_command,
 )
 from research.training.run.small_policy import MODEL, SMALL
-from research.training.run.sources import RECIPES, cache_key, completed, version_of
+from research.training.run.sources import RECIPES, completed
 from research.training.run_files import latest_checkpoint
 from research.training.values import check_training
 from research.training.verl.patches import WEIGHT_TIMEOUT_VARIABLE
 from research.training.verl.tracking import loggers
-
-INDEX_FORMAT = 2  # of the retrieval server's manifests; older indexes in the cache are built again
 
 
 @dataclass(frozen=True)
@@ -73,33 +72,12 @@ def make_plan(options: RecipeOptions) -> RunPlan:
     rows, done = ("write the training rows", "research.training.rows"), options.run_dir / "data" / "done"
     build, serve = [module_command(*rows, options.run_dir, *files, creates=done)], None
     if inputs.corpus is not None and options.retriever_url is None:
-        index = _index_folder(inputs, inputs.corpus)
-        build.append(_index_command(options, inputs, index))
+        index = index_command(options, inputs, inputs.corpus)
+        build.append(index)
         words = (*shlex.split(options.serve_args), "--host", options.retriever_host, "--die-with-parent")
-        serve = module_command("serve the index", "retriever_server", "serve", index, *words)
+        serve = module_command("serve the index", "retriever_server", "serve", index.creates, *words)
     train = ("train with GRPO", "research.training.verl.launch", options.run_dir, "--die-with-parent")
     return RunPlan(options, inputs, prepare, build, serve, module_command(*train))
-
-
-def _index_command(options: RecipeOptions, inputs: RecipeOptions, index: Path) -> Command:
-    words: list[Any] = ["build", inputs.corpus, index]
-    words += ["--encoder", inputs.encoder] if inputs.is_dense else []
-    words += ["--index", inputs.index] if inputs.index != "flat" else []
-    if inputs.faiss_index and inputs.is_dense:
-        # The user's is the index itself; of the one that comes with the corpus, other kinds take the vectors.
-        adopted = options.faiss_index or inputs.index == "flat"
-        words += ["--faiss-index" if adopted else "--vectors", inputs.faiss_index]
-    words += shlex.split(options.build_args)
-    return module_command("build the index", "retriever_server", *words, creates=index)
-
-
-def _index_folder(inputs: RecipeOptions, corpus: Path) -> Path:
-    """A corpus of ours has its key in its path; one of the user's may change under the same path."""
-    kind: tuple[Any, ...] = () if inputs.index == "flat" else (inputs.index,)
-    if inputs.faiss_index and inputs.is_dense:
-        kind += (inputs.faiss_index.resolve(), *(version_of(inputs.faiss_index) or ()))
-    parts = (*kind, inputs.encoder if inputs.is_dense else "", *filter(None, (inputs.build_args,)))
-    return CACHE / f"index-{cache_key(INDEX_FORMAT, corpus.resolve(), *parts, *(version_of(corpus) or ()))}"
 
 
 # ------------------------------------------------------------------------------------------ configuration

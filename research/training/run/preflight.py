@@ -21,14 +21,15 @@ from research.datasets.wiki18 import CORPUS, INDEX, space_needed
 from research.environments import EpisodeSettings, read_items
 from research.environments.controls import CLOSED_BOOK, SHUFFLED
 from research.errors import DataError, warn
+from research.metrics.answers import normalize_answer
 from research.places import CACHE
 from research.tools.search import TOKEN_VARIABLE
-from research.training.cold_start.corpus import require_paragraphs
+from research.training.cold_start.corpus import without_paragraphs
 from research.training.cold_start.split import parts_of
 from research.training.config import read_research_config
 from research.training.rows import require_batch
 from research.training.run.models import model_faults
-from research.training.run.options import WIKI18, RecipeOptions, gpu_memory
+from research.training.run.options import OWN_CORPUS, WIKI18, RecipeOptions, gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
 from research.training.run.small_policy import SMALL, how_parted, own_corpus
@@ -62,7 +63,7 @@ SET_BY_US = {
 
 def problems(plan: RunPlan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
-    checks = [_hiding_modules, _missing_files, _models, _small_policy, _port, _retriever, _without_effect]
+    checks = [_hiding_modules, _missing_files, _models, _own_questions, _port, _retriever, _without_effect]
     checks += [_retriever_options, _hardware, _wikipedia]
     return [line for check in checks for line in check(plan)]
 
@@ -98,21 +99,25 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
     """What is wrong in the user's own files, before cold start and index, which take minutes."""
     environment, options = read_research_config(config.research).environment, plan.options
     # Without a corpus, the tasks of the run are made from the positives of these.
-    final, lines = plan.inputs.questions == options.questions, []
+    final = plan.inputs.questions == options.questions
+    lines: list[str] = []
     texts: dict[Path, set[str]] = {}
     for split, path in options.splits.items():
         if not path.is_file():  # said by `problems`
             continue
         try:
             items = read_items(environment, path, split, final)
-            count, texts[path] = len(items), {item.question for item in items}
+            count, texts[path] = len(items), {normalize_answer(item.question) for item in items}
             if plan.inputs.corpus == own_corpus(options):
-                require_paragraphs(path)
+                lines += _paragraph_faults(split, path)
             if split == "train":
                 which = ""
                 if options.policy == SMALL:  # some of them are for the cold start
                     left = parts_of(read_questions(path), path, **how_parted(options)).rest
-                    count, which = len(left), f" left of {count} after the cold start's"
+                    count, which = (
+                        len(left),
+                        f" left of {count} after those for cold start, validation and test",
+                    )
                 require_batch(count, config, path, which)
         except DataError as error:
             lines.append(str(error))
@@ -121,6 +126,15 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
     if corpus and corpus.is_file() and plan.serve and not plan.build[-1].is_done:
         lines += _corpus_faults(corpus, environment.settings)
     return lines
+
+
+def _paragraph_faults(split: str, path: Path) -> Iterator[str]:
+    """Of a corpus that is made of the questions' paragraphs; a test without them may still be answered."""
+    without, rows = without_paragraphs(path)
+    if without == rows and split == "train":
+        yield f"{path}: the questions come without paragraphs to make a corpus of; give --corpus FILE"
+    elif without:
+        warn(f"{path}: {without} of its {rows} questions come without paragraphs: the corpus may lack theirs")
 
 
 def _warn_of_leaks(options: RecipeOptions, texts: dict[Path, set[str]]) -> None:
@@ -161,10 +175,14 @@ def _models(plan: RunPlan) -> Iterator[str]:
         yield "--supervised-control: it is judged by test questions, and there are none; give --test"
 
 
-def _small_policy(plan: RunPlan) -> Iterator[str]:
-    """Where smollm2 brings its own questions, it brings their paragraphs, and no gold facts."""
+def _own_questions(plan: RunPlan) -> Iterator[str]:
+    """Questions that the run brings itself: those of smollm2 with their paragraphs, without gold facts."""
     options = plan.options
-    if options.policy != SMALL or options.questions is not None:
+    if options.questions is not None or (options.run_dir / "recipe.json").exists():
+        return
+    if options.corpus_word == OWN_CORPUS and options.policy != SMALL and options.on_cpu:
+        yield "--corpus dataset: the mini world's questions come without paragraphs; leave it out"
+    if options.policy != SMALL:
         return
     if options.comparisons:
         yield (
@@ -175,7 +193,7 @@ def _small_policy(plan: RunPlan) -> Iterator[str]:
     if brought and options.corpus is None and options.retriever_url is None:
         yield (
             f"{', '.join(brought)}: the corpus is that of the profile's own questions; give --questions as "
-            "well, or --corpus"
+            "well, or a --corpus that holds the passages of both"
         )
 
 
@@ -298,7 +316,7 @@ def _hardware(plan: RunPlan) -> Iterator[str]:
     options = plan.options
     if options.on_cpu:
         local = plan.sized_model is not None and Path(plan.sized_model).is_dir()
-        need = GB + _written(plan.sized_model if local else None)
+        need = GB + _written(options.run_dir, plan.sized_model if local else None)
         yield from _disk(options.run_dir, need, "the run folder (checkpoints, trajectories)")
         return
     memory = gpu_memory()
@@ -310,13 +328,15 @@ def _hardware(plan: RunPlan) -> Iterator[str]:
         yield f"GPU: --gpus {count}, but this machine has {len(memory)}"
     if options.gpu_memory and options.gpu_memory * GB > min(memory):
         yield f"--gpu-memory {options.gpu_memory}: a GPU of this machine has {size_text(min(memory))}"
-    yield from _disk(options.run_dir, _written(plan.sized_model), "the run folder (checkpoints, policy)")
+    need = _written(options.run_dir, plan.sized_model)
+    yield from _disk(options.run_dir, need, "the run folder (checkpoints, policy)")
 
 
-def _written(model: str | None) -> int:
-    """Bytes of three checkpoints, each of weights and both Adam moments in float32, and of the policy."""
-    try:  # the last two and the best
-        return (3 * 12 + 4) * model_sizes(model).parameters if model else 0
+def _written(run_dir: Path, model: str | None) -> int:
+    """Bytes of the last two checkpoints and the best, in float32 with Adam's moments, and of the policy."""
+    checkpoints = 3 if latest_checkpoint(run_dir) is None else 1  # of which the others are there
+    try:
+        return (checkpoints * 12 + 4) * model_sizes(model).parameters if model else 0
     except ValueError:  # said with what does not fit
         return 0
 

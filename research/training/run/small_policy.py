@@ -11,6 +11,7 @@ from typing import Any
 
 from research.places import CACHE
 from research.training.cold_start.split import Parts
+from research.training.run.index import index_command
 from research.training.run.options import OWN_CORPUS, SPLITS, Command, RecipeOptions, module_command
 
 SMALL = "smollm2"
@@ -61,13 +62,15 @@ def with_own_corpus(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
     return replace(inputs, corpus=corpus), [made]
 
 
-def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
+def with_cold_start(options: RecipeOptions, inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
     """The training questions without those of the cold start, and the policy that comes of them."""
     folder = inputs.run_dir / "cold_start"
     parts, shown, policy = folder / "parts", folder / "demonstrations.parquet", folder / "policy"
     asked, validation, test, rest = Parts.files(parts)
     how = how_parted(inputs)
-    words = chain.from_iterable((f"--{name}", value) for name, value in how.items())
+    words = [*chain.from_iterable((f"--{name}", value) for name, value in how.items())]
+    words += chain.from_iterable(("--held-out", file) for file in (inputs.validation, inputs.test) if file)
+    index = index_command(options, inputs, inputs.corpus) if inputs.corpus else None
     seconds = ("--seconds", inputs.cold_start_seconds) if inputs.cold_start_seconds else ()
     commands = [
         _command(
@@ -76,7 +79,8 @@ def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
             *("--questions", inputs.questions, "--out", parts, *words),
             creates=parts,
         ),
-        _demonstrations(inputs, asked, shown),
+        *filter(None, [index]),
+        _demonstrations(inputs, asked, shown, index),
         _command(
             "cold-start the policy",
             *("train", "--demonstrations", shown, "--model", inputs.model, "--out", policy),
@@ -89,7 +93,7 @@ def with_cold_start(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
     return replace(inputs, questions=rest, model=str(policy), **made), commands
 
 
-def how_parted(options: RecipeOptions) -> dict[str, int]:
+def how_parted(options: RecipeOptions) -> dict[str, Any]:
     """What the recipe tells ``split``, and `parts_of`."""
     parted = {"seed": options.seed}
     if options.validation is None:
@@ -97,8 +101,11 @@ def how_parted(options: RecipeOptions) -> dict[str, int]:
     return parted | ({"comparisons": options.comparisons} if options.comparisons else {})
 
 
-def supervised_control(inputs: RecipeOptions, folder: Path, seconds: float) -> list[Command]:
+def supervised_control(
+    options: RecipeOptions, inputs: RecipeOptions, folder: Path, seconds: float
+) -> list[Command]:
     """Train the cold-started policy on, for so long, on demonstrations for the questions of GRPO as well."""
+    index = index_command(options, inputs, inputs.corpus) if inputs.corpus else None
     policy, shown = folder / "policy", folder / "demonstrations.parquet"
     train = _command(
         f"train on demonstrations for {seconds:.0f} s",
@@ -106,15 +113,15 @@ def supervised_control(inputs: RecipeOptions, folder: Path, seconds: float) -> l
         *("--model", inputs.model, "--out", policy, "--epochs", MANY, "--seconds", round(seconds)),
         creates=policy,
     )
-    return [_demonstrations(inputs, inputs.questions, shown), train]
+    return [_demonstrations(inputs, inputs.questions, shown, index), train]
 
 
-def _demonstrations(inputs: RecipeOptions, questions: Path | None, out: Path) -> Command:
-    """Those for a file of questions, in the run's own prompt, protocol and limits."""
+def _demonstrations(
+    inputs: RecipeOptions, questions: Path | None, out: Path, index: Command | None
+) -> Command:
+    """Those for a file of questions, in the run's own prompt, protocol, limits and retriever."""
     words = [each for each in inputs.overrides if each.lstrip("+").startswith(EPISODE_KEYS)]
-    source: tuple[Any, ...] = ("--retriever", inputs.retriever_url)
-    if inputs.retriever_url is None:
-        source = ("--corpus", inputs.corpus, "--index", inputs.index, "--encoder", inputs.encoder)
+    source = ("--index", index.creates) if index else ("--retriever", inputs.retriever_url)
     asked = ("--questions", questions, *source, "--model", inputs.model, "--out", out)
     return _command("demonstrate searching", "demonstrations", *asked, "--policy", SMALL, *words, creates=out)
 

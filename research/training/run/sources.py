@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from research.places import CACHE, PACKAGE
+from research.training.run.index import cache_key, version_of
 from research.training.run.options import SPLITS, WIKI18, Command, RecipeOptions, module_command
 from research.training.run.small_policy import SMALL, small_policy, with_cold_start, with_own_corpus
 
@@ -58,7 +59,7 @@ def completed(options: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
     inputs = replace(options, **{name: value for name, (value, _) in taken.items()})
     inputs, own = with_own_corpus(inputs)
     if small:
-        inputs, cold_start = with_cold_start(inputs)
+        inputs, cold_start = with_cold_start(options, inputs)
         own += cold_start
     if not _needs_corpus(inputs):
         return inputs, [*commands.values(), *own]
@@ -183,19 +184,6 @@ def _with_positives(inputs: RecipeOptions) -> tuple[RecipeOptions, Command]:
     files: dict[str, Any] = {SPLITS[split]: folder / f"{split}.tasks.jsonl" for split in tasks}
     made = replace(inputs, corpus=folder / "corpus.jsonl", **files)
     return made, module_command(*command, "--out", folder, *arguments, creates=folder)
-
-
-def cache_key(*parts: Any) -> str:
-    """A name for what is made from these parts, the same in each process."""
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
-
-
-def version_of(path: Path) -> tuple[int, int] | None:
-    """Of a file of the user's, which may change under its name; None for one of ours, or a missing one."""
-    if path.is_relative_to(CACHE) or not path.exists():
-        return None
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
 
 
 RECIPES = {

@@ -1,0 +1,52 @@
+"""The index of a run's corpus: the folder where it is kept, the command that builds it, keys of the cache."""
+
+import hashlib
+import shlex
+from pathlib import Path
+from typing import Any
+
+from research.places import CACHE
+from research.training.run.options import Command, RecipeOptions, module_command
+
+INDEX_FORMAT = 2  # of the retrieval server's manifests; older indexes in the cache are built again
+
+
+def index_command(options: RecipeOptions, inputs: RecipeOptions, corpus: Path) -> Command:
+    """Build the index of the corpus, with the user's words; it may be one that was made elsewhere."""
+    folder = _index_folder(inputs, corpus)
+    words: list[Any] = ["build", corpus, folder]
+    words += ["--encoder", inputs.encoder] if inputs.is_dense else []
+    words += ["--index", inputs.index] if inputs.index != "flat" else []
+    if inputs.faiss_index and inputs.is_dense:
+        # The user's is the index itself; of the one that comes with the corpus, other kinds take the vectors.
+        adopted = options.faiss_index or inputs.index == "flat"
+        words += ["--faiss-index" if adopted else "--vectors", inputs.faiss_index]
+    words += shlex.split(options.build_args)
+    return module_command("build the index", "retriever_server", *words, creates=folder)
+
+
+def _index_folder(inputs: RecipeOptions, corpus: Path) -> Path:
+    """In the cache, but of a corpus that the run makes for itself.
+
+    One of ours in the cache has its key in its path; one of the user's may change under the same path.
+    """
+    if corpus.is_relative_to(inputs.run_dir):
+        return inputs.run_dir / "index"
+    kind: tuple[Any, ...] = () if inputs.index == "flat" else (inputs.index,)
+    if inputs.faiss_index and inputs.is_dense:
+        kind += (inputs.faiss_index.resolve(), *(version_of(inputs.faiss_index) or ()))
+    parts = (*kind, inputs.encoder if inputs.is_dense else "", *filter(None, (inputs.build_args,)))
+    return CACHE / f"index-{cache_key(INDEX_FORMAT, corpus.resolve(), *parts, *(version_of(corpus) or ()))}"
+
+
+def cache_key(*parts: Any) -> str:
+    """A name for what is made from these parts, the same in each process."""
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
+
+
+def version_of(path: Path) -> tuple[int, int] | None:
+    """Of a file of the user's, which may change under its name; None for one of ours, or a missing one."""
+    if path.is_relative_to(CACHE) or not path.exists():
+        return None
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns

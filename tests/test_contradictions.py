@@ -103,7 +103,7 @@ def test_memory_that_others_hold_is_told(
     memory = SimpleNamespace(total=64 * GB, available=free * GB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     assert _check_size(plan, config)
-    assert ("1.0 GB are free now" in " ".join(capsys.readouterr().err.split())) == (free == 1)
+    assert ("1.0 GB is free now" in " ".join(capsys.readouterr().err.split())) == (free == 1)
 
 
 def test_a_checkpoint_is_loaded_by_as_many_gpus(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from test_recipe_options import compose, options
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from research.datasets.question_forms import Question
 from research.errors import DataError
@@ -145,7 +147,9 @@ def test_no_policy_is_saved_that_was_not_trained(tmp_path: Path) -> None:
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
-    (tmp_path / "model/tokenizer.json").write_text("{}")
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}))).save_pretrained(
+        tmp_path / "model"
+    )
     words = ("--demonstrations", tmp_path / "none.parquet", "--model", tmp_path / "model")
     assert "nothing was trained: 0 demonstrations" in run("train", *words, "--out", tmp_path / "policy")
     assert not (tmp_path / "policy").exists()

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from research.datasets.json_rows import KINDS, id_of, text_of, texts_of
+from research.datasets.json_rows import KINDS, id_of, text_of, texts_of, unpacked
 from research.errors import DataError
 
 Row = dict[str, Any]
@@ -182,7 +182,7 @@ def _gold_titles(fields: dict[str, Any]) -> list[str]:
 
 def _of_facts(facts: Any) -> list[Any]:
     """Titles of [[title, sentence], ...], the hub's {"title": [...], "sent_id": [...]}, or that as JSON."""
-    facts = json.loads(facts) if isinstance(facts, str) else facts
+    facts = unpacked(facts)
     pairs = [[title] for title in _only(list, facts["title"])] if isinstance(facts, dict) else facts
     return [_only(list, pair)[0] for pair in _only(list, pairs)]
 

@@ -23,7 +23,7 @@ from research.files import filling, require_new
 from research.training.cold_start.demonstrations import UNTRAINED
 from research.training.precision import autocast
 from research.training.run.index import cache_key
-from research.training.run.models import named, require_model
+from research.training.run.models import load_tokenizer, named, require_model
 from research.values import Number
 
 REPORT_SECONDS = 20.0
@@ -101,8 +101,9 @@ def _link(source: str, target: str) -> None:
 
 
 def _train(examples: Sequence[Example], model: str, schedule: Schedule, out: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
+    tokenizer = load_tokenizer(model)  # which may fail, so before the training
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with named(model):
         policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device)
@@ -113,7 +114,7 @@ def _train(examples: Sequence[Example], model: str, schedule: Schedule, out: Pat
         )
     with filling(out) as scratch:
         policy.save_pretrained(scratch)
-        AutoTokenizer.from_pretrained(model).save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
         took = {"seconds": round(time.monotonic() - start, 1), "demonstrations": len(examples)}
         (scratch / "cold_start.json").write_text(json.dumps(took) + "\n")
     click.echo(f"saved in {out}")

@@ -281,7 +281,7 @@ def _supervised_control(plan: RunPlan) -> None:
     steps = sum(row.get("timing_s/step", 0.0) for row in read_metrics(run_dir))
     policy = folder / "policy"
     if plan.options.policy == SMALL:
-        commands = supervised_control(plan.options, plan.inputs, folder, steps)
+        commands = supervised_control(plan.inputs, folder, steps, plan.build[-1] if plan.serve else None)
     else:
         cold_start = Path(str(plan.inputs.model)) / "cold_start.json"
         seconds = json.loads(cold_start.read_text(encoding="utf-8"))["seconds"] + steps

@@ -102,10 +102,9 @@ def how_parted(options: RecipeOptions) -> dict[str, Any]:
 
 
 def supervised_control(
-    options: RecipeOptions, inputs: RecipeOptions, folder: Path, seconds: float
+    inputs: RecipeOptions, folder: Path, seconds: float, index: Command | None
 ) -> list[Command]:
     """Train the cold-started policy on, for so long, on demonstrations for the questions of GRPO as well."""
-    index = index_command(options, inputs, inputs.corpus) if inputs.corpus else None
     policy, shown = folder / "policy", folder / "demonstrations.parquet"
     train = _command(
         f"train on demonstrations for {seconds:.0f} s",

@@ -19,6 +19,7 @@ from loopback import speaking
 from research.training.__main__ import musique as main
 from research.training.__main__ import resolve_options
 from research.training.config import read_research_config
+from research.training.run.execute import resume_command
 from research.training.run.options import RecipeOptions, RunFailed
 from research.training.run.plan import compose_config, make_plan
 from research.training.run.preflight import file_problems, free_port, problems
@@ -353,6 +354,18 @@ def test_resume_takes_the_saved_options_and_refuses_others(tmp_path):
     assert resolve_options(dict(values), {"steps", "run_dir"}, resume=True) == replace(saved, steps=20)
     with pytest.raises(RunFailed, match="with --seed 7, not with --seed 8"):
         resolve_options({**values, "seed": 8}, {"seed"}, resume=False)
+
+
+@pytest.mark.parametrize("hardware", ["cpu", "gpu", "rehearsal"])
+def test_the_command_that_a_stopped_run_prints_resumes_it(tmp_path, hardware):
+    saved = options(tmp_path / "my runs", hardware, seed=7, steps=2)
+    saved.run_dir.mkdir(parents=True)
+    saved.save(saved.run_dir / "recipe.json")
+    _, script, *words = shlex.split(resume_command(saved))
+    assert (ROOT / script).is_file()
+    result = run_main(*words, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "total_training_steps: 2" in result.output
 
 
 def test_a_wrong_key_leaves_no_folder(tmp_path):

@@ -217,8 +217,13 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
 def _print_how_to_resume(options: RecipeOptions) -> None:
     step = latest_checkpoint(options.run_dir)
     kept = f"the checkpoint of step {step} is kept" if step is not None else "no checkpoint was written yet"
-    command = f"{TRAIN.format(options.recipe)} --resume --run-dir {options.run_dir}"
-    click.echo(f"{kept}; resume with: {command}", err=True)
+    click.echo(f"{kept}; resume with: {resume_command(options)}", err=True)
+
+
+def resume_command(options: RecipeOptions) -> str:
+    """What continues a run, for a shell; by itself a recipe takes the hardware of the machine."""
+    words = ("--hardware", options.hardware, "--resume", "--run-dir", str(options.run_dir))
+    return f"{TRAIN.format(options.recipe)} {shlex.join(words)}"
 
 
 def _run(command: Command) -> None:

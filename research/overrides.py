@@ -7,6 +7,15 @@ from typing import Any
 _QUOTED = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')(?=(\s*:)?)""")
 
 
+def composition_fault(error: Exception) -> str:
+    """An error of hydra's in one line. Of a misspelt key it advises to add that, which helps nobody."""
+    return re.sub(
+        r"To append to your config use (\S+)",
+        r"There is no such key in research/config or veRL's own (\1 adds one that has no default)",
+        " ".join(str(error).split()),
+    )
+
+
 def quoted(value: Any) -> str:
     """A value, or a list of values, in hydra's grammar, whatever characters it holds."""
     if value is None:

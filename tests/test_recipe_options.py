@@ -356,6 +356,12 @@ def test_resume_takes_the_saved_options_and_refuses_others(tmp_path):
         resolve_options({**values, "seed": 8}, {"seed"}, resume=False)
 
 
+@pytest.mark.parametrize("key", ["research.limits.turn_token", "trainer.nope"])
+def test_a_misspelt_key_is_not_advised(tmp_path, key):
+    result = run_main("--dry-run", "--run-dir", tmp_path / "run", f"{key}=5")
+    assert result.exit_code == 1 and f"Could not override '{key}'. There is no such key" in result.output
+
+
 @pytest.mark.parametrize("hardware", ["cpu", "gpu", "rehearsal"])
 def test_the_command_that_a_stopped_run_prints_resumes_it(tmp_path, hardware):
     saved = options(tmp_path / "my runs", hardware, seed=7, steps=2)

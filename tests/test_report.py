@@ -12,6 +12,8 @@ from research.episode.pieces import pieces
 from research.episode.protocol import Protocol
 from research.training.watch.episodes import choose_pairs
 from research.training.watch.report import main, write_training_report
+from research.training.watch.table import HeldOut
+from research.training.watch.validations import EVALUATED_STEP
 
 HOSTILE = '</div><script>alert("x")</script><img src="http://evil.example/x">'
 
@@ -21,7 +23,7 @@ def finished_run(folder):
     mismatch = {"training/rollout_probs_diff_mean": 0.01}
     validated = {"val-aux/validation_2hop/em/mean@1": 0.3, "val-aux/test_2hop/em/mean@1": 0.3}
     write_rows(run, {"step": 0, **validated}, step_row(1), step_row(2, **mismatch), step_row(3, **mismatch))
-    write_rows(run, step_row(4, **validated))
+    write_rows(run, step_row(4, **validated, **{EVALUATED_STEP: 4.0}))
     for step in (0, 4):
         episodes = (episode(number, float(step * number >= 12), step=step) for number in range(20))
         write_episodes(run, "test", step, *episodes)
@@ -45,6 +47,17 @@ def test_page_tells_the_run(tmp_path):
     assert "rollout_mismatch" in page and "steps 2 to 3" in page
     assert page.count('class="pair"') == 10
     assert "wrong before, right after" in page and "wrong before and after" in page
+
+
+def test_a_test_that_was_interrupted_is_no_result(tmp_path):
+    run = make_run(tmp_path / "run")
+    write_rows(run, {"step": 0}, step_row(1), step_row(2))
+    write_episodes(run, "test", 0, *(episode(number, 0.0) for number in range(20)))
+    write_episodes(run, "test", 2, episode(3, 1.0, step=2))
+    assert HeldOut(run).after is None
+    assert "0 -> 1" not in write_training_report(run).read_text()
+    write_rows(run, {"step": 2, EVALUATED_STEP: 2.0})
+    assert HeldOut(run).after == 2
 
 
 def test_page_is_whole_in_itself(tmp_path):

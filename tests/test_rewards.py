@@ -85,6 +85,11 @@ def test_an_empty_answer_earns_nothing(name, golden):
     assert scored(name, answered(golden), [golden]).score == 1.0
 
 
+def test_an_answer_without_its_box_is_told_from_none():
+    unboxed = scored("exact_match", trajectory("<think>t</think><answer>Turing</answer>"), GOLDEN)
+    assert unboxed == Reward(0.0, "no answer: the answer holds no \\boxed{}")
+
+
 def test_a_self_written_result_is_a_format_fault():
     cheat = trajectory("<think>t</think><result>Turing</result><answer>\\boxed{Turing}</answer>")
     assert scored("f1_format", cheat, GOLDEN).score == 0.0

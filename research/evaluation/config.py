@@ -23,7 +23,7 @@ from research.episode.prompts import load_prompt
 from research.episode.protocol import Protocol
 from research.evaluation.methods import DOOR as METHODS
 from research.judge import JudgeConfig
-from research.overrides import as_hydra_word
+from research.overrides import as_hydra_word, composition_fault
 from research.places import CONFIG_DIR
 from research.tools.search import RetrieverConfig
 from research.values import ABOVE_0, SHARE, TEXT, Rule, integer, or_null
@@ -157,7 +157,7 @@ def compose_file(name: str, overrides: Sequence[str], values: Mapping[str, Any])
         OmegaConf.resolve(config)
         _keep_texts(config)
     except (HydraException, OmegaConfBaseException) as error:
-        raise EvaluationError(" ".join(str(error).split())) from error
+        raise EvaluationError(composition_fault(error)) from error
     return config
 
 

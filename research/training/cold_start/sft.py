@@ -112,6 +112,8 @@ def _train(examples: Sequence[Example], model: str, schedule: Schedule, out: Pat
         raise DataError(
             f"nothing was trained: {len(examples)} demonstrations, {schedule.seconds or 'unlimited'} seconds"
         )
+    if schedule.seconds and time.monotonic() - start >= schedule.seconds:
+        click.echo(f"ended after {schedule.seconds:g} s, before {schedule.epochs} epochs were over")
     with filling(out) as scratch:
         policy.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)

@@ -259,7 +259,10 @@ def _train(plan: RunPlan, command: Command, config: DictConfig, name: str) -> No
     with RetrieverKeeper(plan) as keeper:
         (folder / "logs" / "error.txt").unlink(missing_ok=True)
         rollout_error(folder).unlink(missing_ok=True)
-        click.echo(f"- {command.task}: Ray, veRL and vLLM start, one to two minutes; log: {log}")
+        click.echo(
+            f"- {command.task}: Ray, veRL and vLLM start, one to five minutes, then the held-out questions "
+            f"are asked; log: {log}"
+        )
         process = start(command.argv, log)
         try:
             keeper.wait_until_healthy()  # while its many processes start

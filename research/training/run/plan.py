@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from research.datasets.reference_prompts import notice_to_keep, prompt_to_keep
 from research.episode.prompts import is_path
-from research.overrides import as_hydra_word, quoted
+from research.overrides import as_hydra_word, composition_fault, quoted
 from research.places import CONFIG_DIR, PACKAGE
 from research.training.config import read_research_config
 from research.training.run.index import index_command
@@ -179,7 +179,7 @@ def _compose(options: RecipeOptions, settings: list[Setting]) -> DictConfig:
             config.trainer.logger = [*loggers(config), *wanted]
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
-        raise RunFailed(" ".join(str(error).split())) from error
+        raise RunFailed(composition_fault(error)) from error
     except (ValueError, AttributeError, TypeError) as error:  # of hydra and omegaconf, for one like "=1"
         raise RunFailed(
             f"{' '.join(options.overrides)!r} makes no configuration: {error}; an override is key=value"

@@ -17,7 +17,7 @@ from research.environments.headline import Headline, Result
 from research.episode.trajectory import Trajectory
 from research.training.config import headline_of
 from research.training.run_files import TRAJECTORY_FILE, read_metrics, read_step
-from research.training.watch.validations import evaluated_step
+from research.training.watch.validations import evaluated_step, validated_scores
 from research.values import AT_LEAST_0, FROM_0_TO_1, TEXT, check, integer
 
 NO_TEST = "\nThese questions also drew the curve: the run has no test questions of its own (--test)."
@@ -69,16 +69,18 @@ class HeldOut:
     """The held-out episodes of a run: of its test set if that was evaluated, else of its validation.
 
     ``after`` is the step whose policy counts as "after the training"; None if there is none yet. The test
-    questions are answered by the final policy alone. Validation questions are answered at many steps: that of
-    the final policy counts once the run has ended, the last one until then.
+    questions are answered by the final policy alone, and count once all are. Validation questions are
+    answered at many steps: that of the final policy counts once the run has ended, the last one until then.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir, self.headline = run_dir, headline_of(run_dir)
         self.split = "test" if held_out_steps(run_dir, "test") else "validation"
         steps = [step for step in held_out_steps(run_dir, self.split) if step > 0]
-        final = evaluated_step(read_metrics(run_dir))
-        self.after = final if final in steps else max(steps, default=None)
+        rows = read_metrics(run_dir)
+        final, whole = evaluated_step(rows), validated_scores(rows)
+        so_far = [step for step in steps if self.split == "validation" and step in whole]
+        self.after = final if final in steps else max(so_far, default=None)
 
     @property
     def remark(self) -> str:

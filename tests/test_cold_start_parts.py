@@ -139,18 +139,29 @@ def test_demonstrations_of_nothing_are_refused(words: tuple[str, ...], said: str
     assert said in run("demonstrations", "--questions", file, "--out", tmp_path / "out.parquet", *given)
 
 
-def test_no_policy_is_saved_that_was_not_trained(tmp_path: Path) -> None:
-    """From a file of demonstrations with no row, and a random model of a few weights."""
+def small_words(folder: Path, *rows: dict[str, list[int]]) -> tuple[str, ...]:
+    """What `train` is told: a file of these demonstrations, and a random model of a few weights."""
     schema = pa.schema({"input_ids": pa.list_(pa.int32()), "labels": pa.list_(pa.int32())})
-    pq.write_table(schema.empty_table(), tmp_path / "none.parquet")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), folder / "shown.parquet")
     config = LlamaConfig(
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}))).save_pretrained(
-        tmp_path / "model"
-    )
-    words = ("--demonstrations", tmp_path / "none.parquet", "--model", tmp_path / "model")
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0})))
+    tokenizer.save_pretrained(folder / "model")
+    return "--demonstrations", str(folder / "shown.parquet"), "--model", str(folder / "model")
+
+
+def test_a_training_that_its_seconds_end_says_so(tmp_path: Path) -> None:
+    words = small_words(tmp_path, {"input_ids": [1, 2, 3], "labels": [-100, 2, 3]})
+    words += ("--seconds", "0.5", "--epochs", "1000000", "--out", str(tmp_path / "policy"))
+    result = CliRunner().invoke(cold_start, ["train", *words])
+    assert result.exit_code == 0 and (tmp_path / "policy").exists(), result.output
+    assert "ended after 0.5 s, before 1000000 epochs were over" in result.output
+
+
+def test_no_policy_is_saved_that_was_not_trained(tmp_path: Path) -> None:
+    words = small_words(tmp_path)
     assert "nothing was trained: 0 demonstrations" in run("train", *words, "--out", tmp_path / "policy")
     assert not (tmp_path / "policy").exists()
 

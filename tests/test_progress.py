@@ -16,6 +16,7 @@ from research.training.run_files import forget_steps_after, write_trajectory
 from research.training.watch.episodes import choose_pairs
 from research.training.watch.progress import StepPrinter
 from research.training.watch.table import as_text, failures_warning, header_of, held_out_steps, table_rows
+from research.training.watch.validations import EVALUATED_STEP
 from research.viewer.files import Source
 
 GUARDS = GuardConfig()
@@ -98,6 +99,7 @@ def test_table_prefers_the_test_set_and_puts_controls_last(tmp_path):
     (tmp_path / "controls.jsonl").write_text(
         '{"name": "supervised", "questions": 100, "em": 0.9, "searches": 2.0, "format_valid": 1.0}\n'
     )
+    write_rows(tmp_path, {"step": 8, EVALUATED_STEP: 8.0})
     rows = table_rows(tmp_path)
     assert [row.name for row in rows] == ["test_2hop", "closed_book_2hop", "supervised"]
     assert rows[0].cells() == (
@@ -142,6 +144,7 @@ def test_the_files_of_several_writers_are_read_as_one(tmp_path):
         for step in (0, 1, 10):
             write_trajectory(tmp_path, step, "test", episode(number, float(step == 10)), writer)
     assert held_out_steps(tmp_path, "test") == [0, 1, 10]
+    write_rows(tmp_path, {"step": 10, EVALUATED_STEP: 10.0})
     (row,) = table_rows(tmp_path)
     assert row.before is not None and row.after is not None
     assert (row.before.questions, row.before.value, row.after.questions, row.after.value) == (3, 0.0, 3, 1.0)

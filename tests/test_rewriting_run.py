@@ -31,6 +31,7 @@ from research.training.watch.guards import check_guards, failed_share
 from research.training.watch.progress import StepPrinter
 from research.training.watch.report import write_training_report
 from research.training.watch.table import as_text, failures_warning, table_rows
+from research.training.watch.validations import EVALUATED_STEP
 from research.viewer.rows import make_row
 from research.viewer.view import trajectory_view
 
@@ -225,7 +226,7 @@ def run_dir(tmp_path):
         "val-aux/validation_s/original_ndcg/mean@1": 0.2,
     }
     rows = [step_row(step, **measures) for step in (1, 2, 3, 4)]
-    write_rows(run, {"step": 0, **validated}, *rows[:3], {**rows[3], **validated})
+    write_rows(run, {"step": 0, **validated}, *rows[:3], {**rows[3], **validated, EVALUATED_STEP: 4.0})
     for step, ndcg in ((0, 0.3), (4, 0.9)):
         write_episodes(run, "test", step, *(rewriting(n, ndcg if n else 0.0, step) for n in range(4)))
     return run

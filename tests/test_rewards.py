@@ -85,8 +85,9 @@ def test_an_empty_answer_earns_nothing(name, golden):
     assert scored(name, answered(golden), [golden]).score == 1.0
 
 
-def test_an_answer_without_its_box_is_told_from_none():
-    unboxed = scored("exact_match", trajectory("<think>t</think><answer>Turing</answer>"), GOLDEN)
+@pytest.mark.parametrize("name", ["exact_match", "em_format"])
+def test_an_answer_without_its_box_is_told_from_none(name):
+    unboxed = scored(name, trajectory("<think>t</think><answer>Turing</answer>"), GOLDEN)
     assert unboxed == Reward(0.0, "no answer: the answer holds no \\boxed{}")
 
 

@@ -15,7 +15,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 from research.doors import Door
-from research.episode.protocol import Protocol
+from research.episode.protocol import Protocol, format_fault
 from research.episode.trajectory import Trajectory
 
 DOOR = Door("reward", "research.rewards", "score")
@@ -141,3 +141,11 @@ def _is_finite(value: Any) -> bool:
 def ended(trajectory: Trajectory) -> bool:
     """Whether the model ended the episode itself, by its answer or its end-of-sequence token."""
     return trajectory.finish_reason in ("answer", "eos")
+
+
+def no_answer(trajectory: Trajectory, protocol: Protocol) -> Reward:
+    """Nothing, with what cut the episode off, or what its answer lacks."""
+    if not ended(trajectory):
+        return Reward(0.0, f"no answer: ended by {trajectory.finish_reason}")
+    fault = format_fault(trajectory.model_turns, protocol) if protocol.boxed else None
+    return Reward(0.0, f"no answer: {fault}" if fault else "no answer")

@@ -112,8 +112,6 @@ def _train(examples: Sequence[Example], model: str, schedule: Schedule, out: Pat
         raise DataError(
             f"nothing was trained: {len(examples)} demonstrations, {schedule.seconds or 'unlimited'} seconds"
         )
-    if schedule.seconds and time.monotonic() - start >= schedule.seconds:
-        click.echo(f"ended after {schedule.seconds:g} s, before {schedule.epochs} epochs were over")
     with filling(out) as scratch:
         policy.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
@@ -139,6 +137,7 @@ def fit(model: Any, examples: Sequence[Example], schedule: Schedule) -> Iterator
     for step, (share, ids, labels) in enumerate(_batches(examples, schedule)):
         spent = (time.monotonic() - start) / schedule.seconds if schedule.seconds else 0.0
         if (done := max(share, spent)) >= 1:
+            click.echo(f"ended after {schedule.seconds:g} s, before {schedule.epochs} epochs were over")
             break
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate * min(1.0, (step + 1) / WARM_UP) * max(LAST_RATE, 1 - done)

@@ -56,6 +56,22 @@ def filling(folder: Path) -> Iterator[Path]:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
 
 
+def check_writable(folder: Path) -> None:
+    """Raises OSError if it is not, found by trying: permissions do not show it (/proc, a read-only disk).
+
+    Leaves nothing behind.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    finally:
+        for each in missing:
+            with suppress(OSError):
+                each.rmdir()
+
+
 def require_new(folder: Path) -> None:
     """Raises DataError for a folder that exists and holds something, or a file."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

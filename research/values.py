@@ -4,6 +4,7 @@ The keys themselves are documented in research/config.
 """
 
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
@@ -17,6 +18,8 @@ from research.episode.trajectory import Passage
 
 SERVER_MAXIMUM = 1000  # passages that the retrieval server returns for a search
 NAMES = ("think", "search", "result", "answer")
+HUB_NAME = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+"""A name on the hub, with an owner or without"""
 
 
 class Rule(NamedTuple):

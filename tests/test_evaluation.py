@@ -238,6 +238,8 @@ def test_a_bad_question_costs_itself_alone(
         (["limits.serches=2"], "limits.serches"),
         (["--preset", "nothing"], "nothing"),
         (["--retriever", "http://127.0.0.1:1"], "no retriever answers at http://127.0.0.1:1"),
+        (["--model", "runs/mine/polcy"], "there is no folder runs/mine/polcy, and it is no name on the hub"),
+        (["--model", str(ROOT / "docs")], "docs is no folder of a model (config.json is missing)"),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path: Path, words: list[str], message: str) -> None:
@@ -248,6 +250,34 @@ def test_mistakes_end_in_one_line(tmp_path: Path, words: list[str], message: str
     result = CliRunner().invoke(main, [*start, *first, *data, *words])
     assert result.exit_code == 1 and message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--index", "bm25", "--encoder", "minilm"], "--encoder: an index of kind bm25 has none"),
+        (["--index", "bm25"], "--index: for an index of --corpus"),
+    ],
+)
+def test_an_option_without_effect_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
+    corpus = ["--corpus", str(write_questions(tmp_path / "c.jsonl", 1))] if "--encoder" in words else []
+    result = CliRunner().invoke(main, ["run", "--model", "http://127.0.0.1:1", *corpus, *words])
+    assert result.exit_code == 2 and message in result.stderr
+
+
+def test_a_file_of_several_data_sets_is_reported_by_data_set(
+    tmp_path: Path, tag_tokens: TokenProtocol, retriever: str, tokenizer: Path
+) -> None:
+    path = write_questions(tmp_path / "land.questions.jsonl", 6)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["data_source"] = "first" if number < 4 else "second"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with ModelServer(tag_tokens).running() as url:
+        evaluate(tmp_path / "out", url, retriever, tokenizer, path, "limit=3")
+    table = json.loads((tmp_path / "out" / "metrics.json").read_text())["results"]
+    parts = [(row["dataset"], row["questions"]) for row in table]
+    assert parts == [("land_first", 3), ("land_second", 2), ("mean", 5)]
 
 
 def test_files_may_have_commas_in_their_names(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click import UsageError
 from evaluation_stack import SayingEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,11 +20,13 @@ from research.datasets.questions import Question
 from research.episode.tokens import TokenProtocol
 from research.episode.tools import SearchError
 from research.episode.trajectory import Passage, Trajectory
+from research.evaluation.command_line import service_of
 from research.evaluation.config import (
     EvaluationConfig,
     EvaluationError,
     compose_multihop,
     read_multihop,
+    trained_retriever,
     training_of,
 )
 from research.evaluation.engines.identity import model_identity
@@ -230,6 +233,23 @@ def test_a_trained_policy_brings_its_prompt_protocol_and_limits(tmp_path: Path) 
     assert (read.limits.searches, read.retriever.top_k, read.engine.max_model_len) == (9, 2, 512)
     read = read_multihop(compose_multihop([*words, "preset=research_base_own"]))
     assert read.prompt == "research_base_own" and read.protocol.boxed
+
+
+def test_a_trained_policy_brings_its_index(tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir()
+    policy, corpus = str(tmp_path / "policy"), tmp_path / "corpus.jsonl"
+    corpus.touch()
+    (tmp_path / "retriever.json").write_text('{"index": "bm25", "encoder": null}')
+    assert trained_retriever(policy) == {}  # of no run
+    (tmp_path / "config.yaml").write_text("research: {prompt: question}\n")
+    trained = trained_retriever(policy)
+    kinds = [
+        service_of(corpus, None, index, known).kind for index in (None, "sq8") for known in (trained, {})
+    ]
+    assert kinds == ["bm25", "flat", "sq8", "sq8"]
+    assert service_of(corpus, None, None, {"index": "hnsw", "encoder": "org/e5"}).encoder == "org/e5"
+    with pytest.raises(UsageError, match="--encoder: an index of kind bm25 has none"):
+        service_of(corpus, "org/e5", None, trained)
 
 
 def test_a_model_is_told_by_what_its_folder_holds(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from retriever_process import serving
 from stack import ROOT, RecipeRun
 
+from research.evaluation.config import trained_retriever
 from research.evaluation.outputs.predictions import read_predictions
 from research.training.run.options import RecipeOptions
 from research.training.run.plan import make_plan
@@ -162,6 +163,9 @@ def test_run_folder_holds_what_the_architecture_says(whole_run):
         "report.html",
     ):
         assert (whole_run.run_dir / name).exists(), name
+    searched = trained_retriever(str(whole_run.run_dir / "policy"))
+    encoder = make_plan(RecipeOptions.load(whole_run.run_dir / "recipe.json")).inputs.encoder
+    assert (searched["index"], searched["encoder"]) == ("flat", str(Path(encoder).resolve()))
     trajectories = list(read_trajectories(trajectory_path(whole_run.run_dir, 1, "train")))
     assert len(trajectories) == 16
     for trajectory in trajectories:

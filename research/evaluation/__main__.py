@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from research.evaluation import command_line as cli
-from research.evaluation.config import EvaluationError, compose_multihop
+from research.evaluation.config import EvaluationError, compose_multihop, read_multihop, trained_retriever
 
 
 @click.group(context_settings=cli.SETTINGS)
@@ -40,8 +40,8 @@ def main() -> None:
 )
 @click.option("--retriever", metavar="URL", help="A running retrieval server.")
 @click.option("--corpus", type=cli.FILE, help="Or passages to serve here: {id, contents} per line.")
-@click.option("--encoder", default="minilm", show_default=True, help="For --corpus: hub name or folder.")
-@click.option("--index", default="flat", show_default=True, help="For --corpus: kind of index.")
+@click.option("--encoder", help="For --corpus: hub name or folder.  [default: the training's, else minilm]")
+@click.option("--index", help="For --corpus: kind of index.  [default: the training's, else flat]")
 @click.option("--preset", help="File of research/config/preset.  [default: as the model was trained]")
 @click.option("--tokenizer", "engine__tokenizer", help="Folder or name, if not the model's.")
 @click.option("--judge", "judge__url", metavar="URL", help="OpenAI-compatible server of an LLM judge.")
@@ -51,8 +51,8 @@ def run_multihop(
     out: Path | None,
     retriever: str | None,
     corpus: Path | None,
-    encoder: str,
-    index: str,
+    encoder: str | None,
+    index: str | None,
     overrides: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -60,10 +60,11 @@ def run_multihop(
 
     OVERRIDES are key=value pairs of research/config/eval_multihop.yaml, for example sampling.temperature=0.7.
     The policy of a training run is evaluated with the prompt, protocol and limits of its training, unless
-    --preset is given.
+    --preset is given, and with its kind of index.
     """
+    from research.evaluation.engines.identity import require_model
     from research.evaluation.run import evaluate
-    from research.tools.service import Service, serving
+    from research.tools.service import serving
 
     if retriever and corpus:
         raise click.UsageError("--retriever and --corpus: one of them")
@@ -72,8 +73,10 @@ def run_multihop(
         trained = options["engine__model"] if options["preset"] is None else None
         # Mistakes first: building an index takes long.
         config = compose_multihop(["retriever.url=http://none", *values], trained)
+        require_model(read_multihop(config).engine)
         needs_retriever = list(config.methods) != ["direct"]
-        served = serving(Service(corpus, encoder, index)) if corpus and needs_retriever else None
+        service = cli.service_of(corpus, encoder, index, trained_retriever(options["engine__model"]))
+        served = serving(service) if service and needs_retriever else None
         with served or nullcontext(retriever) as url:
             if needs_retriever:
                 config = compose_multihop([*values, *([f"retriever.url={url}"] if url else [])], trained)

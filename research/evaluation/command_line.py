@@ -14,6 +14,8 @@ from research.evaluation.outputs.folder import own_folder
 from research.overrides import quoted
 from research.places import RUNS
 from research.processes import Terminated, raise_on_terminate
+from research.tools.service import Service
+from retriever_server.indexes import KINDS, index_class
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 PATH = click.Path(path_type=Path)
@@ -43,6 +45,22 @@ def as_overrides(options: Mapping[str, Any]) -> list[str]:
     """The given options as key=value overrides; the option `judge__model` sets the key judge.model."""
     given = {name: value for name, value in options.items() if value is not None}
     return [f"{name.replace('__', '.')}={quoted(value)}" for name, value in given.items()]
+
+
+def service_of(
+    corpus: Path | None, encoder: str | None, index: str | None, trained: Mapping[str, Any]
+) -> Service | None:
+    """What to serve; as it was `trained`, unless told otherwise. UsageError for what has no effect."""
+    if corpus is None:
+        if given := [name for name, value in (("--encoder", encoder), ("--index", index)) if value]:
+            raise click.UsageError(f"{', '.join(given)}: for an index of --corpus")
+        return None
+    if index is None and trained:
+        click.echo(f"index: {trained['index']}, as in the training of the policy", err=True)
+    index = index or trained.get("index", "flat")
+    if encoder and index in KINDS and not index_class(index).dense:
+        raise click.UsageError(f"--encoder: an index of kind {index} has none; choose another --index")
+    return Service(corpus, encoder or trained.get("encoder") or "minilm", index)
 
 
 @contextmanager

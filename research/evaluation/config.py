@@ -3,6 +3,7 @@
 The keys are documented in research/config/eval_multihop.yaml.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
@@ -180,6 +181,15 @@ def training_of(model: str | None) -> Any:
         return None
     trained = OmegaConf.load(path)
     return trained if "research" in trained else None
+
+
+def trained_retriever(model: str) -> dict[str, Any]:
+    """What the policy of a training run has searched: `index`, its kind, and `encoder`; empty if unknown."""
+    path = Path(model).absolute().parent / "retriever.json"
+    if training_of(model) is None or not path.exists():
+        return {}
+    with evaluation_errors(f"{path}: "):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def trained_values(trained: Any) -> dict[str, Any]:

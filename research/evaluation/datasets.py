@@ -18,16 +18,29 @@ FOLDER = CACHE / "flashrag"
 def read_datasets(config: EvaluationConfig) -> dict[str, list[Question]]:
     """Label -> questions; the label is a data set's name, or the beginning of its file's name.
 
+    A file whose rows name several data sets (`data_source`) is one for each of them, as in a training.
+
     Raises EvaluationError for an unknown name or two data sets with one label, DataError for a bad file.
     """
     datasets: dict[str, list[Question]] = {}
     environment = environment_of(config)
     for name in config.datasets:
         label = name if name in SETS else Path(name).name.split(".")[0]
-        if label in datasets:
-            raise EvaluationError(f"two data sets are called {label}: rename one of the files")
-        datasets[label] = _read(name, environment)[: config.limit]
+        for part, questions in _by_source(label, _read(name, environment)).items():
+            if part in datasets:
+                raise EvaluationError(f"two data sets are called {part}: rename one of the files")
+            datasets[part] = questions[: config.limit]
     return datasets
+
+
+def _by_source(label: str, questions: list[Question]) -> dict[str, list[Question]]:
+    sources = dict.fromkeys(each.data_source for each in questions)
+    if len(sources) == 1:
+        return {label: questions}
+    return {
+        f"{label}_{source}" if source else label: [each for each in questions if each.data_source == source]
+        for source in sources
+    }
 
 
 def tasks(datasets: dict[str, list[Question]], config: EvaluationConfig) -> Iterator[Task]:

@@ -15,8 +15,9 @@ from omegaconf import DictConfig
 from research.datasets.questions import Question
 from research.episode.tools import SearchError, SearchFunction
 from research.episode.trajectory import Passage, Trajectory
+from research.errors import warn
 from research.evaluation.at_once import Progress
-from research.evaluation.config import EvaluationConfig, EvaluationError, read_multihop
+from research.evaluation.config import EvaluationConfig, EvaluationError, read_multihop, trained_retriever
 from research.evaluation.datasets import digest, read_datasets, tasks
 from research.evaluation.engines.identity import model_identity
 from research.evaluation.engines.opening import opened
@@ -28,7 +29,7 @@ from research.evaluation.outputs.summary import markdown, summarise, write_summa
 from research.evaluation.runner import Runner, Task
 from research.model_server import JsonServer, ServerError
 from research.processes import alone_in
-from research.tools.search import RetrieverClient
+from research.tools.search import IDENTITY, RetrieverClient
 
 NAMED = 5  # failures in a warning
 # What may differ when a run is resumed: how it is carried out, not what is asked.
@@ -51,6 +52,7 @@ def evaluate(config: DictConfig, run_dir: Path) -> Outcome:
     read = read_multihop(config)
     datasets = read_datasets(read)
     identity = _identity(read, datasets)
+    _warn_of_another_index(read, identity["retriever"])
     with alone_in(run_dir, EvaluationError):
         check_same(run_dir, config, identity, FREE)
         predictions = Predictions(run_dir)
@@ -132,6 +134,14 @@ def _identity(config: EvaluationConfig, datasets: dict[str, list[Question]]) -> 
     }
 
 
+def _warn_of_another_index(config: EvaluationConfig, retriever: dict[str, Any] | None) -> None:
+    """Queries learned with an index of words are poor for one of vectors, and those for another encoder."""
+    trained = trained_retriever(config.engine.model)
+    if retriever and trained and "encoder" in retriever and trained["encoder"] != retriever["encoder"]:
+        there, then = (f"{each['index']} ({each['encoder'] or 'words'})" for each in (retriever, trained))
+        warn(f"the retriever's index is {there}; the policy was trained with {then}")
+
+
 def _retriever_identity(config: EvaluationConfig) -> dict[str, Any]:
     """What the retriever reports about itself. Raises EvaluationError if nothing answers."""
     url = config.retriever.url
@@ -145,8 +155,7 @@ def _retriever_identity(config: EvaluationConfig) -> dict[str, Any]:
         health = None
     if not isinstance(health, dict):
         return {"index": "unknown"}  # Search-R1's server has no /health
-    keys = ("index", "encoder", "dimension", "count", "fingerprint")
-    return {key: health.get(key) for key in keys} | {"top_k": config.retriever.top_k}
+    return {key: health.get(key) for key in IDENTITY} | {"top_k": config.retriever.top_k}
 
 
 async def _health(url: str, timeout: float) -> Any:

@@ -17,6 +17,8 @@ from research.episode.trajectory import Passage
 from research.model_server import JsonServer, ServerError
 
 TOKEN_VARIABLE = "RETRIEVER_TOKEN"
+IDENTITY = ("index", "encoder", "dimension", "count", "fingerprint")
+"""What GET /health of our server says of its index, on which the results depend"""
 
 
 class _Request(NamedTuple):

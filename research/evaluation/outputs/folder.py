@@ -1,9 +1,7 @@
 """The folder of one evaluation, which belongs to one configuration."""
 
 import json
-import tempfile
 from collections.abc import Mapping, Set
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from research.evaluation.config import EvaluationError
-from research.files import write_atomically
+from research.files import check_writable, write_atomically
 from research.values import flattened
 
 CONFIG, IDENTITY = "config.yaml", "identity.json"
@@ -33,23 +31,11 @@ def own_folder(run_dir: Path) -> None:
     files = sorted({path.name for path in run_dir.iterdir()} - {LOCK}) if run_dir.exists() else []
     if files and IDENTITY not in files:
         raise EvaluationError(f"{run_dir} is no evaluation, but holds {files[0]}: choose another --out")
-    _check_writable(run_dir)
-
-
-def _check_writable(folder: Path) -> None:
-    """By trying: permissions do not show it (/proc, a read-only disk). Leaves nothing behind."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        check_writable(run_dir)
     except OSError as error:
         reason = error.strerror or error
-        raise EvaluationError(f"{folder} cannot be written ({reason}): choose another --out") from error
-    finally:
-        for each in missing:
-            with suppress(OSError):
-                each.rmdir()
+        raise EvaluationError(f"{run_dir} cannot be written ({reason}): choose another --out") from error
 
 
 def check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any], free: Set[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import DataError
-from research.training.run.options import HUB_NAME
+from research.values import HUB_NAME
 
 # Any of them makes a tokenizer of transformers.
 TOKENIZERS = (

@@ -1,7 +1,6 @@
 """The recipes' command line as an object, the commands that a run consists of, and the error that ends it."""
 
 import json
-import re
 import shlex
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter
 from research import values as rules
 from research.training.run_files import foreign_recipe, read_recipe
 from research.validation import checked
-from research.values import Rule
+from research.values import HUB_NAME, Rule
 from retriever_server.indexes import KINDS
 
 
@@ -42,8 +41,6 @@ def text(value: str) -> str:
     return value
 
 
-HUB_NAME = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
-"""A name on the hub, with an owner or without"""
 FILE = click.Path(path_type=Path)
 MODEL, KIND, HOST = (Ruled(name, rules.TEXT) for name in ("name|dir", "kind", "text"))
 REPOSITORY = Ruled("name", Rule(lambda value: bool(HUB_NAME.fullmatch(str(value))), "NAME or OWNER/NAME"))

@@ -1,5 +1,6 @@
 """The retrieval server of a run: started, kept alive, and stopped with it."""
 
+import json
 import os
 import subprocess
 import time
@@ -10,8 +11,9 @@ import click
 import httpx
 
 from research.errors import warn
+from research.files import write_atomically
 from research.processes import start, stop, tail
-from research.tools.search import TOKEN_VARIABLE
+from research.tools.search import IDENTITY, TOKEN_VARIABLE
 from research.training.run.options import RunFailed
 from research.training.run.plan import RunPlan
 
@@ -28,6 +30,7 @@ class RetrieverKeeper:
     def __init__(self, plan: RunPlan) -> None:
         self.deaths: deque[float] = deque(maxlen=RETRIEVER_RESTARTS)  # times of the newest
         self.url, self.serve = plan.retriever_url, plan.serve
+        self.identity_path = plan.options.run_dir / "retriever.json"
         self.log = plan.options.run_dir / "logs" / "retriever.log"
         self.process: subprocess.Popen[bytes] | None = None
         if self.serve:
@@ -44,6 +47,8 @@ class RetrieverKeeper:
     def wait_until_healthy(self) -> None:
         """Wait for the server, also for one that was started elsewhere.
 
+        RUN_DIR/retriever.json then has what it says of its index: whoever evaluates the policy needs to know.
+
         Raises:
             RunFailed: it ended, or is not healthy in time.
         """
@@ -54,6 +59,16 @@ class RetrieverKeeper:
             if time.monotonic() > deadline:
                 raise RunFailed(f"no healthy retriever at {self.url}")
             time.sleep(0.2)
+        self._note_identity()
+
+    def _note_identity(self) -> None:
+        try:
+            health = _health(self.url).json()
+            identity = {key: health[key] for key in IDENTITY}
+        except (httpx.HTTPError, ValueError, TypeError, KeyError):  # not a server of ours
+            self.identity_path.unlink(missing_ok=True)
+        else:
+            write_atomically(self.identity_path, json.dumps(identity, indent=1) + "\n")
 
     def keep_alive(self) -> None:
         """Restart the server if it has died, without waiting. Raises RunFailed if it dies too often."""
@@ -72,12 +87,15 @@ class RetrieverKeeper:
 
 def is_healthy(url: str) -> bool:
     """Whether a retrieval server answers there."""
-    token = os.environ.get(TOKEN_VARIABLE)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        health = f"{url.rstrip('/')}/health"
-        answer = httpx.get(health, headers=headers, timeout=5, follow_redirects=True)
+        answer = _health(url)
     except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):  # the last for an impossible host
         return False
     # Search-R1's server has no /health: that it answers at all is enough.
     return answer.is_success or answer.status_code == 404
+
+
+def _health(url: str) -> httpx.Response:
+    token = os.environ.get(TOKEN_VARIABLE)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return httpx.get(f"{url.rstrip('/')}/health", headers=headers, timeout=5, follow_redirects=True)

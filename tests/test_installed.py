@@ -73,7 +73,7 @@ def test_its_commands_work_elsewhere(site: Path, tmp_path: Path, words: tuple[st
 
 @pytest.mark.launch
 def test_it_trains_with_what_a_user_brings(site: Path, policy: str, tmp_path: Path) -> None:
-    """An environment, a tool and a reward of the user's, a file each, from a folder without a checkout."""
+    """An environment, a tool, a reward and a prompt of the user's, from a folder without a checkout."""
     words = [
         "--model",
         policy,
@@ -87,6 +87,7 @@ def test_it_trains_with_what_a_user_brings(site: Path, policy: str, tmp_path: Pa
     words += ["--steps", "2", "trainer.val_before_train=false"]
     words += ["research.environment=multiple_choice:MultipleChoice"]
     words += ['research.tools={search: {}, "calculator:calculate": {digits: 6}}']
+    words += ["research.prompt=calculator.txt"]
     words += ['research.reward={exact_match: 1.0, "few_searches:score": {weight: 0.2, most: 6}}']
     with RecipeRun(tmp_path / "run", *words, installed=environment(site, tmp_path)) as run:
         assert run.wait() == 0, run.text()
@@ -96,4 +97,5 @@ def test_it_trains_with_what_a_user_brings(site: Path, policy: str, tmp_path: Pa
     assert all(
         {"is_letter", "calculate_calls", "reward/searches_saved"} <= each.metrics.keys() for each in trained
     )
+    assert all("few_searches:score" in each.reward_reason for each in trained)
     assert not (tmp_path / "of_the_user" / "runs").exists()

@@ -244,6 +244,19 @@ def test_a_run_from_before_goes_on_with_what_it_has(tmp_path: Path) -> None:
     assert "--test" not in " ".join(problems(plan))
 
 
+@pytest.mark.parametrize(
+    ("given", "index"),
+    [({}, "bm25"), ({"encoder": "minilm"}, "flat"), ({"encoder": "minilm", "index": "hnsw"}, "hnsw")],
+)
+def test_an_encoder_is_for_an_index_of_vectors(tmp_path: Path, given: dict[str, str], index: str) -> None:
+    assert small_plan(tmp_path, **given).inputs.index == index
+
+
+def test_questions_are_not_written_over_others(tmp_path: Path) -> None:
+    written(tmp_path / "train.questions.jsonl", 4)
+    assert f"{tmp_path} exists already" in " ".join(run("questions", "--out", tmp_path).split())
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_too_few_are_told_by_the_users_file(count: int) -> None:
     with pytest.raises(

@@ -14,7 +14,7 @@ from research.datasets.mini.world import build_world
 from research.datasets.musique import DEV, TRAIN
 from research.datasets.questions import Question, held_out, write_questions
 from research.errors import DataError, warn
-from research.files import filling
+from research.files import filling, require_new
 from research.places import CACHE
 from research.training.cold_start.corpus import write_corpus
 
@@ -31,6 +31,7 @@ def questions(out: Path, seed: int) -> None:
 
     Without a network the mini world's questions take their place, in its own words.
     """
+    require_new(out)
     with filling(out) as scratch:
         try:
             splits = _musique(scratch, seed)

@@ -28,11 +28,14 @@ Defaults = dict[str, tuple[Any, Command | None]]
 
 
 def small_policy(options: RecipeOptions) -> Defaults:
-    """See `Recipe`: MuSiQue, or the mini world's questions where there is no network; BM25."""
+    """See `Recipe`: MuSiQue, or the mini world's questions without a network; BM25 if there is no encoder."""
     folder = options.run_dir / "questions"
     words = ("--out", folder, "--seed", options.seed)
     fetched = _command("fetch MuSiQue, or make the mini world", "questions", *words, creates=folder)
-    defaults: Defaults = {"encoder": ("minilm", None), "index": ("bm25", None)}
+    defaults: Defaults = {
+        "encoder": ("minilm", None),
+        "index": ("flat" if options.encoder or options.faiss_index else "bm25", None),
+    }
     if options.questions is None:
         defaults |= {name: (folder / f"{split}.questions.jsonl", fetched) for split, name in SPLITS.items()}
     if options.model is None:

@@ -9,8 +9,22 @@ import pytest
 import torch
 import verl.utils.torch_functional as verl_F
 from tensordict import TensorDict
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 from verl import DataProto
+from verl.models.transformers.monkey_patch import patch_forward_with_backends
 from verl.utils import tensordict_utils as tu
 from verl.utils.debug.metrics import calculate_debug_metrics
 from verl.utils.metric import reduce_metrics
@@ -20,11 +34,14 @@ from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
 import research.training.verl.packed_attention  # noqa: F401  (registers packed_sdpa)
+from research.training.sizes.model import FUSED
 from research.training.verl.cpu import agreement
 from research.training.verl.cpu.engine import CPUFSDPEngine
 from research.training.verl.cpu.equal_groups import advantages_alone
 
 VOCABULARY = 50
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": VOCABULARY}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 # Prompt length and response mask of each sequence: of different lengths, with injected tokens, none sampled.
 SHAPES = [
     (3, [1, 1, 0, 0, 1]),
@@ -42,9 +59,7 @@ def model():
 
 def make_model(**settings):
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": VOCABULARY}
-    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2} | settings
-    return Qwen2ForCausalLM(Qwen2Config(**sizes, attn_implementation="sdpa")).float()
+    return Qwen2ForCausalLM(Qwen2Config(**SIZES | settings, attn_implementation="sdpa")).float()
 
 
 @pytest.fixture
@@ -168,6 +183,42 @@ def test_packed_equals_padded_and_trees(one_rank, attention, window):
     for other in grads[1:]:
         for name, values in grads[0].items():
             torch.testing.assert_close(other[name], values, atol=1e-4, rtol=1e-4)
+
+
+WIDTH = {"head_dim": 8}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "model_class"),
+    [
+        (Qwen2Config, {}, Qwen2ForCausalLM),
+        (Qwen2Config, {"tie_word_embeddings": True}, Qwen2ForCausalLM),
+        (Qwen3Config, WIDTH, Qwen3ForCausalLM),
+        (Qwen3MoeConfig, WIDTH | EXPERTS, Qwen3MoeForCausalLM),
+        (LlamaConfig, {}, LlamaForCausalLM),
+        (MistralConfig, {}, MistralForCausalLM),
+        (Gemma3TextConfig, WIDTH | {"sliding_window": 4}, Gemma3ForCausalLM),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_fused_log_probs_are_those_of_the_logits(one_rank, monkeypatch, kind, settings, model_class):
+    """Of every kind for which the gpu profile takes them: log-probs, entropy, gradients, packed."""
+    assert kind.model_type in FUSED
+    monkeypatch.setattr(model_class, "forward", model_class.forward)  # veRL replaces it
+    outputs, grads = [], []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model = model_class(kind(**SIZES | settings, attn_implementation="packed_sdpa")).float()
+        if fused:
+            patch_forward_with_backends(model, use_fused_kernels=True, fused_kernels_backend="torch")
+        batch = make_batch(0.7, calculate_entropy=True, use_remove_padding=True, use_fused_kernels=fused)
+        value, output = engine_of(FSDPEngineWithLMHead, model).forward_step(batch, loss, forward_only=False)
+        value.backward()
+        outputs.append({name: values(output, name, batch) for name in ("log_probs", "entropy")})
+        grads.append(gradients(model))
+    torch.testing.assert_close(outputs[1], outputs[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(grads[1], grads[0], atol=1e-4, rtol=1e-4)
 
 
 def test_what_needs_all_logits_takes_verls_path(model, one_rank):

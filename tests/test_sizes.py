@@ -1,6 +1,8 @@
 """What a training takes of memory, and the settings that let it fit a machine."""
 
 import copy
+import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 from test_recipe_options import compose, options
+from transformers import Gemma2Config, Gemma3TextConfig, MambaConfig, Qwen2Config, Qwen3NextConfig
 
-from research.training.sizes.fit import ASSUMED_CARD, fit_to_model, set_for_card
-from research.training.sizes.memory import as_table, on_gpus, token_budget
-from research.training.sizes.model import QWEN, ModelSizes, model_sizes
+from research.training.sizes.fit import ASSUMED_CARD, STREAMED, fit_to_model, set_for_card
+from research.training.sizes.memory import as_table, logits, on_gpus, token_budget
+from research.training.sizes.model import QWEN, ModelSizes, model_sizes, packing_faults
 
 GB = 10**9
 # Parameters in billions, as the models' cards have them.
@@ -55,7 +58,7 @@ def fitted(profile: DictConfig, sizes: ModelSizes, card: int, **changes: Any) ->
 @pytest.mark.parametrize(
     ("name", "card", "machine", "split", "streamed"),
     [
-        ("1.5B", 24, {"rank": 32}, 1, True),
+        ("1.5B", 24, {"rank": 32}, 1, False),
         ("1.5B", 24, {}, 1, True),
         ("3B", 80, {}, 1, False),
         ("7B", 80, {"rank": 32}, 1, False),
@@ -103,7 +106,6 @@ def test_chosen_settings_fit_the_card_or_the_shortest_budget_does_not(
     [
         ("7B", 1, 32, 24, "vLLM's weights"),
         ("32B", 2, 32, 24, "loading"),
-        ("7B", 1, None, 16, "learning"),
     ],
 )
 def test_a_card_that_is_too_small_is_told_what_for(
@@ -115,7 +117,102 @@ def test_a_card_that_is_too_small_is_told_what_for(
     faults = fit_to_model(asked, f"Qwen/Qwen2.5-{name}", config).faults
     (fault,) = [each for each in faults if said in each]
     assert fault.startswith("GPU memory: ") and "use more GPUs" in fault
-    assert ("--lora-rank" in fault) == (rank is None)
+
+
+@pytest.mark.parametrize(
+    ("words", "remedies"),
+    [
+        # Sequences do not get shorter on more GPUs, nor by adapters; states do.
+        (["data.max_response_length=100000"], ["use a larger card"]),
+        ([f"{STREAMED}=false"], ["use more GPUs", f"give {STREAMED}=true", "give --lora-rank 32"]),
+        (
+            ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=900000"],
+            ["lower actor_rollout_ref.actor.ppo_max"],
+        ),
+    ],
+)
+def test_what_helps_where_learning_does_not_fit(
+    tmp_path: Path, words: list[str], remedies: list[str]
+) -> None:
+    config = compose(tmp_path, "gpu", *words, gpus=1)
+    asked = options(tmp_path, "gpu", gpus=1, gpu_memory=24, overrides=tuple(words))
+    (fault,) = [each for each in fit_to_model(asked, "Qwen/Qwen2.5-3B", config).faults if "learning" in each]
+    said = fault.partition(": use" if "use" in remedies[0] else ": lower")
+    parts = (said[1].removeprefix(": ") + said[2]).split("; or ")
+    assert len(parts) == len(remedies) + (len(remedies) > 1 or "lower" in remedies[0])
+    assert all(part.startswith(remedy) for part, remedy in zip(parts, remedies, strict=False))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "[1]",
+        '{"model_type": "qwen2", "intermediate_size": "a"}',
+        '{"model_type": "qwen2", "num_attention_heads": 0}',
+        '{"model_type": "qwen2", "hidden_size": null}',
+        '{"model_type": 7}',
+    ],
+)
+def test_a_damaged_description_is_one_line(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "config.json").write_text(damage)
+    with pytest.raises(ValueError, match=f"^--model: {re.escape(str(tmp_path))}: [^\n]+$"):
+        model_sizes(str(tmp_path))
+
+
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "vocab_size": 50}
+SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (Qwen2Config(**SMALL), ""),
+        (Gemma3TextConfig(**SMALL), ""),
+        (Gemma2Config(**SMALL), "caps the logits of its attention"),
+        (Qwen3NextConfig(**SMALL), "layers with a state"),
+        (MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=50), "packed_sdpa"),
+        (Qwen2Config(**SMALL, quantization_config={"quant_method": "awq", "bits": 4}), "quantised"),
+    ],
+    ids=lambda value: getattr(value, "model_type", None),
+)
+def test_models_that_cannot_be_packed_are_named(tmp_path: Path, settings: Any, said: str) -> None:
+    settings.save_pretrained(tmp_path)
+    faults = list(packing_faults(str(tmp_path), "packed_sdpa"))
+    assert said in faults[0] if said else not faults
+
+
+def test_an_attention_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    Qwen2Config(**SMALL).save_pretrained(tmp_path)
+    if importlib.util.find_spec("flash_attn") is None:
+        assert "attn_implementation=flash_attention_2" in next(
+            packing_faults(str(tmp_path), "flash_attention_2")
+        )
+
+
+def test_what_vllm_cannot_split_is_refused_and_not_chosen(tmp_path: Path, profile: DictConfig) -> None:
+    """14B has 40 heads, which 5 divides, and 8 key-value heads, which it does not."""
+    assert (
+        fitted(profile, sizes_of("14B"), 24, gpus=5).actor_rollout_ref.rollout.tensor_model_parallel_size == 1
+    )
+    words = ["actor_rollout_ref.rollout.tensor_model_parallel_size=5", "data.train_batch_size=250"]
+    config, asked = compose(tmp_path, "gpu", *words, gpus=5), options(tmp_path, "gpu", overrides=tuple(words))
+    faults = fit_to_model(asked, "Qwen/Qwen2.5-14B", config).faults
+    assert any("does not divide the 5 GPUs of a node, the 40 heads" in fault for fault in faults)
+
+
+def test_sequence_parallelism_needs_an_attention_that_knows_of_it(tmp_path: Path) -> None:
+    config = compose(tmp_path, "gpu", "actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", gpus=2)
+    faults = fit_to_model(options(tmp_path, "gpu", gpus=2), "Qwen/Qwen2.5-3B", config).faults
+    assert any("ulysses_sequence_parallel_size: packed_sdpa" in fault for fault in faults)
+
+
+def test_logits_are_kept_where_verl_does_not_fuse_them(profile: DictConfig) -> None:
+    sizes = sizes_of("7B")
+    whole = copy.deepcopy(profile)
+    whole.actor_rollout_ref.model.use_fused_kernels = False
+    (fused, _), (kept, _) = logits(profile, sizes), logits(whole, sizes)
+    whole.actor_rollout_ref.actor.entropy_coeff = 0
+    assert fused == 0 and kept > logits(whole, sizes)[0] > 0
 
 
 def test_what_the_user_sets_stays(profile: DictConfig) -> None:
@@ -125,11 +222,11 @@ def test_what_the_user_sets_stays(profile: DictConfig) -> None:
 
 
 def test_the_table_adds_up_and_a_card_that_is_too_small_is_told(tmp_path: Path, profile: DictConfig) -> None:
-    small = options(tmp_path, "gpu", gpus=1, gpu_memory=16)
+    small = options(tmp_path, "gpu", gpus=1, gpu_memory=8)
     fit = fit_to_model(small, "Qwen/Qwen2.5-7B", copy.deepcopy(profile))
-    assert fit.card == 16 * GB
+    assert fit.card == 8 * GB
     (fault,) = [each for each in fit.faults if "learning" in each]
     assert "GPU memory: learning with Qwen/Qwen2.5-7B" in fault and "\n" not in fault
     lines = as_table(fit.parts, fit.card, 64 * GB).splitlines()
-    assert len(lines) == len(fit.parts) + 3 and lines[-1].endswith("16.0 GB        64.0 GB")
+    assert len(lines) == len(fit.parts) + 3 and lines[-1].endswith("8.0 GB        64.0 GB")
     assert ASSUMED_CARD == 80

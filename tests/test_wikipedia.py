@@ -9,6 +9,7 @@ from test_recipe_options import dry_run, options
 from research.places import CACHE
 from research.training.run.options import RecipeOptions
 from research.training.run.plan import RunPlan, make_plan
+from research.training.run.preflight import problems
 
 WIKI = CACHE / "wiki18"
 
@@ -51,6 +52,17 @@ def test_its_index_counts_in_main_memory(tmp_path: Path, monkeypatch: pytest.Mon
     words = ("--hardware", "gpu", "--gpus", 1, "--gpu-memory", 80, "--model", "Qwen/Qwen2.5-0.5B-Instruct")
     done = dry_run(*words, "--corpus", "wiki18", "--index", "ivfpq", "--run-dir", tmp_path / "run")
     assert re.search(r"retrieval service: index .* 24.0 GB\n", done.stdout), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "slow"),
+    [({}, True), ({"index": "ivfpq"}, False), ({"serve_args": "--index-device auto"}, False)],
+)
+def test_a_search_that_is_slow_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: dict[str, str], slow: bool
+) -> None:
+    problems(make_plan(options(tmp_path, corpus=Path("wiki18"), **words)))
+    assert ("exact search of Wikipedia reads 65 GB" in capsys.readouterr().err) == slow
 
 
 def test_only_the_bare_word_means_it(tmp_path: Path) -> None:

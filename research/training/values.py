@@ -132,7 +132,8 @@ def check_training(config: DictConfig) -> None:
     if mini * rollout.n % ranks:
         raise ValueError(
             f"{ACTOR}.ppo_mini_batch_size, {mini}, times {ROLLOUT}.n, {rollout.n}, cannot be divided evenly "
-            f"among {ranks} GPUs (--nodes times --gpus)"
+            f"among {ranks} GPUs (--nodes times --gpus): choose another number of GPUs, or both it and "
+            "data.train_batch_size such that it can"
         )
     room, response = data.max_response_length, config.research.limits.response_tokens
     if response > room:

@@ -77,13 +77,14 @@ def show(plan: RunPlan) -> None:
     except (ValueError, AssertionError) as error:
         raise RunFailed(f"the configuration is not valid: {error}") from error
     click.echo(OmegaConf.to_yaml(config))
-    commands = [*plan.prepare, *plan.build, plan.serve, plan.train]
+    prepare = plan.prepare + [each for each in plan.build if each not in plan.prepare]
+    commands = [*prepare, plan.serve, plan.train]
     commands += [_export_command(plan.options.run_dir, Path("CHECKPOINT")), _push_command(plan.options)]
     for command in filter(None, commands):
         done = "  # already done" if command.is_done else ""
         click.echo(f"# {command.task}{done}\n{shlex.join(command.argv)}")
     if fit.parts:
-        there = "assumed" if fit.card and not gpu_memory() else "there is"
+        there = "assumed cards, this machine" if fit.card and not gpu_memory() else "there is"
         click.echo("\n" + as_table(fit.parts, fit.card, psutil.virtual_memory().total, there))
     for fault in dict.fromkeys([*faults, *fit.faults]):
         click.echo(f"# on this machine it would not start: {fault}")

@@ -21,6 +21,7 @@ from research.datasets.wiki18 import CORPUS, INDEX, space_needed
 from research.environments import EpisodeSettings, read_items
 from research.environments.controls import CLOSED_BOOK, SHUFFLED
 from research.errors import DataError, warn
+from research.files import check_writable
 from research.metrics.answers import normalize_answer
 from research.places import CACHE
 from research.tools.search import TOKEN_VARIABLE
@@ -35,7 +36,7 @@ from research.training.run.retriever_keeper import is_healthy
 from research.training.run.small_policy import SMALL, how_parted, own_corpus
 from research.training.run.sources import PREPARED, RECIPES
 from research.training.run_files import latest_checkpoint
-from research.training.sizes.memory import GB
+from research.training.sizes.memory import GB, SINGLE, adapter_parameters
 from research.training.sizes.model import model_sizes
 from retriever_server.__main__ import build_command, serve
 from retriever_server.errors import RetrieverError
@@ -64,7 +65,7 @@ SET_BY_US = {
 def problems(plan: RunPlan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
     checks = [_hiding_modules, _missing_files, _models, _own_questions, _port, _retriever, _without_effect]
-    checks += [_retriever_options, _hardware, _wikipedia]
+    checks += [_retriever_options, _run_folder, _hardware, _wikipedia]
     return [line for check in checks for line in check(plan)]
 
 
@@ -306,6 +307,13 @@ def checkpoint_faults(run_dir: Path, config: DictConfig) -> Iterator[str]:
         )
 
 
+def _run_folder(plan: RunPlan) -> Iterator[str]:
+    try:
+        check_writable(plan.options.run_dir)
+    except OSError as error:
+        yield f"--run-dir: {plan.options.run_dir} cannot be written ({error.strerror or error})"
+
+
 def _disk(path: Path, need: int, what: str) -> Iterator[str]:
     free = free_space(path)
     if free < need:
@@ -316,9 +324,11 @@ def _hardware(plan: RunPlan) -> Iterator[str]:
     options = plan.options
     if options.on_cpu:
         local = plan.sized_model is not None and Path(plan.sized_model).is_dir()
-        need = GB + _written(options.run_dir, plan.sized_model if local else None)
+        need = GB + _written(options, plan.sized_model if local else None)
         yield from _disk(options.run_dir, need, "the run folder (checkpoints, trajectories)")
         return
+    need = _written(options, plan.sized_model)
+    yield from _disk(options.run_dir, need, "the run folder (checkpoints, policy)")
     memory = gpu_memory()
     count = options.gpus or max(1, len(memory))
     if not memory:
@@ -328,15 +338,17 @@ def _hardware(plan: RunPlan) -> Iterator[str]:
         yield f"GPU: --gpus {count}, but this machine has {len(memory)}"
     if options.gpu_memory and options.gpu_memory * GB > min(memory):
         yield f"--gpu-memory {options.gpu_memory}: a GPU of this machine has {size_text(min(memory))}"
-    need = _written(options.run_dir, plan.sized_model)
-    yield from _disk(options.run_dir, need, "the run folder (checkpoints, policy)")
 
 
-def _written(run_dir: Path, model: str | None) -> int:
+def _written(options: RecipeOptions, model: str | None) -> int:
     """Bytes of the last two checkpoints and the best, in float32 with Adam's moments, and of the policy."""
-    checkpoints = 3 if latest_checkpoint(run_dir) is None else 1  # of which the others are there
+    checkpoints = 3 if latest_checkpoint(options.run_dir) is None else 1  # of which the others are there
+    if not model:
+        return 0
     try:
-        return (checkpoints * 12 + 4) * model_sizes(model).parameters if model else 0
+        sizes = model_sizes(model)
+        trained = adapter_parameters(sizes, options.lora_rank) if options.lora_rank else sizes.parameters
+        return SINGLE * (checkpoints * (sizes.parameters + 2 * trained) + sizes.parameters)
     except ValueError:  # said with what does not fit
         return 0
 
@@ -358,11 +370,16 @@ def _wikipedia(plan: RunPlan) -> Iterator[str]:
     vectors = plan.inputs.faiss_index is not None and plan.inputs.faiss_index.parent == wiki
     names, what = ((CORPUS, INDEX), " and its E5 index") if vectors else ((CORPUS,), "")
     yield from _disk(wiki, space_needed(wiki, names), f"Wikipedia 2018{what}")
+    if (plan.inputs.index or "flat") == "flat" and "--index-device" not in plan.options.serve_args:
+        warn(
+            "exact search of Wikipedia reads 65 GB for each batch of queries: too slow for training on few "
+            "cores. Give --index ivfpq, or --serve-args '--index-device auto' where GPUs have room for it"
+        )
     index, memory = wikipedia_index(plan), psutil.virtual_memory().total
     hint = "--index ivfpq would fit; or " if memory >= WIKI18_MEMORY["ivfpq"] + OTHERS else ""
     if index and memory < index + OTHERS:
         yield (
-            f"memory: the index of Wikipedia takes {size_text(index)} of main memory, the rest of a run "
-            f"{size_text(OTHERS)}, and this machine has {size_text(memory)}; {hint}name a retriever "
+            f"memory: the index of Wikipedia takes {size_text(index)} of main memory, the rest of a run at "
+            f"least {size_text(OTHERS)}, and this machine has {size_text(memory)}; {hint}name a retriever "
             "elsewhere with --retriever-url"
         )

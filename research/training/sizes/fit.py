@@ -26,7 +26,7 @@ from research.training.sizes.memory import (
     token_budget,
     total,
 )
-from research.training.sizes.model import ModelSizes, model_sizes
+from research.training.sizes.model import ATTENTION_KEY, ModelSizes, model_sizes, packing_faults
 
 GIB, MIB = 1 << 30, 1 << 20
 TINY = 10_000_000  # parameters; a larger model wants other settings than the tiny policies
@@ -36,9 +36,11 @@ ASSUMED_CARD = 80  # GB of a GPU that is not there
 HEADROOM = 0.9  # of a card; the rest is fragments
 MOST_WEIGHTS = 0.75  # of vLLM's share of a card; the rest is for keys and values
 TOKENS_STEP, MOST_TOKENS = 1024, 32 * 1024
-FEWER_TOKENS = "use more GPUs, a shorter data.max_response_length, {}a smaller --model"
+FEWER_TOKENS = "use a larger card, a shorter data.max_response_length or a smaller --model"
 LARGER_SHARE = "use more GPUs, a larger actor_rollout_ref.rollout.gpu_memory_utilization or a smaller --model"
 SMALLER_SHARE = "lower actor_rollout_ref.rollout.gpu_memory_utilization"
+SEQUENCE_PARALLEL = "actor_rollout_ref.actor.ulysses_sequence_parallel_size"
+FUSED = "actor_rollout_ref.model.use_fused_kernels"
 ROLLOUT, STREAMED = "actor_rollout_ref.rollout", "actor_rollout_ref.actor.fsdp_config.offload_policy"
 BUDGETS = (
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
@@ -72,6 +74,9 @@ def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig, 
         sizes = model_sizes(model)
     except ValueError as error:
         return Fit(faults=(str(error),))
+    given = {each.lstrip("+").partition("=")[0] for each in options.overrides}
+    if FUSED not in given:
+        config.actor_rollout_ref.model.use_fused_kernels &= sizes.fused
     memory = psutil.virtual_memory().total
     searched = (Part("retrieval service: index", main=index),) if index else ()
     if options.on_cpu:
@@ -80,13 +85,19 @@ def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig, 
         parts = (*on_cpu(config, sizes), *searched)
         return Fit(parts, None, tuple(_faults_on_cpu(model, config, sizes, parts, memory)))
     card = options.gpu_memory * GB if options.gpu_memory else min(gpu_memory(), default=ASSUMED_CARD * GB)
-    set_for_card(config, sizes, card, {each.lstrip("+").partition("=")[0] for each in options.overrides})
+    set_for_card(config, sizes, card, given)
     parts = (*on_gpus(config, sizes, card), *searched)
     return Fit(parts, card, tuple(_faults_on_gpus(model, config, sizes, parts, card, memory)))
 
 
-def _positions(model: str, config: DictConfig, sizes: ModelSizes) -> Iterator[str]:
-    longest = _longest(config)
+def _faults_of_model(model: str, config: DictConfig, sizes: ModelSizes) -> Iterator[str]:
+    """Of its kind, on whatever hardware."""
+    longest, section = _longest(config), config.actor_rollout_ref.model
+    if section.use_remove_padding:
+        attention = OmegaConf.select(config, ATTENTION_KEY) or "sdpa"
+        yield from (f"--model: {model}: {fault}" for fault in packing_faults(model, attention))
+    if section.use_fused_kernels and not sizes.fused:
+        yield f"{FUSED}: veRL's fused log-probs are not those of {model}; leave it out"
     if sizes.positions and sizes.positions < longest:
         yield (
             f"--model: {model} knows {sizes.positions} positions, data.max_prompt_length and "
@@ -135,7 +146,7 @@ def _faults_on_cpu(
     model: str, config: DictConfig, sizes: ModelSizes, parts: tuple[Part, ...], memory: int
 ) -> Iterator[str]:
     rollout = config.actor_rollout_ref.rollout
-    yield from _positions(model, config, sizes)
+    yield from _faults_of_model(model, config, sizes)
     needed = total(parts, "main")
     if needed > memory:
         yield (
@@ -167,9 +178,9 @@ def set_for_card(config: DictConfig, sizes: ModelSizes, card: int, given: Collec
             OmegaConf.update(config, key, value)
 
     if importlib.util.find_spec("flash_attn"):
-        choose("actor_rollout_ref.model.override_config.attn_implementation", "flash_attention_2")
+        choose(ATTENTION_KEY, "flash_attention_2")
     node = config.trainer.n_gpus_per_node
-    splits = [each for each in range(1, node + 1) if node % each == 0 and sizes.heads % each == 0]
+    splits = [each for each in range(1, node + 1) if node % each == 0 and _splits(sizes, each)]
     fitting = [each for each in splits if _share_of_weights(config, sizes, card, each) <= MOST_WEIGHTS]
     choose(f"{ROLLOUT}.tensor_model_parallel_size", min(fitting, default=splits[-1]))
     longest = _longest(config)
@@ -181,9 +192,16 @@ def set_for_card(config: DictConfig, sizes: ModelSizes, card: int, given: Collec
         choose(key, max(longest, min(MOST_TOKENS, tokens // TOKENS_STEP * TOKENS_STEP)))
 
 
+def _splits(sizes: ModelSizes, parts: int) -> bool:
+    """Whether vLLM can split a model: key-value heads are also repeated."""
+    key_values = sizes.key_value_heads
+    shared = key_values % parts == 0 or parts % max(key_values, 1) == 0
+    return sizes.heads % parts == 0 and sizes.intermediate % parts == 0 and shared
+
+
 def _faults_of_keys(model: str, config: DictConfig, sizes: ModelSizes) -> Iterator[str]:
     """Values of the user's that veRL or vLLM would refuse only once the models are loaded."""
-    yield from _positions(model, config, sizes)
+    yield from _faults_of_model(model, config, sizes)
     section, node = config.actor_rollout_ref, config.trainer.n_gpus_per_node
     tokens, split, rank = (
         token_budget(config),
@@ -192,10 +210,19 @@ def _faults_of_keys(model: str, config: DictConfig, sizes: ModelSizes) -> Iterat
     )
     if tokens < (longest := _longest(config)):
         yield f"{BUDGETS[0]}: {tokens} tokens, and the longest sequence may have {longest}"
-    if node % split or sizes.heads % split:
+    if node % split or not _splits(sizes, split):
         yield (
-            f"{ROLLOUT}.tensor_model_parallel_size: {split} does not divide both the {node} GPUs of a node "
-            f"and the {sizes.heads} heads of {model}"
+            f"{ROLLOUT}.tensor_model_parallel_size: {split} does not divide the {node} GPUs of a node, the "
+            f"{sizes.heads} heads of {model}, its {sizes.key_value_heads} key-value heads and its "
+            f"intermediate size, {sizes.intermediate}"
+        )
+    attention = OmegaConf.select(config, ATTENTION_KEY)
+    actor = section.actor
+    parallel = max(each.ulysses_sequence_parallel_size for each in (actor, actor.fsdp_config))
+    if parallel > 1 and attention != "flash_attention_2":
+        yield (
+            f"{SEQUENCE_PARALLEL}: {attention} attends to the part of a sequence that a GPU has; it needs "
+            "flash_attention_2"
         )
     if rank > sizes.hidden:
         yield f"--lora-rank: {rank} is above the hidden size of {model}, {sizes.hidden}"
@@ -203,7 +230,7 @@ def _faults_of_keys(model: str, config: DictConfig, sizes: ModelSizes) -> Iterat
 
 def _most_tokens(config: DictConfig, sizes: ModelSizes, card: int) -> int:
     """How many tokens of a micro-batch fit beside what does not depend on them."""
-    each = activations(config, sizes) + logits(sizes)
+    each = activations(config, sizes) + logits(config, sizes)[0]
     fixed = total(on_gpus(config, sizes, card), "update") - token_budget(config) * each
     return max(0, int(HEADROOM * card - fixed) // each)
 
@@ -213,6 +240,15 @@ def _share_of_weights(config: DictConfig, sizes: ModelSizes, card: int, split: i
     rollout = config.actor_rollout_ref.rollout
     weights = number_bytes(rollout.dtype) * sizes.parameters / split
     return weights / (rollout.gpu_memory_utilization * card)
+
+
+def _remedy(config: DictConfig, sizes: ModelSizes) -> str:
+    """What helps where learning does not fit: states can be spread or put aside, a sequence cannot."""
+    words = [] if token_budget(config) <= _longest(config) else [f"lower {BUDGETS[0]}"]
+    if not config.actor_rollout_ref.actor.fsdp_config.offload_policy:
+        words += ["use more GPUs", f"give {STREAMED}=true"]
+        words += [] if config.actor_rollout_ref.model.lora_rank else ["give --lora-rank 32"]
+    return "; or ".join([*words, FEWER_TOKENS])
 
 
 def _faults_on_gpus(
@@ -227,7 +263,13 @@ def _faults_on_gpus(
     loaded = states(config, sizes)[0] // (config.trainer.n_gpus_per_node * config.trainer.nnodes)
     if section.actor.fsdp_config.offload_policy and loaded > HEADROOM * card:
         yield f"GPU memory: loading {model} takes {size_text(loaded)} of each GPU: use more GPUs"
-    fewer = FEWER_TOKENS.format("" if section.model.lora_rank else "--lora-rank 32 or ")
+    loading = config.trainer.n_gpus_per_node * SINGLE * sizes.parameters
+    if sizes.tied and loading > memory:
+        yield (
+            f"memory: loading {model} takes about {size_text(loading)} of main memory, there are "
+            f"{size_text(memory)}: its embeddings are shared, so each GPU's process reads all of it"
+        )
+    fewer = _remedy(config, sizes)
     for phase, doing, remedy in (("update", "learning", fewer), ("rollout", "sampling", SMALLER_SHARE)):
         if (need := total(parts, phase)) > card:
             yield (

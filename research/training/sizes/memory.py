@@ -19,6 +19,11 @@ CUDA = 1 * GB  # the context of a process, and what libraries take
 SINGLE, HALF = 4, 2  # bytes of a number
 STATES = 4 * SINGLE  # of a parameter: weight, gradient, both moments of Adam
 LOGITS_CPU = 4 * SINGLE  # a logit, its log-softmax and the gradients of both
+# Of a logit on a GPU, see `logits`; each was measured with PyTorch on a CPU.
+PLAIN = 3 * HALF  # logit, log-softmax, gradient
+ENTROPY = 2 * SINGLE + HALF  # beside these: a copy in single precision, its softmax, one more gradient
+ENTROPY_PIECE, ENTROPY_TOKENS = 5 * SINGLE, 2048  # of the piece whose gradient is computed
+FUSED_PIECE, FUSED_TOKENS = 7 * SINGLE + 1, 512  # of the only piece that is there
 SAMPLED = 3 * SINGLE  # of vLLM: a logit, its probability, noise
 COLUMNS = {"update": "GPU, learning", "rollout": "GPU, sampling", "main": "main memory"}
 
@@ -50,9 +55,18 @@ def activations(config: DictConfig, sizes: ModelSizes) -> int:
     return sizes.layers * layer
 
 
-def logits(sizes: ModelSizes) -> int:
-    """Bytes a token on a GPU: in half precision, their copy in single, and its gradient."""
-    return (HALF + 2 * SINGLE) * sizes.vocabulary
+def logits(config: DictConfig, sizes: ModelSizes) -> tuple[int, int]:
+    """Bytes (a token, beside that) on a GPU of the logits and what their loss needs of them.
+
+    veRL's fused log-probs have logits of one piece of the tokens at a time, forward and again backward, and
+    the gradient of the last layer twice. Without them an entropy in the loss keeps two copies of all.
+    """
+    actor = config.actor_rollout_ref.actor
+    if config.actor_rollout_ref.model.use_fused_kernels:
+        return 0, FUSED_PIECE * FUSED_TOKENS * sizes.vocabulary + 2 * HALF * sizes.largest
+    if actor.entropy_coeff or actor.calculate_entropy:
+        return (PLAIN + ENTROPY) * sizes.vocabulary, ENTROPY_PIECE * ENTROPY_TOKENS * sizes.vocabulary
+    return PLAIN * sizes.vocabulary, 0
 
 
 def number_bytes(dtype: str) -> int:
@@ -105,15 +119,16 @@ def on_gpus(config: DictConfig, sizes: ModelSizes, card: int) -> list[Part]:
     beside = weights * (not fsdp.param_offload) + others * (not fsdp.optimizer_offload)
     beside = 0 if fsdp.offload_policy else beside
     learning = 0 if fsdp.offload_policy else weights + others
-    # The layer that is computed and the next one, or the embeddings.
+    # The last layer stays; of the others the one that is computed, its gradient and the next one.
     layer = (sizes.parameters - sizes.largest) // max(sizes.layers, 1)
     adapted = bool(config.actor_rollout_ref.model.lora_rank)
+    logits_each, logits_beside = logits(config, sizes)
     parts = [
         Part("processes", CUDA, 2 * CUDA, PROCESSES),
         Part("actor: weights, gradients, Adam", learning, beside, (weights + others - beside) * node),
-        Part("actor: gathered layers", HALF * max(sizes.largest, 2 * layer)),
+        Part("actor: gathered layers", HALF * (sizes.largest + 3 * layer)),
         Part(f"actor: activations of {tokens:,} tokens", tokens * activations(config, sizes)),
-        Part("actor: logits", tokens * logits(sizes)),
+        Part("actor: logits", tokens * logits_each + logits_beside),
         Part("vLLM: weights, keys and values", rollout=int(rollout.gpu_memory_utilization * card)),
     ]
     if adapted:  # veRL keeps the weights apart while those with the adapters are sent

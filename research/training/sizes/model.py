@@ -1,5 +1,8 @@
-"""How large a model is, by its description alone; the weights are not read."""
+"""How large a model is and whether it can be trained packed, by its description; no weights are read."""
 
+import copy
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,12 @@ QWEN = {
     "32B": (5120, 27648, 64, 40, 8, 152_064, False),
 }
 QWEN_POSITIONS = 32_768
+# Kinds whose log-probs veRL computes from the last hidden states, piece by piece, so that there are never
+# logits of all tokens. Others scale or cap their logits, or name the last layer otherwise.
+FUSED = {"qwen2", "qwen3", "qwen3_moe", "llama", "mistral", "gemma3_text"}
+ATTENTION_KEY = "actor_rollout_ref.model.override_config.attn_implementation"
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Layers in which a sequence sees itself alone, if it is told where it begins"""
 
 
 @dataclass(frozen=True)
@@ -27,9 +36,12 @@ class ModelSizes:
     hidden: int
     intermediate: int
     heads: int
+    key_value_heads: int
     cached_width: int  # keys, or values, of a token in one layer
     vocabulary: int  # logits of a token
     positions: int | None  # that it knows; None: any
+    fused: bool  # see FUSED
+    tied: bool  # input and output share the embeddings
 
     @property
     def cached(self) -> int:
@@ -43,20 +55,18 @@ def model_sizes(model: str) -> ModelSizes:
     Raises:
         ValueError: there is no such model, or transformers does not know its kind; one line for the user.
     """
-    import torch  # takes seconds, and is needed for a model of the user's alone
-    from transformers import AutoModelForCausalLM
-
     try:
         config = _description(model)
-        with torch.device("meta"):
-            parameters = [each.numel() for each in AutoModelForCausalLM.from_config(config).parameters()]
-    except (OSError, ValueError) as error:
+        parameters = [each.numel() for each in _without_weights(config).parameters()]
+    except Exception as error:  # whatever a damaged description leads transformers to
         absent = isinstance(error, OSError) and not Path(model).exists()
-        reason = "not to be found on the hub from here" if absent else str(error).splitlines()[0]
+        reason = "no folder, and not to be found on the hub from here" if absent else _line(error)
         raise ValueError(f"--model: {model}: {reason}") from error
     text: Any = config.get_text_config()
     heads = getattr(text, "num_attention_heads", 0)  # none: no cache that grows with the tokens
+    key_value_heads = getattr(text, "num_key_value_heads", None) or heads
     dimension = getattr(text, "head_dim", None) or text.hidden_size // max(heads, 1)
+    capped = getattr(text, "final_logit_softcapping", None) is not None
     return ModelSizes(
         parameters=sum(parameters),
         largest=max(parameters),
@@ -64,13 +74,61 @@ def model_sizes(model: str) -> ModelSizes:
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         heads=heads,
-        cached_width=(getattr(text, "num_key_value_heads", None) or heads) * dimension,
+        key_value_heads=key_value_heads,
+        cached_width=key_value_heads * dimension,
         vocabulary=text.vocab_size,
         positions=getattr(text, "max_position_embeddings", None),
+        fused=config.model_type in FUSED and not capped,
+        tied=bool(getattr(text, "tie_word_embeddings", False)),
     )
 
 
+def packing_faults(model: str, attention: str) -> Iterator[str]:
+    """Why a model whose sizes are known cannot be trained on packed sequences, with what to do.
+
+    `attention`: a name of transformers' ``attn_implementation``, or our own packed_sdpa.
+    """
+    import research.training.verl.packed_attention  # noqa: F401  (registers packed_sdpa)
+
+    config = _description(model)
+    text: Any = config.get_text_config()
+    if getattr(config, "quantization_config", None):
+        yield "its weights are quantised, and veRL trains whole numbers: take the model that it was made of"
+    try:
+        network = _without_weights(config, attn_implementation=attention)
+    except Exception as error:  # each kind of model refuses in its own way
+        yield f"it does not take attn_implementation={attention} ({_line(error)})"
+        return
+    if getattr(network, "_is_stateful", False) or set(getattr(text, "layer_types", None) or ()) - ATTENTION:
+        yield (
+            "it has layers with a state, which would run from one packed sequence into the next: give "
+            "actor_rollout_ref.model.use_remove_padding=false"
+        )
+    if getattr(text, "attn_logit_softcapping", None) and attention.endswith("sdpa"):
+        yield f"it caps the logits of its attention, which {attention} does not: give {ATTENTION_KEY}=eager"
+
+
+def _without_weights(config: Any, **options: Any) -> Any:
+    import torch  # takes seconds, and is needed for a model of the user's alone
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, **options)
+
+
+def _line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def _description(model: str) -> Any:
+    """A fresh configuration; the hub is asked once, for where it does not answer that takes long."""
+    if Path(model).exists():
+        return _read(model)
+    return copy.deepcopy(_read_once(model))
+
+
+def _read(model: str) -> Any:
     from transformers import AutoConfig, Qwen2Config
 
     try:
@@ -90,3 +148,6 @@ def _description(model: str) -> Any:
             tie_word_embeddings=tied,
             max_position_embeddings=QWEN_POSITIONS,
         )
+
+
+_read_once = functools.cache(_read)

@@ -27,7 +27,12 @@ def attend(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface; batches of several rows, or with a mask, are left to its sdpa."""
+    """transformers' attention interface; batches of several rows, or with a mask, are left to its sdpa.
+
+    Raises ValueError for a model that caps the logits of its attention, which PyTorch's kernels do not.
+    """
+    if others.get("softcap") is not None:
+        raise ValueError(f"{NAME} does not cap the logits of attention: attn_implementation=eager does")
     if attention_mask is not None or position_ids is None or len(query) > 1:
         found, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **others)
         return found, None

@@ -15,7 +15,14 @@ from research.training.config import GuardConfig
 from research.training.run_files import forget_steps_after, write_trajectory
 from research.training.watch.episodes import choose_pairs
 from research.training.watch.progress import StepPrinter
-from research.training.watch.table import as_text, failures_warning, header_of, held_out_steps, table_rows
+from research.training.watch.table import (
+    as_text,
+    failures_warning,
+    header_of,
+    held_out_steps,
+    table_rows,
+    untaught_warning,
+)
 from research.training.watch.validations import EVALUATED_STEP
 from research.viewer.files import Source
 
@@ -123,6 +130,13 @@ def test_searches_that_failed_are_told_beside_the_figures_they_spoil(tmp_path):
     bad.metrics["failed_searches"] = 3.0
     write_episodes(tmp_path, "test", 0, bad)
     assert "3 searches of these episodes failed" in failures_warning(table_rows(tmp_path), ANSWERS)
+
+
+def test_rewards_that_taught_nothing_are_told():
+    """Such a run has trained nothing, however many steps it shows."""
+    equal, some = step_row(1, **{"search/equal_groups": 1.0}), step_row(2)
+    assert "rewards taught nothing" in untaught_warning([equal, equal])
+    assert untaught_warning([equal, some]) == untaught_warning([]) == ""
 
 
 def test_runs_without_test_set_or_controls_are_judged_by_their_validation(tmp_path):

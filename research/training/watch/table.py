@@ -16,7 +16,7 @@ from research.environments.controls import CONTROLS
 from research.environments.headline import Headline, Result
 from research.episode.trajectory import Trajectory
 from research.training.config import headline_of
-from research.training.run_files import TRAJECTORY_FILE, read_metrics, read_step
+from research.training.run_files import TRAJECTORY_FILE, History, read_metrics, read_step
 from research.training.watch.validations import evaluated_step, validated_scores
 from research.values import AT_LEAST_0, FROM_0_TO_1, TEXT, check, integer
 
@@ -156,4 +156,15 @@ def failures_warning(rows: list[TableRow], headline: Headline) -> str:
     return (
         f"WARNING: {failed} {headline.failure[1]}, so the figures are too low: was the retriever "
         "gone or the machine overloaded? The reasons are in trajectories/"
+    )
+
+
+def untaught_warning(history: History) -> str:
+    """One line if in every step all samples of a question earned the same; else empty."""
+    shares = [row["search/equal_groups"] for row in history if "search/equal_groups" in row]
+    if not shares or min(shares) < 1:
+        return ""
+    return (
+        "WARNING: rewards taught nothing: in every step all samples of each question earned the same. Give "
+        "easier questions, more samples, a graded reward, or a longer cold start"
     )

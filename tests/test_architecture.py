@@ -14,7 +14,7 @@ LAYERS = (
     "rewards",
     {"tools", "judge"},
     {"datasets", "metrics"},
-    "model_server",
+    {"model_server", "model_folder"},
     "values",
     "episode",
     {"doors", "report", "errors", "files", "overrides", "places", "processes", "validation"},

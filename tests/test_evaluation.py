@@ -238,8 +238,14 @@ def test_a_bad_question_costs_itself_alone(
         (["limits.serches=2"], "limits.serches"),
         (["--preset", "nothing"], "nothing"),
         (["--retriever", "http://127.0.0.1:1"], "no retriever answers at http://127.0.0.1:1"),
-        (["--model", "runs/mine/polcy"], "there is no folder runs/mine/polcy, and it is no name on the hub"),
-        (["--model", str(ROOT / "docs")], "docs is no folder of a model (config.json is missing)"),
+        (
+            ["--model", "runs/mine/polcy"],
+            "there is no folder runs/mine/polcy, and it is no name on the hub (NAME",
+        ),
+        (
+            ["--model", str(ROOT / "docs")],
+            "docs is not a folder with a Hugging Face model (config.json is missing)",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path: Path, words: list[str], message: str) -> None:

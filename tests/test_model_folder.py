@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from research.training.run.models import folder_faults
+from research.model_folder import folder_faults
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from research.evaluation.config import EngineConfig, EvaluationError
-from research.values import HUB_NAME
+from research.model_folder import model_faults
 
 # Others, such as README.md, do not change what the model samples.
 READ = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken", ".py"}
@@ -14,7 +14,6 @@ READ = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".tiktoken"
 
 def model_identity(config: EngineConfig) -> dict[str, Any]:
     """`model`, and `model_sha256` and `tokenizer_sha256` of folders. Raises EvaluationError."""
-    require_model(config)
     identity: dict[str, Any] = {"model": config.model}
     for name, folder in (("model", config.model), ("tokenizer", config.tokenizer)):
         if folder is not None and Path(folder).is_dir():
@@ -23,14 +22,12 @@ def model_identity(config: EngineConfig) -> dict[str, Any]:
 
 
 def require_model(config: EngineConfig) -> None:
-    """Raise EvaluationError for a folder without a model, and for what is neither a folder nor a name."""
+    """Raise EvaluationError for a damaged folder, and for what is neither a folder nor a name on the hub."""
     if config.model is None or config.is_url:
         return
-    folder = Path(config.model)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise EvaluationError(f"--model: {folder} is no folder of a model (config.json is missing)")
-    if not folder.exists() and not HUB_NAME.fullmatch(config.model):
-        raise EvaluationError(f"--model: there is no folder {folder}, and it is no name on the hub")
+    for fault in model_faults(config.model):
+        if config.tokenizer is None or "tokenizer" not in fault:
+            raise EvaluationError(f"--model: {fault}")
 
 
 def hash_of(parts: Any) -> str:

@@ -24,11 +24,11 @@ from research.episode.tokens import TokenProtocol
 from research.episode.trajectory import Trajectory
 from research.errors import DataError
 from research.files import atomic_path
+from research.model_folder import load_tokenizer
 from research.tools.service import Service, serving, serving_index
 from research.training.cold_start.demonstrator import demonstrate
 from research.training.cold_start.hops import hops_of
 from research.training.config import read_research_config
-from research.training.run.models import load_tokenizer
 from research.training.run.options import URL, RecipeOptions
 from research.training.run.plan import compose_words
 

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from research.errors import DataError
 from research.files import filling, require_new
+from research.model_folder import load_tokenizer, named, require_model
 from research.training.cold_start.demonstrations import UNTRAINED
 from research.training.precision import autocast
 from research.training.run.index import cache_key
-from research.training.run.models import load_tokenizer, named, require_model
 from research.values import Number
 
 REPORT_SECONDS = 20.0

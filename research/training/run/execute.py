@@ -47,7 +47,7 @@ from research.training.sizes.fit import Fit, fit_to_model
 from research.training.sizes.memory import as_table
 from research.training.verl import tracking
 from research.training.watch.progress import StepPrinter
-from research.training.watch.table import HeldOut, as_text, failures_warning, table_rows
+from research.training.watch.table import HeldOut, as_text, failures_warning, table_rows, untaught_warning
 from research.training.watch.validations import final_checkpoint, provenance, stopped_early
 
 FULL_DISK = 10**7  # bytes: no checkpoint fits any more, and a failed write may leave some free
@@ -306,6 +306,8 @@ def _supervised_control(plan: RunPlan) -> None:
     OmegaConf.save(config, folder / "config.yaml")
     judge = module_command("judge it", "research.training.verl.launch", folder, "--die-with-parent")
     _train(plan, judge, config, "the supervised control")
+    if (searched := run_dir / "retriever.json").exists():  # for evaluations of this policy
+        shutil.copy(searched, folder)
     results = HeldOut(folder).results(0).items()
     rows = (
         {"name": f"supervised: {source}", "questions": result.questions, **result.means}
@@ -376,8 +378,9 @@ def _print_summary(run_dir: Path) -> None:
         click.echo("\nno table: nothing was evaluated after the training (trainer.test_freq=-1)")
     if line := provenance(read_metrics(run_dir), held_out.headline.label):
         click.echo(line)
-    if warning := failures_warning(rows, held_out.headline):
-        click.echo(warning, err=True)
+    for warning in (failures_warning(rows, held_out.headline), untaught_warning(read_metrics(run_dir))):
+        if warning:
+            click.echo(warning, err=True)
     click.echo(f"\nrun folder: {run_dir}")
     click.echo("  config.yaml  metrics.jsonl  trajectories/  checkpoints/  tensorboard/  logs/  policy/")
     try:

@@ -23,13 +23,13 @@ from research.environments.controls import CLOSED_BOOK, SHUFFLED
 from research.errors import DataError, warn
 from research.files import check_writable
 from research.metrics.answers import normalize_answer
+from research.model_folder import model_faults
 from research.places import CACHE
 from research.tools.search import TOKEN_VARIABLE
 from research.training.cold_start.corpus import without_paragraphs
 from research.training.cold_start.split import parts_of
 from research.training.config import read_research_config
 from research.training.rows import require_batch
-from research.training.run.models import model_faults
 from research.training.run.options import OWN_CORPUS, WIKI18, RecipeOptions, gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy

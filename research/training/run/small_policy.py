@@ -110,12 +110,13 @@ def supervised_control(
     """Train the cold-started policy on, for so long, on demonstrations for the questions of GRPO as well."""
     policy, shown = folder / "policy", folder / "demonstrations.parquet"
     train = _command(
-        f"train on demonstrations for {seconds:.0f} s",
+        f"supervised control: continue the cold start on both demonstrations for {seconds:.0f} s",
         *("train", "--demonstrations", inputs.run_dir / "cold_start" / shown.name, "--demonstrations", shown),
         *("--model", inputs.model, "--out", policy, "--epochs", MANY, "--seconds", round(seconds)),
         creates=policy,
     )
-    return [_demonstrations(inputs, inputs.questions, shown, index), train]
+    task = "supervised control: demonstrate searching for the questions of GRPO"
+    return [replace(_demonstrations(inputs, inputs.questions, shown, index), task=task), train]
 
 
 def _demonstrations(

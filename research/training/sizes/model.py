@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,8 +118,8 @@ def _without_weights(config: Any, **options: Any) -> Any:
 
 
 def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    """The reason is often on the last of several lines."""
+    return textwrap.shorten(str(error), 300) or type(error).__name__
 
 
 def _description(model: str) -> Any:

@@ -70,7 +70,7 @@ def test_a_plan_for_a_larger_card_does_not_start(tmp_path: Path, monkeypatch: py
     ("key", "value", "said"),
     [
         (f"{ACTOR}.ppo_max_token_len_per_gpu", 100, "100 tokens, and the longest sequence may have 8704"),
-        (f"{ROLLOUT}.tensor_model_parallel_size", 3, "3 does not divide both the 8 GPUs"),
+        (f"{ROLLOUT}.tensor_model_parallel_size", 3, "3 does not divide the 8 GPUs"),
         ("data.max_response_length", 40000, "knows 32768 positions"),
     ],
 )

@@ -62,7 +62,7 @@ def run_multihop(
     The policy of a training run is evaluated with the prompt, protocol and limits of its training, unless
     --preset is given, and with its kind of index.
     """
-    from research.evaluation.engines.identity import require_model
+    from research.evaluation.engines.identity import check_model
     from research.evaluation.run import evaluate
     from research.tools.service import serving
 
@@ -73,7 +73,7 @@ def run_multihop(
         trained = options["engine__model"] if options["preset"] is None else None
         # Mistakes first: building an index takes long.
         config = compose_multihop(["retriever.url=http://none", *values], trained)
-        require_model(read_multihop(config).engine)
+        check_model(read_multihop(config).engine)
         needs_retriever = list(config.methods) != ["direct"]
         service = cli.service_of(corpus, encoder, index, trained_retriever(options["engine__model"]))
         served = serving(service) if service and needs_retriever else None

@@ -21,7 +21,7 @@ from research.evaluation.bright.retrieve import retrieve_all
 from research.evaluation.bright.score import figures, mean_figures, table
 from research.evaluation.bright.trec import Run, read_run, trec_scores, write_run
 from research.evaluation.config import EvaluationError
-from research.evaluation.engines.identity import file_sha256, hash_of, model_identity, require_model
+from research.evaluation.engines.identity import check_model, file_sha256, hash_of, model_identity
 from research.evaluation.outputs.folder import RUNTIME_KEYS, check_same
 from research.evaluation.outputs.summary import MEAN, write_summary
 from research.files import write_atomically
@@ -43,7 +43,7 @@ def evaluate_bright(config: DictConfig, run_dir: Path) -> str:
     read = read_bright_config(config)
     tasks = [_task(name, read) for name in read.tasks]
     if read.queries is None:
-        require_model(read.engine)
+        check_model(read.engine)
     identity = _identity(tasks, read)
     with alone_in(run_dir, EvaluationError):
         check_same(run_dir, config, identity, FREE)

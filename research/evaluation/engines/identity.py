@@ -21,7 +21,7 @@ def model_identity(config: EngineConfig) -> dict[str, Any]:
     return identity
 
 
-def require_model(config: EngineConfig) -> None:
+def check_model(config: EngineConfig) -> None:
     """Raise EvaluationError for a damaged folder, and for what is neither a folder nor a name on the hub."""
     if config.model is None or config.is_url:
         return

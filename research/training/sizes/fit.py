@@ -40,7 +40,7 @@ FEWER_TOKENS = "use a larger card, a shorter data.max_response_length or a small
 LARGER_SHARE = "use more GPUs, a larger actor_rollout_ref.rollout.gpu_memory_utilization or a smaller --model"
 SMALLER_SHARE = "lower actor_rollout_ref.rollout.gpu_memory_utilization"
 SEQUENCE_PARALLEL = "actor_rollout_ref.actor.ulysses_sequence_parallel_size"
-FUSED = "actor_rollout_ref.model.use_fused_kernels"
+FUSED_KEY = "actor_rollout_ref.model.use_fused_kernels"
 ROLLOUT, STREAMED = "actor_rollout_ref.rollout", "actor_rollout_ref.actor.fsdp_config.offload_policy"
 BUDGETS = (
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu",
@@ -75,7 +75,7 @@ def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig, 
     except ValueError as error:
         return Fit(faults=(str(error),))
     given = {each.lstrip("+").partition("=")[0] for each in options.overrides}
-    if FUSED not in given:
+    if FUSED_KEY not in given:
         config.actor_rollout_ref.model.use_fused_kernels &= sizes.fused
     memory = psutil.virtual_memory().total
     searched = (Part("retrieval service: index", main=index),) if index else ()
@@ -97,7 +97,7 @@ def _faults_of_model(model: str, config: DictConfig, sizes: ModelSizes) -> Itera
         attention = OmegaConf.select(config, ATTENTION_KEY) or "sdpa"
         yield from (f"--model: {model}: {fault}" for fault in packing_faults(model, attention))
     if section.use_fused_kernels and not sizes.fused:
-        yield f"{FUSED}: veRL's fused log-probs are not those of {model}; leave it out"
+        yield f"{FUSED_KEY}: veRL's fused log-probs are not those of {model}; leave it out"
     if sizes.positions and sizes.positions < longest:
         yield (
             f"--model: {model} knows {sizes.positions} positions, data.max_prompt_length and "

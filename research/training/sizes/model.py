@@ -94,7 +94,7 @@ def packing_faults(model: str, attention: str) -> Iterator[str]:
     config = _description(model)
     text: Any = config.get_text_config()
     if getattr(config, "quantization_config", None):
-        yield "its weights are quantised, and veRL trains whole numbers: take the model that it was made of"
+        yield "its weights are quantised, but veRL trains plain ones: take the model that it was made of"
     try:
         network = _without_weights(config, attn_implementation=attention)
     except Exception as error:  # each kind of model refuses in its own way

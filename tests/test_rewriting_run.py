@@ -30,7 +30,7 @@ from research.training.run.plan import compose_config, make_plan
 from research.training.watch.guards import check_guards, failed_share
 from research.training.watch.progress import StepPrinter
 from research.training.watch.report import write_training_report
-from research.training.watch.table import as_text, failures_warning, table_rows
+from research.training.watch.table import as_text, failures_warning, header_of, table_rows
 from research.training.watch.validations import EVALUATED_STEP
 from research.viewer.rows import make_row
 from research.viewer.view import trajectory_view
@@ -245,7 +245,7 @@ def test_lines_and_table_tell_ndcg(run_dir):
     # Means of 0, .3, .3, .3 and 0, .9, .9, .9; half an interval is 1.96 standard errors, .075 and .225.
     assert result.cells()[3:5] == ("0.225 [0.078, 0.372]", "0.675 [0.234, 1.000]")
     assert result.cells()[6] == "8.0 -> 8.0"
-    assert "nDCG@10 of the question" in as_text([result], REWRITINGS)
+    assert "nDCG@10 of the question" in as_text(header_of(REWRITINGS), [result.cells()])
 
 
 def test_texts_that_could_not_be_scored_are_told(run_dir):

@@ -35,6 +35,7 @@ from research.training.run.preflight import (
 )
 from research.training.run.retriever_keeper import RetrieverKeeper
 from research.training.run.small_policy import SMALL, supervised_control
+from research.training.run.summary import print_summary
 from research.training.run_files import (
     forget_steps_after,
     latest_checkpoint,
@@ -46,9 +47,10 @@ from research.training.run_files import (
 from research.training.sizes.fit import Fit, fit_to_model
 from research.training.sizes.memory import as_table
 from research.training.verl import tracking
+from research.training.watch.paired import SUPERVISED
 from research.training.watch.progress import StepPrinter
-from research.training.watch.table import HeldOut, as_text, failures_warning, table_rows, untaught_warning
-from research.training.watch.validations import final_checkpoint, provenance, stopped_early
+from research.training.watch.table import HeldOut
+from research.training.watch.validations import final_checkpoint, stopped_early
 
 FULL_DISK = 10**7  # bytes: no checkpoint fits any more, and a failed write may leave some free
 
@@ -149,7 +151,7 @@ def _carry_out(plan: RunPlan, config: DictConfig) -> None:
             click.echo("- no checkpoint and no policy were written: trainer.save_freq is not above 0")
         if plan.options.supervised_control:
             _supervised_control(plan)
-        _print_summary(run_dir)
+        print_summary(run_dir)
         if plan.options.push_to_hub:
             hub.push_policy(run_dir, plan.options.push_to_hub)
     except BaseException as error:
@@ -285,7 +287,7 @@ def _supervised_control(plan: RunPlan) -> None:
     It shows whether reinforcement learning was worth it, on the same test questions. Its results go into
     RUN_DIR/controls.jsonl, and from there into the table and the report as rows of their own.
     """
-    run_dir, folder = plan.options.run_dir, plan.options.run_dir / "supervised"
+    run_dir, folder = plan.options.run_dir, plan.options.run_dir / SUPERVISED
     # Evaluations and start-up do not count.
     steps = sum(row.get("timing_s/step", 0.0) for row in read_metrics(run_dir))
     policy = folder / "policy"
@@ -325,7 +327,7 @@ def _cause(run_dir: Path) -> str:
     return "; ".join(filter(None, (full, error))) or "its process ended without an error message"
 
 
-# ------------------------------------------------------------------------------------------ export, summary
+# --------------------------------------------------------------------------------------------------- export
 
 
 def _export_command(run_dir: Path, checkpoint: Path) -> Command:
@@ -365,29 +367,3 @@ def export(run_dir: Path) -> None:
     if target.exists():
         target.rename(run_dir / f"policy-before-{step}")
     temporary.rename(target)
-
-
-def _print_summary(run_dir: Path) -> None:
-    try:
-        rows, held_out = table_rows(run_dir), HeldOut(run_dir)
-    except ValueError as error:
-        raise RunFailed(f"the run is finished, but has no table: {error}") from error
-    if any(row.after for row in rows):
-        click.echo(f"\n{as_text(rows, held_out.headline)}{held_out.remark}")
-    else:
-        click.echo("\nno table: nothing was evaluated after the training (trainer.test_freq=-1)")
-    if line := provenance(read_metrics(run_dir), held_out.headline.label):
-        click.echo(line)
-    for warning in (failures_warning(rows, held_out.headline), untaught_warning(read_metrics(run_dir))):
-        if warning:
-            click.echo(warning, err=True)
-    click.echo(f"\nrun folder: {run_dir}")
-    click.echo("  config.yaml  metrics.jsonl  trajectories/  checkpoints/  tensorboard/  logs/  policy/")
-    try:
-        # Here: matplotlib takes a second to import.
-        from research.training.watch.report import write_training_report
-
-        click.echo(f"report: {write_training_report(run_dir)}")
-    except Exception as error:  # whatever it is, the training is kept
-        again = f"python -m research.training.watch.report {run_dir}"
-        warn(f"no report was written: {type(error).__name__}: {error}; once that is mended: {again}")

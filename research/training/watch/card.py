@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from research.training.config import load_config
 from research.training.run_files import read_metrics, read_revisions
-from research.training.watch import table
+from research.training.watch import paired, table
 from research.training.watch.validations import provenance
 
 # An absolute path up to its last part: where files lay is nobody else's business.
@@ -110,6 +110,9 @@ def _results(run_dir: Path) -> Iterator[str]:
         table.failures_warning(rows, held_out.headline),
     )
     yield from filter(None, notes)
+    if compared := paired.comparisons(run_dir):
+        yield _markdown(paired.HEADER, [one.cells() for one in compared])
+        yield paired.NOTE
 
 
 def _making(run_dir: Path, command: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from research.episode.protocol import Protocol
 from research.report.page import write_page
 from research.training.config import GuardConfig, headline_of, load_config, read_section
 from research.training.run_files import read_metrics, read_recipe
-from research.training.watch import table
+from research.training.watch import paired, table
 from research.training.watch.episodes import choose_pairs
 from research.training.watch.figures import draw_charts
 from research.training.watch.guards import GuardWatch
@@ -100,6 +100,9 @@ def _contents(run_dir: Path) -> dict[str, Any]:
         "header": table.header_of(headline),
         "note": headline.note + held_out.remark,
         "results": [row.cells() for row in results],
+        "paired_header": paired.HEADER,
+        "paired_note": paired.NOTE,
+        "paired": [one.cells() for one in paired.comparisons(run_dir)],
         "provenance": provenance(history, headline.label),
         "failures": table.failures_warning(results, headline),
         "split": held_out.split,

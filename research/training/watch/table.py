@@ -7,7 +7,7 @@ object per line: ``{"name": "a", "questions": 500, "em": 0.9, "searches": 2.0, "
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -139,9 +139,9 @@ def _measured_elsewhere(path: Path, headline: Headline) -> Iterator[TableRow]:
             ) from error
 
 
-def as_text(rows: list[TableRow], headline: Headline) -> str:
-    """The table for a terminal, one line per row."""
-    lines = [header_of(headline), *(row.cells() for row in rows)]
+def as_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table for a terminal, one line per row: the first column to the left, the others to the right."""
+    lines = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines

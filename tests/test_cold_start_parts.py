@@ -21,7 +21,7 @@ from research.training.cold_start.corpus import paragraphs_of
 from research.training.cold_start.demonstrations import demonstrations
 from research.training.cold_start.hops import hops_of
 from research.training.cold_start.split import parts_of
-from research.training.run.execute import _forget_other_preparations
+from research.training.run.execute import _forget_other_preparations, control_commands
 from research.training.run.options import OWN_CORPUS
 from research.training.run.plan import RunPlan, make_plan
 from research.training.run.preflight import file_problems, problems
@@ -182,6 +182,16 @@ def test_the_supervised_control_needs_a_test(tmp_path: Path) -> None:
     file = written(tmp_path / "q.jsonl", 80)
     faults = problems(small_plan(tmp_path, questions=file, validation=file, supervised_control=True))
     assert "--supervised-control: it is judged by test questions" in " ".join(faults)
+
+
+def test_the_supervised_control_continues_the_cold_start_with_grpos_own_questions(tmp_path: Path) -> None:
+    plan = small_plan(tmp_path, questions=written(tmp_path / "q.jsonl", 80), supervised_control=True)
+    shown, train = (command.argv for command in control_commands(plan, "90"))
+    assert str(plan.inputs.questions) in shown and "cold_start/parts" in str(plan.inputs.questions)
+    assert shown.count("--index") == 1, "it searches as the policy did"
+    both = [train[place + 1] for place, word in enumerate(train) if word == "--demonstrations"]
+    assert [Path(each).parent.name for each in both] == ["cold_start", "supervised"]
+    assert train[train.index("--model") + 1] == plan.inputs.model and train[-1] == "90"
 
 
 def test_a_test_of_the_users_comes_with_its_passages(tmp_path: Path) -> None:

@@ -110,8 +110,9 @@ def test_gpu_profile_has_the_hyper_parameters_of_the_paper(tmp_path):
 
 
 def test_cpu_dry_run_prints_configuration_and_commands(tmp_path):
-    done = dry_run("--run-dir", tmp_path / "run", "--steps", 3)
+    done = dry_run("--run-dir", tmp_path / "run", "--steps", 3, "--supervised-control")
     assert done.returncode == 0, done.stderr
+    assert "research.datasets.mini.policy" in done.stdout and "--clean --seconds SECONDS" in done.stdout
     assert "total_training_steps: 3" in done.stdout and "research.datasets.mini.world" in done.stdout
     assert not (tmp_path / "run").exists()
 

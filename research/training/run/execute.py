@@ -81,7 +81,10 @@ def show(plan: RunPlan) -> None:
     click.echo(OmegaConf.to_yaml(config))
     prepare = plan.prepare + [each for each in plan.build if each not in plan.prepare]
     commands = [*prepare, plan.serve, plan.train]
-    commands += [_export_command(plan.options.run_dir, Path("CHECKPOINT")), _push_command(plan.options)]
+    commands.append(_export_command(plan.options.run_dir, Path("CHECKPOINT")))
+    if plan.options.supervised_control:
+        commands += [*control_commands(plan), _judge_command(plan)]
+    commands.append(_push_command(plan.options))
     for command in filter(None, commands):
         done = "  # already done" if command.is_done else ""
         click.echo(f"# {command.task}{done}\n{shlex.join(command.argv)}")
@@ -289,25 +292,18 @@ def _supervised_control(plan: RunPlan) -> None:
     """
     run_dir, folder = plan.options.run_dir, plan.options.run_dir / SUPERVISED
     # Evaluations and start-up do not count.
-    steps = sum(row.get("timing_s/step", 0.0) for row in read_metrics(run_dir))
-    policy = folder / "policy"
-    if plan.options.policy == SMALL:
-        commands = supervised_control(plan.inputs, folder, steps, plan.build[-1] if plan.serve else None)
-    else:
+    seconds = sum(row.get("timing_s/step", 0.0) for row in read_metrics(run_dir))
+    if plan.options.policy != SMALL:
         cold_start = Path(str(plan.inputs.model)) / "cold_start.json"
-        seconds = json.loads(cold_start.read_text(encoding="utf-8"))["seconds"] + steps
-        task = f"train a policy on clean demonstrations for {seconds:.0f} s"
-        words = ("--out", policy, "--clean", "--seconds", round(seconds), "--seed", plan.options.seed)
-        commands = [module_command(task, "research.datasets.mini.policy", *words, creates=policy)]
-    for command in commands:
+        seconds += json.loads(cold_start.read_text(encoding="utf-8"))["seconds"]
+    for command in control_commands(plan, f"{seconds:.0f}"):
         _run(command)
     config = load_config(run_dir / "config.yaml")
-    config.research.run_dir, config.actor_rollout_ref.model.path = str(folder), str(policy)
+    config.research.run_dir, config.actor_rollout_ref.model.path = str(folder), str(folder / "policy")
     config.trainer.val_only = config.trainer.val_before_train = True
     config.trainer.resume_mode = "disable"
     OmegaConf.save(config, folder / "config.yaml")
-    judge = module_command("judge it", "research.training.verl.launch", folder, "--die-with-parent")
-    _train(plan, judge, config, "the supervised control")
+    _train(plan, _judge_command(plan), config, "the supervised control")
     if (searched := run_dir / "retriever.json").exists():  # for evaluations of this policy
         shutil.copy(searched, folder)
     results = HeldOut(folder).results(0).items()
@@ -317,6 +313,23 @@ def _supervised_control(plan: RunPlan) -> None:
         if not control
     )
     write_atomically(run_dir / "controls.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def control_commands(plan: RunPlan, seconds: str = "SECONDS") -> list[Command]:
+    """What trains the control: as long as GRPO took, and the cold start where it begins from nothing."""
+    folder = plan.options.run_dir / SUPERVISED
+    if plan.options.policy == SMALL:
+        return supervised_control(plan.inputs, folder, seconds, plan.build[-1] if plan.serve else None)
+    policy, task = folder / "policy", f"train a policy on clean demonstrations for {seconds} s"
+    words = ("--out", policy, "--clean", "--seconds", seconds, "--seed", plan.options.seed)
+    return [module_command(task, "research.datasets.mini.policy", *words, creates=policy)]
+
+
+def _judge_command(plan: RunPlan) -> Command:
+    folder = plan.options.run_dir / SUPERVISED
+    return module_command(
+        "judge the supervised control", "research.training.verl.launch", folder, "--die-with-parent"
+    )
 
 
 def _cause(run_dir: Path) -> str:

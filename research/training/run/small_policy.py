@@ -105,14 +105,14 @@ def how_parted(options: RecipeOptions) -> dict[str, Any]:
 
 
 def supervised_control(
-    inputs: RecipeOptions, folder: Path, seconds: float, index: Command | None
+    inputs: RecipeOptions, folder: Path, seconds: str, index: Command | None
 ) -> list[Command]:
-    """Train the cold-started policy on, for so long, on demonstrations for the questions of GRPO as well."""
+    """Train the cold-started policy on for so many seconds, on demonstrations for GRPO's questions too."""
     policy, shown = folder / "policy", folder / "demonstrations.parquet"
     train = _command(
-        f"supervised control: continue the cold start on both demonstrations for {seconds:.0f} s",
+        f"supervised control: continue the cold start on both demonstrations for {seconds} s",
         *("train", "--demonstrations", inputs.run_dir / "cold_start" / shown.name, "--demonstrations", shown),
-        *("--model", inputs.model, "--out", policy, "--epochs", MANY, "--seconds", round(seconds)),
+        *("--model", inputs.model, "--out", policy, "--epochs", MANY, "--seconds", seconds),
         creates=policy,
     )
     task = "supervised control: demonstrate searching for the questions of GRPO"

@@ -141,11 +141,15 @@ def save(family: Family, smollm2: Path, folder: Path) -> Path:
 def _vocabulary(family: Family, smollm2: Path) -> Tokenizer:
     if family.vocabulary not in VOCABULARIES:
         return AutoTokenizer.from_pretrained(smollm2).backend_tokenizer
-    file = str(FOLDER / VOCABULARIES[family.vocabulary])
     first = family.pad or family.bos  # a converter needs one
-    return TikTokenConverter(
-        file, pattern=SPLITS[family.vocabulary], extra_special_tokens=[first]
-    ).converted()
+    return Tokenizer.from_str(_converted(family.vocabulary, first))
+
+
+@cache
+def _converted(vocabulary: str, first: str | None) -> str:
+    """As JSON: to find the merges of 128,000 tokens takes seconds, to read them does not."""
+    file, pattern = str(FOLDER / VOCABULARIES[vocabulary]), SPLITS[vocabulary]
+    return TikTokenConverter(file, pattern=pattern, extra_special_tokens=[first]).converted().to_str()
 
 
 @cache

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 from test_recipe_options import dry_run, options
+from transformers import BertConfig
 
 from research.places import CACHE
+from research.training.run import preflight
 from research.training.run.options import RecipeOptions
 from research.training.run.plan import RunPlan, make_plan
-from research.training.run.preflight import problems
+from research.training.run.preflight import problems, wikipedia_index
+from research.training.sizes.memory import GB
 
 WIKI = CACHE / "wiki18"
 
@@ -54,6 +57,20 @@ def test_its_index_counts_in_main_memory(tmp_path: Path, monkeypatch: pytest.Mon
     assert re.search(r"retrieval service: index .* 24.0 GB\n", done.stdout), done.stderr
 
 
+def test_vectors_of_another_encoder_count_by_their_width(tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    BertConfig(hidden_size=1024, num_attention_heads=16).save_pretrained(folder)
+
+    def counted(encoder: str | None) -> int:
+        words = {"corpus": Path("wiki18"), "index": "flat", "encoder": encoder}
+        return wikipedia_index(make_plan(options(tmp_path, **words)))
+
+    assert counted(None) == counted("intfloat/e5-base-v2") == 65 * GB
+    assert counted(str(folder)) == 65 * GB * 1024 // 768 and counted("minilm") == 65 * GB // 2
+    (folder / "config.json").write_text("{")
+    assert counted(str(folder)) == 65 * GB, "nothing tells its width"
+
+
 @pytest.mark.parametrize(
     ("words", "slow"),
     [({}, True), ({"index": "ivfpq"}, False), ({"serve_args": "--index-device auto"}, False)],
@@ -62,7 +79,7 @@ def test_a_search_that_is_slow_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: dict[str, str], slow: bool
 ) -> None:
     problems(make_plan(options(tmp_path, corpus=Path("wiki18"), **words)))
-    assert ("exact search of Wikipedia reads 65 GB" in capsys.readouterr().err) == slow
+    assert ("exact search of Wikipedia reads 65.0 GB" in capsys.readouterr().err) == slow
 
 
 def test_only_the_bare_word_means_it(tmp_path: Path) -> None:
@@ -70,3 +87,10 @@ def test_only_the_bare_word_means_it(tmp_path: Path) -> None:
     missing = tmp_path / "wiki18"
     done = dry_run("--corpus", missing, "--run-dir", tmp_path / "run")
     assert f"--corpus: there is no file {missing}" in done.stdout
+
+
+def test_an_index_that_is_made_needs_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "free_space", lambda path: 70 * GB)
+    for encoder, said in (("minilm", False), ("intfloat/e5-base-v2", True), (str(tmp_path / "none"), True)):
+        found = problems(make_plan(options(tmp_path, corpus=Path("wiki18"), encoder=encoder)))
+        assert any("disk: Wikipedia 2018" in line for line in found) == said, encoder

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from research.datasets.hub import free_space, size_text
 from research.datasets.questions import read_questions
-from research.datasets.wiki18 import CORPUS, INDEX, space_needed
+from research.datasets.wiki18 import CORPUS, DIMENSION, INDEX, space_needed
 from research.environments import EpisodeSettings, read_items
 from research.environments.controls import CLOSED_BOOK, SHUFFLED
 from research.errors import DataError, warn
@@ -34,16 +34,16 @@ from research.training.run.options import OWN_CORPUS, WIKI18, RecipeOptions, gpu
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
 from research.training.run.small_policy import SMALL, how_parted, own_corpus
-from research.training.run.sources import PREPARED, RECIPES
+from research.training.run.sources import PREPARED, RECIPES, WIKI18_ENCODER
 from research.training.run_files import latest_checkpoint
 from research.training.sizes.memory import GB, SINGLE, adapter_parameters
-from research.training.sizes.model import model_sizes
+from research.training.sizes.model import model_sizes, vector_width
 from retriever_server.__main__ import build_command, serve
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import KINDS
 from retriever_server.indexes.options import parse_options
 
-# Of the index of Wikipedia by kind, while it is built or searched: docs/retriever.md, "Kinds of index".
+# Of the index of Wikipedia's E5 vectors by kind, built or searched: docs/retriever.md, "Kinds of index".
 WIKI18_MEMORY = {
     "flat": 65 * GB,
     "flat_fp16": 32 * GB,
@@ -52,6 +52,7 @@ WIKI18_MEMORY = {
     "ivfpq": 24 * GB,
     "hybrid": 65 * GB,
 }
+MINILM_WIDTH = 384  # of the encoder that comes in a wheel, under the name minilm
 OTHERS = 8 * GB  # that the smallest run takes beside its index
 # Modules that exist somewhere on most machines, and that no worker imports.
 NOT_IMPORTED = {"__init__", "test", "tests", "scripts"}
@@ -354,8 +355,16 @@ def _written(options: RecipeOptions, model: str | None) -> int:
 
 
 def wikipedia_index(plan: RunPlan) -> int:
-    """Bytes of main memory that the index of Wikipedia takes; 0 if the run serves another, or none."""
-    return WIKI18_MEMORY.get(plan.inputs.index or "flat", 0) if _searches_wikipedia(plan) else 0
+    """Bytes of main memory that the index of Wikipedia takes; 0 if the run serves another, or none.
+
+    Those of another encoder are taken to grow with the width of its vectors.
+    """
+    memory = WIKI18_MEMORY.get(plan.inputs.index or "flat", 0) if _searches_wikipedia(plan) else 0
+    encoder = str(plan.inputs.encoder)
+    if not memory or encoder == WIKI18_ENCODER:
+        return memory
+    width = MINILM_WIDTH if encoder == "minilm" else vector_width(encoder)
+    return memory * (width or DIMENSION) // DIMENSION
 
 
 def _searches_wikipedia(plan: RunPlan) -> bool:
@@ -366,16 +375,18 @@ def _wikipedia(plan: RunPlan) -> Iterator[str]:
     """The corpus of 21 M passages and its index, if the plan uses them."""
     if not _searches_wikipedia(plan):
         return
-    wiki = CACHE / WIKI18
+    wiki, index, memory = CACHE / WIKI18, wikipedia_index(plan), psutil.virtual_memory().total
     vectors = plan.inputs.faiss_index is not None and plan.inputs.faiss_index.parent == wiki
     names, what = ((CORPUS, INDEX), " and its E5 index") if vectors else ((CORPUS,), "")
-    yield from _disk(wiki, space_needed(wiki, names), f"Wikipedia 2018{what}")
+    made = 0 if vectors or all(each.is_done for each in plan.build) else index
+    what += " and the index of its vectors" if made else ""
+    yield from _disk(wiki, space_needed(wiki, names) + made, f"Wikipedia 2018{what}")
     if (plan.inputs.index or "flat") == "flat" and "--index-device" not in plan.options.serve_args:
         warn(
-            "exact search of Wikipedia reads 65 GB for each batch of queries: too slow for training on few "
-            "cores. Give --index ivfpq, or --serve-args '--index-device auto' where GPUs have room for it"
+            f"exact search of Wikipedia reads {size_text(index)} for each batch of queries: too slow for "
+            "training on few cores. Give --index ivfpq, or --serve-args '--index-device auto' where GPUs "
+            "have room for it"
         )
-    index, memory = wikipedia_index(plan), psutil.virtual_memory().total
     hint = "--index ivfpq would fit; or " if memory >= WIKI18_MEMORY["ivfpq"] + OTHERS else ""
     if index and memory < index + OTHERS:
         yield (

@@ -84,6 +84,14 @@ def model_sizes(model: str) -> ModelSizes:
     )
 
 
+def vector_width(encoder: str) -> int | None:
+    """Numbers of a vector of an encoder by its description; None where neither folder nor hub has one."""
+    try:
+        return int(_description(encoder).get_text_config().hidden_size)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def packing_faults(model: str, attention: str) -> Iterator[str]:
     """Why a model whose sizes are known cannot be trained on packed sequences, with what to do.
 

@@ -216,6 +216,7 @@ def test_demonstrations_are_episodes_of_the_training(
     words = ("--questions", files / "questions.jsonl", "--corpus", files / "corpus.jsonl", "--out", out)
     shown = run("demonstrations", *words, "--model", byte_model, *LIMITS, f"research.preset={preset}")
     assert "3 demonstrations of 5 questions" in shown
+    assert shown.endswith("left out: 1 without a decomposition, 1 with a passage that no search finds\n")
     rows = {row["id"]: row for row in pq.read_table(out).to_pylist()}
     assert rows.keys() == {"2hop__1_2", "w1", "h1"}
     row, tokenizer = rows["2hop__1_2"], AutoTokenizer.from_pretrained(byte_model)
@@ -254,7 +255,7 @@ def test_no_question_is_on_both_sides(files: Path) -> None:
     write(files / "many.jsonl", asked)
     given = ("--questions", files / "many.jsonl", "--out", files / "parts", "--validation", 10)
     said = run("split", *given)
-    assert "8 for the cold start, 3 for validation, 0 for the test, 9 for GRPO" in said
+    assert "8 for the cold start, 3 for validation, 9 for GRPO" in said
     parts = [
         [each.id for each in read_questions(files / "parts" / f"{name}.questions.jsonl")]
         for name in ("demonstrated", "validation", "rest")

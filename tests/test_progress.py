@@ -57,6 +57,12 @@ def test_a_line_fits_the_terminal(tmp_path):
     assert len(line) <= 120 and "128.2h left" in line
 
 
+def test_a_policy_that_is_only_judged_is_named(tmp_path):
+    printer = StepPrinter(tmp_path, 4, GUARDS, whose="the supervised control")
+    write_rows(tmp_path, {"step": 0, "val-aux/validation_2hop/em/mean@1": 0.25})
+    assert printer.lines() == ["  validation of the supervised control: EM 2hop 0.250"]
+
+
 def test_steps_of_unknown_number_have_no_end(tmp_path):
     printer = StepPrinter(tmp_path, None, GUARDS)
     write_rows(tmp_path, step_row(1))

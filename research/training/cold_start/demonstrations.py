@@ -8,6 +8,7 @@ A row has ``id``, ``question``, ``text`` (the whole episode, prompt and special 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -26,7 +27,7 @@ from research.errors import DataError
 from research.files import atomic_path
 from research.model_folder import load_tokenizer
 from research.tools.service import Service, serving, serving_index
-from research.training.cold_start.demonstrator import demonstrate
+from research.training.cold_start.demonstrator import Lost, demonstrate
 from research.training.cold_start.hops import hops_of
 from research.training.config import read_research_config
 from research.training.run.options import URL, RecipeOptions
@@ -88,10 +89,11 @@ def demonstrations(
         options = RecipeOptions("cpu", out.parent, policy=policy, overrides=overrides)
         section = compose_words(options, {"research.retriever.url": url}).research
         environment = read_research_config(section).environment
-        rows = write_demonstrations(asked, environment, tokenizer, out)
+        rows, lost = write_demonstrations(asked, environment, tokenizer, out)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
     click.echo(
         f"{out}: {len(rows)} demonstrations of {len(asked)} questions, "
-        f"{sum(len(row['input_ids']) for row in rows):,} tokens"
+        f"{sum(len(row['input_ids']) for row in rows):,} tokens" + (f"; left out: {reasons}" if lost else "")
     )
 
 
@@ -104,10 +106,13 @@ def _searched(corpus: Path | None, index: Path | None, retriever: str | None) ->
 
 def write_demonstrations(
     questions: Sequence[Question], environment: BaseEnvironment, tokenizer: Any, out: Path
-) -> list[dict[str, Any]]:
-    """Play what can be played, write it, and return the rows. Raises DataError if nothing can be."""
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Play what can be played and write it: (rows, how many were left out by reason).
+
+    Raises DataError if nothing can be.
+    """
     tokens = TokenProtocol(tokenizer, environment.protocol, environment.tools)
-    rows = asyncio.run(_rows(questions, environment, tokens))
+    rows, lost = asyncio.run(_rows(questions, environment, tokens))
     if not rows:
         raise DataError(
             "no question could be demonstrated: they need question_decomposition (MuSiQue), evidences "
@@ -115,24 +120,28 @@ def write_demonstrations(
         )
     with atomic_path(out) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
-    return rows
+    return rows, lost
 
 
 async def _rows(
     questions: Sequence[Question], environment: BaseEnvironment, tokens: TokenProtocol
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], Counter[str]]:
     turn, progress = asyncio.Semaphore(AT_ONCE), tqdm(total=len(questions), unit="question", disable=None)
-
-    search = environment.tools[0]
+    search, lost = environment.tools[0], Counter[str]()
 
     async def row(question: Question) -> dict[str, Any] | None:
         async with turn:
-            trajectory = await demonstrate(question, hops_of(question), environment, search, tokens)
-        progress.update()
-        return None if trajectory is None else _row(question, trajectory, tokens)
+            try:
+                trajectory = await demonstrate(question, hops_of(question), environment, search, tokens)
+            except Lost as reason:
+                lost[str(reason)] += 1
+                return None
+            finally:
+                progress.update()
+        return _row(question, trajectory, tokens)
 
     try:
-        return [each for each in await asyncio.gather(*map(row, questions)) if each]
+        return [each for each in await asyncio.gather(*map(row, questions)) if each], lost
     finally:
         progress.close()
         if search.close:

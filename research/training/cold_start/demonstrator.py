@@ -20,9 +20,12 @@ from research.errors import DataError
 from research.metrics.answers import exact_match
 from research.training.cold_start.hops import Hop, comparison_of
 
+NO_HOPS, NOT_FOUND = "without a decomposition", "with a passage that no search finds"
+CUT, WRONG = "cut off by a limit", "whose answer is not right or not in a valid form"
+
 
 class Lost(Exception):
-    """No query of a hop finds its passage, or the limits leave no room to answer."""
+    """A question that cannot be demonstrated; the text, one of those above, says of what kind it is."""
 
 
 @dataclass
@@ -53,11 +56,11 @@ class Demonstrator:
         if self.heard < 0:
             return self._search("")
         if self.place == len(self.hops):
-            raise Lost("a limit cut the answer off")
+            raise Lost(CUT)
         if not self.hops[self.place].is_in(shown):
             self.tried += 1
             if self.tried == len(self.hops[self.place].queries):
-                raise Lost(self.hops[self.place].wanted)
+                raise Lost(NOT_FOUND)
             return self._search("It is not there. ")
         found = self.hops[self.place]
         self.place, self.tried = self.place + 1, 0
@@ -118,24 +121,25 @@ def _said(answer: str, protocol: Protocol) -> str:
 
 async def demonstrate(
     question: Question, hops: Sequence[Hop], environment: BaseEnvironment, search: Tool, tokens: TokenProtocol
-) -> Trajectory | None:
-    """The episode of a question; None if a hop is not found, a limit cuts it off, or its answer is not right.
+) -> Trajectory:
+    """The episode of a question.
 
-    Raises DataError if a search fails.
+    Raises:
+        Lost: it has no hops, one of them is not found, a limit cuts it off, or its answer is not right.
+        DataError: a search fails.
     """
     if not hops:
-        return None
+        raise Lost(NO_HOPS)
     demonstrator = Demonstrator(question, hops, tokens, search)
     prompt = build_prompt(environment.settings.prompt, question.question, tokens)
-    try:
-        trajectory = await run_episode(prompt, demonstrator, [search], tokens, environment.settings.limits)
-    except Lost:
-        return None
+    trajectory = await run_episode(prompt, demonstrator, [search], tokens, environment.settings.limits)
     if failed := next((call for call in trajectory.calls if call.error), None):
         raise DataError(f"the search for {failed.query!r} failed: {failed.error}")
     answer = answer_of(trajectory, tokens.protocol) or ""
     right = exact_match(answer, question.golden_answers) == 1
-    kept = tokens.protocol.answer_rule == "last_text" or not format_fault(
+    valid = tokens.protocol.answer_rule == "last_text" or not format_fault(
         trajectory.model_turns, tokens.protocol
     )
-    return trajectory if right and kept else None
+    if not (right and valid):
+        raise Lost(WRONG)
+    return trajectory

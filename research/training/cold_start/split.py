@@ -120,5 +120,5 @@ def split(questions: Path, out: Path, held_out: tuple[Path, ...], **how: Any) ->
     with filling(out) as scratch:
         for file, part in zip(Parts.files(scratch), parts, strict=True):
             write_questions(file, part)
-    counts = ", ".join(f"{len(part)} for {use}" for part, use in zip(parts, USES, strict=True))
+    counts = ", ".join(f"{len(part)} for {use}" for part, use in zip(parts, USES, strict=True) if part)
     click.echo(f"{out}: {counts} ({hop_counts(parts.rest)})")

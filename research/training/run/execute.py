@@ -261,7 +261,8 @@ def _train(plan: RunPlan, command: Command, config: DictConfig, name: str) -> No
     """Serve, run the training of the configuration's folder, and print its steps until its process ends."""
     folder, total = Path(config.research.run_dir), config.trainer.total_training_steps
     guards, log = read_research_config(config.research).guards, folder / "logs" / "train.log"
-    printer = StepPrinter(folder, total, guards, headline_of(folder))
+    whose = "" if folder == plan.options.run_dir else name
+    printer = StepPrinter(folder, total, guards, headline_of(folder), whose)
     with RetrieverKeeper(plan) as keeper:
         (folder / "logs" / "error.txt").unlink(missing_ok=True)
         rollout_error(folder).unlink(missing_ok=True)

@@ -17,11 +17,20 @@ STEPS_OF_THE_ESTIMATE = 10
 
 
 class StepPrinter:
-    """Turns each row that is added to ``metrics.jsonl`` into lines; earlier rows are only history."""
+    """Turns each row that is added to ``metrics.jsonl`` into lines; earlier rows are only history.
+
+    ``whose`` names a policy that is judged without being trained by steps.
+    """
 
     def __init__(
-        self, run_dir: Path, total_steps: int | None, guards: GuardConfig, headline: Headline = HEADLINE
+        self,
+        run_dir: Path,
+        total_steps: int | None,
+        guards: GuardConfig,
+        headline: Headline = HEADLINE,
+        whose: str = "",
     ) -> None:
+        self.whose = whose
         self.run_dir, self.total_steps, self.headline = run_dir, total_steps, headline
         self.guards = GuardWatch(guards)
         self._size = -1  # of the file when it was last read; -1: not there
@@ -50,7 +59,8 @@ class StepPrinter:
         pattern = re.compile(f"val-.*/validation_?(.*)/{self.headline.metric}/mean@1")
         values = {match[1]: row[key] for key in sorted(row) if (match := pattern.fullmatch(key))}
         scores = ", ".join(f"{name} {value:.3f}".strip() for name, value in values.items())
-        return lines + ([f"  validation at step {step}: {self.headline.label} {scores}"] if scores else [])
+        when = f"of {self.whose}" if self.whose else f"at step {step}"
+        return lines + ([f"  validation {when}: {self.headline.label} {scores}"] if scores else [])
 
     def _step_line(self, row: StepMetrics) -> str:
         """At most 120 columns, and 12 more if searches failed."""

@@ -1,11 +1,12 @@
-"""An update of the actor on a CPU: veRL's padded one, packed, and ours over trees of prefixes.
+"""An update of the actor: veRL's padded one, packed, with fused log-probs, and over trees of prefixes (CPU).
 
     python -m benchmarks.update --model cache/smollm2 --lengths 200 2000 --rows 16
     python -m benchmarks.update --model MODEL --trajectories RUN_DIR/trajectories/step_1.jsonl --skip
 
 One process, one engine of each kind in turn, the same batch with veRL's own loss of the actor. Prints
 seconds (the best of the repetitions, which take turns), the loss and the norm of the gradient. `--skip`
-leaves samples of equal rewards out, as a run does with research.skip_equal_groups.
+leaves samples of equal rewards out, as a run does with research.skip_equal_groups. On a GPU, where there is
+one, layers are checkpointed as in the gpu profile, and the most memory that torch allocated is printed.
 """
 
 import functools
@@ -14,14 +15,17 @@ import os
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import torch
 from tensordict import TensorDict
+from transformers import AutoConfig, AutoModelForCausalLM
 
-os.environ["VERL_PLATFORM"] = "cpu"
+os.environ["VERL_PLATFORM"] = "nvidia" if torch.cuda.is_available() else "cpu"
 
 from verl.utils import tensordict_utils as tu
 from verl.workers.config import FSDPActorConfig, FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
@@ -29,18 +33,34 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.utils.losses import ppo_loss
 
 import research.training.verl.packed_attention  # noqa: F401  (registers packed_sdpa)
+from research.datasets.hub import size_text
 from research.episode.trajectory import Trajectory
 from research.training.precision import has_bfloat16
 from research.training.verl.cpu.engine import CPUFSDPEngine
 
-# Name -> engine, use_remove_padding, attention.
+ON_GPU = torch.cuda.is_available()
+
+
+class Kind(NamedTuple):
+    """How an update is computed."""
+
+    engine: type
+    packed: bool = False
+    attention: str = "sdpa"
+    fused: bool = False
+
+
 KINDS = {
-    "padded (veRL)": (FSDPEngineWithLMHead, False, "sdpa"),
-    "packed, sdpa (veRL)": (FSDPEngineWithLMHead, True, "sdpa"),
-    "packed, packed_sdpa": (FSDPEngineWithLMHead, True, "packed_sdpa"),
-    "trees": (CPUFSDPEngine, False, "sdpa"),
+    "padded (veRL)": Kind(FSDPEngineWithLMHead),
+    "packed, sdpa (veRL)": Kind(FSDPEngineWithLMHead, packed=True),
+    "packed, packed_sdpa": Kind(FSDPEngineWithLMHead, packed=True, attention="packed_sdpa"),
+    "packed, fused": Kind(FSDPEngineWithLMHead, packed=True, attention="packed_sdpa", fused=True),
 }
+if not ON_GPU:
+    KINDS["trees"] = Kind(CPUFSDPEngine)
 Rows = list[dict[str, list[Any]]]
+Outcome = tuple[float, float, float]
+"""Seconds, loss, norm of the gradient."""
 
 
 def random_rows(model: str, count: int, shortest: int, longest: int) -> Rows:
@@ -90,7 +110,7 @@ def _row(
     }
 
 
-def batch_of(rows: Rows, tokens: int, packed: bool, skip: bool) -> TensorDict:
+def batch_of(rows: Rows, tokens: int, kind: Kind, skip: bool) -> TensorDict:
     """As veRL's transfer queue hands it to an engine; micro-batches of at most so many tokens."""
     columns = {
         name: torch.nested.as_nested_tensor([torch.tensor(row[name]) for row in rows], layout=torch.jagged)
@@ -98,20 +118,22 @@ def batch_of(rows: Rows, tokens: int, packed: bool, skip: bool) -> TensorDict:
     }
     batch = TensorDict(columns, batch_size=len(rows))
     settings = {"max_token_len_per_gpu": tokens, "skip_equal_groups": skip, "global_batch_size": len(rows)}
-    tu.assign_non_tensor(batch, use_remove_padding=packed, use_dynamic_bsz=True, temperature=1.0, **settings)
+    how = {"use_remove_padding": kind.packed, "use_fused_kernels": kind.fused, "use_dynamic_bsz": True}
+    tu.assign_non_tensor(batch, temperature=1.0, **how, **settings)
     return batch
 
 
-def engine_of(name: str, model: str, half: bool) -> Any:
+def engine_of(kind: Kind, model: str, half: bool) -> Any:
     """An engine as a worker makes it."""
-    kind, packed, attention = KINDS[name]
     precision = {"param_dtype": "bf16" if half else "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
-    engine = kind(
+    engine = kind.engine(
         HFModelConfig(
             path=model,
-            use_remove_padding=packed,
-            enable_gradient_checkpointing=False,
-            override_config={"attn_implementation": attention},
+            use_remove_padding=kind.packed,
+            use_fused_kernels=kind.fused,
+            fused_kernel_options={"impl_backend": "torch"},
+            enable_gradient_checkpointing=ON_GPU,
+            override_config={"attn_implementation": kind.attention},
         ),
         FSDPEngineConfig(
             strategy="fsdp2", model_dtype="fp32", mixed_precision=precision, use_torch_compile=False
@@ -123,17 +145,49 @@ def engine_of(name: str, model: str, half: bool) -> Any:
     return engine
 
 
-def update(engine: Any, batch: TensorDict, loss: Any) -> tuple[float, float, float]:
-    """(seconds, loss, norm of the gradient) of one forward and backward pass over a batch."""
+def update(engine: Any, batch: TensorDict, loss: Any) -> Outcome:
+    """One forward and backward pass over a batch."""
     with engine.train_mode():
         start = time.perf_counter()
         output = engine.forward_backward_batch(batch, loss)
+        if ON_GPU:
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         squares = [
             each.grad.double().square().sum() for each in engine.module.parameters() if each.grad is not None
         ]
         engine.optimizer_zero_grad()
     return seconds, sum(output["loss"]), float(torch.stack(squares).sum().sqrt())
+
+
+@contextmanager
+def one_process() -> Iterator[None]:
+    """What FSDP takes for a group of one."""
+    backend = "cpu:gloo,cuda:nccl" if ON_GPU else "gloo"
+    with tempfile.TemporaryDirectory() as folder:
+        store = f"file://{folder}/store"
+        torch.distributed.init_process_group(backend, init_method=store, rank=0, world_size=1)
+        yield
+        torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def plain_forward(model: str) -> Iterator[None]:
+    """For fused log-probs veRL replaces the forward pass of the model's class: put it back afterwards."""
+    model_class = AutoModelForCausalLM._model_mapping[type(AutoConfig.from_pretrained(model))]
+    forward = model_class.forward
+    yield
+    model_class.forward = forward
+
+
+def most_memory() -> str:
+    """Of the GPU since the last time, in words; empty on a CPU."""
+    if not ON_GPU:
+        return ""
+    most = torch.cuda.max_memory_allocated()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return f"  at most {size_text(most)}"
 
 
 @click.command()
@@ -163,20 +217,17 @@ def main(
         strategy="fsdp2", rollout_n=1, use_dynamic_bsz=True, ppo_mini_batch_size=len(data)
     )
     loss = functools.partial(ppo_loss, config=config)
-    half = has_bfloat16("cpu") and not float32
-    with tempfile.TemporaryDirectory() as folder:
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{folder}/store", rank=0, world_size=1
-        )
-        found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-        for _ in range(repetitions):
-            for name in kinds or KINDS:
-                engine = engine_of(name, model, half)
-                found[name].append(update(engine, batch_of(data, tokens, KINDS[name][1], skip), loss))
+    half = (ON_GPU or has_bfloat16("cpu")) and not float32
+    with one_process():
+        found: dict[str, list[Outcome]] = defaultdict(list)
+        for name in (kinds or tuple(KINDS)) * repetitions:
+            with plain_forward(model):
+                engine = engine_of(KINDS[name], model, half)
+                found[name].append(update(engine, batch_of(data, tokens, KINDS[name], skip), loss))
                 del engine
-                seconds, value, norm = found[name][-1]
-                click.echo(f"{name:24} {seconds:8.2f} s  loss {value:.6f}  gradient {norm:.5f}")
-        torch.distributed.destroy_process_group()
+            seconds, value, norm = found[name][-1]
+            line = f"{name:24} {seconds:8.2f} s  loss {value:.6f}  gradient {norm:.5f}"
+            click.echo(line + most_memory())
     count = sum(len(row["input_ids"]) for row in data)
     click.echo(
         f"\n{len(data)} sequences, {count:,} tokens, {'bfloat16' if half else 'float32'}; the best of each:"

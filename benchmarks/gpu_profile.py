@@ -7,7 +7,6 @@ Needs neither a hub nor data: the model has random weights and SmolLM2's tokeniz
 are the mini world's. It says nothing about learning. `--model FOLDER` takes a real one.
 """
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -70,21 +69,20 @@ def call(*words: Any) -> None:
 
 def make_model(folder: Path, size: str) -> Path:
     """A Qwen2 model with random weights, which answers nothing, and a real tokenizer."""
-    if not folder.exists():
-        if not SMOLLM2.exists():
-            call("research.training", "cold-start", "model", "--out", SMOLLM2)
-        tokenizer = AutoTokenizer.from_pretrained(SMOLLM2)
-        torch.manual_seed(0)
-        ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-        config = Qwen2Config(
-            **SIZES[size],
-            **ends,
-            vocab_size=len(tokenizer),
-            tie_word_embeddings=True,
-            max_position_embeddings=32768,
-        )
-        Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    if not SMOLLM2.exists():
+        call("research.training", "cold-start", "model", "--out", SMOLLM2)
+    tokenizer = AutoTokenizer.from_pretrained(SMOLLM2)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        **SIZES[size],
+        vocab_size=len(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+        max_position_embeddings=32768,
+    )
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -95,9 +93,10 @@ def train(out: Path, model: Path, world: Path, hardware: str, overrides: tuple[s
     words += ["--questions", world / training, "--validation", world / validation]
     words += ["--gpus", 1] if hardware == "gpu" else []
     call("research.training", "musique", *words, *SHORT, *overrides)
-    lines = [f"{'step':28}" + "".join(f"{row['step']:>12.0f}" for row in read_metrics(run))]
+    rows = read_metrics(run)
+    lines = [f"{'step':28}" + "".join(f"{row['step']:>12.0f}" for row in rows)]
     for name, key in SHOWN.items():
-        values = (row.get(key) for row in read_metrics(run))
+        values = (row.get(key) for row in rows)
         lines.append(f"{name:28}" + "".join("-".rjust(12) if v is None else f"{v:>12.4g}" for v in values))
     return [*lines, *estimate(run, str(model))]
 
@@ -147,7 +146,6 @@ def main(
         asked = ("--url", f"http://127.0.0.1:{port}", "--queries", world / "test.questions.jsonl")
         call("retriever_server", "bench", *asked, "--concurrency", "1,64,256", "--seconds", seconds)
     click.echo("\n" + "\n".join(lines))
-    (out / "trial.json").write_text(json.dumps(read_metrics(out / "run"), indent=1))
 
 
 if __name__ == "__main__":

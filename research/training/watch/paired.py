@@ -47,13 +47,15 @@ def comparisons(run_dir: Path) -> list[Comparison]:
     """By data source, by data set where that has several, and of all; then the supervised control, if any."""
     held_out = HeldOut(run_dir)
     before, after = (_scores(held_out, step) for step in (0, held_out.after))
-    pairs = [(f"{name}: before, after", before, after, chosen) for name, chosen in _groups(before, after)]
-    everything = {source for source, _ in {**before, **after}}
+    found = [
+        _compared(f"{name}: before, after", _of(sources, before), after)
+        for name, sources in _groups(before, after)
+    ]
     if read_metrics(run_dir / SUPERVISED):  # it was judged to the end
         control = _scores(HeldOut(run_dir / SUPERVISED), 0)
-        pairs.append(("all: before, supervised", before, control, everything))
-        pairs.append(("all: after, supervised", after, control, everything))
-    return [one for pair in pairs if (one := _compared(*pair))]
+        found.append(_compared("all: before, supervised", before, control))
+        found.append(_compared("all: after, supervised", after, control))
+    return [one for one in found if one]
 
 
 def _scores(held_out: HeldOut, step: int | None) -> Scores:
@@ -77,9 +79,13 @@ def _groups(before: Scores, after: Scores) -> Iterator[tuple[str, set[str]]]:
         yield "all", set(sources)
 
 
-def _compared(name: str, first: Scores, second: Scores, sources: set[str]) -> Comparison | None:
+def _of(sources: set[str], scores: Scores) -> Scores:
+    return {key: score for key, score in scores.items() if key[0] in sources}
+
+
+def _compared(name: str, first: Scores, second: Scores) -> Comparison | None:
     """None without a common question."""
-    keys = sorted(key for key in first.keys() & second.keys() if key[0] in sources)
+    keys = sorted(first.keys() & second.keys())
     if not keys:
         return None
     a, b = (np.array([scores[key] for key in keys]) for scores in (first, second))

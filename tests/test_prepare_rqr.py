@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import loopback
 import pytest
 from click.testing import CliRunner, Result
 from conftest import SHARED
@@ -18,7 +17,6 @@ from flask import Flask, Response, jsonify, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stack_rows import jsonl, prose, row
-from werkzeug.serving import make_server
 
 from research.datasets.rewriting_tasks import RewritingTask, read_tasks
 from research.datasets.stack_exchange.dump import Post
@@ -262,20 +260,11 @@ class Model:
         content = f"<think>hm</think>\nThe text that answers {question.split()[0]} and more of it"
         return jsonify(choices=[{"message": {"content": content}, "finish_reason": "stop"}])
 
-    @contextmanager
-    def running(self) -> Iterator[str]:
+    def running(self) -> AbstractContextManager[str]:
         app = Flask("model")
         app.add_url_rule("/v1/models", view_func=lambda: jsonify(data=[{"id": "m"}]))
         app.add_url_rule("/v1/chat/completions", view_func=self.chat, methods=["POST"])
-        server = make_server("127.0.0.1", 0, app, threaded=True)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
+        return loopback.serving(app)
 
 
 def asking(url: str) -> list[str]:

@@ -167,6 +167,28 @@ def test_figures_are_rounded_once_when_they_are_shown() -> None:
     assert shown.count("0.125") == 7 and "0.126" not in shown
 
 
+def test_a_failed_question_counts_in_the_metrics_of_an_environment_too() -> None:
+    key = PredictionKey("land", "research", "a")
+    scores = {
+        key: {"em": 1.0, "quality": 1.0, "failed": 0.0},
+        key._replace(id="b"): {"em": 0.0, "failed": 1.0},
+    }
+    [row] = summarise(scores, {})["results"]
+    assert [(row[name]["mean"], row[name]["questions"]) for name in ("em", "quality")] == [(0.5, 2)] * 2
+
+
+def test_a_tool_of_ones_own_stays_whatever_its_name(tag_tokens, tmp_path, monkeypatch) -> None:
+    (tmp_path / "mine_of_evaluation.py").write_text(
+        "def search(query: str) -> str:\n    'Look it up.'\n    return 'The river is called Elbe.'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ("tools=mine_of_evaluation:search",)
+    [trajectory] = run(SayingEngine(tag_tokens), made_tasks(1), found, *words)
+    assert [call.text for call in trajectory.calls] == ["The river is called Elbe."]
+    [trajectory] = run(SayingEngine(tag_tokens), made_tasks(1), found)
+    assert [call.text for call in trajectory.calls] == [""]
+
+
 def test_support_is_found_by_title_else_by_id() -> None:
     passages = [Passage("7", '"The Rhine"\nA river.'), Passage("9", "Paris\nA city.")]
     assert support_recall(passages, [], ["Rhine", "London"]) == 0.5
@@ -231,8 +253,11 @@ def test_a_trained_policy_brings_its_prompt_protocol_and_limits(tmp_path: Path) 
     read = read_multihop(compose_multihop(words, policy))
     assert (read.prompt, read.protocol.result, read.protocol.boxed) == ("search_r1_own", "information", False)
     assert (read.limits.searches, read.retriever.top_k, read.engine.max_model_len) == (9, 2, 512)
-    read = read_multihop(compose_multihop([*words, "preset=research_base_own"]))
+    read = read_multihop(compose_multihop([*words, "preset=research_base_own"], policy))
     assert read.prompt == "research_base_own" and read.protocol.boxed
+    own = "limits={turn_tokens: 9}"
+    read = read_multihop(compose_multihop([*words[:2], own, "protocol=recall"], policy))
+    assert (read.limits.searches, read.limits.turn_tokens, read.protocol.calls) == (3, 9, "json")
 
 
 def test_a_trained_policy_brings_its_index(tmp_path: Path) -> None:

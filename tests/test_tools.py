@@ -262,3 +262,19 @@ def test_a_tool_that_hangs_costs_one_turn(tokens: TokenProtocol) -> None:
     engine = ScriptedEngine(bound, turns)
     trajectory = asyncio.run(run_episode([1], engine.generate, tools, bound, limits))
     assert trajectory.calls[0].error == "no answer within 0.05 s" and trajectory.finish_reason == "answer"
+
+
+def test_a_tools_own_time_out_is_told_in_its_words(tokens: TokenProtocol) -> None:
+    def quota(query: str) -> str:
+        """Ask a service."""
+        raise TimeoutError("the service said: quota exceeded")
+
+    trajectory = played(tokens, [make_tool(quota)], "<think>t</think><quota>x</quota>")
+    assert trajectory.calls[0].error == "TimeoutError: the service said: quota exceeded"
+
+
+@pytest.mark.parametrize("call", ["<search>x</search>", "<search> </search>"])
+def test_a_search_without_a_tool_that_searches_costs_one_turn(tokens: TokenProtocol, call: str) -> None:
+    trajectory = played(tokens, [make_tool(double)], f"<think>t</think>{call}")
+    check_invariants(trajectory, tokens, LIMITS)
+    assert trajectory.finish_reason == "answer" and trajectory.calls[0].error

@@ -137,7 +137,8 @@ class Environment(BaseEnvironment):
         protocol, golden_answers = reference.protocol, reference.golden_answers
         answer = answer_of(trajectory, protocol) or ""
         valid = ended(trajectory) and format_fault(trajectory.model_turns, protocol) is None
-        failed = sum(call.error is not None for call in trajectory.searches if call.query)
+        asked = [call for call in trajectory.searches if call.query]
+        failed = sum(call.error is not None for call in asked)
         others = [tool.name for tool in self.tools if not tool.searches]
         called = [call.tool for call in trajectory.calls]
         return {
@@ -146,6 +147,7 @@ class Environment(BaseEnvironment):
             "format_valid": float(valid),
             "searches": float(len(trajectory.searches)),
             "failed_searches": float(failed),
+            "asked_searches": float(len(asked)),
             "response_tokens": float(trajectory.response_length),
             "cut_by_length": float(trajectory.finish_reason == "length"),
             **{f"{name}_calls": float(called.count(name)) for name in others},

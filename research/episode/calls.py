@@ -88,6 +88,7 @@ def read_call(written: tuple[str, str] | None, tools: Sequence[Tool], protocol: 
         of_json = _of_json if protocol.faults == "own" else partial(_of_python, faults=protocol.faults)
         return of_json(content, {tool.name: tool for tool in tools})
     if content:
+        _check_known(name, by_name)  # the tag of search ends a turn even without such a tool
         return CallRequest(by_name[name], by_name[name].of_text(content))
     if name not in ("", protocol.search):
         raise CallFault(f"There was nothing between the {name} tags.")
@@ -102,9 +103,13 @@ def _of_json(content: str, tools: Mapping[str, Tool]) -> CallRequest:
         name, arguments = call["name"], call.get("arguments") or {}
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
         raise CallFault('A call must be a JSON object {"name": ..., "arguments": {...}}.') from None
+    _check_known(name, tools)
+    return CallRequest(tools[name], tools[name].checked(arguments))
+
+
+def _check_known(name: object, tools: Mapping[str, Tool]) -> None:
     if not isinstance(name, str) or name not in tools:
         raise CallFault(f"There is no tool {reprlib.repr(name)}; there are: {', '.join(tools)}.")
-    return CallRequest(tools[name], tools[name].checked(arguments))
 
 
 def _of_python(content: str, tools: Mapping[str, Tool], faults: str) -> CallRequest:

@@ -9,9 +9,10 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from research.episode.calls import ANSWERED, ENDED, INVALID, next_step, read_call, written_calls
+from research.episode.protocol import Protocol
 from research.episode.tokens import ResultBlock, TokenProtocol
 from research.episode.tools import SEARCH, CallFault, Tool, ToolError, ToolResult, UnreadableCall
 from research.episode.trajectory import Call, FinishReason, Segment, Trajectory
@@ -166,8 +167,7 @@ async def _call(
         call = read_call(written, tools, tokens.protocol)
     except CallFault as fault:
         bare = isinstance(fault, UnreadableCall)
-        # With tags it is a search that the tag names; JSON may have named anything.
-        record = Call(None, error=str(fault), tool="" if tokens.protocol.calls == "json" else SEARCH)
+        record = _faulty(written, tools, tokens.protocol, str(fault))
         return record, str(fault) if bare else tokens.protocol.failed(str(fault))
     record = Call(call.text, tool=call.tool.name, searched=call.tool.searches)
     started = time.perf_counter()
@@ -180,6 +180,14 @@ async def _call(
     record.seconds = time.perf_counter() - started
     record.passages, record.text = list(result.passages), result.text
     return record, None if result != ToolResult() else tokens.protocol.no_results
+
+
+def _faulty(written: Written, tools: Sequence[Tool], protocol: Protocol, error: str) -> Call:
+    """The record of a call that could not be carried out, of the tool that its tag names."""
+    tag = written[0] if written else protocol.search
+    named = [] if protocol.calls == "json" else [tool for tool in tools if protocol.tag_of(tool.name) == tag]
+    record = Call(None, error=error, tool="", searched=False)
+    return replace(record, tool=named[0].name, searched=named[0].searches) if named else record
 
 
 def _results(

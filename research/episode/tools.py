@@ -111,15 +111,17 @@ class Tool:
 
     async def __call__(self, arguments: Mapping[str, Any], seconds: float | None = None) -> ToolResult:
         """Raises ToolError, after so many seconds too, and, unless guarded, what else the function raises."""
+        limit = asyncio.timeout(seconds)
         try:
-            return await asyncio.wait_for(self._result(arguments), seconds)
-        except TimeoutError as error:
-            fault = ToolError(f"no answer within {seconds:g} s")
-            _warn_once(self.name, fault)
-            raise fault from error
+            async with limit:
+                return await self._result(arguments)
         except ToolError:
             raise
         except Exception as error:
+            if limit.expired():
+                fault = ToolError(f"no answer within {seconds:g} s")
+                _warn_once(self.name, fault)
+                raise fault from error
             if not self.guarded:
                 raise
             _warn_once(self.name, error)

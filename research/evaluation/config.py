@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 from click import ClickException
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -143,23 +144,33 @@ def compose_multihop(overrides: list[str], model: str | None = None) -> DictConf
 
 
 def compose_file(name: str, overrides: Sequence[str], values: Mapping[str, Any]) -> DictConfig:
-    """research/config/NAME.yaml, resolved, with `values` for keys not overridden and the prompt's text.
+    """research/config/NAME.yaml, resolved, with `values` for what is not overridden and the prompt's text.
 
     Raises EvaluationError.
     """
+    words = [*map(as_hydra_word, overrides)]
     try:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            config = compose(name, overrides=[*map(as_hydra_word, overrides)])
-        given = {each.partition("=")[0].lstrip("+~") for each in overrides}
+            config = compose(name, overrides=words)
+        given = _given_keys(words)
         for key, value in values.items():
-            if key not in given:
+            if "preset" not in given and not any(f"{key}.".startswith(f"{each}.") for each in given):
                 OmegaConf.update(config, key, value)
         OmegaConf.resolve(config)
         _keep_texts(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise EvaluationError(composition_fault(error)) from error
     return config
+
+
+def _given_keys(words: list[str]) -> set[str]:
+    """The keys and whole sections that the user's words set."""
+    given: set[str] = set()
+    for word in OverridesParser.create().parse_overrides(words):
+        key, value = word.key_or_group, word.value()
+        given |= {f"{key}.{name}" for name in value} if isinstance(value, dict) else {key}
+    return given
 
 
 def _keep_texts(config: DictConfig) -> None:

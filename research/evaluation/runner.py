@@ -9,7 +9,7 @@ from typing import Any, cast
 from research.datasets.questions import Question
 from research.environments import EpisodeSettings, Row, environment_class, make_environment
 from research.environments.question_answering import Environment
-from research.episode.tools import SearchFunction, search_tool
+from research.episode.tools import SearchFunction, Tool, search_tool
 from research.episode.trajectory import Trajectory, well_formed
 from research.evaluation.at_once import Failed, at_once, attempt
 from research.evaluation.config import EvaluationConfig, EvaluationError, evaluation_errors
@@ -19,6 +19,9 @@ from research.evaluation.methods.calls import Calls
 from research.evaluation.outputs.predictions import PredictionKey
 from research.evaluation.outputs.scoring import set_metrics
 from research.tools.wikipedia_search import wikipedia_tool
+
+BUILT_IN = {"search": search_tool, "wikipedia_search": wikipedia_tool}
+"""Tools that search, by their name in ``research.tools``"""
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,7 @@ class Runner:
         Raises what ends the whole evaluation: EvaluationError, and what `finished` raises.
         """
         environment = environment_of(self.config)
-        # Our own search, whose failures may end the evaluation.
-        own = {tool.name: tool for tool in (search_tool(self.search), wikipedia_tool(self.search))}
-        environment.tools = [own.get(tool.name, tool) for tool in environment.tools]
+        environment.tools = [self._with_our_search(tool) for tool in environment.tools]
         tokens = tokens_of(self.engine, environment.protocol, self.config.prompt, environment.tools)
 
         async def answer(task: Task) -> None:
@@ -69,6 +70,12 @@ class Runner:
             finished(trajectory, time.perf_counter() - began)
 
         await at_once(tasks, self.config.concurrency, answer)
+
+    def _with_our_search(self, tool: Tool) -> Tool:
+        """Built-in tools search with ours, whose failures may end the evaluation; others stay as they are."""
+        given = self.config.tools
+        named = [given] if isinstance(given, str) else list(given)
+        return BUILT_IN[tool.name](self.search) if tool.name in BUILT_IN and tool.name in named else tool
 
 
 def environment_of(config: EvaluationConfig) -> Environment:

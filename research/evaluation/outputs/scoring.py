@@ -3,7 +3,7 @@
 from research.episode.trajectory import Trajectory
 from research.metrics.answers import score_answer, support_recall
 
-COUNTS = ("searches", "failed_searches", "model_tokens", "response_tokens")
+COUNTS = ("searches", "asked_searches", "failed_searches", "model_tokens", "response_tokens")
 # In the order of tables, those of an environment behind them; all are means over questions.
 SHARES = ("em", "f1", "acc", "judge", "judge_failed", "support_recall", "format_valid", "failed")
 METRICS = (*SHARES, *COUNTS, "cut_by_length")
@@ -19,9 +19,11 @@ def set_metrics(trajectory: Trajectory) -> None:
     data, measured = trajectory.metadata, trajectory.metrics
     failed = "error" in data
     answer = score_answer("" if failed else data["prediction"], data["golden_answers"])
+    asked = [search for search in trajectory.searches if search.query]
     counts = {
         "searches": float(len(trajectory.searches)),
-        "failed_searches": float(sum(each.error is not None for each in trajectory.searches if each.query)),
+        "asked_searches": float(len(asked)),
+        "failed_searches": float(sum(search.error is not None for search in asked)),
         "model_tokens": float(sum(trajectory.response_mask)),
         "response_tokens": float(trajectory.response_length),
         "cut_by_length": float(trajectory.finish_reason == "length"),

@@ -42,8 +42,10 @@ def summarise(scores: dict[PredictionKey, dict[str, float]], identity: dict[str,
 
 def _figures(rows: list[dict[str, float]]) -> dict[str, Any]:
     columns: dict[str, list[float]] = {name: [] for name in METRICS}
-    for name, value in (item for row in rows for item in row.items()):
-        columns.setdefault(name, []).append(value)
+    own = {name: 0.0 for row in rows for name in row if name not in METRICS}
+    for row in rows:  # what an environment would have measured of a failed question counts 0
+        for name, value in ((own if row.get("failed") else {}) | row).items():
+            columns.setdefault(name, []).append(value)
     return {
         name: {**bootstrap(np.array(values))._asdict(), "questions": len(values)}
         for name, values in columns.items()

@@ -85,9 +85,13 @@ def equal_group_share(groups: Sequence[str], rewards: Sequence[float]) -> float:
 
 
 def failed_share(row: StepMetrics) -> float:
-    """Share of the searches of a step that failed, or of its texts that could not be scored."""
-    searches, failed = row.get("search/searches", 0.0), row.get("search/failed_searches", 0.0)
-    return row.get("search/scoring_failed", failed / searches if searches else 0.0)
+    """Share of the searches of a step that failed, or of its texts that could not be scored.
+
+    Searches without a query do not count: no retriever was asked.
+    """
+    asked = row.get("search/asked_searches", row.get("search/searches", 0.0))
+    failed = row.get("search/failed_searches", 0.0)
+    return row.get("search/scoring_failed", failed / asked if asked else 0.0)
 
 
 class Series:

@@ -39,6 +39,7 @@ class Hub:
     def __init__(self) -> None:
         self.private: dict[str, bool] = {}
         self.commits: list[tuple[str, dict[str, bytes]]] = []
+        self.files: dict[str, bytes] = {}  # of the one repository after all commits
         self.stored: dict[str, bytes] = {}
         self.uploads: list[str] = []
         self.refusals: dict[str, tuple[int, str]] = {}
@@ -51,6 +52,7 @@ class Hub:
         self.app.put("/storage/<oid>")(self._store)
         self.app.post("/api/models/<owner>/<name>/commit/main")(self._commit)
         self.app.get("/api/models/<owner>/<name>/revision/main")(self._info)
+        self.app.get("/api/models/<owner>/<name>/tree/main")(self._tree)
 
     def _refuse(self) -> Any:
         if (
@@ -105,15 +107,21 @@ class Hub:
         files = {}
         for line in lines:
             value = line["value"]
-            if line["key"] == "file":
+            if line["key"] == "deletedFile":
+                del self.files[value["path"]]
+            elif line["key"] == "file":
                 files[value["path"]] = b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.stored[value["oid"]]
         self.commits.append((header["summary"], files))
+        self.files |= files
         url = f"{request.host_url}{owner}/{name}/commit/{len(self.commits)}"
         return jsonify(
             {"success": True, "commitUrl": url, "commitOid": str(len(self.commits)), "hookOutput": ""}
         )
+
+    def _tree(self, owner: str, name: str) -> Any:
+        return jsonify([{"type": "file", "path": path, "size": 1, "oid": "0"} for path in self.files])
 
     def _info(self, owner: str, name: str) -> Any:
         return jsonify({"id": f"{owner}/{name}", "sha": "0"})
@@ -322,6 +330,14 @@ def test_a_run_pushes_at_its_end_and_keeps_everything_if_it_cannot(
     stand_in.refusals.clear()
     execute._carry_out(plan, compose(ended.parent))
     assert len(stand_in.commits) == 1
+
+
+def test_weights_of_an_earlier_push_do_not_stay(stand_in: Hub, ended: Path) -> None:
+    stand_in.files |= dict.fromkeys(
+        ("model-00001-of-00002.safetensors", "lora_adapter/x.json", "LICENSE"), b""
+    )
+    assert push(ended).exit_code == 0
+    assert stand_in.files.keys() == {"LICENSE", "README.md", "config.json", "model.safetensors"}
 
 
 def test_a_revision_is_written_once(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 import click
 import httpx
-from huggingface_hub import CommitOperationAdd, HfApi, constants, errors, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, errors, get_token
 
 from research.files import write_atomically
 from research.places import TRAIN
+from research.training.run.export import ADAPTER
 from research.training.run.options import REPOSITORY, RecipeOptions, RunFailed
 from research.training.run.sources import RECIPES
 from research.training.watch.card import model_card
@@ -69,10 +70,18 @@ def _commit(policy: Path, name: str) -> str:
     api = HfApi()
     # Whoever wants it public says so at the hub; one that exists stays what it is.
     repository = api.create_repo(name, private=True, exist_ok=True).repo_id
-    files = sorted(path for path in policy.rglob("*") if path.is_file() and path.name != "step.txt")
-    adding = [CommitOperationAdd(path.relative_to(policy).as_posix(), path) for path in files]
+    paths = sorted(path for path in policy.rglob("*") if path.is_file() and path.name != "step.txt")
+    files = {path.relative_to(policy).as_posix(): path for path in paths}
+    adding = [CommitOperationAdd(name, path) for name, path in files.items()]
+    # Parts of an earlier push that this one has not would be loaded with it; other files are the user's.
+    gone = [name for name in api.list_repo_files(repository) if _is_weights(name) and name not in files]
+    changes: list[Any] = [*adding, *map(CommitOperationDelete, gone)]
     step = (policy / "step.txt").read_text(encoding="utf-8").strip().rpartition("_")[2]
-    return str(api.create_commit(repository, adding, commit_message=f"The policy of step {step}").commit_url)
+    return str(api.create_commit(repository, changes, commit_message=f"The policy of step {step}").commit_url)
+
+
+def _is_weights(name: str) -> bool:
+    return name.startswith(("model-", "model.", f"{ADAPTER}/"))
 
 
 def _reason(error: Exception) -> str:

@@ -11,10 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig
 from test_recipe_options import compose, options
-from transformers import Gemma2Config, Gemma3TextConfig, MambaConfig, Qwen2Config, Qwen3NextConfig
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    MambaConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3NextConfig,
+)
 
 from research.training.sizes.fit import ASSUMED_CARD, STREAMED, fit_to_model, set_for_card
-from research.training.sizes.memory import as_table, logits, on_gpus, token_budget
+from research.training.sizes.memory import (
+    adapter_parameters,
+    as_table,
+    logits,
+    on_cpu,
+    on_gpus,
+    token_budget,
+    total,
+)
 from research.training.sizes.model import QWEN, ModelSizes, model_sizes, packing_faults
 
 GB = 10**9
@@ -40,6 +55,26 @@ def sizes_of(name: str) -> ModelSizes:
 @pytest.mark.parametrize("name", QWEN)
 def test_well_known_models_have_their_published_sizes(name: str) -> None:
     assert sizes_of(name).parameters / GB == pytest.approx(CARDS[name], rel=0.01)
+
+
+def test_adapters_are_counted_as_peft_makes_them(tmp_path: Path) -> None:
+    """Of a model whose heads together are wider than its vectors, as Qwen3's are."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import Qwen3ForCausalLM
+
+    config = Qwen3Config(**SMALL | {"head_dim": 32})
+    config.save_pretrained(tmp_path)
+    adapted = get_peft_model(Qwen3ForCausalLM(config), LoraConfig(r=4, target_modules="all-linear"))
+    assert adapter_parameters(model_sizes(str(tmp_path)), 4) == adapted.get_nb_trainable_parameters()[0]
+
+
+@pytest.mark.parametrize("hardware", ["cpu", "rehearsal"])
+def test_a_reference_policy_takes_memory(tmp_path: Path, hardware: str) -> None:
+    config, sizes = compose(tmp_path, hardware), sizes_of("0.5B")
+    config.actor_rollout_ref.actor.use_kl_loss = False
+    without = total(on_cpu(config, sizes), "main")
+    config.actor_rollout_ref.actor.use_kl_loss = True
+    assert total(on_cpu(config, sizes), "main") == without + 4 * sizes.parameters
 
 
 def test_an_unknown_model_without_a_hub_has_no_estimate(tmp_path: Path, profile: DictConfig) -> None:

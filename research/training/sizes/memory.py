@@ -84,7 +84,8 @@ def token_budget(config: DictConfig) -> int:
 
 def adapter_parameters(sizes: ModelSizes, rank: int) -> int:
     """Of LoRA on the seven linear layers of each block: of each, rank times its inputs and outputs."""
-    attention = 6 * sizes.hidden + 2 * sizes.cached_width
+    queries = sizes.heads * sizes.cached_width // max(sizes.key_value_heads, 1)
+    attention = 4 * sizes.hidden + 2 * queries + 2 * sizes.cached_width
     return rank * sizes.layers * (attention + 3 * (sizes.hidden + sizes.intermediate))
 
 
@@ -95,11 +96,21 @@ def states(config: DictConfig, sizes: ModelSizes) -> tuple[int, int]:
     return SINGLE * (sizes.parameters + adapters), (STATES - SINGLE) * trained
 
 
+def reference(config: DictConfig, sizes: ModelSizes) -> list[Part]:
+    """The reference policy's share of a node, in float32 (veRL's `model_dtype`); none with adapters.
+
+    With those it is the model without them.
+    """
+    if config.actor_rollout_ref.model.lora_rank or not config.actor_rollout_ref.actor.use_kl_loss:
+        return []
+    return [Part("reference policy", main=SINGLE * sizes.parameters // config.trainer.nnodes)]
+
+
 def on_cpu(config: DictConfig, sizes: ModelSizes) -> list[Part]:
     """Of the cpu profile: all in main memory at once."""
     rollout, tokens = config.actor_rollout_ref.rollout, token_budget(config)
     cache = int(config.ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE) << 30
-    return [
+    parts = [
         Part("processes without a model", main=PROCESSES),
         Part("actor: weights, gradients, Adam", main=sum(states(config, sizes))),
         Part(f"actor: activations of {tokens:,} tokens", main=tokens * activations(config, sizes)),
@@ -108,6 +119,7 @@ def on_cpu(config: DictConfig, sizes: ModelSizes) -> list[Part]:
         Part("vLLM: keys and values", main=cache),
         Part("vLLM: logits", main=rollout.max_num_seqs * sizes.vocabulary * SAMPLED),
     ]
+    return [*parts, *reference(config, sizes)]
 
 
 def on_gpus(config: DictConfig, sizes: ModelSizes, card: int) -> list[Part]:
@@ -133,9 +145,7 @@ def on_gpus(config: DictConfig, sizes: ModelSizes, card: int) -> list[Part]:
     ]
     if adapted:  # veRL keeps the weights apart while those with the adapters are sent
         parts.append(Part("LoRA: copy of the weights", main=weights * node))
-    elif actor.use_kl_loss:  # with adapters it is the model without them
-        parts.append(Part("reference policy", main=HALF * sizes.parameters // world * node))
-    return parts
+    return [*parts, *reference(config, sizes)]
 
 
 def as_table(parts: Sequence[Part], card: int | None, memory: int, there: str = "there is") -> str:

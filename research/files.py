@@ -93,8 +93,8 @@ def append_line(path: Path, line: str) -> None:
 def whole_lines(path: Path) -> Iterator[str]:
     """The lines of a file, with their ends and without the half line that a kill may have left at its end."""
     if path.exists():
-        with path.open(encoding="utf-8", newline="\n") as lines:
-            yield from (line for line in lines if line.endswith("\n"))
+        with path.open("rb") as lines:  # a kill may also have cut a character
+            yield from (line.decode(errors="replace") for line in lines if line.endswith(b"\n"))
 
 
 def cut_half_line(path: Path) -> None:

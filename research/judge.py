@@ -69,7 +69,7 @@ def content_key(model: str | None, question: str, golden_answers: Sequence[str],
 def read_verdicts(cache: Path) -> dict[str, Verdict]:
     """The cached verdicts by content key; a line that a kill cut short is left out."""
     verdicts = {}
-    for line in cache.read_text(encoding="utf-8").split("\n") if cache.exists() else ():
+    for line in cache.read_text(encoding="utf-8", errors="replace").split("\n") if cache.exists() else ():
         try:
             row = json.loads(line)
         except ValueError:

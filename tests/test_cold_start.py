@@ -232,6 +232,25 @@ def test_demonstrations_are_episodes_of_the_training(
     assert trained[-1] == tokenizer.eos_token_id
 
 
+CALCULATE = "examples.your_tool.calculator:calculate"
+
+
+@pytest.mark.parametrize(
+    ("tools", "said"),
+    [
+        (f'{{"{CALCULATE}": {{}}, search: {{}}}}', "3 demonstrations of 5"),
+        (CALCULATE, "research.tools: none searches"),
+    ],
+)
+def test_demonstrations_search_with_the_tool_that_searches(
+    files: Path, byte_model: str, tools: str, said: str
+) -> None:
+    words = ["--questions", files / "questions.jsonl", "--corpus", files / "corpus.jsonl"]
+    words += ["--model", byte_model, "--out", files / "tools.parquet", *LIMITS, f"research.tools={tools}"]
+    result = CliRunner().invoke(cold_start, ["demonstrations", *map(str, words), "research.controls=[]"])
+    assert said in result.output
+
+
 def test_a_dead_retriever_ends_it_with_its_reason(files: Path, byte_model: str) -> None:
     words = (
         "--questions",

@@ -11,6 +11,7 @@ from run_folder import episode, make_run, step_row, write_episodes, write_rows
 from research.episode.pieces import pieces
 from research.episode.protocol import Protocol
 from research.training.watch.episodes import choose_pairs
+from research.training.watch.figures import _group, _validated
 from research.training.watch.report import main, write_training_report
 from research.training.watch.table import HeldOut
 from research.training.watch.validations import EVALUATED_STEP
@@ -72,6 +73,15 @@ def test_charts_are_text_in_the_colour_of_the_page(tmp_path):
     assert {"Training questions", "Entropy", "KL", "Seconds per step"} <= drawn.keys()
     held_out = drawn["EM on held-out questions, by hops"]
     assert "currentColor" in held_out and re.search(r"<text[^>]*>2hop</text>", held_out)
+
+
+@pytest.mark.parametrize("source", ["", "_math/algebra"])
+def test_only_validations_are_curves_whatever_the_data_set_is_called(source):
+    rows = [
+        {"step": 0, **{f"val-aux/{s}{source}/em/mean@1": 0.5 for s in ("test", "validation", "closed_book")}}
+    ]
+    assert _validated(rows, "em") == {f"validation{source}": ([0], [0.5])}
+    assert _group(f"validation{source}") == _group(f"test{source}") == (source[1:] or "all")
 
 
 def test_hostile_text_is_only_text(tmp_path):

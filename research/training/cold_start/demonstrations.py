@@ -22,6 +22,7 @@ from tqdm import tqdm
 from research.datasets.questions import Question, read_questions
 from research.environments import BaseEnvironment
 from research.episode.tokens import TokenProtocol
+from research.episode.tools import Tool
 from research.episode.trajectory import Trajectory
 from research.errors import DataError
 from research.files import atomic_path
@@ -127,7 +128,7 @@ async def _rows(
     questions: Sequence[Question], environment: BaseEnvironment, tokens: TokenProtocol
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     turn, progress = asyncio.Semaphore(AT_ONCE), tqdm(total=len(questions), unit="question", disable=None)
-    search, lost = environment.tools[0], Counter[str]()
+    search, lost = _search_of(environment), Counter[str]()
 
     async def row(question: Question) -> dict[str, Any] | None:
         async with turn:
@@ -146,6 +147,13 @@ async def _rows(
         progress.close()
         if search.close:
             await search.close()
+
+
+def _search_of(environment: BaseEnvironment) -> Tool:
+    """Raises DataError if no tool searches."""
+    if found := [tool for tool in environment.tools if tool.searches]:
+        return found[0]
+    raise DataError("research.tools: none searches, and a demonstration is a question answered by searches")
 
 
 def _row(question: Question, trajectory: Trajectory, tokens: TokenProtocol) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from research.training.watch.guards import ENTROPY, ROLLOUT_DIFFERENCE
 
 SMOOTHED = 10  # steps of the running mean over a noisy curve; drawn if there are twice as many
 # Sources of the test set and of the controls: points, not curves.
-NOT_VALIDATION = ("test_", *(f"{control}_" for control in CONTROLS))
+NOT_VALIDATION = ("test", *CONTROLS)
 PHASES = ("gen", "old_log_prob", "update_actor", "update_weights")
 STEP_SECONDS = "timing_s/step"
 Point = tuple[str, int, Result]
@@ -120,9 +120,13 @@ def _held_out(rows: History, points: Sequence[Point], headline: Headline) -> Dra
 def _validated(rows: History, metric: str) -> dict[str, tuple[list[float], list[float]]]:
     """Steps and values of a metric by source of the validation questions."""
     pattern = re.compile(rf"val-aux/(.+)/{metric}/mean@1")
-    keys = sorted({key for row in rows for key in row if pattern.fullmatch(key)})
-    sources = {key.split("/")[1]: key for key in keys}
-    return {s: _series(rows, key) for s, key in sources.items() if not s.startswith(NOT_VALIDATION)}
+    keys = sorted({key for row in rows for key in row})
+    sources = {match[1]: key for key in keys if (match := pattern.fullmatch(key))}
+    return {s: _series(rows, key) for s, key in sources.items() if not _is_of(s, NOT_VALIDATION)}
+
+
+def _is_of(source: str, splits: Iterable[str]) -> bool:
+    return any(f"{source}_".startswith(f"{split}_") for split in splits)
 
 
 def _difference(axes: Axes, rows: History, limit: float) -> None:
@@ -171,5 +175,5 @@ def _curve(axes: Axes, steps: list[float], values: list[float], number: int, lab
 
 
 def _group(source: str) -> str:
-    """``2hop`` for ``validation_2hop`` and ``test_2hop``; other names stay."""
-    return re.sub("^(validation|test)_", "", source)
+    """``2hop`` for ``validation_2hop`` and ``test_2hop``, ``all`` for ``test``; other names stay."""
+    return re.sub("^(validation|test)(_|$)", "", source) or "all"

@@ -95,6 +95,14 @@ def stop(process: subprocess.Popen[bytes], patience: float) -> None:
             _print_left([process.pid])
 
 
+def finish(process: subprocess.Popen[bytes], patience: float) -> int:
+    """Wait for a child and return its exit code; stop it within `patience` seconds if we end first."""
+    try:
+        return process.wait()
+    finally:
+        stop(process, patience)
+
+
 def _print_left(pids: Iterable[int]) -> None:
     named = ", ".join(map(str, pids))
     print(f"left behind, as SIGKILL does not end it (a system call hangs): process {named}", file=sys.stderr)

@@ -283,15 +283,15 @@ def test_what_is_left_for_grpo_is_counted_before_the_cold_start(tmp_path: Path) 
     assert "6 questions left of 24 after those for cold start, validation and test" in fault
 
 
-@pytest.mark.parametrize("change", ["options", "file"])
+@pytest.mark.parametrize("change", ["options", "file", "index"])
 def test_what_was_made_of_other_questions_is_made_again(tmp_path: Path, change: str) -> None:
     file = written(tmp_path / "mine.jsonl", 40)
     made = tmp_path / "run/cold_start/parts"
     made.mkdir(parents=True)
 
-    def forget(seed: int = 1) -> bool:
-        corpus = tmp_path / "corpus.jsonl"
-        given = options(tmp_path, policy="smollm2", questions=file, corpus=corpus, seed=seed)
+    def forget(seed: int = 1, index: str | None = None) -> bool:
+        corpus = Path("dataset")
+        given = options(tmp_path, policy="smollm2", questions=file, corpus=corpus, seed=seed, index=index)
         _forget_other_preparations(make_plan(given))
         return not made.exists()
 
@@ -300,7 +300,7 @@ def test_what_was_made_of_other_questions_is_made_again(tmp_path: Path, change: 
     assert not forget()
     if change == "file":
         written(file, 41)
-    assert forget(2 if change == "options" else 1)
+    assert forget(2 if change == "options" else 1, "flat" if change == "index" else None)
 
 
 def test_a_missing_corpus_is_one_line(tmp_path: Path) -> None:

@@ -14,12 +14,15 @@ from research.metrics.answers import wilson_interval
 from research.training.config import GuardConfig
 from research.training.run_files import forget_steps_after, write_trajectory
 from research.training.watch.episodes import choose_pairs
+from research.training.watch.guards import failed_share
 from research.training.watch.progress import StepPrinter
 from research.training.watch.table import (
+    HeldOut,
     as_text,
     failures_warning,
     header_of,
     held_out_steps,
+    note_controls,
     table_rows,
     untaught_warning,
 )
@@ -95,6 +98,24 @@ def test_texts_that_could_not_be_scored_are_told_by_their_share(tmp_path):
     write_rows(tmp_path, step_row(1, **row))
     line, warning = printer.lines()
     assert "  failed 25.0%  " in line and "25.0% of the texts could not be scored" in warning
+
+
+def test_searches_without_a_query_do_not_hide_that_no_retriever_answers():
+    row = {"search/searches": 2.0, "search/asked_searches": 0.1, "search/failed_searches": 0.1}
+    assert failed_share(row) == 1.0 and failed_share({**row, "search/asked_searches": 0.2}) == 0.5
+    assert failed_share({"search/searches": 1.0, "search/asked_searches": 0.0}) == 0.0
+
+
+def test_a_controls_rows_are_replaced_and_the_users_stay(tmp_path):
+    mine = '{"name": "mine", "questions": 5, "em": 0.9, "searches": 2.0, "format_valid": 1.0}'
+    (tmp_path / "controls.jsonl").write_text(mine)
+    for em in (0.0, 1.0):
+        write_episodes(tmp_path, "test", 0, episode(1, em))
+        note_controls(tmp_path, "supervised", {"test": HeldOut(tmp_path).results(0)["", "test_2hop"]})
+        (tmp_path / "trajectories" / "test_step_0.jsonl").unlink()
+    first, second = (tmp_path / "controls.jsonl").read_text().splitlines()
+    assert first == mine and json.loads(second)["name"] == "supervised: test"
+    assert json.loads(second)["em"] == 1.0
 
 
 def test_nan_is_warned_about(tmp_path):

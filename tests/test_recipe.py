@@ -19,7 +19,7 @@ from research.evaluation.config import trained_retriever
 from research.evaluation.outputs.predictions import read_predictions
 from research.training.run.options import RecipeOptions
 from research.training.run.plan import make_plan
-from research.training.run_files import latest_checkpoint, read_trajectories, trajectory_path
+from research.training.run_files import latest_checkpoint, read_trained, read_trajectories, trajectory_path
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(3600)]
 
@@ -69,9 +69,9 @@ def runs(policy, made, tmp_path_factory):
     """One training of four steps in three starts, with a reference policy. The reward tells even samples of
     this policy apart: there is something to learn.
 
-    After the checkpoint of step 2 vLLM's engine is killed. The second start resumes there; its retriever is
-    killed, and ctrl-C comes right after step 4. The third has to do the rest. The policy of step 2 is taken
-    for the best: it has to be judged and handed over.
+    In the validation behind the checkpoint of step 2 vLLM's engine is killed. The second start resumes there;
+    its retriever is killed, and ctrl-C comes right after step 4. The third has to do the rest. The policy of
+    step 2 is taken for the best: it has to be judged and handed over.
     """
     folder = tmp_path_factory.mktemp("whole") / "run"
     words = ["--model", policy, "--seed", "7", "--passages", "600", "--test-questions", "6", *made]
@@ -79,14 +79,14 @@ def runs(policy, made, tmp_path_factory):
     mine = '"few_searches:score": {weight: 0.01, most: 6}'
     words += [f"research.reward={{f1_format: 1.0, {mine}}}", "actor_rollout_ref.actor.use_kl_loss=true"]
     with RecipeRun(folder, *words) as failed:
-        failed.wait_for(lambda: latest_checkpoint(folder) == 2 and 2 in failed.step_rows())
+        failed.wait_for(lambda: read_trained(folder, 2))
         (engine,) = failed.processes("EngineCore")
         engine.kill()
         failed.wait()
         failed.assert_nothing_left()
-    call_best(folder, 2)
     with RecipeRun(folder) as interrupted:
         interrupted.wait_for(lambda: 3 in interrupted.step_rows())
+        call_best(folder, 2)
         (retriever,) = interrupted.processes("retriever_server", "serve")
         retriever.kill()
         interrupted.wait_for(lambda: "step     4/4" in interrupted.output.read_text())

@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner
 from loopback import speaking
 
+from research.training.__main__ import _default_run_dir, resolve_options
 from research.training.__main__ import musique as main
-from research.training.__main__ import resolve_options
 from research.training.config import read_research_config
 from research.training.run.execute import resume_command
 from research.training.run.options import RecipeOptions, RunFailed
@@ -323,6 +323,8 @@ def test_a_free_port_is_kept_for_who_is_told_its_number():
     with free_port("127.0.0.1") as port:
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
             other.bind(("127.0.0.1", port))
+        with pytest.raises(OSError, match="in use"), free_port("127.0.0.1", port):
+            pass  # of another run
         for _ in range(2):  # a retriever, and the one that is started when it died
             socket.create_server(("127.0.0.1", port)).close()
 
@@ -344,6 +346,17 @@ def test_folder_that_is_no_run(tmp_path):
 def test_nothing_to_resume(tmp_path):
     result = run_main("--resume", "--run-dir", tmp_path / "run")
     assert result.exit_code == 1 and "not a run folder" in result.output
+
+
+def test_the_newest_run_is_found_beside_one_of_another_version(tmp_path, monkeypatch):
+    monkeypatch.setattr("research.training.__main__.RUNS", tmp_path)
+    for name, content in (("a", '{"recipe": "musique", "hardware": "cpu", "run_dir": "x"}'), ("b", "{")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.json").write_text(content)
+    os.utime(tmp_path / "a" / "recipe.json", (1, 1))
+    assert _default_run_dir("musique", resume=True) == tmp_path / "a"
+    with pytest.raises(RunFailed, match="no run of train_rqr"):
+        _default_run_dir("rqr", resume=True)
 
 
 def test_resume_takes_the_saved_options_and_refuses_others(tmp_path):

@@ -1,5 +1,6 @@
 """Files of a run that a crash left behind: mended where that is safe, else named with file and line."""
 
+import json
 import shutil
 import zipfile
 
@@ -7,16 +8,22 @@ import pytest
 from click.testing import CliRunner
 from ray.exceptions import OutOfMemoryError
 from run_folder import episode, make_run, step_row, write_episodes, write_rows
-from test_recipe_options import options, run_main
+from test_recipe_options import compose, options, run_main
 
+from research.files import whole_lines
+from research.judge import read_verdicts
+from research.training.run import execute
 from research.training.run.execute import _cause
+from research.training.run.plan import make_plan
 from research.training.run_files import (
     DamagedFile,
     forget_steps_after,
     latest_checkpoint,
     mend_tracker,
+    note_trained,
     read_metrics,
     read_step,
+    read_trained,
     trajectory_path,
 )
 from research.training.verl.launch import root_cause
@@ -141,3 +148,45 @@ def test_a_full_memory_is_told_without_rays_settings():
     )
     reason = root_cause(OutOfMemoryError(told))
     assert "22.67GB used / 23.54GB" in reason and "--resume" in reason and "documentation" not in reason
+
+
+def test_the_last_evaluation_is_made_up_for_where_the_first_was_not_wanted(tmp_path, monkeypatch):
+    """The run was killed in it, behind the last checkpoint."""
+    plan = make_plan(options(tmp_path, steps=4))
+    config = compose(tmp_path, "cpu", "trainer.val_before_train=false", steps=4)
+    run_dir, wanted = plan.options.run_dir, []
+    save(run_dir, 4).write_text("4")
+    write_rows(run_dir, step_row(3))
+    note_trained(run_dir, step_row(4))
+    for name in ("settle", "_run"):
+        monkeypatch.setattr(execute, name, lambda *_: None)
+
+    def train(*given):
+        wanted.append(given[2].trainer.val_before_train)
+        write_rows(run_dir, {**read_trained(run_dir, 4), "step": 4, "validation/score": 0.5})
+
+    monkeypatch.setattr(execute, "_train", train)
+    config.trainer.total_training_steps = 4
+    execute._prepare_and_train(plan, config)
+    execute._prepare_and_train(plan, config)
+    assert wanted == [True], "the second time it is finished"
+    assert read_metrics(run_dir)[-1].keys() == {*step_row(4), "validation/score"}
+    assert read_trained(run_dir, 3) == {}
+
+
+def test_a_control_that_learned_for_another_time_is_forgotten(tmp_path):
+    folder = tmp_path / "supervised"
+    (folder / "policy").mkdir(parents=True)
+    for seconds, kept in (("60", True), ("60", True), ("90", False)):
+        execute._forget_shorter_control(folder, seconds)
+        assert (folder / "policy").exists() == kept
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_line_that_was_cut_within_a_character_is_left_out(tmp_path, cut):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(
+        '{"key": "a", "right": true, "reason": "ja"}\n{"key": "b", "right": "😀"'.encode()[:-cut]
+    )
+    assert [json.loads(line)["key"] for line in whole_lines(path)] == ["a"]
+    assert read_verdicts(path).keys() == {"a"}

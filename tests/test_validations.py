@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from run_folder import episode, make_run, step_row, write_episodes, write_rows
 
 from research.environments.question_answering import HEADLINE
-from research.training.run.execute import export
+from research.training.run.export import export
 from research.training.watch.report import write_training_report
 from research.training.watch.table import table_rows
 from research.training.watch.validations import (

@@ -20,12 +20,13 @@ from click.core import ParameterSource
 from research.places import RUNS
 from research.processes import Terminated
 from research.training.cold_start.commands import cold_start
-from research.training.run.execute import execute, export, show
+from research.training.run.execute import execute, show
+from research.training.run.export import export
 from research.training.run.hub import push, push_policy
 from research.training.run.options import CORPUS_WORDS, RecipeOptions, RunFailed, gpu_memory
 from research.training.run.plan import make_plan
 from research.training.run.sources import RECIPES
-from research.training.run_files import latest_checkpoint
+from research.training.run_files import DamagedFile, latest_checkpoint, read_recipe
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 SWITCHES = {
@@ -183,10 +184,18 @@ def _default_run_dir(recipe: str, resume: bool) -> Path:
     if not resume:
         return RUNS / f"train_{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
     runs = sorted(RUNS.glob("*/recipe.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    newest = next((path for path in runs if RecipeOptions.load(path).recipe == recipe), None)
+    newest = next((path for path in runs if _recipe_of(path) == recipe), None)
     if newest is None:
         raise RunFailed(f"there is no run of train_{recipe} in {RUNS} to resume; name one with --run-dir")
     return newest.parent
+
+
+def _recipe_of(path: Path) -> Any:
+    """The recipe of a recipe.json; None if it cannot be read."""
+    try:
+        return read_recipe(path).get("recipe")
+    except DamagedFile:
+        return None
 
 
 def _resumed(saved: RecipeOptions, options: RecipeOptions, explicit: set[str]) -> RecipeOptions:

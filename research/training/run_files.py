@@ -111,6 +111,18 @@ def _read_lines(path: Path, read: Callable[[str], Line], fault: str) -> Iterator
             yield value
 
 
+def note_trained(run_dir: Path, row: StepMetrics) -> None:
+    """Keep the metrics of a step while it is validated: its row is written only after that."""
+    write_atomically(run_dir / "trained.json", json.dumps(row) + "\n")
+
+
+def read_trained(run_dir: Path, step: int) -> dict[str, float]:
+    """What `note_trained` kept of this step; empty if that was another one."""
+    path = run_dir / "trained.json"
+    row = _row(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return row if row.get("step") == step else {}
+
+
 def forget_steps_after(run_dir: Path, step: int) -> None:
     """Drop what a killed run wrote after the checkpoint of ``step``: those steps will run again.
 

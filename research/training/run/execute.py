@@ -18,11 +18,11 @@ from research.datasets.hub import free_space, size_text
 from research.errors import warn
 from research.files import write_atomically
 from research.places import TRAIN
-from research.processes import start, tail
-from research.training.config import LAST, headline_of, load_config, read_research_config
+from research.processes import finish, start
+from research.training.config import headline_of, load_config, read_research_config
 from research.training.rows import settle, total_steps
 from research.training.run import hub
-from research.training.run.export import EXPORT_FOLDER
+from research.training.run.export import export, export_command
 from research.training.run.index import version_of
 from research.training.run.options import Command, RecipeOptions, RunFailed, gpu_memory, module_command
 from research.training.run.plan import RunPlan, compose_config
@@ -49,8 +49,8 @@ from research.training.sizes.memory import as_table
 from research.training.verl import tracking
 from research.training.watch.paired import SUPERVISED
 from research.training.watch.progress import StepPrinter
-from research.training.watch.table import HeldOut
-from research.training.watch.validations import final_checkpoint, stopped_early
+from research.training.watch.table import HeldOut, note_controls
+from research.training.watch.validations import stopped_early
 
 FULL_DISK = 10**7  # bytes: no checkpoint fits any more, and a failed write may leave some free
 
@@ -81,7 +81,7 @@ def show(plan: RunPlan) -> None:
     click.echo(OmegaConf.to_yaml(config))
     prepare = plan.prepare + [each for each in plan.build if each not in plan.prepare]
     commands = [*prepare, plan.serve, plan.train]
-    commands.append(_export_command(plan.options.run_dir, Path("CHECKPOINT")))
+    commands.append(export_command(plan.options.run_dir, Path("CHECKPOINT")))
     if plan.options.supervised_control:
         commands += [*control_commands(plan), _judge_command(plan)]
     commands.append(_push_command(plan.options))
@@ -169,7 +169,7 @@ def _carry_out(plan: RunPlan, config: DictConfig) -> None:
 def _forget_other_preparations(plan: RunPlan) -> None:
     """Remove what was prepared in the run folder from other options, or from files changed since."""
     run_dir, files = plan.options.run_dir, [*plan.options.splits.values(), plan.options.corpus]
-    made_of = [command.argv[1:] for command in plan.prepare]
+    made_of = [command.argv[1:] for command in [*plan.prepare, *plan.build]]
     made_of.append([f"{path} {version_of(path)}" for path in files if path])
     text, note = json.dumps(made_of, indent=1), run_dir / "prepared.json"
     if not note.exists() or note.read_text(encoding="utf-8") != text:
@@ -198,9 +198,12 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
     if checkpoint is not None and total is not None and checkpoint >= total and evaluated:
         click.echo(f"{run_dir} is finished: step {checkpoint} of {total}. Give a higher --steps to continue.")
         return
-    # Held-out questions before the first step; on resume only if that evaluation did not finish.
-    config.trainer.val_before_train &= checkpoint is None or not evaluated
-    OmegaConf.save(config, run_dir / "config.yaml")
+    # Held-out questions before the first step; on resume only if that evaluation did not finish. That of the
+    # last step is made up for in any case: the run is not finished without it.
+    if checkpoint is not None:
+        is_last = total is not None and checkpoint >= total
+        config.trainer.val_before_train = not evaluated and (config.trainer.val_before_train or is_last)
+    _save(config, run_dir)
     is_sized = plan.sized_model is not None
     for command in plan.prepare:
         _run(command)
@@ -210,7 +213,7 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
     # The trainer forgets them too, but late: until then they would be shown as steps of this run.
     forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)
     settle(config, run_dir)
-    OmegaConf.save(config, run_dir / "config.yaml")
+    _save(config, run_dir)
     _train(plan, plan.train, config, "training")
     rows, total = read_metrics(run_dir), config.trainer.total_training_steps
     step = max((int(row["step"]) for row in rows), default=0)
@@ -218,6 +221,10 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
         click.echo(f"- stopped at step {step} of {total}: no better validation (research.early_stop)")
     elif step < total:
         raise RunFailed(f"the training ended at step {step} of {total}; see {run_dir / 'logs' / 'train.log'}")
+
+
+def _save(config: DictConfig, folder: Path) -> None:
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(config))
 
 
 def _print_how_to_resume(options: RecipeOptions) -> None:
@@ -241,17 +248,9 @@ def _run(command: Command) -> None:
     # It has the cores for itself: its threads may wait some 50 us for one another before they fall asleep,
     # which makes the cold start a fifth quicker.
     environment = {"GOMP_SPINCOUNT": "20000", **os.environ}
-    code = _finish(subprocess.Popen(command.argv, stdin=subprocess.DEVNULL, env=environment), patience=5)
+    code = finish(subprocess.Popen(command.argv, stdin=subprocess.DEVNULL, env=environment), patience=5)
     if code != 0:
         raise RunFailed(f"could not {command.task} (exit code {code}); the reason is above")
-
-
-def _finish(process: "subprocess.Popen[bytes]", patience: float) -> int:
-    """Its exit code. It ends with us, in `patience` seconds."""
-    try:
-        return process.wait()
-    finally:
-        processes.stop(process, patience)
 
 
 # -------------------------------------------------------------------------------------- retriever, training
@@ -272,7 +271,7 @@ def _train(plan: RunPlan, command: Command, config: DictConfig, name: str) -> No
         )
         process = start(command.argv, log)
         try:
-            keeper.wait_until_healthy()  # while its many processes start
+            keeper.wait_until_healthy(process)  # while its many processes start
             while (code := process.poll()) is None:
                 time.sleep(0.5)
                 keeper.keep_alive()
@@ -297,23 +296,34 @@ def _supervised_control(plan: RunPlan) -> None:
     if plan.options.policy != SMALL:
         cold_start = Path(str(plan.inputs.model)) / "cold_start.json"
         seconds += json.loads(cold_start.read_text(encoding="utf-8"))["seconds"]
-    for command in control_commands(plan, f"{seconds:.0f}"):
-        _run(command)
-    config = load_config(run_dir / "config.yaml")
+    _forget_shorter_control(folder, f"{seconds:.0f}")
+    if not read_metrics(folder):
+        for command in control_commands(plan, f"{seconds:.0f}"):
+            _run(command)
+        _judge_control(plan, folder)
+    results = {source: each for (control, source), each in HeldOut(folder).results(0).items() if not control}
+    note_controls(run_dir, SUPERVISED, results)
+
+
+def _judge_control(plan: RunPlan, folder: Path) -> None:
+    """Ask the control's policy the test questions of the run, by the run's own configuration."""
+    config = load_config(plan.options.run_dir / "config.yaml")
     config.research.run_dir, config.actor_rollout_ref.model.path = str(folder), str(folder / "policy")
     config.trainer.val_only = config.trainer.val_before_train = True
     config.trainer.resume_mode = "disable"
-    OmegaConf.save(config, folder / "config.yaml")
+    _save(config, folder)
     _train(plan, _judge_command(plan), config, "the supervised control")
-    if (searched := run_dir / "retriever.json").exists():  # for evaluations of this policy
+    if (searched := plan.options.run_dir / "retriever.json").exists():  # for evaluations of this policy
         shutil.copy(searched, folder)
-    results = HeldOut(folder).results(0).items()
-    rows = (
-        {"name": f"supervised: {source}", "questions": result.questions, **result.means}
-        for (control, source), result in sorted(results)
-        if not control
-    )
-    write_atomically(run_dir / "controls.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _forget_shorter_control(folder: Path, seconds: str) -> None:
+    """Remove a control that learned for another time: the run was continued."""
+    note = folder / "seconds.txt"
+    if note.exists() and note.read_text(encoding="utf-8") != seconds:
+        click.echo(f"- {folder} learned for {note.read_text(encoding='utf-8')} s, not {seconds} s; removed")
+        shutil.rmtree(folder)
+    write_atomically(note, seconds)
 
 
 def control_commands(plan: RunPlan, seconds: str = "SECONDS") -> list[Command]:
@@ -333,22 +343,6 @@ def _judge_command(plan: RunPlan) -> Command:
     )
 
 
-def _cause(run_dir: Path) -> str:
-    """The error that the process left. On a full disk there often is none, or one that is not the cause."""
-    path, free = run_dir / "logs" / "error.txt", free_space(run_dir)
-    error = path.read_text(encoding="utf-8").strip() if path.exists() else ""
-    full = f"the disk of {run_dir} is full ({size_text(free)} are free)" if free < FULL_DISK else ""
-    return "; ".join(filter(None, (full, error))) or "its process ended without an error message"
-
-
-# --------------------------------------------------------------------------------------------------- export
-
-
-def _export_command(run_dir: Path, checkpoint: Path) -> Command:
-    task = "write the policy as a Hugging Face folder"
-    return module_command(task, "research.training.run.export", run_dir, checkpoint)
-
-
 def _push_command(options: RecipeOptions) -> Command | None:
     if options.push_to_hub is None:
         return None
@@ -356,28 +350,9 @@ def _push_command(options: RecipeOptions) -> Command | None:
     return module_command("push the policy to the hub", "research.training", *words)
 
 
-def export(run_dir: Path) -> None:
-    """Write the checkpoint that ``research.keep`` names as ``policy``, if it is not there yet.
-
-    Raises:
-        RunFailed: there is no checkpoint, or veRL's merger failed.
-    """
-    # A run from before there was this key kept no best checkpoint.
-    keep = OmegaConf.select(OmegaConf.load(run_dir / "config.yaml"), "research.keep", default=LAST)
-    chosen = final_checkpoint(run_dir, keep)
-    if chosen is None:
-        raise RunFailed(f"{run_dir} has no checkpoint to export")
-    step, checkpoint = chosen
-    target, temporary = run_dir / "policy", run_dir / EXPORT_FOLDER
-    stamp = f"global_step_{step}\n"
-    if (target / "step.txt").exists() and (target / "step.txt").read_text() == stamp:
-        click.echo(f"- the policy of step {step} is in {target}")
-        return
-    click.echo(f"- write the policy of step {step} to {target}")
-    log = run_dir / "logs" / "export.log"
-    if _finish(start(_export_command(run_dir, checkpoint).argv, log), patience=5) != 0:
-        raise RunFailed(f"the export failed: {tail(log, 1)}; see {log}")
-    (temporary / "step.txt").write_text(stamp)
-    if target.exists():
-        target.rename(run_dir / f"policy-before-{step}")
-    temporary.rename(target)
+def _cause(run_dir: Path) -> str:
+    """The error that the process left. On a full disk there often is none, or one that is not the cause."""
+    path, free = run_dir / "logs" / "error.txt", free_space(run_dir)
+    error = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    full = f"the disk of {run_dir} is full ({size_text(free)} are free)" if free < FULL_DISK else ""
+    return "; ".join(filter(None, (full, error))) or "its process ended without an error message"

@@ -13,6 +13,7 @@ from click import IntRange
 from pydantic import ConfigDict, TypeAdapter
 
 from research import values as rules
+from research.files import write_atomically
 from research.training.run_files import foreign_recipe, read_recipe
 from research.validation import checked
 from research.values import HUB_NAME, Rule
@@ -196,7 +197,7 @@ class RecipeOptions:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), default=str, indent=1) + "\n", encoding="utf-8")
+        write_atomically(path, json.dumps(asdict(self), default=str, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "RecipeOptions":

@@ -287,10 +287,13 @@ def _port(plan: RunPlan) -> Iterator[str]:
 def free_port(host: str, port: int = 0) -> Iterator[int]:
     """A port on which nobody listens, any if it is 0, and which nobody else is given until the block ends."""
     with socket.socket() as held:
-        # Whoever knows the number may listen there.
+        # Whoever knows the number may listen there, and so may bind it, which a name keeps other runs from.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind((host, port))
-        yield int(held.getsockname()[1])
+        number = int(held.getsockname()[1])
+        with socket.socket(socket.AF_UNIX) as name:
+            name.bind(f"\0research-rl retriever {number}")  # gone with the process, unlike a file
+            yield number
 
 
 # ------------------------------------------------------------------------------------------ hardware

@@ -44,8 +44,8 @@ class RetrieverKeeper:
         if self.process:
             stop(self.process, patience=10)
 
-    def wait_until_healthy(self) -> None:
-        """Wait for the server, also for one that was started elsewhere.
+    def wait_until_healthy(self, training: "subprocess.Popen[bytes]") -> None:
+        """Wait for the server, also for one that was started elsewhere, unless the training has ended.
 
         RUN_DIR/retriever.json then has what it says of its index: whoever evaluates the policy needs to know.
 
@@ -56,6 +56,8 @@ class RetrieverKeeper:
         while not is_healthy(self.url):
             if self.process and self.process.poll() is not None:
                 raise RunFailed(f"the retriever did not start: {tail(self.log, 1)}; see {self.log}")
+            if training.poll() is not None:
+                return
             if time.monotonic() > deadline:
                 raise RunFailed(f"no healthy retriever at {self.url}")
             time.sleep(0.2)

@@ -38,6 +38,7 @@ class SearchTrainer(PPOTrainerSync):
 
     global_steps: int  # veRL's, and so is the next
     total_training_steps: int
+    trained: tuple[tq.KVBatchMeta, dict[str, Any]] | None = None  # the newest step of this process
 
     def fit(self, agent_loop_manager: Any) -> None:
         """Train to the last step, from the checkpoint that was loaded."""
@@ -88,8 +89,21 @@ class SearchTrainer(PPOTrainerSync):
             return super().get_llm_client()
         return self.llm_server_manager.get_client(OneServerClient, server=servers[0])
 
+    def step(self, metrics: dict[str, Any], timing_raw: dict[str, Any]) -> tq.KVBatchMeta:
+        """veRL's."""
+        batch: tq.KVBatchMeta = super().step(metrics, timing_raw)
+        self.trained = batch, metrics
+        return batch
+
     def on_validate_begin(self) -> None:
+        """Keep what is known of the step: a run that is killed in its validation resumes behind it."""
         self._attach_loggers()
+        if self.trained:
+            batch, metrics = self.trained[0], dict(self.trained[1])
+            epoch = (self.global_steps - 1) // self.steps_per_epoch
+            super()._compute_metrics(batch, metrics, self.timing_raw, self.global_steps, epoch)
+            metrics |= self._search_metrics(batch)
+            run_files.note_trained(self.research.run_dir, metrics_row(metrics, self.global_steps))
 
     def _validate(self) -> dict[str, float]:
         """Validate this step, keep its checkpoint if it is the best, and test the final policy at the end.
@@ -114,7 +128,8 @@ class SearchTrainer(PPOTrainerSync):
             self._save_this_step()  # veRL has decided already that this is not the last step
         if not at_start and self.global_steps >= self.total_training_steps:
             metrics |= self._judge()
-        return metrics
+        killed = {} if self.trained else run_files.read_trained(self.research.run_dir, self.global_steps)
+        return {**killed, **metrics}
 
     def _ask(self, questions: StatefulDataLoader) -> dict[str, float]:
         self.val_dataloader = questions

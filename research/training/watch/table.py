@@ -6,8 +6,9 @@ object per line: ``{"name": "a", "questions": 500, "em": 0.9, "searches": 2.0, "
 """
 
 import json
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from research.environments.controls import CONTROLS
 from research.environments.headline import Headline, Result
 from research.episode.trajectory import Trajectory
+from research.files import write_atomically
 from research.training.config import headline_of
 from research.training.run_files import TRAJECTORY_FILE, History, read_metrics, read_step
 from research.training.watch.validations import evaluated_step, validated_scores
@@ -118,6 +120,17 @@ def table_rows(run_dir: Path) -> list[TableRow]:
     keys = sorted({*before, *after}, key=lambda key: (CONTROL_ORDER.index(key[0]), key[1]))
     rows = [TableRow(key[1], before.get(key), after.get(key), key[0]) for key in keys]
     return [*rows, *_measured_elsewhere(run_dir / "controls.jsonl", held_out.headline)]
+
+
+def note_controls(run_dir: Path, name: str, results: Mapping[str, Result]) -> None:
+    """Write results by source to controls.jsonl; of its lines those of another name stay."""
+    path = run_dir / "controls.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if not re.search(rf'"name":\s*"{re.escape(name)}: ', line)]
+    for source, result in sorted(results.items()):
+        row = {"name": f"{name}: {source}", "questions": result.questions, **result.means}
+        kept.append(json.dumps(row))
+    write_atomically(path, "".join(f"{line}\n" for line in kept))
 
 
 def _measured_elsewhere(path: Path, headline: Headline) -> Iterator[TableRow]:

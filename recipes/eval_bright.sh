@@ -6,7 +6,7 @@
 #   bash recipes/eval_bright.sh --help
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-bash "$root/recipes/setup_env.sh" "$(nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)"
+bash "$root/recipes/setup_env.sh" any
 unset PYTHONDONTWRITEBYTECODE
 # Paths are those of the folder that this is called in, but modules there (a data.py, say) are not ours.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1

@@ -34,7 +34,7 @@ if [ -d "$source" ]; then
     [ "${#build[@]}" -eq 0 ] || fail "$source is built already: ${build[*]} cannot be changed. Options of serve come after --"
 fi
 
-bash "$root/recipes/setup_env.sh" "$(nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)"
+bash "$root/recipes/setup_env.sh" any
 cache=$root/cache
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 case $source in

@@ -6,14 +6,13 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 recipe=$1
 shift
 
-detected=$(nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
-hardware=$detected
-dry_run=
+hardware=$(nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+starts=yes
 for ((i = 1; i <= $#; i++)); do
     case ${!i} in
         --hardware=*) hardware=${!i#*=} ;;
         --hardware) next=$((i + 1)) && hardware=${!next:-} ;;
-        --dry-run) dry_run=yes ;;
+        --dry-run | --help | -h) starts= ;;
     esac
 done
 case $hardware in
@@ -22,12 +21,8 @@ case $hardware in
     *) echo "error: --hardware is cpu, gpu or rehearsal, not '$hardware'" >&2 && exit 2 ;;
 esac
 
-if [ -z "$dry_run" ]; then
-    bash "$root/recipes/setup_env.sh" "$environment"
-elif [ ! -f "$root/.venv/.research-lock" ]; then
-    # A dry run needs some environment to compose the configuration in, not the one of the hardware it is about.
-    bash "$root/recipes/setup_env.sh" "$detected"
-fi
+# A dry run needs some environment to compose the configuration in, not the one of the hardware it is about.
+bash "$root/recipes/setup_env.sh" "$([ "$starts" ] && echo "$environment" || echo any)"
 
 # Without Python's bytecode cache each process of the run compiles vLLM and veRL again.
 unset PYTHONDONTWRITEBYTECODE

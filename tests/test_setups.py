@@ -103,25 +103,59 @@ def test_all_that_run_sh_imports_exists() -> None:
 # An interpreter that makes environments whose own writes down how it is called.
 INTERPRETER = """#!/bin/sh
 [ "$1" = -c ] && echo 3.11 && exit
-mkdir -p "$4/bin" && cd "$4/bin"
+mkdir -p "$3/bin" && cd "$3/bin"
 printf '#!/bin/sh\\necho "$0 $*" >>calls.txt\\n' >python && chmod +x python
 """
 
 
+def set_up(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """recipes/setup_env.sh, or another script, with an interpreter that stands in."""
+    copied(folder, "recipes/setup_env.sh", "requirements/cpu.txt", "requirements/gpu.txt", "setup.py")
+    (folder / "python").write_text(INTERPRETER)
+    (folder / "python").chmod(0o755)
+    environment = {**os.environ, "RESEARCH_PYTHON": str(folder / "python")}
+    return subprocess.run(["bash", *words], cwd=folder, capture_output=True, text=True, env=environment)
+
+
 def test_setup_env_makes_the_folder_that_is_named_once(tmp_path: Path) -> None:
-    copied(tmp_path, "recipes/setup_env.sh", "requirements/cpu.txt", "setup.py")
-    (tmp_path / "python").write_text(INTERPRETER)
-    (tmp_path / "python").chmod(0o755)
-    command = ["bash", "recipes/setup_env.sh", "cpu", ".venv-other"]
-    environment = {**os.environ, "RESEARCH_PYTHON": str(tmp_path / "python")}
     for said in ("Environment ready: .venv-other", ""):
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        done = set_up(tmp_path, "recipes/setup_env.sh", "cpu", ".venv-other")
         assert done.returncode == 0, done.stderr
         assert said in done.stdout and bool(done.stdout) == bool(said)
     calls = (tmp_path / "calls.txt").read_text().splitlines()
     assert all(each.startswith(".venv-other/bin/python -m ") for each in calls)
     assert sum("-r requirements/cpu.txt" in each for each in calls) == 1
     assert not (tmp_path / ".venv").exists()
+
+
+def made(folder: Path, hardware: str) -> Path:
+    """An environment with something in it."""
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / ".research-hardware").write_text(f"{hardware}\n")
+    (folder / ".venv" / "precious").touch()
+    return folder / ".venv" / "precious"
+
+
+def test_an_environment_of_other_hardware_is_never_replaced(tmp_path: Path) -> None:
+    precious = made(tmp_path, "gpu")
+    done = set_up(tmp_path, "recipes/setup_env.sh", "cpu")
+    assert done.returncode == 2 and precious.exists() and not (tmp_path / "calls.txt").exists()
+    assert ".venv is the environment for gpu, and this needs the one for cpu: remove or rename" in done.stderr
+    (tmp_path / ".venv" / ".research-hardware").unlink()
+    done = set_up(tmp_path, "recipes/setup_env.sh", "cpu")
+    assert done.returncode == 2 and ".venv was not made by this script" in done.stderr and precious.exists()
+
+
+@pytest.mark.parametrize("hardware", ["cpu", "gpu"])
+@pytest.mark.parametrize("words", [["--help"], ["--hardware", "gpu", "--dry-run"]])
+def test_help_and_dry_runs_take_the_environment_that_is_there(
+    tmp_path: Path, hardware: str, words: list[str]
+) -> None:
+    precious = made(tmp_path, hardware)
+    copied(tmp_path, "recipes/train.sh")
+    done = set_up(tmp_path, "recipes/train.sh", "musique", *words)
+    assert done.returncode == 0 and precious.exists(), done.stderr
+    assert f"-r requirements/{hardware}.txt" in (tmp_path / "calls.txt").read_text()
 
 
 # -------------------------------------------------------------------------------------------- Dockerfile

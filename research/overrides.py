@@ -8,7 +8,7 @@ _QUOTED = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')(?=(\s*:)?)""")
 
 
 def composition_fault(error: Exception) -> str:
-    """An error of hydra's in one line. Of a misspelt key it advises to add that, which helps nobody."""
+    """A Hydra error in one line. Hydra suggests adding a misspelt key, which does not help."""
     return re.sub(
         r"To append to your config use (\S+)",
         r"There is no such key in research/config or veRL's own (\1 adds one that has no default)",

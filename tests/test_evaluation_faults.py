@@ -237,7 +237,7 @@ def test_a_folder_that_does_not_say_its_questions_is_refused_in_one_line(
         path.write_text(json.dumps(counts))
         result = run(*words)
     assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
-    assert f"{path} does not say questions_sha256.land" in result.stderr
+    assert f"{path} does not record questions_sha256.land" in result.stderr
 
 
 def test_a_model_folder_with_other_files_begins_another_evaluation(

@@ -70,7 +70,7 @@ def hub_task(name: str, folder: Path, long: bool = False, revision: str | None =
 def local_task(name: str, source: Path, folder: Path, long: bool = False) -> BrightTask:
     """A task of the folder `source`; what has to be written goes to `folder`. Raises DataError.
 
-    Read are, as .parquet, .jsonl or .jsonl.gz: NAME.examples and NAME.documents or NAME.long_documents in
+    It reads, as .parquet, .jsonl or .jsonl.gz: NAME.examples and NAME.documents or NAME.long_documents in
     BRIGHT's form, or examples/NAME-* and documents/NAME-* as the hub has them; NAME.questions.jsonl
     (rewriting tasks) with NAME.corpus.jsonl; and the proxy task bright_answers, from bright.questions.jsonl
     and bright_answers.corpus.jsonl.

@@ -2,7 +2,7 @@
 
     python -m research.datasets.questions musique.questions.jsonl --out train.parquet
 
-Read are .jsonl, JSON arrays, both also as .gz, and .parquet; question_forms.py has the forms of rows.
+Files may be .jsonl, JSON arrays, both also as .gz, or .parquet; question_forms.py has the forms of rows.
 """
 
 import json

@@ -108,7 +108,7 @@ def _of_json(content: str, tools: Mapping[str, Tool]) -> CallRequest:
 
 
 def _of_python(content: str, tools: Mapping[str, Tool], faults: str) -> CallRequest:
-    """The same where calls are Python's, ``name(key=value)``; faults are told in its words."""
+    """As `_of_json`, but calls and error messages are Python's, ``name(key=value)``."""
     try:
         call = json.loads(content)
         name, arguments = call["name"], call.get("arguments", {})

@@ -177,9 +177,9 @@ class TokenProtocol:
     def chat(self, system: str | None, user: str) -> list[int]:
         """Tokens of a prompt by the model's chat template; without one, of both texts as they stand.
 
-        A system message of None is not said, an empty one is.
+        None sends no system message; an empty text sends an empty one.
 
-        Where the template has no place for a system message its text goes in front of the user's.
+        If the template has no place for a system message, its text goes in front of the user's.
 
         Raises:
             ValueError: the template fails, or leaves out what the user says or, with the prompt, the tools.

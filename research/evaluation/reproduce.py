@@ -31,7 +31,10 @@ ENCODER = "intfloat/e5-base-v2"
 @click.command(context_settings=cli.SETTINGS)
 @click.argument("checkpoint")
 @click.option(
-    "--family", "named", type=click.Choice([each.name for each in FAMILIES]), help="If its name says none."
+    "--family",
+    "named",
+    type=click.Choice([each.name for each in FAMILIES]),
+    help="Family, if the name does not show it.",
 )
 @click.option("--model", help="Where it is: a folder, or the URL of a server.  [default: CHECKPOINT]")
 @click.option(
@@ -72,7 +75,7 @@ def main(
     if dry_run:
         click.echo(_plan(family, checkpoint, prepare, evaluate, revision, retriever))
         return
-    if not bright:  # what cannot be fetched is said before 79 GB are
+    if not bright:  # so that what cannot be fetched is reported before 79 GB are downloaded
         words = (f"preset={preset_of(family, checkpoint)}", "engine.model=x", "retriever.url=http://none")
         compose_multihop([*words, *overrides])
     with cli.run_folder(out, "reproduce"):

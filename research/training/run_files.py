@@ -128,7 +128,7 @@ def forget_steps_after(run_dir: Path, step: int) -> None:
 
 
 def record_revision(run_dir: Path) -> None:
-    """Add to ``revision.txt`` with what the run goes on from here, unless its last line says the same."""
+    """Add to ``revision.txt`` the versions that the run continues with, unless they are its last line."""
     said = f"research-rl {version('research-rl')}{_commit()}, veRL {version('verl')}"
     if said not in read_revisions(run_dir)[-1:]:
         append_line(run_dir / "revision.txt", said)

@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, Rewrite]:
         try:
             row = Rewrite(**json.loads(line))
         except (ValueError, TypeError) as error:
-            message = f"{path}:{number} is no text; remove the line, and it is asked for again"
+            message = f"{path}:{number} is not a valid rewrite; remove the line to generate it again"
             raise EvaluationError(message) from error
         rows[row.key] = row
     if rows and all(row.error for row in rows.values()):

@@ -50,7 +50,7 @@ def check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any], free
     old = read_record(identity_path) if identity_path.exists() else _flat(identity)
     if key := _first_difference(old, _flat(identity)):
         # A folder from before the key was recorded: its figures may be of something else.
-        message = f"{identity_path} does not say {key}, so it may be of another"
+        message = f"{identity_path} does not record {key}, so it may differ"
         if key in old:
             message = f"{run_dir} was begun with another {key}, see {identity_path}"
         raise EvaluationError(f"{message}: choose another --out")

@@ -1,8 +1,8 @@
 """More questions for GRPO, made of gold facts: which of two came first, and whether two share a country.
 
 Few of 2Wiki's comparisons ask for the later of two, or are answered by yes, so a policy that never says so is
-mostly rewarded. Of these there are as many of either. 2Wiki makes its own from its facts by templates (Ho et
-al. 2020, section 3); so are these, in its wording.
+mostly rewarded. Here both answers are equally frequent. 2Wiki makes its own comparisons from its facts by
+templates (Ho et al. 2020, section 3); so do we, in its wording.
 """
 
 import random

@@ -2,7 +2,7 @@
 
     python -m research.training cold-start corpus --out corpus.jsonl train.jsonl dev.jsonl
 
-Read are the official files of MuSiQue (``paragraphs``), HotpotQA and 2Wiki (``context``), and FlashRAG's
+It reads the official files of MuSiQue (``paragraphs``), HotpotQA and 2Wiki (``context``), and FlashRAG's
 rows, which have them in ``metadata``; of its MuSiQue the gold paragraphs alone (``support_paragraph``).
 """
 

@@ -247,7 +247,7 @@ def _run(command: Command) -> None:
 
 
 def _finish(process: "subprocess.Popen[bytes]", patience: float) -> int:
-    """Its exit code. It ends with us, in `patience` seconds."""
+    """Wait for it and return its exit code; stop it within `patience` seconds if we end first."""
     try:
         return process.wait()
     finally:

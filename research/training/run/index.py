@@ -26,9 +26,9 @@ def index_command(options: RecipeOptions, inputs: RecipeOptions, corpus: Path) -
 
 
 def _index_folder(inputs: RecipeOptions, corpus: Path) -> Path:
-    """In the cache, but of a corpus that the run makes for itself.
+    """The index's folder: in the cache, or in the run folder if the run makes its own corpus.
 
-    One of ours in the cache has its key in its path; one of the user's may change under the same path.
+    A corpus of ours in the cache has its key in its path; a user's may change under the same path.
     """
     if corpus.is_relative_to(inputs.run_dir):
         return inputs.run_dir / "index"
@@ -45,7 +45,7 @@ def cache_key(*parts: Any) -> str:
 
 
 def version_of(path: Path) -> tuple[int, int] | None:
-    """Of a file of the user's, which may change under its name; None for one of ours, or a missing one."""
+    """Size and time of a user's file, which may change under its name; None for ours or a missing one."""
     if path.is_relative_to(CACHE) or not path.exists():
         return None
     stat = path.stat()

@@ -131,9 +131,9 @@ class RecipeOptions:
     steps: Annotated[
         int | None, IntRange(1), "GRPO steps. [2 epochs | 40; smollm2: 24]", "GRPO steps. [150 | 40]"
     ] = None
-    seed: Annotated[int, IntRange(0, 2**31 - 1), "Of the world, the data order, the sampling."] = 42
-    passages: Annotated[int, IntRange(600), "Of the mini world.", ""] = 20000
-    test_questions: Annotated[int, IntRange(1), "Of the mini world, per hop count.", ""] = 500
+    seed: Annotated[int, IntRange(0, 2**31 - 1), "Seed for the world, the data order and the sampling."] = 42
+    passages: Annotated[int, IntRange(600), "Number of passages in the mini world.", ""] = 20000
+    test_questions: Annotated[int, IntRange(1), "Number of its test questions per hop count.", ""] = 500
     supervised_control: Annotated[
         bool,
         click.BOOL,

@@ -131,7 +131,7 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
 
 
 def _paragraph_faults(split: str, path: Path) -> Iterator[str]:
-    """Of a corpus that is made of the questions' paragraphs; a test without them may still be answered."""
+    """Faults of a corpus made of the questions' paragraphs; test questions may do without their own."""
     without, rows = without_paragraphs(path)
     if without == rows and split == "train":
         yield f"{path}: the questions come without paragraphs to make a corpus of; give --corpus FILE"
@@ -140,14 +140,14 @@ def _paragraph_faults(split: str, path: Path) -> Iterator[str]:
 
 
 def _warn_of_leaks(options: RecipeOptions, texts: dict[Path, set[str]]) -> None:
-    """Of the questions of two splits that are the same: what is measured on them says little."""
+    """Warn of questions that two splits share: results on them say little."""
     for (split, path), (_, other) in combinations(reversed(options.splits.items()), 2):
         if shared := len(texts.get(path, set()) & texts.get(other, set())):
             warn(f"{path}: {shared} of its {len(texts[path])} questions ({split}) are also in {other}")
 
 
 def _corpus_faults(corpus: Path, settings: EpisodeSettings) -> Iterator[str]:
-    """With the retrieval server's own reader, before its build."""
+    """Faults of the corpus, found by the retrieval server's own reader before the build."""
     from retriever_server.corpus import scan_corpus
 
     try:
@@ -285,9 +285,9 @@ def _port(plan: RunPlan) -> Iterator[str]:
 
 @contextmanager
 def free_port(host: str, port: int = 0) -> Iterator[int]:
-    """A port on which nobody listens, any if it is 0, and which nobody else is given until the block ends."""
+    """Hold a free port (0: any) until the block ends, so that no other process is given it."""
     with socket.socket() as held:
-        # Whoever knows the number may listen there.
+        # Processes that we tell the number may listen on it meanwhile.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind((host, port))
         yield int(held.getsockname()[1])
@@ -297,7 +297,7 @@ def free_port(host: str, port: int = 0) -> Iterator[int]:
 
 
 def checkpoint_faults(run_dir: Path, config: DictConfig) -> Iterator[str]:
-    """veRL's checkpoints have a file for each GPU, and are loaded by as many."""
+    """Faults of resuming on another number of GPUs: veRL's checkpoints have one file for each."""
     step, ranks = latest_checkpoint(run_dir), config.trainer.n_gpus_per_node * config.trainer.nnodes
     files = (run_dir / f"checkpoints/global_step_{step}/actor").glob("model_world_size_*_rank_0.pt")
     written = [int(file.name.split("_")[3]) for file in files]

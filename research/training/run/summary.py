@@ -50,4 +50,4 @@ def print_summary(run_dir: Path) -> None:
         click.echo(f"report: {write_training_report(run_dir)}")
     except Exception as error:  # whatever it is, the training is kept
         again = f"python -m research.training.watch.report {run_dir}"
-        warn(f"no report was written: {type(error).__name__}: {error}; once that is mended: {again}")
+        warn(f"no report was written: {type(error).__name__}: {error}; after fixing that, run: {again}")

@@ -70,7 +70,7 @@ def logits(config: DictConfig, sizes: ModelSizes) -> tuple[int, int]:
 
 
 def number_bytes(dtype: str) -> int:
-    """Of a number of that type."""
+    """Bytes of one number of this type."""
     return HALF if dtype in ("bfloat16", "float16") else SINGLE
 
 

@@ -130,13 +130,13 @@ class SearchTrainer(PPOTrainerSync):
         return True
 
     def _save_checkpoint(self) -> None:
-        """veRL's, but never through the hard links of a step that was saved before."""
+        """Save as veRL does, but never through the hard links of an earlier save of this step."""
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         shutil.rmtree(folder, ignore_errors=True)
         super()._save_checkpoint()
 
     def _judge(self) -> dict[str, float]:
-        """Ask the test questions and controls of the final policy, of whichever step it is."""
+        """Ask the final policy, whichever step it is from, the test questions and controls."""
         last = self.global_steps
         chosen = validations.final_checkpoint(self.research.run_dir, self.research.keep)
         step, folder = chosen or (last, None)
@@ -144,7 +144,7 @@ class SearchTrainer(PPOTrainerSync):
             self.checkpoint_manager.sleep_replicas()
             self.actor_rollout_wg.load_checkpoint(local_path=f"{folder}/actor", del_local_after_load=False)
             self.checkpoint_manager.update_weights(step)
-        self.global_steps = step  # of the trajectories that are written
+        self.global_steps = step  # the step under which the trajectories are written
         try:
             return {**self._ask(self.test_val_dataloader), validations.EVALUATED_STEP: float(step)}
         finally:

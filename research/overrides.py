@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-# Whole strings, one after the other, so that nothing inside one is taken for a key.
+# Whole strings, one after the other, so that nothing inside a string is taken for a key.
 _QUOTED = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')(?=(\s*:)?)""")
 
 

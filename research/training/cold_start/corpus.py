@@ -1,4 +1,4 @@
-"""A corpus of the paragraphs that question files come with: minutes in place of a download of 79 GB.
+"""A corpus of the paragraphs that question files come with: minutes instead of a download of 79 GB.
 
     python -m research.training cold-start corpus --out corpus.jsonl train.jsonl dev.jsonl
 

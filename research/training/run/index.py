@@ -18,7 +18,7 @@ def index_command(options: RecipeOptions, inputs: RecipeOptions, corpus: Path) -
     words += ["--encoder", inputs.encoder] if inputs.is_dense else []
     words += ["--index", inputs.index] if inputs.index != "flat" else []
     if inputs.faiss_index and inputs.is_dense:
-        # The user's is the index itself; of the one that comes with the corpus, other kinds take the vectors.
+        # The user's file is the index itself; other kinds are built from the vectors of the corpus's own one.
         adopted = options.faiss_index or inputs.index == "flat"
         words += ["--faiss-index" if adopted else "--vectors", inputs.faiss_index]
     words += shlex.split(options.build_args)
@@ -40,7 +40,7 @@ def _index_folder(inputs: RecipeOptions, corpus: Path) -> Path:
 
 
 def cache_key(*parts: Any) -> str:
-    """A name for what is made from these parts, the same in each process."""
+    """A name for what is made from these parts, the same in every process."""
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
 
 

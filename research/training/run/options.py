@@ -56,8 +56,8 @@ SPLITS = {"train": "questions", "validation": "validation", "test": "test"}
 class RecipeOptions:
     """The recipe's command line, saved as ``recipe.json`` in the run folder. None: by recipe and hardware.
 
-    What annotates a field is what reads its words, and its help: one for both recipes, or those of musique
-    and rqr; an empty one means that rqr lacks the option. In brackets what holds without the option.
+    Fields are annotated with what parses them and with their help: one text for all recipes, or one for
+    musique and one for rqr; an empty one means that rqr lacks the option. Defaults are in brackets.
     """
 
     hardware: Annotated[
@@ -176,7 +176,7 @@ class RecipeOptions:
 
     @property
     def splits(self) -> dict[str, Path]:
-        """The files of questions that there are, by split."""
+        """The question files that were given, by split."""
         return {split: path for split, name in SPLITS.items() if (path := getattr(self, name))}
 
     @property

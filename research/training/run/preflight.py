@@ -71,7 +71,7 @@ def problems(plan: RunPlan) -> list[str]:
 
 
 def _hiding_modules(plan: RunPlan) -> Iterator[str]:
-    """Ray's workers look for modules first in the folder that the training is started from."""
+    """Modules that would be hidden: Ray's workers look first in the folder where the training is started."""
     folder = Path.cwd()
     for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
         own = path.parent if path.name == "__init__.py" else path
@@ -98,7 +98,7 @@ def _missing_files(plan: RunPlan) -> Iterator[str]:
 
 
 def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
-    """What is wrong in the user's own files, before cold start and index, which take minutes."""
+    """Faults of the user's own files, found before cold start and index, which take minutes."""
     environment, options = read_research_config(config.research).environment, plan.options
     # Without a corpus, the tasks of the run are made from the positives of these.
     final = plan.inputs.questions == options.questions
@@ -178,7 +178,7 @@ def _models(plan: RunPlan) -> Iterator[str]:
 
 
 def _own_questions(plan: RunPlan) -> Iterator[str]:
-    """Questions that the run brings itself: those of smollm2 with their paragraphs, without gold facts."""
+    """Faults with the run's own questions: smollm2's come with paragraphs but without gold facts."""
     options = plan.options
     if options.questions is not None or (options.run_dir / "recipe.json").exists():
         return
@@ -203,7 +203,7 @@ def _own_questions(plan: RunPlan) -> Iterator[str]:
 
 
 def _retriever(plan: RunPlan) -> Iterator[str]:
-    """The workers of all nodes search: the retriever's address must mean one machine for all of them."""
+    """Faults of the retriever's address, which must mean the same machine for the workers of all nodes."""
     options, url = plan.options, plan.options.retriever_url
     option, target = ("--retriever-url", "the retriever") if url else ("--retriever-host", "this machine")
     host = (urlsplit(url).hostname or "") if url else options.retriever_host
@@ -217,7 +217,7 @@ def _retriever(plan: RunPlan) -> Iterator[str]:
 
 
 def _without_effect(plan: RunPlan) -> Iterator[str]:
-    """Options that another one leaves without a meaning.
+    """Options that have no effect because of another one.
 
     Rewriting has other uses for encoder and corpus; a run that resumes may go on with a retriever elsewhere.
     """
@@ -246,7 +246,7 @@ def _is_local_everywhere(host: str) -> bool:
 
 
 def _retriever_options(plan: RunPlan) -> Iterator[str]:
-    """With the retrieval server's own command line."""
+    """Faults of its options, found by the retrieval server's own command line."""
     options, kind = plan.options, str(plan.inputs.index)
     if plan.serve is None:
         return
@@ -357,7 +357,7 @@ def _written(options: RecipeOptions, model: str | None) -> int:
 def wikipedia_index(plan: RunPlan) -> int:
     """Bytes of main memory that the index of Wikipedia takes; 0 if the run serves another, or none.
 
-    Those of another encoder are taken to grow with the width of its vectors.
+    The index of another encoder is assumed to grow with the width of its vectors.
     """
     memory = WIKI18_MEMORY.get(plan.inputs.index or "flat", 0) if _searches_wikipedia(plan) else 0
     encoder = str(plan.inputs.encoder)

@@ -56,7 +56,7 @@ class SearchTrainer(PPOTrainerSync):
             raise
 
     def _init_dataloader(self) -> None:
-        """veRL's, and further ones for parts of the held-out questions."""
+        """Make veRL's loaders, and further ones for parts of the held-out questions."""
         super()._init_dataloader()
         # veRL ends after the epochs even if steps are left, but the steps count.
         self.config.trainer.total_epochs = -(-self.total_training_steps // self.steps_per_epoch)
@@ -165,7 +165,7 @@ class SearchTrainer(PPOTrainerSync):
             loggers.setdefault("table", tracking.TrajectoryTable(research.run_dir, trackers, *bounds))
 
     def _update_actor(self, batch: tq.KVBatchMeta, metrics: dict[str, Any]) -> tq.KVBatchMeta:
-        """With the agreement of actor and rollout, where the old_log_prob pass did not measure it."""
+        """Update; add the agreement of actor and rollout if the old_log_prob pass did not measure it."""
         batch.extra_info[SKIP] = self.research.skip_equal_groups
         batch = super()._update_actor(batch, metrics)
         names = [name for name in metrics if name.startswith(f"actor/{agreement.PREFIX}")]
@@ -206,6 +206,6 @@ class SearchTrainer(PPOTrainerSync):
             raise RetrieverGone(
                 f"{'every search' if 'search/searches' in metrics else 'the scoring of every text'} of "
                 f"{self.steps_without_retriever} steps failed: is the retriever at "
-                f"{self.config.research.retriever.url} alive? The reasons are in trajectories/; mend it and "
+                f"{self.config.research.retriever.url} alive? The reasons are in trajectories/; fix it and "
                 "run again with --resume"
             )

@@ -160,7 +160,7 @@ def failures_warning(rows: list[TableRow], headline: Headline) -> str:
 
 
 def untaught_warning(history: History) -> str:
-    """One line if in every step all samples of a question earned the same; else empty."""
+    """One line if all samples of each question earned the same in every step; else empty."""
     shares = [row["search/equal_groups"] for row in history if "search/equal_groups" in row]
     if not shares or min(shares) < 1:
         return ""

@@ -1,4 +1,4 @@
-"""Metadata, extras and the entry point by which veRL finds our plug-in. The pinned versions stand in
+"""Metadata, extras and the entry point by which veRL finds our plugin. The pinned versions stand in
 requirements/.
 """
 

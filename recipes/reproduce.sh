@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A released checkpoint (ReSearch, Search-R1, TongSearch-QR), evaluated as at home, beside its authors' figures.
+# A released checkpoint (ReSearch, Search-R1, TongSearch-QR), evaluated as by its authors, beside their figures.
 #
 #   bash recipes/reproduce.sh agentrl/ReSearch-Qwen-7B-Instruct --dry-run
 #   bash recipes/reproduce.sh --help

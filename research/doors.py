@@ -24,7 +24,7 @@ class Door:
         kind: what messages call it, such as "reward".
         package: each of its modules is a built-in one; also the group of the entry points.
         attribute: what to take from a built-in module.
-        helpers: modules of the package that are none.
+        helpers: modules of the package that are not built-in things.
     """
 
     kind: str
@@ -37,10 +37,10 @@ class Door:
         return sorted({*self._built_in(), *entry_points(group=self.package).names})
 
     def load(self, name: str) -> Any:
-        """The thing of that name or import path, something that can be called.
+        """The callable of that name or import path.
 
         Raises:
-            ValueError: there is none, or it cannot be imported; the message says what there is, or why.
+            ValueError: there is none, or it cannot be imported; the message lists the names, or says why.
         """
         if name in self._built_in():
             self._refuse_second(name)

@@ -6,7 +6,7 @@ import click
 class DataError(click.ClickException, ValueError):
     """Data that cannot be read, fetched or written; the message is one line that says what to do about it.
 
-    A command that lets it through ends with `Error: MESSAGE` and exit code 1, without a traceback.
+    A command that does not catch it ends with `Error: MESSAGE` and exit code 1, without a traceback.
     """
 
 

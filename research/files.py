@@ -57,7 +57,7 @@ def filling(folder: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises OSError if it is not, found by trying: permissions do not show it (/proc, a read-only disk).
+    """Raises OSError if it is not, which it tries: permissions do not show it (/proc, a read-only disk).
 
     Leaves nothing behind.
     """
@@ -91,7 +91,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def whole_lines(path: Path) -> Iterator[str]:
-    """The lines of a file, with their ends and without the half line that a kill may have left at its end."""
+    """The lines of a file, with their line ends, without a half line that a kill left at the end."""
     if path.exists():
         with path.open("rb") as lines:  # a kill may also have cut a character
             yield from (line.decode(errors="replace") for line in lines if line.endswith(b"\n"))

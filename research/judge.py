@@ -1,7 +1,7 @@
 """The LLM judge: a model behind an OpenAI-compatible server says whether an answer is right, and why.
 
-Verdicts are cached by content in a JSONL file, so nothing is judged twice. A failure is a verdict as well,
-marked as `failed`, never cached, and so tried again by the next call.
+Verdicts are cached by content in a JSONL file, so nothing is judged twice. A failure is a verdict too, marked
+`failed`; it is never cached, so the next call tries again.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ RESPONSE_FORMAT = {
 
 
 def content_key(model: str | None, question: str, golden_answers: Sequence[str], answer: str) -> str:
-    """A hash of all that a verdict depends on: model, prompt, question, accepted answers, answer."""
+    """A hash of everything that a verdict depends on: model, prompt, question, accepted answers, answer."""
     parts = [model, load_prompt(PROMPT)[:2], question, list(golden_answers), answer]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
@@ -146,7 +146,7 @@ class Judge:
 
 
 def _append_line(path: Path, line: bytes) -> None:
-    """Append in one write, so that lines of several processes do not mix; after half a line, on a new one."""
+    """Append in one write, so lines of several processes do not mix; after half a line, start a new one."""
     with path.open("ab+", buffering=0) as file:
         end = file.seek(0, 2)
         file.seek(max(0, end - 1))

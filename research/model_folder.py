@@ -1,4 +1,4 @@
-"""Whether the folder of a model of the user's is whole, before it is loaded."""
+"""Checks that the folder of a user's model is complete, before it is loaded."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def model_faults(name: str) -> Iterator[str]:
         for fault in folder_faults(Path(name)):
             yield f"{name} is not a folder with a Hugging Face model ({fault})"
     elif not HUB_NAME.fullmatch(name):
-        yield f"there is no folder {name}, and it is no name on the hub (NAME or OWNER/NAME)"
+        yield f"there is no folder {name}, and it is not a name on the hub (NAME or OWNER/NAME)"
 
 
 def require_model(name: str) -> None:
@@ -78,7 +78,7 @@ def folder_faults(folder: Path) -> Iterator[str]:
 
 
 def _token_faults(name: str, values: dict[str, Any]) -> Iterator[str]:
-    """Tokens are given by their numbers: several may end a text, one begins and one pads it."""
+    """Faults of the token numbers: several may end a text, one begins it and one pads it."""
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = values.get(key)
         several = key == "eos_token_id" and isinstance(value, list)
@@ -87,7 +87,7 @@ def _token_faults(name: str, values: dict[str, Any]) -> Iterator[str]:
 
 
 def _weight_faults(folder: Path) -> Iterator[str]:
-    """By the headers of the files, which say how long they are."""
+    """Faults of the weights by the headers of their files, which give their length."""
     from safetensors import SafetensorError, safe_open
 
     files = sorted(folder.glob("*.safetensors"))

@@ -1,6 +1,6 @@
 """JSON over HTTP for all clients: time-outs, retries with back-off, and one clear line for a useless answer.
 
-By hand, not tenacity: the deadline leaves out the wait for a connection, and a dead server gets less time.
+Not done with tenacity: the deadline leaves out the wait for a connection, and a dead server gets less time.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ _HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 class ServerError(Exception):
     """The server refused the request, or no attempt succeeded in time; the message is one line.
 
-    `status` is that of the last HTTP answer, None without one. `lasting`: every other request would fail as
-    well, because nobody listens, or because the server is of another kind or wants another key.
+    `status` is that of the last HTTP answer, None without one. `lasting`: every other request would fail too,
+    because nothing listens there, or because the server is of another kind or requires another key.
     """
 
     def __init__(self, message: str, status: int | None = None, lasting: bool = False) -> None:

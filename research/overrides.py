@@ -3,12 +3,12 @@
 import re
 from typing import Any
 
-# Whole strings, one after the other, so that nothing inside one is taken for a key.
+# Whole strings, one after the other, so that nothing inside a string is taken for a key.
 _QUOTED = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')(?=(\s*:)?)""")
 
 
 def composition_fault(error: Exception) -> str:
-    """An error of hydra's in one line. Of a misspelt key it advises to add that, which helps nobody."""
+    """A Hydra error in one line. Hydra suggests adding a misspelt key, which does not help."""
     return re.sub(
         r"To append to your config use (\S+)",
         r"There is no such key in research/config or veRL's own (\1 adds one that has no default)",

@@ -1,4 +1,4 @@
-"""Where things lie: in a checkout, beside the code; installed, the runs where the user stands."""
+"""Where files are kept: in a checkout, beside the code; when installed, runs in the current folder."""
 
 import os
 from pathlib import Path

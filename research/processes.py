@@ -27,7 +27,7 @@ def _prctl(option: int, value: int) -> None:
 
 @contextmanager
 def alone_in(folder: Path, error: type[Exception]) -> Iterator[None]:
-    """The folder, created if missing, for this process alone. Raises `error` if another one has it."""
+    """The folder, created if missing, locked for this process. Raises `error` if another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:

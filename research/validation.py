@@ -1,4 +1,4 @@
-"""What others wrote, checked against our types."""
+"""Checks of others' data against our types."""
 
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ def checked(adapter: TypeAdapter[Checked], value: Any) -> Checked:
     """The value as an object of the adapter's type.
 
     Raises:
-        ValueError: it is none; one line names the field and says why.
+        ValueError: it does not fit; a one-line message names the field and says why.
     """
     try:
         return adapter.validate_python(value)

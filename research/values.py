@@ -23,7 +23,7 @@ HUB_NAME = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
 class Rule(NamedTuple):
-    """Whether a value is allowed, and which values are, to follow "must be" in a message."""
+    """A check of a value, and its description, which follows "must be" in a message."""
 
     holds: Callable[[Any], bool]
     meaning: str
@@ -71,7 +71,7 @@ def integer(least: int, most: float = math.inf) -> Rule:
 
 
 def either(also: Any, word: str, rule: Rule) -> Rule:
-    """The values of a rule, and one more, which messages call `word`."""
+    """The values of a rule, and one more value, which messages call `word`."""
     return Rule(lambda value: value == also or rule.holds(value), f"{rule.meaning}, or {word}")
 
 
@@ -192,7 +192,7 @@ def check(values: Mapping[str, Any], rules: Mapping[str, Rule], prefix: str = ""
 
 
 def check_limits(flat: Mapping[str, Any], prefix: str = "") -> None:
-    """Raises ValueError if searches are allowed, but no token of their passages may be shown."""
+    """Raises ValueError if searches are allowed but none of their passages' tokens may be shown."""
     if flat.get("limits.searches") and flat.get("limits.passage_tokens") == 0:
         raise ValueError(f"{prefix}limits.passage_tokens must be at least 1 where searches are made")
 

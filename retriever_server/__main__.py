@@ -131,7 +131,7 @@ RAY_OPTIONS = ("ray_address", "shards", "replicas", "shard_cpus", "shard_timeout
     "--max-queue",
     type=AT_LEAST_1,
     default=1024,
-    help="Different queries in flight; a request that needs more is answered 503, with when to try again.",
+    help="Different queries in flight; a request that needs more gets 503 and the time to retry.",
 )
 @click.option(
     "--cache-size",
@@ -191,7 +191,7 @@ RAY_OPTIONS = ("ray_address", "shards", "replicas", "shard_cpus", "shard_timeout
 @click.option(
     "--shard-timeout",
     type=click.FloatRange(min=0, min_open=True),
-    help="Seconds until a shard that does not answer is a 503.  [default: 10]",
+    help="Seconds without an answer from a shard after which a query gets 503.  [default: 10]",
 )
 def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
     """Serve the index in INDEX_DIR over HTTP until SIGTERM or ctrl-C.
@@ -228,7 +228,7 @@ def serve(index_dir: Path, die_with_parent: bool, **options: Any) -> None:
 
 
 def _pop_cluster_options(options: dict[str, Any]) -> dict[str, Any] | None:
-    """Take RAY_OPTIONS out: those given, None without --ray."""
+    """Remove RAY_OPTIONS from the options; returns those given, or None without --ray."""
     given = {name: value for name in RAY_OPTIONS if (value := options.pop(name)) is not None}
     if not options.pop("ray"):
         if given:

@@ -316,7 +316,7 @@ def test_texts_that_all_failed_are_an_error_and_asked_for_again(
 def test_a_folder_that_is_no_evaluation_is_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     result = invoke(data, tmp_path, "--queries", "original", "--tasks", "court")
-    assert result.exit_code == 1 and "is no evaluation, but holds thesis.tex" in result.stderr
+    assert result.exit_code == 1 and "is not an evaluation, and holds thesis.tex" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 

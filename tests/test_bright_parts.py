@@ -237,7 +237,7 @@ def test_modes_keep_the_question_by_weight() -> None:
     [
         ((), "give either --queries or --model"),
         (("queries=f", "engine.model=m"), "give either --queries or --model"),
-        (("queries=original", "mode=fuse"), "mode=fuse wants other texts"),
+        (("queries=original", "mode=fuse"), "mode=fuse needs other texts"),
         (("queries=f", "mode=concatenate", "weight=2", "retriever.kind=dense:minilm"), "take mode=fuse"),
         (("queries=f", "retriever.kind=dense"), "kind is 'dense'; there are: bm25, "),
         (("queries=f", "fusion=max"), "fusion is 'max'; there are: sum, rrf"),
@@ -280,11 +280,11 @@ def test_published_figures_stand_beside_those_of_the_same_retriever_alone() -> N
     assert lines[3] == ["|", "original", "|", "18.9", "|", "7.9", "|", "13.4", "|"] and len(lines) == 9
     assert "Not comparable" not in shown
     half = row("biology", 0.2) | {"questions": 54}
-    assert "Not comparable, for it is of other questions: biology 54 of 103." in published.comparison(
+    assert "Not comparable, because the questions differ: biology 54 of 103." in published.comparison(
         [half], weighted, False
     )
     plain = config_of("queries=original", "retriever.kind=bm25").retriever
-    assert "none to compare with" in published.comparison([half], plain, False)
+    assert "No published figures to compare with" in published.comparison([half], plain, False)
     assert published.comparison([], weighted, False) == ""
     means = {name: sum(values) / 12 for name, values in published.BM25.items()}
     assert means["original"] == pytest.approx(14.5, abs=0.05) and means["RQR-7B"] == pytest.approx(

@@ -85,9 +85,9 @@ def test_a_judgement_given_twice_counts_once_and_two_different_ones_are_refused(
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("1 Q0 a 1 0.5", "x.trec:2: 5 fields in place of 6"),
-        ("1 Q0 a 1 high x", "x.trec:2: 'high' is no number"),
-        ("1 Q0 a 1 nan x", "x.trec:2: 'nan' is no number"),
+        ("1 Q0 a 1 0.5", "x.trec:2: 5 fields instead of 6"),
+        ("1 Q0 a 1 high x", "x.trec:2: 'high' is not a number"),
+        ("1 Q0 a 1 nan x", "x.trec:2: 'nan' is not a number"),
         ("1 Q0 first 1 0.5 x", "x.trec:2: first is there twice for question 1"),
     ],
 )

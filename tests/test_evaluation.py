@@ -240,7 +240,7 @@ def test_a_bad_question_costs_itself_alone(
         (["--retriever", "http://127.0.0.1:1"], "no retriever answers at http://127.0.0.1:1"),
         (
             ["--model", "runs/mine/polcy"],
-            "there is no folder runs/mine/polcy, and it is no name on the hub (NAME",
+            "there is no folder runs/mine/polcy, and it is not a name on the hub (NAME",
         ),
         (
             ["--model", str(ROOT / "docs")],
@@ -262,7 +262,7 @@ def test_mistakes_end_in_one_line(tmp_path: Path, words: list[str], message: str
     ("words", "message"),
     [
         (["--index", "bm25", "--encoder", "minilm"], "--encoder: an index of kind bm25 has none"),
-        (["--index", "bm25"], "--index: for an index of --corpus"),
+        (["--index", "bm25"], "--index: only for an index of --corpus"),
     ],
 )
 def test_an_option_without_effect_is_refused(tmp_path: Path, words: list[str], message: str) -> None:

@@ -146,7 +146,7 @@ def test_a_folder_that_is_no_evaluation_is_refused(
     (tmp_path / "out" / "thesis.tex").write_text("mine")
     (tmp_path / "out" / "config.yaml").write_text("mine: 1")
     result = run(tmp_path, tokenizer, questions, "http://127.0.0.1:1", retriever)
-    message = f"Error: {tmp_path / 'out'} is no evaluation, but holds config.yaml: choose another --out"
+    message = f"Error: {tmp_path / 'out'} is not an evaluation, and holds config.yaml: choose another --out"
     assert result.exit_code == 1 and result.stderr.strip() == message
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.yaml", "thesis.tex"]
 
@@ -237,7 +237,7 @@ def test_a_folder_that_does_not_say_its_questions_is_refused_in_one_line(
         path.write_text(json.dumps(counts))
         result = run(*words)
     assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1
-    assert f"{path} does not say questions_sha256.land" in result.stderr
+    assert f"{path} does not record questions_sha256.land" in result.stderr
 
 
 def test_a_model_folder_with_other_files_begins_another_evaluation(

@@ -39,7 +39,7 @@ def dry_run(*arguments: str) -> str:
 )
 def test_a_dry_run_says_all_that_it_would_do(checkpoint: str, said: tuple[str, ...]) -> None:
     text = dry_run(checkpoint)
-    assert all(each in text for each in (*said, "what is not as at home", f"--model {checkpoint}"))
+    assert all(each in text for each in (*said, "what still differs", f"--model {checkpoint}"))
 
 
 def test_a_revision_a_retriever_and_a_limit_are_taken() -> None:

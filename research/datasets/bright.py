@@ -1,4 +1,4 @@
-"""BRIGHT: questions whose passages take reasoning to find, with gold passages and those that do not count.
+"""BRIGHT: questions whose passages take reasoning to find, with their gold and excluded passages.
 
     python -m research.datasets.bright --out cache/bright --tasks biology,pony
 
@@ -68,9 +68,9 @@ def hub_task(name: str, folder: Path, long: bool = False, revision: str | None =
 
 
 def local_task(name: str, source: Path, folder: Path, long: bool = False) -> BrightTask:
-    """A task of the folder `source`; what has to be written goes to `folder`. Raises DataError.
+    """A task of the folder `source`; files that must be written go to `folder`. Raises DataError.
 
-    Read are, as .parquet, .jsonl or .jsonl.gz: NAME.examples and NAME.documents or NAME.long_documents in
+    It reads, as .parquet, .jsonl or .jsonl.gz: NAME.examples and NAME.documents or NAME.long_documents in
     BRIGHT's form, or examples/NAME-* and documents/NAME-* as the hub has them; NAME.questions.jsonl
     (rewriting tasks) with NAME.corpus.jsonl; and the proxy task bright_answers, from bright.questions.jsonl
     and bright_answers.corpus.jsonl.
@@ -94,7 +94,7 @@ def question_file(path: Path, task: str | None = None, long: bool = False) -> tu
     rows = [(where, {**row, **(row.get("metadata") or {})}) for where, row in _rows([path])]
     names = {str(row["task"]) for _, row in rows if "task" in row}
     if names and task not in names and (task or len(names) > 1):
-        raise DataError(f"{path}: holds several tasks, say which: {', '.join(sorted(names))}")
+        raise DataError(f"{path}: holds several tasks, name one: {', '.join(sorted(names))}")
     placed = []
     for where, row in rows:
         if task is None or row.get("task", task) == task:
@@ -126,7 +126,7 @@ def _questions(paths: list[Path], name: str, long: bool) -> tuple[RewritingTask,
 
 
 def _question(row: Row, where: str, name: str, long: bool) -> RewritingTask:
-    """The task of an example, whose lists must be there, and hold N/A where they are empty."""
+    """The task of an example; its lists must be there, and hold N/A if they are empty."""
     fields = {"gold_ids": "gold_ids_long" if long else "gold_ids", "excluded_ids": "excluded_ids"}
     lists = {to: texts_of(row.get(field, ""), field, where) for to, field in fields.items()}
     ids = {to: [each for each in texts if each != NONE] for to, texts in lists.items()}
@@ -136,7 +136,7 @@ def _question(row: Row, where: str, name: str, long: bool) -> RewritingTask:
 
 
 def _proxy_questions(path: Path) -> tuple[RewritingTask, ...]:
-    """The questions whose accepted answer is known: it alone is relevant."""
+    """The questions whose accepted answer is known, which is their only relevant passage."""
     placed = []
     for where, row in _rows([path]):
         if answer := (row.get("metadata") or {}).get("answer_doc_id"):

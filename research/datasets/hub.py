@@ -4,7 +4,7 @@
     download("PeterJinGo/wiki-18-corpus", ["wiki-18.jsonl.gz"], Path("wiki18/wiki-18.jsonl.gz"))
 
 The library's own download starts over in the next process (huggingface_hub 1.33 removes what a failed one
-leaves), which will not do for 64 GB, and joining its parts would take the space of one of them again. Here,
+leaves), which is unusable for 64 GB, and joining its parts would take the space of one of them again. Here,
 what has arrived stays in TARGET.XXXXXXXX.partial. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE work as
 usual.
 """
@@ -38,7 +38,7 @@ from tqdm import tqdm
 from research.errors import DataError
 
 DATASET = constants.REPO_TYPE_DATASET
-# The datasets may change under a figure, as BRIGHT's judgements did: these commits are what is fetched.
+# Data sets may change after figures are measured, as BRIGHT's judgements did: these commits are fetched.
 PINNED = {
     "RUC-NLPIR/FlashRAG_datasets": "bcafb8dd07d453be3cbeeeb3f78be1841bddf92c",
     "xlangai/BRIGHT": "3066d29c9651a576c8aba4832d249807b181ecae",
@@ -80,7 +80,7 @@ class HubFile:
 
 
 def revision_of(repo: str, named: str | None = None) -> str:
-    """The branch, tag or commit that is fetched: the one that is named, or else the pinned one."""
+    """The branch, tag or commit to fetch: the named one, or else the pinned one."""
     return named or PINNED.get(repo, constants.DEFAULT_REVISION)
 
 

@@ -42,11 +42,11 @@ def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[in
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot be read as parquet behind row {number} ({reason})") from error
+        raise DataError(f"{path}: cannot be read as parquet after row {number} ({reason})") from error
 
 
 def unpacked(value: Any) -> Any:
-    """What the JSON text in a field holds, as rows of the hub have it in place of lists; else the value."""
+    """The value of a JSON text, which rows on the hub have instead of lists; other values unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -75,7 +75,7 @@ def _table_rows(path: Path) -> Iterator[tuple[int, Any]]:
 def read_objects(
     path: Path, what: str, columns: list[str] | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(`FILE:LINE`, row) of any such file. Raises DataError, also for a row that is no object: no `what`."""
+    """(`FILE:LINE`, row) of any such file. Raises DataError, also for a row (a `what`) that is no object."""
     for line, row in read_rows(path, columns):
         if not isinstance(row, dict):
             raise DataError(f"{path}:{line}: a {what} must be a JSON object")
@@ -147,7 +147,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _json_faults(where: str) -> Iterator[None]:
-    """Name the place of JSON that is malformed, too deeply nested, or has a number of too many digits."""
+    """Name the place of JSON that is malformed, nested too deeply, or has a number with too many digits."""
     try:
         yield
     except (ValueError, RecursionError) as error:

@@ -3,7 +3,8 @@
     python -m research.datasets.nq_hotpotqa --out DIR
 
 Writes DIR/train.questions.jsonl, both training sets, and DIR/validation.questions.jsonl and
-DIR/test.questions.jsonl, two disjoint draws from NQ's test and HotpotQA's dev questions, as many of each.
+DIR/test.questions.jsonl, two disjoint draws from NQ's test and HotpotQA's dev questions, equally many of
+each.
 """
 
 from dataclasses import replace
@@ -42,7 +43,7 @@ def main(out: Path, validation: int, test: int, seed: int, revision: str | None)
 
 
 def _named(name: str, questions: list[Question]) -> list[Question]:
-    """Both sets count from train_0, and groups of samples go by the id."""
+    """Rename the questions: both sets count from train_0, and samples are grouped by id."""
     return [replace(each, id=f"{name}_{each.id}") for each in questions]
 
 

@@ -1,4 +1,4 @@
-"""One row of a question file, in any of the forms in which question sets are published, to a Question.
+"""Turns a row of a question file, in any form in which question sets are published, into a Question.
 
   ours and FlashRAG's  {"id", "question", "golden_answers": [...], "metadata": {...}}, metadata may be absent
   official MuSiQue     {"id", "question", "answer", "answer_aliases", "answerable", "question_decomposition",
@@ -9,7 +9,7 @@
   Search-R1 and veRL   {"question" or "prompt": [{"role", "content"}], "golden_answers" or "reward_model":
                        {"ground_truth": {"target": [...]}}, "extra_info": {"index", "split"}}
 
-Of official rows the titles of the gold passages are kept; the paragraphs, nine tenths of a file, are not.
+Official rows keep the titles of their gold passages, but not the paragraphs, nine tenths of a file.
 """
 
 import json
@@ -151,7 +151,7 @@ def _answers(row: Row, where: str) -> tuple[str, ...]:
 
 
 def _kept(row: Row, name: str, where: str) -> dict[str, Any]:
-    """The metadata of a row that brings none."""
+    """The metadata to keep from a row that has none of its own."""
     kept = {key: row[key] for key in KEPT if key in row}
     if "golden_answers" not in row and (hops := Question(name, "", (), kept).hops) is not None:
         kept = {"hops": hops, **kept}

@@ -2,7 +2,7 @@
 
     python -m research.datasets.questions musique.questions.jsonl --out train.parquet
 
-Read are .jsonl, JSON arrays, both also as .gz, and .parquet; question_forms.py has the forms of rows.
+Files may be .jsonl, JSON arrays, both also as .gz, or .parquet; question_forms.py has the forms of rows.
 """
 
 import json
@@ -68,10 +68,10 @@ def read_questions(path: str | Path) -> list[Question]:
 def read_question_file(
     path: str | Path, form: Callable[[Row, str], Question | None] = question_of
 ) -> QuestionFile:
-    """Like `read_questions`, of rows that `form` understands, with the number of unanswerable ones.
+    """Like `read_questions`, for rows that `form` understands, with the number of unanswerable ones.
 
-    An id that a row of another `data_source` has already is prefixed with the row's own: Search-R1's files
-    number each of their data sets from 0.
+    An id that a row of another `data_source` already has is prefixed with the row's `data_source`:
+    Search-R1's files number each of their data sets from 0.
     """
     questions: dict[str, Question] = {}
     origins: dict[str, tuple[str, Any]] = {}
@@ -121,8 +121,8 @@ def training_rows(
 ) -> list[Row]:
     """Rows for veRL's RLHFDataset, see TRAINING_SCHEMA; `extra_info.index` starts at `first_index`.
 
-    veRL reports each `data_source` separately, that of the question's own row behind ours; with `by_hops` a
-    two-hop question has `{data_source}_2hop`.
+    veRL reports each `data_source` separately; that of the question's own row is appended to ours; with
+    `by_hops` a two-hop question has `{data_source}_2hop`.
     """
     rows = []
     for index, each in enumerate(questions, first_index):

@@ -1,6 +1,6 @@
 """The prompts that released checkpoints were trained with, fetched from their own repositories once.
 
-Their wording is their authors', so it is not part of this package: a file at a fixed commit is fetched,
+The wording belongs to the authors, so it is not part of this package: a file at a fixed commit is fetched,
 checked by its SHA-256, and kept in the cache (``research.places.CACHE``). GITHUB_RAW_ENDPOINT names a mirror.
 """
 
@@ -116,7 +116,7 @@ _RECALL_TOOLS = replace(
 
 
 def _expressions(file: ReferenceFile, name: str) -> list[ast.expr]:
-    """What is assigned to a name anywhere in a Python file, in order."""
+    """The values assigned to a name anywhere in a Python file, in order."""
     nodes = (node for node in ast.walk(ast.parse(file.text())) if isinstance(node, ast.Assign))
     return [node.value for node in nodes if any(getattr(target, "id", "") == name for target in node.targets)]
 
@@ -208,18 +208,18 @@ PROMPTS: dict[str, Callable[[], str]] = {
 
 
 NOTICES: dict[str, Callable[[], str]] = {"search_r1": _search_r1_invalid_turn}
-"""What ``protocol.invalid_turn`` can be by name."""
+"""Notices that ``protocol.invalid_turn`` can name."""
 
 
 def prompt_to_keep(prompt: str) -> str:
-    """The prompt as a configuration keeps it: as :func:`with_text`, and a released checkpoint's as its text.
+    """The prompt as a configuration keeps it: as in :func:`with_text`, a released checkpoint's as its text.
 
     Raises:
-        ValueError: as :func:`with_text`. DataError: it cannot be fetched, or is not what it was.
+        ValueError: as :func:`with_text`. DataError: it cannot be fetched, or has changed.
     """
     return PROMPTS[prompt]() if prompt in PROMPTS else with_text(prompt)
 
 
 def notice_to_keep(notice: str) -> str:
-    """The same for what is said after an invalid turn. Raises DataError."""
+    """The same for the notice after an invalid turn. Raises DataError."""
     return NOTICES[notice]() if notice in NOTICES else notice

@@ -63,7 +63,7 @@ def read_tasks(path: str | Path) -> list[RewritingTask]:
 
 
 def distinct(path: str | Path, placed: Iterable[tuple[str, RewritingTask]]) -> list[RewritingTask]:
-    """The tasks, each with its place before. Raises DataError for an id that is there twice, and for none."""
+    """The tasks of (place, task) pairs. Raises DataError for a repeated id, and if there are no tasks."""
     tasks: dict[str, RewritingTask] = {}
     for where, task in placed:
         if task.id in tasks:
@@ -95,7 +95,7 @@ def task_rows(tasks: Iterable[RewritingTask], split: str) -> list[Row]:
 
 
 def task_of_row(row: Row, where: str, question: str = "question") -> RewritingTask:
-    """The task of a row, whose question is the field `question`; all are checked. Raises DataError."""
+    """The task of a row, whose question is in the field `question`; checks all fields. Raises DataError."""
     if not {"id", question} & row.keys():
         form = f'{{"id", "{question}", ...}}'
         raise DataError(f"{where}: an object with {named_fields(row)} is no task, {form}: {KINDS}")

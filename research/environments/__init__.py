@@ -1,7 +1,7 @@
-"""What a policy learns to do: an environment has rows, plays them, and measures what came of it.
+"""What a policy learns to do: an environment has rows, plays them, and measures the results.
 
 Named in ``research.environment``: built in, one file each, or a class of your own by its import path or an
-entry point. Training and evaluation know them through this door alone.
+entry point. Training and evaluation know them only through this door.
 """
 
 from abc import ABC, abstractmethod
@@ -47,8 +47,8 @@ class BaseEnvironment(ABC):
     """Base of all environments; question_answering.py is the one to start from.
 
     Attributes:
-        headline: what it is measured by.
-        schema: of its rows; types guessed from the rows would differ between files.
+        headline: how its results are measured and reported.
+        schema: that of its rows; types guessed from the rows would differ between files.
         section: a key of ``research`` that holds its parameters; without one they stand beside its name.
     """
 
@@ -57,7 +57,7 @@ class BaseEnvironment(ABC):
     section: ClassVar[str] = ""
 
     def __init__(self, settings: EpisodeSettings) -> None:
-        """Raises ValueError for a setting without a meaning. Cheap: nothing is loaded, nobody is asked."""
+        """Raises ValueError for an invalid setting. Cheap: it loads nothing and asks no server."""
         self.settings = settings
         self.tools = read_tools(settings.tools, settings.retriever)
         self.protocol = settings.protocol.with_tools([tool.name for tool in self.tools])
@@ -66,10 +66,10 @@ class BaseEnvironment(ABC):
     def read(self, path: Path, split: str, final: bool = True) -> list[Any]:
         """The items of a file for ``train``, ``validation`` or ``test``, each with an `id` and a `question`.
 
-        `final`: whether the run will use them as they are, and not what its preparation makes of them.
+        `final`: whether the run will use them as they are, rather than what its preparation makes of them.
 
         Raises:
-            DataError: the file or a row of it is malformed, or no fit for this split; names file and line.
+            DataError: the file or a row is malformed, or does not fit this split; names file and line.
         """
 
     @abstractmethod
@@ -82,7 +82,7 @@ class BaseEnvironment(ABC):
 
     @abstractmethod
     async def play(self, row: Row, generate: Generate, tokens: TokenProtocol) -> Trajectory:
-        """The episode of a row, with its reward, its metrics, and what its metadata has of its own."""
+        """The episode of a row, with its reward, its metrics and its own metadata."""
 
 
 def environment_class(section: Mapping[str, Any]) -> type[BaseEnvironment]:
@@ -106,7 +106,7 @@ def read_items(environment: BaseEnvironment, path: Path, split: str, final: bool
     """The items of a file as the environment reads them, whoever wrote it.
 
     Raises:
-        DataError: it cannot, or what it gives are no Items.
+        DataError: it cannot read them, or does not return Items.
     """
     name = type(environment).__qualname__
     try:
@@ -126,7 +126,7 @@ def read_items(environment: BaseEnvironment, path: Path, split: str, final: bool
 
 
 def _named(section: Mapping[str, Any]) -> tuple[type[BaseEnvironment], Mapping[str, Any]]:
-    # Runs of before there were environments have no such key.
+    # Runs from before there were environments have no such key.
     value = section.get("environment") or (
         "query_rewriting" if "rewriting" in section else "question_answering"
     )

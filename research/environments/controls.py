@@ -1,6 +1,6 @@
 """Controls of an evaluation: the same questions with a search that cannot help.
 
-A policy that answers under them knows the answers by heart, or finds them in the question.
+A policy that answers under them has memorised the answers, or finds them in the question.
 """
 
 from collections.abc import Sequence

@@ -2,8 +2,8 @@
 
 Rows are FEVER's, {"id", "claim", "label": "SUPPORTS" | "REFUTES" | "NOT ENOUGH INFO", "evidence"}, HoVer's,
 {"uid", "claim", "label": "SUPPORTED" | "NOT_SUPPORTED", "supporting_facts", "num_hops"}, or questions whose
-golden answers are labels. HoVer does not tell refuted claims from those that nothing is known about: both
-answers are right for its NOT_SUPPORTED.
+golden answers are labels. HoVer does not distinguish refuted claims from unverifiable ones: both answers are
+right for its NOT_SUPPORTED.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ def _as_question(row: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _titles(row: dict[str, Any], where: str) -> list[str]:
-    """Of the passages that decide it, by FEVER's (annotation, id, title, sentence) or HoVer's pairs."""
+    """Titles of the deciding passages, from FEVER's (annotation, id, title, sentence) or HoVer's pairs."""
     try:
         titles = [title for group in row.get("evidence") or [] for _, _, title, _ in group]
         titles += [title for title, _ in row.get("supporting_facts") or []]

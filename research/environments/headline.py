@@ -1,4 +1,4 @@
-"""How an environment's results are told: its measure, the lines of a running training, table and charts."""
+"""How an environment's results are reported: its measure, the progress lines, the table and the charts."""
 
 import math
 import statistics
@@ -78,12 +78,12 @@ class Headline:
         return (self.metric, *baseline, *(column.metric for column in self.columns))
 
     def well_done(self, metrics: dict[str, float]) -> bool:
-        """Whether an episode with these metrics is."""
+        """Whether an episode with these metrics is well done."""
         name, least = self.better
         return metrics[name] > least
 
     def result(self, rows: Sequence[dict[str, float]]) -> "Result":
-        """What the metrics of some episodes come to."""
+        """The result of the metrics of some episodes."""
         names = (*self.measures, self.failure[0])
         means = {name: sum(row[name] for row in rows) / len(rows) for name in names}
         spread = statistics.stdev(row[self.metric] for row in rows) if len(rows) > 1 else 0.0
@@ -117,7 +117,7 @@ class Result:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% interval of the measure: Wilson's of a share, else by the standard error, within 0 and 1."""
+        """95% interval of the measure: Wilson's for a share, else from the standard error, within 0 and 1."""
         if self.headline.share:
             return wilson_interval(self.value * self.questions, self.questions)
         half = 1.96 * self.spread / math.sqrt(self.questions)
@@ -125,7 +125,7 @@ class Result:
 
     @property
     def failures(self) -> float:
-        """What failed per episode where the retriever did."""
+        """Failures per episode if the retriever failed."""
         return self.means.get(self.headline.failure[0], 0.0)
 
     @property

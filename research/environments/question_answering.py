@@ -73,7 +73,7 @@ class Environment(BaseEnvironment):
         return questions
 
     def questions(self, path: Path) -> list[Question]:
-        """The questions of a file, in whatever form; what an environment of one's own overrides."""
+        """The questions of a file, in any form; a user's environment overrides this."""
         return read_questions(path)
 
     def rows(self, splits: dict[str, list[Question]], seed: int, path: Path) -> dict[str, list[Row]]:

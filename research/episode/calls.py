@@ -17,7 +17,7 @@ from typing import Any
 from research.episode.protocol import Protocol, closing, first_pair, opening, parse_call
 from research.episode.tools import SEARCH, CallFault, Tool, UnreadableCall
 
-# What a turn of the model's asks for.
+# What one of the model's turns asks for.
 CALLED, ANSWERED, ENDED, INVALID = "called", "answered", "ended", "invalid"
 NO_CALL = "There was no query between the search tags."
 NO_PYTHON = "invalid syntax (<call>, line 1)"  # as Python says it of a call
@@ -32,7 +32,7 @@ class CallRequest:
 
     @property
     def text(self) -> str:
-        """A search's query; of other tools the arguments as JSON."""
+        """A search's query; for other tools, the arguments as JSON."""
         if self.tool.name == SEARCH and isinstance(query := self.arguments.get("query"), str):
             return query
         return json.dumps(self.arguments, ensure_ascii=False, default=str)
@@ -77,10 +77,10 @@ def _is_paired(turn: str, tag: str) -> bool:
 
 
 def read_call(written: tuple[str, str] | None, tools: Sequence[Tool], protocol: Protocol) -> CallRequest:
-    """What a call asks for; None is a turn that closes a call without having opened one.
+    """What a call asks for; None stands for a turn that closes a call it never opened.
 
     Raises:
-        CallFault: there is none, of no tool, or with arguments that the tool does not take.
+        CallFault: there is no call, it names no tool, or its arguments do not fit the tool.
     """
     name, content = written or ("", "")
     by_name = {protocol.tag_of(tool.name): tool for tool in tools}
@@ -113,7 +113,7 @@ def _check_known(name: object, tools: Mapping[str, Tool]) -> None:
 
 
 def _of_python(content: str, tools: Mapping[str, Tool], faults: str) -> CallRequest:
-    """The same where calls are Python's, ``name(key=value)``; faults are told in its words."""
+    """As `_of_json`, but calls and error messages are Python's, ``name(key=value)``."""
     try:
         call = json.loads(content)
         name, arguments = call["name"], call.get("arguments", {})

@@ -1,6 +1,6 @@
 """The loop: generate - call - inject - generate. One episode of a model that calls tools, token by token.
 
-Training and evaluation run this very code. It knows neither veRL, nor HTTP, nor vLLM: it is handed a callable
+Training and evaluation run this very code. It knows neither veRL, nor HTTP, nor vLLM: it receives a callable
 that samples and the tools that may be called. Each episode is a coroutine of its own, so episodes of a batch
 never wait for each other.
 """
@@ -30,16 +30,16 @@ class Generation:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one episode, all in tokens but the first.
+    """Bounds of one episode, in tokens unless they say otherwise.
 
     Attributes:
-        searches: turns with calls of tools, searches and others, at most; a further one ends the episode.
-        turn_tokens: sampled tokens a turn; a turn that reaches it without a closing tag ends the episode.
+        searches: most turns that may call tools, searches or others; a further one ends the episode.
+        turn_tokens: sampled tokens per turn; a turn that reaches it without a closing tag ends the episode.
         response_tokens: the whole response, injected blocks included.
-        passage_tokens: of one injected passage or other result; a longer one is cut between words.
-        block_tokens: of all that is injected after a turn; what is longer is cut wherever that is, tags too.
-        total_tokens: prompt and response together; a turn that ends behind them is answered, but is the last.
-        call_seconds: of one call of a tool; a call that takes longer fails.
+        passage_tokens: one injected passage or other result; a longer one is cut between words.
+        block_tokens: everything injected after a turn; a longer block is cut anywhere, even in its tags.
+        total_tokens: prompt and response together; a turn that ends beyond is answered, but is the last.
+        call_seconds: seconds for one call of a tool; a call that takes longer fails.
     """
 
     searches: int
@@ -128,7 +128,7 @@ def _ending(trajectory: Trajectory, step: str, tokens: TokenProtocol) -> FinishR
 async def _environment_turn(
     trajectory: Trajectory, step: str, tools: Sequence[Tool], tokens: TokenProtocol, limits: Limits
 ) -> bool:
-    """Carry out the calls of the last turn, or say that it was none; False if what is said does not fit."""
+    """Answer the calls of the last turn, or say that it was invalid; False if the answer does not fit."""
     # The model must be able to sample at least one more token, else the block would be its last word.
     room = limits.room(trajectory) - 1
     if step == INVALID:

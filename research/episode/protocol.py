@@ -111,7 +111,7 @@ class Protocol:
         return self if self.calls == "json" else replace(self, tools=tuple(n for n in names if n != "search"))
 
     def failed(self, error: str) -> str:
-        """What the model reads of a call that failed."""
+        """What the model reads after a failed call."""
         return self.error_template.replace("{error}", error)
 
     def tag_of(self, tool: str) -> str:
@@ -162,8 +162,8 @@ def parse_call(turn: str, protocol: Protocol) -> tuple[str, str] | None:
 # ----------------------------------------------------------------------------------------------------
 # tags and injection
 
-# Nothing that a reader sees: white space, soft hyphens, zero-width characters. Possessive (*+), so that a
-# long row of them is looked through once.
+# What a reader does not see: white space, soft hyphens, zero-width characters. Possessive (*+), so that a
+# long run of them is scanned only once.
 _BLANKS = r"[\s\u00ad\u200b-\u200f\u2060\ufeff]*+"
 
 
@@ -178,7 +178,7 @@ def _tag_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def _any_of(literals: Collection[str]) -> str:
-    """A pattern for any of the literals, in which thousands take hardly longer than one."""
+    """A pattern for any of the literals; thousands of them take hardly longer than one."""
     prefix = commonprefix(list(literals))
     rests: dict[str, set[str]] = {}
     for literal in sorted(literals):
@@ -201,7 +201,7 @@ _BRACKETS = str.maketrans("<>[]", "()()")
 
 
 def _defuse(literal: str, separator: str) -> str:
-    """The literal with other brackets, or parted after its first character: no control token."""
+    """The literal with other brackets, or split after its first character: no longer a control token."""
     defused = literal.translate(_BRACKETS)
     if defused != literal:
         return defused
@@ -213,7 +213,7 @@ def neutralise(text: str, protocol: Protocol, special_tokens: Iterable[str] = ()
 
     ``<answer>`` becomes ``(answer)`` and ``<|im_end|>`` becomes ``(|im_end|)``, so neither the tokenizer, nor
     the format check, nor the policy can take them for control tokens. Repeats until nothing is left: defusing
-    one literal may make another. Blank special tokens stay, for every text has blanks.
+    one literal may make another. Blank special tokens stay, because every text has blanks.
     """
     literals = tuple(token for token in special_tokens if token.strip())
     pattern, separator = _control_pattern(protocol.names, literals)
@@ -254,9 +254,9 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is none
 
 
 def _boxed_content(text: str) -> str | None:
-    """What stands in the last ``\\boxed{...}``, None if its braces do not balance.
+    """The content of the last ``\\boxed{...}``, None if its braces do not balance.
 
-    Of ``\\boxed 5`` it is what follows up to a ``$``, as in the reference.
+    For ``\\boxed 5`` it is what follows, up to a ``$``, as in the reference.
     """
     _, command, after = text.rpartition("\\boxed")
     content = after.lstrip()
@@ -273,7 +273,7 @@ def _boxed_content(text: str) -> str | None:
 
 
 def plain_box(text: str) -> str | None:
-    """What stands in the last box as the references read it, or None: each brace counts, blanks stay."""
+    """The content of the last box as the references read it, or None: each brace counts, blanks stay."""
     if "\\boxed " in text:
         return text.rpartition("\\boxed ")[2].partition("$")[0]
     _, command, after = text.rpartition("\\boxed")
@@ -286,7 +286,7 @@ def plain_box(text: str) -> str | None:
 
 
 def unboxed(text: str) -> str:
-    """What stands in a ``\\boxed{}`` that is the whole text; other texts as they are."""
+    """The content of a ``\\boxed{}`` that is the whole text; other texts unchanged."""
     content = _boxed_content(text)
     return content.strip() if content is not None and text == f"\\boxed{{{content}}}" else text
 
@@ -314,7 +314,7 @@ def _without_text_commands(latex: str) -> str:
 
 
 def answer_of(trajectory: Trajectory, protocol: Protocol) -> str | None:
-    """The final answer of an episode, or None; by the references' rules of all that stands in it."""
+    """The final answer of an episode, or None; the references' rules read the whole response."""
     in_a_turn = bool(trajectory.segments) and trajectory.segments[-1].author == "model"
     if protocol.stop == "call" and trajectory.finish_reason == "length" and in_a_turn:
         return None  # cut off: the model was to end its answer itself
@@ -339,7 +339,7 @@ def extract_answer(turns: Sequence[str], protocol: Protocol) -> str | None:
 
 
 def _answer_content(turns: Sequence[str], protocol: Protocol) -> str | None:
-    """What stands between the answer tags that count, None without them."""
+    """The text between the answer tags that count, None without them."""
     if protocol.answer_rule == "last_text":
         thought, text = rf"<{protocol.think}>.*?</{protocol.think}>", "".join(turns[-1:])
         return re.sub(thought, "", protocol.opening + text, flags=re.DOTALL).strip() or None

@@ -1,4 +1,4 @@
-"""Rewriting a query (TongSearch-QR, RQR): an episode without a search, whose text a retriever is asked.
+"""Rewriting a query (TongSearch-QR, RQR): an episode without a search, whose text becomes the query.
 
 Training and evaluation run this very code on top of research.episode.loop; limits, prompt and protocol are
 configuration. The reference: bigai-nlco/TongSearch-QR.
@@ -21,7 +21,7 @@ async def run_rewriting(
 
 
 def rewritten_query(trajectory: Trajectory, tokens: TokenProtocol, think: bool, boxed: bool = False) -> str:
-    """The text to search with: all that the model wrote, or with `think` what stands in its answer tags.
+    """The text to search with: everything that the model wrote, or with `think` the text in its answer tags.
 
     There in ``\\boxed{}`` if the prompt asks for that (`boxed`); a box around the whole answer is taken off
     anyway. Without outer blanks; empty where there is nothing to search with.

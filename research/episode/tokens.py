@@ -1,4 +1,4 @@
-"""The protocol bound to a tokenizer: where turns stop, what of them is kept, injected blocks.
+"""The protocol bound to a tokenizer: where turns stop, what is kept of them, injected blocks.
 
 Everything here works on token ids. What the model sampled is never decoded and encoded again; only injected
 text is encoded, once, after protocol tags and special tokens have been taken out of it.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# Longer runs without a blank are no words.
+# Longer runs without a blank are not words.
 LONGEST_WORD = 40
 # Scripts that write words without blanks between them: Thai to Khmer, Chinese and Japanese.
 UNSPACED = re.compile(
@@ -33,7 +33,7 @@ _CONTROL = re.compile(r"<\|\w+\|>|<(?:start|end)_of_turn>")
 
 @dataclass(frozen=True)
 class ResultBlock:
-    """An injected block: its tokens, its text, and how many of the passages stand in it."""
+    """An injected block: its tokens, its text, and how many of the passages it holds."""
 
     token_ids: list[int]
     text: str
@@ -123,7 +123,7 @@ class TokenProtocol:
         self.special_tokens = tuple(sorted({*tokenizer.all_special_tokens, *control}))
 
     def _check_options(self) -> None:
-        """Raises ValueError for an option that a template would pass over in silence."""
+        """Raises ValueError for an option that a template would silently ignore."""
         template = str(self.tokenizer.chat_template or "")
         if unknown := [name for name in self._options if not re.search(rf"\b{re.escape(name)}\b", template)]:
             raise ValueError(
@@ -177,9 +177,9 @@ class TokenProtocol:
     def chat(self, system: str | None, user: str) -> list[int]:
         """Tokens of a prompt by the model's chat template; without one, of both texts as they stand.
 
-        A system message of None is not said, an empty one is.
+        None sends no system message; an empty text sends an empty one.
 
-        Where the template has no place for a system message its text goes in front of the user's.
+        If the template has no place for a system message, its text goes in front of the user's.
 
         Raises:
             ValueError: the template fails, or leaves out what the user says or, with the prompt, the tools.
@@ -339,14 +339,14 @@ class TokenProtocol:
 
     @cached_property
     def turn_frame(self) -> int:
-        """Tokens of what stands around the results of a turn."""
+        """Number of tokens around the results of a turn."""
         return len(self.encode(self.protocol.turn_template.replace("{results}", "")))
 
     def _block(self, texts: Sequence[str], shown: int, call: str, form: str | None = None) -> ResultBlock:
         passages = self.protocol.passage_separator.join(texts).strip()
         form = self.protocol.value_template if form is None else form
         passages = form.replace("{value}", passages) if passages else ""
-        if self.protocol.neutralise:  # once more as a whole: where two texts meet there may be a tag
+        if self.protocol.neutralise:  # once more as a whole: two texts may form a tag where they meet
             passages = self._neutralise(passages)
         text = render_result([passages], self.protocol, self.clean(call))
         return ResultBlock(self.encode(text), text, shown)
@@ -363,6 +363,6 @@ class TokenProtocol:
 
 
 def _begun_word(text: str) -> int:
-    """How many characters at the end belong to a word; 0 where there are no words to end between."""
+    """How many characters at the end belong to an unfinished word; 0 for scripts without word breaks."""
     end = re.split(r"\s", text[-LONGEST_WORD - 1 :])[-1]
     return 0 if len(end) > LONGEST_WORD or UNSPACED.search(end) else len(end)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 class ToolError(Exception):
     """A call that failed for good. Costs one turn of one trajectory; the model reads that it failed.
 
-    `lasting`: no other call would fare better, since nobody listens there, or another kind of server.
+    `lasting`: every other call would fail too, since nothing, or another kind of server, listens there.
     """
 
     def __init__(self, message: str, lasting: bool = False) -> None:
@@ -42,7 +42,7 @@ class CallFault(ValueError):
 
 
 class UnreadableCall(CallFault):
-    """A call of which not even the tool can be read; its message is shown as it stands."""
+    """A call from which not even the tool can be read; its message is shown unchanged."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Tool:
         description: what it does, for the model.
         arguments: a pydantic model of its parameters.
         function: sync or async, called by keyword; gives a text, passages, or a ToolResult.
-        close: ends what the function holds open, connections say.
+        close: ends what the function holds open, such as connections.
         guarded: whether an error that is no ToolError costs the one call alone, as arguments of the model's
             may cause any; it is logged once, with all that helps to mend it.
         searches: whether it finds passages for its parameter ``query``: what controls take away, and what is
@@ -94,10 +94,10 @@ class Tool:
         return {name: getattr(model, name) for name in type(model).model_fields}
 
     def of_text(self, text: str) -> dict[str, Any]:
-        """The arguments out of what stands between the tool's tags: its only text, or a JSON object.
+        """The arguments from the text between the tool's tags: its only text, or a JSON object.
 
         Raises:
-            CallFault: they are none.
+            CallFault: the text holds no valid arguments.
         """
         (name, field), *others = self.arguments.model_fields.items()
         if not others and field.annotation is str:
@@ -110,7 +110,7 @@ class Tool:
             raise CallFault(f"{self.name}: the arguments must be a JSON object") from None
 
     async def __call__(self, arguments: Mapping[str, Any], seconds: float | None = None) -> ToolResult:
-        """Raises ToolError, after so many seconds too, and, unless guarded, what else the function raises."""
+        """Raises ToolError, also on a time-out, and, unless guarded, whatever else the function raises."""
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
@@ -146,15 +146,15 @@ def _warn_once(name: str, error: Exception) -> None:
 
 
 def make_tool(function: Callable[..., Any], name: str | None = None, **bound: Any) -> Tool:
-    """The tool that a function, or an object that can be called, is.
+    """The tool made of a function, or of another callable.
 
     Args:
-        function: each of its parameters needs a type that JSON can give; its docstring is the description.
+        function: each of its parameters needs a type that JSON can express; its docstring is the description.
         name: what the model calls it; by default the function's name.
         bound: parameters that the user sets and the model does not see.
 
     Raises:
-        ValueError: a parameter has no type or none that JSON can give, or there is none, or no description.
+        ValueError: it has no description or no parameter, or one whose type JSON cannot express.
     """
     called = function if inspect.isroutine(function) else type(function).__call__
     name = str(name or getattr(function, "__name__", type(function).__name__))

@@ -51,7 +51,7 @@ class Call:
     ``query``: of a search; of another tool its arguments as JSON. ``error`` is None if the tool answered;
     otherwise the model read a notice instead. ``shown`` counts the passages that fitted into the block, and
     ``text`` is what a tool without passages gave. ``tool`` is empty where none was called. ``searched``:
-    whether it counts as a search; records without it are of a version in which only ``search`` did.
+    whether it counts as a search; records without it are from a version in which only ``search`` did.
     """
 
     query: str | None
@@ -155,7 +155,7 @@ class Trajectory:
         """The inverse of :meth:`to_json`.
 
         Raises:
-            ValueError: the line is no trajectory of this version; one line says why.
+            ValueError: the line is not a trajectory of this version; a one-line message says why.
         """
         try:
             row = json.loads(line)

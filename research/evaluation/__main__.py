@@ -67,7 +67,7 @@ def run_multihop(
     from research.tools.service import serving
 
     if retriever and corpus:
-        raise click.UsageError("--retriever and --corpus: one of them")
+        raise click.UsageError("give either --retriever or --corpus, not both")
     with cli.run_folder(out, "eval") as run_dir:
         values = [*cli.as_overrides(options), *overrides]
         trained = options["engine__model"] if options["preset"] is None else None
@@ -106,7 +106,7 @@ def report_again(run_dir: Path) -> None:
     try:
         click.echo(write_report(run_dir))
     except OSError as error:
-        raise click.ClickException(f"{run_dir} is no finished evaluation: {error}") from error
+        raise click.ClickException(f"{run_dir} is not a finished evaluation: {error}") from error
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from research.errors import reason_of
 from research.evaluation.config import EvaluationError
 
-HOPELESS = 32  # in a row from the start that all failed: something is wrong with all of them
+HOPELESS = 32  # failures in a row from the start: then something is wrong with all of them
 MOST_CHARACTERS = 500  # of a reason
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -58,7 +58,7 @@ class Progress(tqdm):
     failed = 0
 
     def count(self, failure: str | None, note: str = "") -> None:
-        """One more is finished. Raises EvaluationError if the first HOPELESS all failed."""
+        """Count one more as finished. Raises EvaluationError if the first HOPELESS all failed."""
         self.failed += failure is not None
         self.set_postfix_str(f"{note}{self.failed} failed", refresh=False)
         self.update()

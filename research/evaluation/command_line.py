@@ -50,10 +50,10 @@ def as_overrides(options: Mapping[str, Any]) -> list[str]:
 def service_of(
     corpus: Path | None, encoder: str | None, index: str | None, trained: Mapping[str, Any]
 ) -> Service | None:
-    """What to serve; as it was `trained`, unless told otherwise. UsageError for what has no effect."""
+    """What to serve: as in the training, unless told otherwise. UsageError for options without effect."""
     if corpus is None:
         if given := [name for name, value in (("--encoder", encoder), ("--index", index)) if value]:
-            raise click.UsageError(f"{', '.join(given)}: for an index of --corpus")
+            raise click.UsageError(f"{', '.join(given)}: only for an index of --corpus")
         return None
     if index is None and trained:
         click.echo(f"index: {trained['index']}, as in the training of the policy", err=True)

@@ -86,7 +86,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Of the methods without a search loop: sampled tokens per call, and how often they retrieve."""
+    """For the methods without a search loop: sampled tokens per call, and how often they retrieve."""
 
     answer_tokens: Annotated[int, integer(1)]
     ircot_steps: Annotated[int, integer(1)]
@@ -174,7 +174,7 @@ def _given_keys(words: list[str]) -> set[str]:
 
 
 def _keep_texts(config: DictConfig) -> None:
-    """Replace a prompt that is a file, and what is fetched for released checkpoints, by its text."""
+    """Replace a prompt file, and prompts fetched for released checkpoints, by their text."""
     section, protocol = config.get("rewriting", config), config.get("protocol")
     with evaluation_errors():
         if not OmegaConf.is_missing(section, "prompt") and isinstance(section.prompt, str):
@@ -195,7 +195,7 @@ def training_of(model: str | None) -> Any:
 
 
 def trained_retriever(model: str) -> dict[str, Any]:
-    """What the policy of a training run has searched: `index`, its kind, and `encoder`; empty if unknown."""
+    """The `index` kind and `encoder` that a training run's policy searched with; empty if unknown."""
     path = Path(model).absolute().parent / "retriever.json"
     if training_of(model) is None or not path.exists():
         return {}

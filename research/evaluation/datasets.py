@@ -18,7 +18,7 @@ FOLDER = CACHE / "flashrag"
 def read_datasets(config: EvaluationConfig) -> dict[str, list[Question]]:
     """Label -> questions; the label is a data set's name, or the beginning of its file's name.
 
-    A file whose rows name several data sets (`data_source`) is one for each of them, as in a training.
+    A file whose rows name several data sets (`data_source`) becomes one for each, as in training.
 
     Raises EvaluationError for an unknown name or two data sets with one label, DataError for a bad file.
     """
@@ -51,7 +51,7 @@ def tasks(datasets: dict[str, list[Question]], config: EvaluationConfig) -> Iter
 
 
 def digest(questions: Sequence[Question]) -> str:
-    """A hash of all that is asked and scored, and of its order."""
+    """A hash of everything that is asked and scored, and of its order."""
     parts = [
         (each.id, each.question, each.golden_answers, each.hops, each.supporting_ids, each.supporting_titles)
         for each in questions

@@ -1,4 +1,4 @@
-"""Released checkpoints: how each is evaluated at home, and what its authors published.
+"""Released checkpoints: how their authors evaluate each, and what figures they published.
 
 Their prompts, protocols and limits are the presets of research/config/preset; docs/fidelity.md lists what
 still differs.
@@ -18,13 +18,13 @@ class Family:
     """Checkpoints that are evaluated alike.
 
     Attributes:
-        pattern: of the last part of a checkpoint's name.
+        pattern: for the last part of a checkpoint's name.
         datasets: names of research/datasets/flashrag.py; BRIGHT alone for query reasoners.
         preset: for the data sets; `base` for names without "instruct" where that differs.
         prompt: for BRIGHT.
         source: of the figures.
         published: EM, or nDCG@10 in percent for BRIGHT, by checkpoint and data set.
-        remaining: what is not as at home.
+        remaining: what still differs from the authors' evaluation.
     """
 
     name: str
@@ -65,7 +65,7 @@ FAMILIES = (
             "ReSearch-Qwen-32B": _of(0.428, 0.385, 0.264, 0.544),
             "ReSearch-Qwen-32B-Instruct": _of(0.467, 0.449, 0.264, 0.568),
         },
-        remaining=(*_COMMON, "a search that fails is told to the model; there it ends the evaluation"),
+        remaining=(*_COMMON, "if a search fails, the model is told; there it ends the evaluation"),
     ),
     Family(
         "Search-R1",

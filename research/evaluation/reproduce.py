@@ -1,4 +1,4 @@
-"""A released checkpoint, evaluated as at home, beside its authors' figures.
+"""A released checkpoint, evaluated as by its authors, beside their figures.
 
 bash recipes/reproduce.sh agentrl/ReSearch-Qwen-7B-Instruct --dry-run
 """
@@ -31,20 +31,23 @@ ENCODER = "intfloat/e5-base-v2"
 @click.command(context_settings=cli.SETTINGS)
 @click.argument("checkpoint")
 @click.option(
-    "--family", "named", type=click.Choice([each.name for each in FAMILIES]), help="If its name says none."
+    "--family",
+    "named",
+    type=click.Choice([each.name for each in FAMILIES]),
+    help="Family, if the name does not show it.",
 )
 @click.option("--model", help="Where it is: a folder, or the URL of a server.  [default: CHECKPOINT]")
 @click.option(
     "--retriever", metavar="URL", help="A running retrieval server over the 2018 Wikipedia with E5."
 )
 @click.option(
-    "--revision", help="Of the questions, or of BRIGHT: a commit of the dataset.  [default: a pinned one]"
+    "--revision", help="Commit of the dataset of the questions, or of BRIGHT.  [default: a pinned one]"
 )
 @click.option("--limit", type=click.IntRange(1), help="Questions per data set.  [default: all]")
 @click.option(
     "--out", type=cli.PATH, help="Folder; one that was begun is resumed.  [default: by the checkpoint]"
 )
-@click.option("--dry-run", is_flag=True, help="Print all that it would do; needs no network and no GPU.")
+@click.option("--dry-run", is_flag=True, help="Print everything it would do; needs no network and no GPU.")
 @click.argument("overrides", nargs=-1)
 def main(
     checkpoint: str,
@@ -59,11 +62,12 @@ def main(
 ) -> None:
     """Evaluate CHECKPOINT (a hub name, or a folder of that name) as its authors did, beside their figures.
 
-    OVERRIDES are key=value words of the evaluation's configuration. What is finished is kept, and resumed.
+    OVERRIDES are key=value words of the evaluation's configuration. Finished work is kept, and the next run
+    resumes from it.
     """
     family = next((each for each in FAMILIES if each.name == named), None) or family_of(checkpoint)
     if family is None:
-        raise click.ClickException(f"{checkpoint}: no released checkpoint that is known here; give --family")
+        raise click.ClickException(f"{checkpoint}: not a released checkpoint known here; give --family")
     checkpoint, bright = checkpoint.rstrip("/"), family.rewrites
     _check(bright, model, retriever, limit, out)
     out = out or RUNS / f"reproduce-{name_of(checkpoint)}"
@@ -72,7 +76,7 @@ def main(
     if dry_run:
         click.echo(_plan(family, checkpoint, prepare, evaluate, revision, retriever))
         return
-    if not bright:  # what cannot be fetched is said before 79 GB are
+    if not bright:  # so that what cannot be fetched is reported before 79 GB are downloaded
         words = (f"preset={preset_of(family, checkpoint)}", "engine.model=x", "retriever.url=http://none")
         compose_multihop([*words, *overrides])
     with cli.run_folder(out, "reproduce"):
@@ -87,7 +91,7 @@ def _check(
 ) -> None:
     """Refuse options that would fail, before anything is fetched."""
     if bright and (limit or retriever):
-        raise click.UsageError("BRIGHT is asked whole, by an index of its own: no --limit, no --retriever")
+        raise click.UsageError("BRIGHT is evaluated whole, on its own indexes: no --limit, no --retriever")
     if model and model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
         raise click.ClickException(f"--model: there is no folder {model}")
     if retriever and not retriever.startswith(("http://", "https://")):
@@ -97,7 +101,7 @@ def _check(
 
 
 def _evaluate(command: list[str], retriever: str | None, bright: bool) -> None:
-    """Run the evaluation, beside a server of its own if none is named; BRIGHT's has its indexes itself."""
+    """Run the evaluation, with its own server if none is named; BRIGHT's serves its own indexes."""
     if bright or retriever:
         _run([*command, *(["--retriever", retriever] if retriever else [])])
     else:
@@ -167,7 +171,7 @@ def _plan(
         lines.append(f"retriever: {retriever or f'{_wiki18()}, {ENCODER}, exact search'}")
     lines += [f"  {shlex.join(each[1:])}" for each in (*prepare, evaluate)]
     lines += ["published (" + family.source + "):", *_published_lines(published_of(family, checkpoint))]
-    return "\n".join([*lines, "what is not as at home:", *(f"  - {each}" for each in family.remaining)])
+    return "\n".join([*lines, "what still differs:", *(f"  - {each}" for each in family.remaining)])
 
 
 def _wiki18() -> str:
@@ -179,7 +183,7 @@ def _published_lines(published: Any) -> list[str]:
 
 
 def beside_published(family: Family, checkpoint: str, summary: dict[str, Any]) -> str:
-    """Ours beside the published figures, as a Markdown table, and what is not as at home."""
+    """Our figures beside the published ones, as a Markdown table, and what still differs."""
     published, bright = published_of(family, checkpoint), family.rewrites
     label, metric = ("task", "ndcg@10") if bright else ("dataset", "em")
     rows = [["data set", "here, with its 95% interval", "published", "difference"]]
@@ -189,9 +193,7 @@ def beside_published(family: Family, checkpoint: str, summary: dict[str, Any]) -
         theirs = ["-", "-"] if there is None else [f"{there}", f"{ours - there:+.{1 if bright else 3}f}"]
         rows.append([row[label], cell_text(metric, figure, percent=bright), *theirs])
     remaining = "\n".join(f"- {each}" for each in family.remaining)
-    return (
-        f"{checkpoint}, published: {family.source}\n\n{markdown_table(rows)}\n\nNot as at home:\n{remaining}"
-    )
+    return f"{checkpoint}, published: {family.source}\n\n{markdown_table(rows)}\n\nWhat differs:\n{remaining}"
 
 
 if __name__ == "__main__":

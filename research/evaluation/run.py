@@ -38,7 +38,7 @@ FREE |= {f"retriever.{key}" for key in ("url", "timeout", "deadline", "connectio
 
 
 class Outcome(NamedTuple):
-    """The table of the figures as Markdown, and the reason if they mean nothing."""
+    """The table of the figures as Markdown, and, if they are meaningless, the reason."""
 
     table: str
     fault: str | None
@@ -76,7 +76,7 @@ def evaluate(config: DictConfig, run_dir: Path) -> Outcome:
 
 
 def _fault(run_dir: Path) -> str | None:
-    """Warn of failed questions and searches; the message instead, if all of either failed."""
+    """Warn of failed questions and searches; return the message instead if all of one kind failed."""
     for what, reasons in failures(run_dir).items():
         if failed := [reason for reason in reasons if reason is not None]:
             named = ", ".join(failed[:NAMED]) + (", ..." if len(failed) > NAMED else "")
@@ -111,7 +111,7 @@ async def _ask(config: EvaluationConfig, todo: list[Task], predictions: Predicti
 
 
 def _ending(client: RetrieverClient) -> SearchFunction:
-    """Searches of the client; one that fails as all others would ends the evaluation."""
+    """The client's search; a failure that every search would share ends the evaluation."""
 
     async def search(query: str, top_k: int | None = None) -> list[Passage]:
         try:
@@ -135,7 +135,7 @@ def _identity(config: EvaluationConfig, datasets: dict[str, list[Question]]) -> 
 
 
 def _warn_of_another_index(config: EvaluationConfig, retriever: dict[str, Any] | None) -> None:
-    """Queries learned with an index of words are poor for one of vectors, and those for another encoder."""
+    """Warn if the policy learned its queries with another kind of index or another encoder."""
     trained = trained_retriever(config.engine.model)
     if retriever and trained and "encoder" in retriever and trained["encoder"] != retriever["encoder"]:
         there, then = (f"{each['index']} ({each['encoder'] or 'words'})" for each in (retriever, trained))

@@ -91,7 +91,7 @@ def environment_of(config: EvaluationConfig) -> Environment:
 
 
 def _row(task: Task, environment: Environment) -> Row:
-    """The question as a training plays it, one row without controls. Raises EvaluationError."""
+    """The question as training plays it: one row without controls. Raises EvaluationError."""
     rows = environment.rows({"train": [], "test": [task.question]}, 0, Path(task.dataset))["test"]
     if len(rows) != 1:
         raise EvaluationError(

@@ -33,7 +33,7 @@ def normalize_answer(text: str) -> str:
 
 
 def normalize_any(text: str) -> str:
-    """The same for any text, as in the official scripts except for Unicode's forms; half as fast."""
+    """The same for any text, as in the official scripts except for Unicode forms; half as fast."""
     lowered = unicodedata.normalize("NFC", text).lower()
     return " ".join(_ARTICLES.sub(" ", lowered.translate(_PUNCTUATION)).split())
 

@@ -1,4 +1,4 @@
-"""How certain a mean over questions is: bootstrap intervals, and the paired test of two runs.
+"""The uncertainty of a mean over questions: bootstrap intervals, and the paired test of two runs.
 
 By hand, not scipy.stats: resampling the counts of distinct scores, which are few, takes a small part of the
 time and memory of resampling thousands of questions.

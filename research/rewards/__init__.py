@@ -23,7 +23,7 @@ DOOR = Door("reward", "research.rewards", "score")
 
 @dataclass(frozen=True)
 class Reward:
-    """A score, in plain words why, and figures to be logged beside it by name."""
+    """A score, the reason in plain words, and figures by name to log beside it."""
 
     score: float
     reason: str = ""
@@ -71,12 +71,12 @@ class AnswerReward:
     """The rewards of ``research.reward``, added up by weight. Serves any number of episodes at once."""
 
     def __init__(self, reward: str | Mapping[str, Any]) -> None:
-        """Raises ValueError for a name, a weight or a parameter that has no meaning."""
+        """Raises ValueError for an invalid name, weight or parameter."""
         self._parts = [(part, _bound(part)) for part in read_parts(reward)]
         self._metrics: Set[str] | None = None
 
     async def __call__(self, trajectory: Trajectory, reference: Reference) -> Reward:
-        """Raises what a reward raises; ValueError for no reward, or for other metrics than before."""
+        """Raises what a reward raises; ValueError if it returns no reward, or other metrics than before."""
         parts = [
             (part, await _score(part.name, function, trajectory, reference)) for part, function in self._parts
         ]
@@ -144,7 +144,7 @@ def ended(trajectory: Trajectory) -> bool:
 
 
 def no_answer(trajectory: Trajectory, protocol: Protocol) -> Reward:
-    """Nothing, with what cut the episode off, or what its answer lacks."""
+    """A reward of 0, with what cut the episode off or what its answer lacks."""
     if not ended(trajectory):
         return Reward(0.0, f"no answer: ended by {trajectory.finish_reason}")
     fault = format_fault(trajectory.model_turns, protocol) if protocol.boxed else None

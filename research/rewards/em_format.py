@@ -1,7 +1,7 @@
 """Search-R1's reward qa_em_format: exact match, with a smaller part for a valid format.
 
-Right: 1.0 in a valid format, 0.8 otherwise. Wrong: 0.2 in a valid format, 0.1 otherwise; 0.0 without any
-answer, of which empty answer tags are none.
+Right: 1.0 in a valid format, 0.8 otherwise. Wrong: 0.2 in a valid format, 0.1 otherwise; 0.0 without an
+answer; empty answer tags count as none.
 """
 
 from research.episode.protocol import answer_of, format_fault

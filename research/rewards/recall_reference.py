@@ -31,7 +31,7 @@ def score(trajectory: Trajectory, reference: Reference) -> Reward:
 
 
 def _turns(trajectory: Trajectory, protocol: Protocol) -> list[str]:
-    """The model's turns as they stand in the whole text: one in a passage would be one, too."""
+    """The model's turns as found in the whole text: a turn written in a passage would count, too."""
     texts = [each.text + END * (each.author == "model") for each in trajectory.segments]
     text = BEGIN + protocol.opening + "".join(texts)
     return [turn.strip() for turn in re.findall(f"{re.escape(BEGIN)}(.*?){re.escape(END)}", text, re.DOTALL)]

@@ -67,7 +67,7 @@ def _option(recipe: str, name: str, kind: Any, *texts: str) -> click.Option:
 @click.group(context_settings=CONTEXT)
 def main() -> None:
     """Train language models with GRPO on veRL: search agents (musique, search_r1), query reasoners (rqr)."""
-    os.environ["PYTHONSAFEPATH"] = "1"  # for the commands of a run: the user's folders hide no package
+    os.environ["PYTHONSAFEPATH"] = "1"  # for a run's commands: the user's folders must not hide a package
 
 
 @main.command(context_settings=CONTEXT, params=parameters("musique"))
@@ -150,7 +150,7 @@ def run_recipe(context: click.Context, values: dict[str, Any]) -> None:
 
 
 def resolve_options(values: dict[str, Any], explicit: set[str], resume: bool) -> RecipeOptions:
-    """The options of a new run, or those saved with a run that resumes, updated by the `explicit` ones.
+    """The options of a new run, or those saved with a resumed run, updated by the `explicit` ones.
 
     Raises:
         RunFailed: there is nothing to resume, the folder is no run folder, or an option contradicts the saved

@@ -38,7 +38,7 @@ class GuardConfig:
     """Thresholds, the keys of ``research.guards``; see research/config/common.yaml for each.
 
     Raises:
-        ValueError: a value is no number, negative, too few steps for a slope, or a fraction of a step.
+        ValueError: a value is not a number, negative, too few steps for a slope, or a fraction of a step.
     """
 
     recent_steps: Annotated[int, integer(1)] = 5
@@ -119,7 +119,7 @@ def read_research_config(section: DictConfig) -> ResearchConfig:
 
 
 def headline_of(run_dir: Path) -> Headline:
-    """That of the run's environment; a folder without a configuration is taken for a search agent's."""
+    """The headline of the run's environment; a folder without a configuration counts as a search agent's."""
     path = run_dir / "config.yaml"
     section = OmegaConf.to_container(load_config(path).research) if path.exists() else {}
     return environment_class(dict(section)).headline  # type: ignore[arg-type]

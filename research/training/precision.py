@@ -1,4 +1,4 @@
-"""Which numbers a model is computed in: bfloat16 where the processor multiplies it, float32 elsewhere."""
+"""The precision of a model's computations: bfloat16 if the processor multiplies it, else float32."""
 
 from contextlib import AbstractContextManager
 
@@ -6,7 +6,7 @@ import torch
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether matrix products in bfloat16 are faster than in float32 there."""
+    """Whether matrix products are faster in bfloat16 than in float32 there."""
     if device == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.cuda.is_bf16_supported()

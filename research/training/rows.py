@@ -60,7 +60,7 @@ def write_run_rows(run_dir: Path, questions: Path, validation: Path | None, test
 
 
 def total_steps(config: Any, run_dir: Path) -> int | None:
-    """The steps of the run: as configured, or as its epochs amount to; None until its rows are written."""
+    """The run's steps: as configured, or those of its epochs; None until its rows are written."""
     steps, path = config.trainer.total_training_steps, run_dir / "data" / "train.parquet"
     if steps is not None or not path.exists():
         return steps
@@ -90,7 +90,7 @@ def _split_off(splits: dict[str, list[Any]], file: Path, seed: int) -> None:
 
 
 def require_batch(count: int, config: Any, file: Path, which: str = "") -> None:
-    """Raises DataError for fewer training questions than one batch; `which` says which ones they are."""
+    """Raises DataError if there are fewer training questions than a batch; `which` describes them."""
     batch = config.data.train_batch_size
     if count < batch:
         raise DataError(

@@ -27,11 +27,11 @@ TRAJECTORY_FILE = re.compile(r"(?:(\w+)_)?step_(\d+)(?:\..+)?\.jsonl")
 
 
 class DamagedFile(DataError):
-    """A file of the run is not as it was written; the message, for the user, names it and what to do."""
+    """A file of the run is damaged; the message, for the user, names it and says what to do."""
 
 
 class MetricsFile:
-    """metrics.jsonl as a logger of veRL's, one line per step."""
+    """metrics.jsonl as one of veRL's loggers, one line per step."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,7 +48,7 @@ def metrics_row(data: Mapping[str, Any], step: int) -> dict[str, float]:
 
 
 def rollout_error(run_dir: Path) -> Path:
-    """Why the first episode that failed did, in one line."""
+    """The file that says in one line why the first failed episode failed."""
     return run_dir / "logs" / "rollout_error.txt"
 
 
@@ -76,12 +76,12 @@ def read_step(run_dir: Path, step: int, split: str) -> Iterator[Trajectory]:
 
 
 def read_trajectories(path: Path) -> Iterator[Trajectory]:
-    """The trajectories of a file, in order. Raises DamagedFile for a line that is none."""
+    """The trajectories of a file, in order. Raises DamagedFile for a line that is not one."""
     return _read_lines(path, Trajectory.from_json, "no trajectory")
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, float]]:
-    """All rows of ``metrics.jsonl``. Raises DamagedFile for a line that is no row of a step."""
+    """All rows of ``metrics.jsonl``. Raises DamagedFile for a line that is not the row of a step."""
     path = run_dir / "metrics.jsonl"
     return list(_read_lines(path, _row, "no JSON with the numbers of a step")) if path.exists() else []
 
@@ -140,7 +140,7 @@ def forget_steps_after(run_dir: Path, step: int) -> None:
 
 
 def record_revision(run_dir: Path) -> None:
-    """Add to ``revision.txt`` with what the run goes on from here, unless its last line says the same."""
+    """Add to ``revision.txt`` the versions that the run continues with, unless they are its last line."""
     said = f"research-rl {version('research-rl')}{_commit()}, veRL {version('verl')}"
     if said not in read_revisions(run_dir)[-1:]:
         append_line(run_dir / "revision.txt", said)
@@ -181,7 +181,7 @@ def foreign_recipe(path: Path, reason: str) -> DamagedFile:
 def latest_checkpoint(run_dir: Path) -> int | None:
     """The step of the newest whole checkpoint, or None.
 
-    veRL writes the tracker file last; where a crash left no number of a checkpoint in it, the folders decide.
+    veRL writes the tracker file last; if a crash left no checkpoint's number in it, the folders decide.
     """
     tracker = _tracker(run_dir)
     if not tracker.exists():

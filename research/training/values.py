@@ -1,4 +1,4 @@
-"""What veRL's keys may be in a training, where GRPO and the recipe give them a meaning: a rule for each."""
+"""Rules for the values of veRL's keys to which GRPO and the recipe give a meaning."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -117,7 +117,7 @@ def _check_options(options: BuildOptions) -> None:
 
 
 def _needs(options: BuildOptions, count: int, dimension: int | None) -> Needs:
-    """What building takes beside the corpus; an adopted index takes nothing."""
+    """What building takes in addition to the corpus; an adopted index takes nothing."""
     if options.faiss_index:
         return Needs(disk=0, memory=0)
     index = index_class(options.kind).needs(count, dimension, options.kind_options())
@@ -247,7 +247,7 @@ def _sample(corpus: Corpus) -> np.ndarray:
 
 
 def _vectors(options: BuildOptions, corpus: Corpus, encoder: Encoder | None, folder: Path) -> Path | None:
-    """The flat index file to build from: encoded, or a link to the given one, which must fit the corpus."""
+    """The flat index file to build from: newly encoded, or a link to the given one, which must fit."""
     if encoder is None:
         return None
     if options.vectors is None:

@@ -24,7 +24,7 @@ class IndexTarget:
         self.old = path.with_name(f".{path.name}.building.old")
 
     def check(self) -> None:
-        """Raise RetrieverError if the target holds anything but an index: --force would delete it."""
+        """Raise RetrieverError if the target holds anything but an index, which --force would delete."""
         is_index = (self.path / MANIFEST_FILE).is_file()
         is_empty = self.path.is_dir() and not any(self.path.iterdir())
         if self.path.exists() and not is_index and not is_empty:

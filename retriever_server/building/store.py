@@ -45,8 +45,8 @@ class FileMark(BaseModel):
 class Manifest(BaseModel):
     """The description of an index directory; `corpus.sha256` is the fingerprint of the corpus.
 
-    Kinds without an encoder have None for it and its dimension. `files` are those of the index, by name:
-    none, and no `versions`, while it is only planned.
+    Kinds without an encoder have None for it and its dimension. `files` are those of the index, by name; a
+    planned index has no files and no `versions` yet.
     """
 
     kind: str
@@ -63,7 +63,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
-        """That of an index directory; RetrieverError when there is none that this version understands."""
+        """The manifest of an index directory; RetrieverError when this version understands none there."""
         path = directory / MANIFEST_FILE
         if not path.is_file():
             raise RetrieverError(

@@ -2,7 +2,7 @@
 
 Of the servers that can share a process with the model (cheroot, gevent, granian, gunicorn's threads) only
 granian uses less CPU per request, 0.13 ms against 0.18 with Flask included, and only through private
-interfaces. The subclasses below reach into waitress for three things that it has no options for; see
+interfaces. The subclasses below use waitress internals for three things that it has no options for; see
 docs/retriever.md for timings.
 """
 

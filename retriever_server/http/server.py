@@ -50,8 +50,8 @@ def run_server(
 ) -> NoReturn:
     """Serve until a signal comes, finish what is in flight, call `at_end` and exit with status 0.
 
-    HTTP answers 503 until `load` returns. It runs in the main thread, so that its errors end the process and
-    a signal interrupts it. Raises RetrieverError when the address is not available, and what `load` raises.
+    HTTP answers 503 until `load` returns. `load` runs in the main thread, so its errors end the process and a
+    signal interrupts it. Raises RetrieverError when the address is not available, and what `load` raises.
     """
     listener = _bind(options.host, options.port)
     host = f"[{options.host}]" if ":" in options.host else options.host
@@ -124,7 +124,7 @@ def _load_into(served: Served, load: SearcherLoader, report: Callable[[str], Non
 def _settle_memory() -> None:
     """Free a replaced index, and exempt what is loaded from further garbage collections.
 
-    Each of them would go through all of torch, and delay every request for a quarter of a second.
+    Each collection would scan all of torch, and delay every request by a quarter of a second.
     """
     gc.unfreeze()
     gc.collect()

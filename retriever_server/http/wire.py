@@ -39,7 +39,7 @@ _ESCAPES = re.compile(
 
 
 def well_formed_json(body: bytes) -> bytes:
-    """JSON with U+FFFD for each half of a surrogate pair, which a model sends if it stops within an emoji."""
+    """JSON with U+FFFD for each half of a surrogate pair; a model sends one if it stops within an emoji."""
     return _ESCAPES.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], body)
 
 

@@ -86,7 +86,7 @@ class Index(Protocol):
     def search(self, queries: Queries, top_k: int) -> ScoredRows:
         """Scores float64 [q, k] and rows int64 [q, k], best first, equal scores in row order.
 
-        k = min(top_k, count); where the index finds fewer, row -1 with score -inf.
+        k = min(top_k, count); missing results are row -1 with score -inf.
         """
 
     def check(self, rows: np.ndarray, texts: list[str], vectors: np.ndarray | None) -> np.ndarray:

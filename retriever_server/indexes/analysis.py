@@ -1,8 +1,8 @@
 """Analysis: from a text to the terms that BM25 counts, as Lucene's EnglishAnalyzer does it.
 
 Words by the rules of Unicode's annex 29 (StandardTokenizer), without the possessive 's, in lower case,
-without Lucene's 33 stop words, stemmed by Porter's stemmer. BRIGHT and Anserini analyse so, and only scores
-over equal terms compare.
+without Lucene's 33 stop words, stemmed by Porter's stemmer. BRIGHT and Anserini analyse texts this way, and
+scores are comparable only over equal terms.
 
 By hand, because no Python library splits words or stems exactly like Lucene. Known differences, all rare in
 English: words of more than 255 characters stay whole, Hebrew words lose the quotation marks that belong to
@@ -102,8 +102,8 @@ class Analyzer(dict[str, str]):
 def _apply_program_rules(word: str) -> str:
     """Apply the rules of Porter's program, and so Lucene, that the library's "porter" lacks.
 
-    They are bli -> ble and logi -> log, by which "possibly" meets "possible" and "psychology"
-    "psychological"; and one of two equal consonants before -ed and -ing goes (but not of l, s, z), in
+    They are bli -> ble and logi -> log, by which "possibly" matches "possible" and "psychology" matches
+    "psychological"; and one of two equal consonants before -ed and -ing is dropped (except l, s, z), in
     "trekking" and "revved" as in "hopping".
     """
     if doubled := _DOUBLED.fullmatch(word):

@@ -61,7 +61,7 @@ class HnswIndex(FaissIndex):
         return _fill(index, vectors, directory)
 
     def _candidates(self, queries: np.ndarray, top_k: int) -> Sequence[np.ndarray]:
-        # Always all that the walk visited: so the first of a long list are those of a short one.
+        # Always everything that the walk visited, so that a long list begins with the short one.
         return list(self._index.search(queries, min(max(self._ef_search, top_k), self.count))[1])
 
 
@@ -121,7 +121,7 @@ class IvfPqIndex(FaissIndex):
         return _fill(index, vectors, directory)
 
     def _candidates(self, queries: np.ndarray, top_k: int) -> Sequence[np.ndarray]:
-        # Always as many: so the first of a long list are those of a short one.
+        # Always the same number, so that a long list begins with the short one.
         return list(self._codes.search(queries, min(max(self._wanted, top_k), self.count))[1])
 
 

@@ -11,7 +11,7 @@ Two kinds over the same files, N passages, df(t) of them with term t:
 The first is Lucene's, and so Anserini's and Pyserini's, with exact lengths where Lucene rounds them. The
 second is what BRIGHT's published BM25 figures come from (gensim's LuceneBM25Model on query and passages
 alike): it dampens words that a long query repeats. `mean` is that of the passages in both places. Lengths are
-numbers of terms without stop words; of a query's terms only those count that the corpus has.
+numbers of terms without stop words; only terms that the corpus has count in a query.
 
 The files are those of the library bm25s, which opens them, and the passages' lengths. Building and searching
 are by hand: bm25s needs the whole corpus in memory to build, and has no query weights. Arrays are
@@ -85,7 +85,7 @@ class Bm25Index:
 
     @classmethod
     def needs(cls, count: int, dimension: int | None, options: IndexOptions) -> Needs:
-        """The files, and as much again for the intermediate counts; in memory the vocabulary and a chunk."""
+        """The files, and the same again for the intermediate counts; in memory the vocabulary and a chunk."""
         return Needs(disk=2 * PASSAGE_BYTES * count, memory=CHUNK_BYTES + VOCABULARY_BYTES * count)
 
     @classmethod

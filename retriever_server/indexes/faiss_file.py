@@ -107,7 +107,8 @@ class FaissIndex:
             tie_continues = (scores[:, -1] >= scores[:, top_k - 1] - SCORE_NOISE) & (fetch < self.count)
             for place, of_query in zip(places[~tie_continues], rows[~tie_continues], strict=True):
                 complete[place] = of_query
-            # The others are complete; of those with longer ties, no more at a time than fit into memory.
+            # The others are complete; those with longer ties are handled as many at a time as fit into
+            # memory.
             more, tied = min(fetch * 4, self.count), places[tie_continues]
             size = max(1, MOST_FETCHED // more)
             left += [(tied[start : start + size], more) for start in range(0, len(tied), size)]
@@ -118,7 +119,7 @@ class FaissIndex:
         return self._index.search(queries, count)
 
     def _rank(self, query: np.ndarray, rows: np.ndarray, top_k: int) -> ScoredRows:
-        """Scores and rows of the best top_k of the candidates, of which those of row -1 are none."""
+        """Scores and rows of the best top_k candidates; row -1 is not a candidate."""
         rows = rows[rows >= 0]
         # FAISS adds up in an order that depends on the batch size; scoring its candidates again does not. In
         # parts, because a tie may have more rows than fit into memory in float64.

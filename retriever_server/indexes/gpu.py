@@ -56,7 +56,7 @@ def gpu_screen(vectors: np.ndarray, device: Device) -> Screen | None:
 
 
 def what_lacks(needed: int, available: Sequence[Card]) -> str:
-    """Why `needed` bytes do not fit onto the GPUs, in words; empty if they do."""
+    """Why `needed` bytes do not fit onto the GPUs, in words; empty if they fit."""
     if not available:
         return "torch finds no GPU"
     room = sum(card.room for card in available)

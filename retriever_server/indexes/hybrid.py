@@ -4,7 +4,7 @@ A passage scores the sum of 1 / (60 + rank) over the lists that have it, ranks f
 Buettcher, SIGIR 2009, with their 60). Only ranks count: inner products and BM25 scores have no common scale.
 
 Both lists always have the same length, `depth`, so that the best k of a longer answer are the answer of
-length k. A passage that neither list has is not found.
+length k. A passage in neither list is not found.
 """
 
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ from retriever_server.errors import RetrieverError
 
 
 class IndexOptions(BaseModel):
-    """Options of a kind that has none. `at_serving` names those that may change after the build."""
+    """Options of a kind without options. `at_serving` names those that may change after the build."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     at_serving: ClassVar[frozenset[str]] = frozenset()

@@ -1,8 +1,8 @@
 """Postings: which terms are in which passages, and how often, written term by term in bounded memory.
 
-Passages come one after the other, but an index needs one term after the other. So chunks of passages are
-counted into an intermediate file, and a second pass over it puts each count where its term's postings go.
-Memory holds the vocabulary and one chunk; scipy or bm25s would hold the whole corpus.
+Passages arrive in order, but an index is ordered by term. So chunks of passages are counted into an
+intermediate file, and a second pass over it puts each count into its term's postings. Memory holds the
+vocabulary and one chunk; scipy or bm25s would hold the whole corpus.
 """
 
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Compiled encoders: OpenVINO computes on a CPU what torch would, two to four times as fast.
+"""Compiled encoders: on a CPU, OpenVINO computes the same as torch, two to four times as fast.
 
 sentence-transformers has a backend of this name, which is as fast; but the package it needs, optimum-intel,
 refuses the releases of transformers that vLLM requires. So torch's own model is converted here, and replaced
@@ -144,7 +144,7 @@ def _convert(transformer: Any, example: "dict[str, torch.Tensor]") -> Any:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Suppress the warnings of tracing: what they warn of is checked with other shapes."""
+    """Suppress the warnings of tracing: checks with other shapes cover what they warn about."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

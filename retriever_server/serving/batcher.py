@@ -1,4 +1,4 @@
-"""Batcher: one stage of the service. Jobs from many threads are done together by one worker thread.
+"""Batcher: one stage of the service. One worker thread does jobs from many threads together.
 
 Reinforcement learning sends hundreds of single queries at once. One pass of the encoder, or over the index,
 for many of them costs far less than a pass each, so the worker takes what is waiting, waits for more as long
@@ -93,7 +93,7 @@ class Batcher(Generic[Job]):
 
     @property
     def _longest_wait_s(self) -> float:
-        """What waiting may cost: half of what a batch takes, at most the window."""
+        """The longest wait worth its cost: half of what a batch takes, at most the window."""
         return min(self._seconds / 2, self._window_s)
 
     def _wait_for_more(self) -> None:

@@ -3,7 +3,7 @@
 Each query costs as little as possible: one that was answered recently comes from the cache; one equal to
 another in flight waits for that one's rows; one whose text was encoded recently, for another number of rows,
 is only searched. The rest is encoded and searched in batches. The queue is bounded: a request that finds it
-full has to come back.
+full has to be retried.
 """
 
 import sys
@@ -72,7 +72,7 @@ class _Ticket:
 
 @dataclass
 class _Work:
-    """What a request leaves to the stages, and how many of its queries took which path."""
+    """The work that a request leaves to the stages, and how many of its queries took each path."""
 
     texts: list[str] = field(default_factory=list)
     tickets: list[_Ticket] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Served: what the process currently answers from: nothing yet, a searcher, later perhaps another one."""
+"""Served: the searcher that the process currently answers from; none at first, later perhaps another."""
 
 from collections.abc import Callable, Sequence, Set
 

@@ -68,7 +68,7 @@ class Searcher:
         ]
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Answer what waits, stop, and release the store."""
+        """Answer waiting queries, stop, and release the store."""
         self.pipeline.close(timeout_s)
         self._store.release()
 
@@ -76,10 +76,10 @@ class Searcher:
         self, queries: Sequence[str], top_k: int, excluded: Sequence[Set[str]] | None
     ) -> list[RankedRows]:
         unwanted = excluded or [NONE_EXCLUDED] * len(queries)
-        # As many more as could be dropped: what is left is then the best top_k without them.
+        # Fetch as many more as could be dropped, so that the best top_k remain without those.
         depth = max(top_k, self._rerank_depth)
         lookups = [Lookup(query, depth + len(ids)) for query, ids in zip(queries, unwanted, strict=True)]
-        # A blank query has no answer, and must not cost the others of its batch theirs.
+        # A blank query has no answer, and must not cost the other queries of its batch theirs.
         real = [lookup for lookup in lookups if lookup.text.strip()]
         answers = dict(zip(real, self._answers(real), strict=True))
         return [

@@ -1,8 +1,8 @@
 """Shard: one slice of an index on several actors, any of which can answer.
 
 A query goes to the actor with the fewest in flight, and among equals to the one idle longest. An actor that
-fails comes last for a while, because Ray needs seconds to restart it. When an answer is late, the query also
-goes to another actor, and the first answer counts: they are all the same.
+failed is chosen last for a while, because Ray needs seconds to restart it. When an answer is late, the query
+also goes to another actor, and the first answer counts: they are all the same.
 """
 
 import threading

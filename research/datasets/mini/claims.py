@@ -1,10 +1,10 @@
-"""Claims about the mini world, for fact verification: true ones, false ones, and ones about nobody known.
+"""Claims about the mini world, for fact verification: true, false, and about unknown entities.
 
     python -m research.datasets.mini.claims --out DIR --seed 0 --passages 20000
 
 Writes the world's corpus.jsonl and SPLIT.claims.jsonl, in FEVER's form, for train, validation and test. A
-false claim names another entity of the right kind; a claim that nothing is known about starts from an entity
-of the practice pool, which no passage mentions.
+false claim names another entity of the right kind; a claim that cannot be verified starts from an entity of
+the practice pool, which no passage mentions.
 """
 
 import random

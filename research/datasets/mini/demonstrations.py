@@ -34,7 +34,7 @@ class Faults:
 
     Attributes:
         early: of an episode with several hops: it stops one hop early at a person or a city, which look like
-            answers; a third as often at anything else.
+        answers; a third as often at anything else.
         guess: of an episode: it gives up before any search.
         naive: of a hop's first search: it uses the question's words, not those of a passage.
         astray: of a hop's first search: it asks about another entity.

@@ -1,7 +1,7 @@
 """Muon in float32, for the cold starts.
 
-torch.optim.Muon orthogonalises in bfloat16, which takes CPUs without instructions for it seven times as long
-as float32, and so most of a tiny model's step. The formula is Keller Jordan's
+torch.optim.Muon orthogonalises in bfloat16. On CPUs without bfloat16 instructions that takes seven times as
+long as float32, which would be most of a tiny model's step. The formula is Keller Jordan's
 (kellerjordan.github.io/posts/muon).
 """
 

@@ -57,7 +57,7 @@ def phrases() -> list[str]:
 
 
 def train_tokenizer(protocol: Protocol = RESEARCH) -> Qwen2Tokenizer:
-    """The same tokenizer at every call: it depends on no seed, so token ids are stable between runs."""
+    """The same tokenizer at every call: no seed is involved, so token ids are stable between runs."""
     # Words of names have a leading blank; those that begin a title are there without it too.
     names = [*(f" {word}" for word in language.name_words()), *language.first_names()]
     shown = islice(demonstrations(seed=0, hops=(1, 2, 3, 4), protocol=protocol), 1000)

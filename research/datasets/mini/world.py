@@ -182,7 +182,7 @@ def _varied(rng: random.Random, ways: tuple[str, str], otherwise: float) -> str:
 
 
 def _text(rng: random.Random, world: World, entity: Entity, page: int) -> str:
-    """An opening, then in any order: the facts of this page, and a remark or the mention of someone else."""
+    """An opening, then in any order the facts of this page, and a remark or a mention of someone else."""
     pronoun = language.PRONOUNS[entity.kind]
     facts = [(relation, other) for relation, other in world.facts[entity].items() if relation.page == page]
     sentences = [f"{pronoun} {world.phrases[entity][relation]} {other.mention}." for relation, other in facts]
@@ -257,7 +257,7 @@ def draw_splits(
     counts: Mapping[str, Mapping[Group, int]],
     draw: Callable[[random.Random, str, Group, int], list[Drawn]],
 ) -> dict[str, list[Drawn]]:
-    """For each split what `draw` gives, so many of each group, in an order that the seed decides."""
+    """The questions that `draw` gives for each split, so many of each group, in an order set by the seed."""
     splits = {}
     for split, groups in counts.items():
         rng = random.Random(f"{split} {what} {seed}")

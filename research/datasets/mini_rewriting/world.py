@@ -5,7 +5,7 @@ of research/datasets/rewriting_tasks.py) for the splits train, validation and te
 
     python -m research.datasets.mini_rewriting.world --out DIR --seed 0 --passages 8000
 
-A question names two or three concepts of one field in lay words. Relevant are the passages that name all of
+A question names two or three concepts of one field in lay words. Those passages are relevant that name all of
 these by the terms of the school that the field follows (datasets/mini_rewriting/language.py). What makes
 searching hard: for every relevant combination there is a passage with the terms of another school; others
 name one of its concepts; and in stories the lay words mean the things themselves. Expert passages sometimes
@@ -77,7 +77,7 @@ def pool_of_concepts(combination: Combination) -> str:
 
 
 def right_rewriting(combination: Combination) -> str:
-    """What finds the passages that are relevant to a question about these concepts."""
+    """The query that finds the passages relevant to a question about these concepts."""
     return " ".join(each.right_term for each in combination)
 
 
@@ -161,7 +161,7 @@ def _story(rng: random.Random, combination: Sequence[Concept]) -> str:
 
 
 def _tasks(topics: dict[str, list[Topic]], corpus: list[dict[str, str]]) -> dict[str, list[RewritingTask]]:
-    """The task of each topic: relevant is every passage with the right terms of all its concepts."""
+    """The task of each topic: every passage with the right terms of all its concepts is relevant."""
     texts = {row["id"]: row["contents"] for row in corpus}
     naming: dict[str, set[str]] = {}
     for name, text in texts.items():

@@ -54,7 +54,7 @@ class Asking:
 
 @dataclass
 class Generated:
-    """Texts and reasons of failure, both by question; `asked` counts the questions sent in this run."""
+    """Texts and reasons for failures, both by question; `asked` counts the questions sent in this run."""
 
     texts: dict[str, str]
     asked: int
@@ -82,7 +82,7 @@ def _stored_texts(path: Path) -> dict[str, str]:
     texts = {}
     for line, row in read_json_rows(path):
         if not isinstance(row, dict) or not {"key", "text"} <= row.keys():
-            raise DataError(f"{path}:{line}: is no generated text; remove the line and run again")
+            raise DataError(f"{path}:{line}: is not a generated text; remove the line and run again")
         texts[str(row["key"])] = str(row["text"])
     return texts
 
@@ -92,7 +92,7 @@ class _Asker:
 
     def __init__(self, asking: Asking, file: BinaryIO, generated: Generated) -> None:
         self._asking, self._file, self._generated = asking, file, generated
-        # That nobody listens is noticed within seconds, not at the deadline of a question.
+        # A server that does not listen is noticed within seconds, not at a question's deadline.
         patience, deadline = min(PATIENCE_S, asking.deadline), asking.deadline
         self._server = ModelServer(asking.url, KEY_VARIABLE, deadline / 2, deadline, patience)
         self._failed_in_a_row = 0

@@ -1,4 +1,4 @@
-"""A corpus for rewriting tasks that have none: their positives become its passages, and what to find.
+"""A corpus for rewriting tasks that have none: their positives become its passages and the gold ones.
 
 For tasks such as those of prepare.py. Writes corpus.jsonl and SPLIT.tasks.jsonl, the same tasks with the ids
 of their positives as `gold_ids`:
@@ -21,7 +21,7 @@ FILE = click.Path(path_type=Path)
 
 
 def passage_id(text: str) -> str:
-    """Equal for equal texts, so that a text of several tasks is one passage."""
+    """Equal for equal texts, so a text that several tasks share is one passage."""
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 

@@ -108,7 +108,7 @@ def write(folder: Path, train: list[RewritingTask], dev: list[RewritingTask], co
 def account(
     tally: Tally, train: list[RewritingTask], dev: list[RewritingTask], passages: int
 ) -> dict[str, Any]:
-    """What became of every row: `read` is the sum of `dropped`, `train` and `dev`."""
+    """What happened to every row: `read` is the sum of `dropped`, `train` and `dev`."""
     of_train, of_dev = (Counter(task.source for task in side) for side in (train, dev))
     counts = {
         "read": tally.read.total(),
@@ -151,13 +151,22 @@ def summary(counts: dict[str, Any]) -> str:
     type=PATH,
     help="BRIGHT's examples; may be repeated. Questions that are there too are removed.",
 )
-@click.option("--bright-overlap", default=0.3, type=SHARE, help="Overlap that makes a question BRIGHT's.")
-@click.option("--duplicate-jaccard", default=0.5, type=SHARE, help="Jaccard index that makes two one.")
+@click.option(
+    "--bright-overlap", default=0.3, type=SHARE, help="Overlap from which a question counts as BRIGHT's."
+)
+@click.option(
+    "--duplicate-jaccard",
+    default=0.5,
+    type=SHARE,
+    help="Jaccard index from which two questions count as one.",
+)
 @click.option("--max-chars", default=16_000, type=POSITIVE, help="Longest question.")
 @click.option("--min-words", default=5, type=POSITIVE, help="Shortest question, and shortest positive.")
 @click.option("--per-source", default=1_200, type=click.IntRange(0), help="Most questions per site; 0: all.")
-@click.option("--min-score", default=2.0, help="If no answer was accepted: score that makes one a positive.")
-@click.option("--max-positives", default=3, type=POSITIVE, help="If none was accepted: how many, best first.")
+@click.option("--min-score", default=2.0, help="If no answer was accepted: least score of a positive.")
+@click.option(
+    "--max-positives", default=3, type=POSITIVE, help="If no answer was accepted: most positives, best first."
+)
 @click.option(
     "--text",
     default="auto",

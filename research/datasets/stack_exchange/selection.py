@@ -21,7 +21,7 @@ from research.datasets.stack_exchange.near_duplicates import (
 
 @dataclass
 class Tally:
-    """What became of every row: each was dropped for one reason or is a task.
+    """What happened to every row: each was dropped for one reason or is a task.
 
     A removal is a post that says what another text says: its `partner`, a question of BRIGHT or a kept post.
     """
@@ -43,7 +43,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Filters:
-    """What a post must be like; see the options of prepare_rqr."""
+    """The conditions that a post must meet; see the options of prepare_rqr."""
 
     most_chars: int
     least_words: int

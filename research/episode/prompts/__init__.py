@@ -1,12 +1,12 @@
 """Prompts: built in, one text file each, a file of your own by its path, or the text itself.
 
 With a line ``---`` the part above it is the system message and the part below it the user message, both put
-through the model's own chat template. An empty part above says nothing, and templates such as Qwen2.5's then
-put in a system message of their own; ``""`` says an empty one. Without such a line the text goes in as it
-stands, for base models. In built-in ones, lines that start with ``#`` at the top are comments.
+through the model's own chat template. An empty part above sends no system message, and templates such as
+Qwen2.5's then insert their own; ``""`` sends an empty one. Without such a line the text is used as it is, for
+base models. In built-in ones, lines that start with ``#`` at the top are comments.
 
-``{question}`` is the question, ``{question?}`` the same with a question mark at its end where it has none,
-and ``{newline}`` a line feed at either end, where others are stripped.
+``{question}`` is the question, ``{question?}`` the same with a question mark added if it has none, and
+``{newline}`` a line feed at either end, where ordinary ones are stripped.
 """
 
 import re
@@ -30,7 +30,7 @@ def prompt_names() -> list[str]:
 
 
 class Prompt(NamedTuple):
-    """The parts of a prompt; `system` is None where nothing is said, and without `chat`, a chat template."""
+    """The parts of a prompt; `system` is None if there is none, or without `chat`, a chat template."""
 
     system: str | None
     user: str

@@ -12,7 +12,7 @@ from research.evaluation.bright.fusion import FUSIONS
 
 @click.group(context_settings=cli.SETTINGS)
 def main() -> None:
-    """How well the questions of BRIGHT are searched with: nDCG@10 and recall, by task and in the mean.
+    """How well BRIGHT's questions retrieve: nDCG@10 and recall, by task and on average.
 
     \b
     Examples:
@@ -35,8 +35,8 @@ def main() -> None:
 @click.option("--field", help="For --queries FILE: the field with the text, or the list of texts.")
 @click.option("--allow-missing", is_flag=True, default=None, help="Questions without a text count as 0.")
 @click.option("--mode", type=click.Choice(MODES), help="How a text is used.  [default: replace]")
-@click.option("--weight", type=click.IntRange(1), help="Of the question, beside a text.  [default: 1]")
-@click.option("--fusion", type=click.Choice(FUSIONS), help="Several lists to one.  [default: sum]")
+@click.option("--weight", type=click.IntRange(1), help="Weight of the question beside a text.  [default: 1]")
+@click.option("--fusion", type=click.Choice(FUSIONS), help="How several lists become one.  [default: sum]")
 @click.option(
     "--samples", "rewriting__samples", type=click.IntRange(1), help="Texts per question.  [default: 1]"
 )

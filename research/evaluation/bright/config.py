@@ -61,7 +61,7 @@ class RetrieverSettings:
         return self.kind.partition(":")[2]
 
     def service(self, corpus: Path, excluded: int) -> Service:
-        """The retrieval service over a corpus of which a question excludes at most `excluded` passages."""
+        """The retrieval service over a corpus; a question excludes at most `excluded` of its passages."""
         options = [] if self.name == "dense" else [f"k1={self.k1}", f"b={self.b}"]
         if self.name == "hybrid":  # excluded passages have ranks in its lists, too
             options.append(f"depth={self.top_k + excluded}")
@@ -114,9 +114,9 @@ class BrightConfig:
         if (self.queries is None) == (self.engine.model is None):
             raise ValueError("give either --queries or --model")
         if self.queries == ORIGINAL and self.mode != "replace":
-            raise ValueError(f"mode={self.mode} wants other texts beside the questions: a file or a model")
+            raise ValueError(f"mode={self.mode} needs other texts besides the questions: a file or a model")
         if self.mode == "concatenate" and self.weight > 1 and self.retriever.name not in LEXICAL:
-            raise ValueError("weight repeats words, which says nothing to an encoder: take mode=fuse")
+            raise ValueError("weight repeats words, which tells an encoder nothing: take mode=fuse")
         if len(set(self.tasks)) < len(self.tasks):
             raise ValueError("tasks must be named, each once")
         rules.check_protocol(self.protocol)

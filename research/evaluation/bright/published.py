@@ -27,7 +27,7 @@ DENSE_MEAN = {"RQR-7B": 31.9}
 
 
 def published(retriever: RetrieverSettings, long: bool) -> dict[str, dict[str, float]]:
-    """What is known for a retriever: name -> task (or "mean", of all 12) -> nDCG@10 in percent."""
+    """Published figures for a retriever: name -> task (or "mean", of all 12) -> nDCG@10 in percent."""
     if not long and retriever.name == "bm25_query_weighted" and (retriever.k1, retriever.b) == (0.9, 0.4):
         return {name: dict(zip(SIZES, values, strict=True)) for name, values in BM25.items()}
     if not long and "reasonir" in retriever.encoder.lower():
@@ -45,7 +45,7 @@ def comparison(results: Sequence[Mapping[str, Any]], retriever: RetrieverSetting
         return ""
     others = published(retriever, long)
     if not others:
-        return f"Published figures are of other retrievers than {retriever.kind}: none to compare with."
+        return f"No published figures to compare with: they are for retrievers other than {retriever.kind}."
     rows = {"ours": {name: 100 * row["ndcg@10"]["mean"] for name, row in ours.items()}, **others}
     columns = [*ours, "mean"]
     lines = [["nDCG@10", *columns]]
@@ -61,7 +61,7 @@ def _remarks(ours: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Why figures do not compare."""
     other = [name for name, row in ours.items() if row["questions"] != SIZES[name][0]]
     parts = [f"{name} {ours[name]['questions']} of {SIZES[name][0]}" for name in other]
-    remarks = [f"Not comparable, for it is of other questions: {', '.join(parts)}."] if parts else []
+    remarks = [f"Not comparable, because the questions differ: {', '.join(parts)}."] if parts else []
     if sizes := [name for name, row in ours.items() if row["passages"] != SIZES[name][1]]:
         remarks.append(f"Other passages than the published ones: {', '.join(sizes)}.")
     return remarks

@@ -1,4 +1,4 @@
-"""What is searched with: for each question its texts, from the question, a file or a model."""
+"""The texts to search with for each question: from the question, a file or a model."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ NAMED = 10
 REWRITES = "rewrites.jsonl"
 
 Texts = Mapping[str, tuple[str, ...]]
-"""question id -> what it is searched with; several texts are several lists of passages"""
+"""question id -> the texts to search with; several texts are several lists of passages"""
 
 
 @dataclass(frozen=True)
 class BrightQuery:
-    """What one question is searched with: texts, each with the weight of its list."""
+    """The texts to search with for one question, each with the weight of its list."""
 
     question: RewritingTask
     texts: tuple[str, ...]
@@ -33,10 +33,10 @@ class BrightQuery:
 
 
 def query_of(question: RewritingTask, rewrites: Sequence[str], config: BrightConfig) -> BrightQuery:
-    """The texts by the mode of the configuration.
+    """The texts as the configuration's mode asks for.
 
-    Without rewrites (none was made, or all failed) there is nothing to search with, whatever the mode: a
-    question must not be scored as if it had been rewritten.
+    Without rewrites (none was made, or all failed) there is nothing to search with in any mode: otherwise the
+    question would be scored as if it had been rewritten.
     """
     texts = tuple(rewrites)
     if config.mode == "fuse" and rewrites:
@@ -106,7 +106,7 @@ def read_texts(path: Path, field: str | None) -> dict[tuple[str | None, str], tu
 
 
 def texts_for(task: BrightTask, read: Mapping[tuple[str | None, str], tuple[str, ...]], alone: bool) -> Texts:
-    """Those of one task. An id is TASK_ID, or ID beside a "task", or `alone`: no other task is asked for."""
+    """Texts of one task. An id is TASK_ID, or ID beside a "task", or just ID if the task is `alone`."""
     texts = {}
     for name in (each.id for each in task.questions):
         keys = [(task.name, name), (None, f"{task.name}_{name}")] + [(None, name)] * alone
@@ -125,7 +125,7 @@ def _texts(row: dict[str, Any], field: str | None, where: str) -> tuple[str, ...
     name = field or next((each for each in FIELDS if each in row), None)
     if name is None or name not in row:
         others = ", ".join(key for key in row if key not in ("id", "task"))
-        raise EvaluationError(f"{where}: which field has the text? Say it with --field; there are: {others}")
+        raise EvaluationError(f"{where}: which field has the text? Name it with --field; there are: {others}")
     value = [row[name]] if isinstance(row[name], str) else row[name]
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise EvaluationError(f'{where}: "{name}" must be a text or a list of texts')

@@ -17,7 +17,7 @@ from research.tools.search import RetrieverClient, RetrieverConfig
 async def retrieve_all(
     url: str, queries: list[BrightQuery], config: BrightConfig
 ) -> dict[str, dict[str, float]]:
-    """For each question its best passages, id -> score, best first; none for one without texts.
+    """The best passages for each question, id -> score, best first; none for a question without texts.
 
     Raises EvaluationError when the service fails for good.
     """

@@ -1,6 +1,6 @@
-"""Texts of a model, each kept in rewrites.jsonl as it ends.
+"""Texts of a model, each stored in rewrites.jsonl when it is finished.
 
-A failed one is kept as failed, and not asked for again in this folder, unless all failed there.
+A failed text is stored as failed, and not asked for again in this folder, unless all failed there.
 """
 
 import json
@@ -62,7 +62,7 @@ def wanted(tasks: Iterable[BrightTask], config: BrightConfig, model: dict[str, A
 
 
 async def rewrite_all(questions: dict[Rewrite, str], path: Path, config: BrightConfig) -> list[Rewrite]:
-    """The rows with their texts, made if the file lacks them. Raises EvaluationError if none can be made."""
+    """The rows with their texts, generated if the file lacks them. Raises EvaluationError if none can be."""
     done, total = _read(path), len(questions)
     todo = [row for row in questions if row.key not in done]
     if todo:
@@ -84,14 +84,14 @@ async def rewrite_all(questions: dict[Rewrite, str], path: Path, config: BrightC
 
 
 def _read(path: Path) -> dict[str, Rewrite]:
-    """The rows by key; a half line, left by a kill, is cut off, and so is all if all failed."""
+    """The rows by key; a half line left by a kill is removed, and so are all rows if all failed."""
     cut_half_line(path)
     rows = {}
     for number, line in enumerate(whole_lines(path), start=1):
         try:
             row = Rewrite(**json.loads(line))
         except (ValueError, TypeError) as error:
-            message = f"{path}:{number} is no text; remove the line, and it is asked for again"
+            message = f"{path}:{number} is not a valid rewrite; remove the line to generate it again"
             raise EvaluationError(message) from error
         rows[row.key] = row
     if rows and all(row.error for row in rows.values()):

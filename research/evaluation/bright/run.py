@@ -74,7 +74,7 @@ def _task(name: str, config: BrightConfig) -> BrightTask:
 
 
 def _source(config: BrightConfig) -> str:
-    """Where questions and judgements are from; those of the hub are corrected now and then."""
+    """Where questions and judgements come from; the hub's are corrected now and then."""
     return config.data or f"{REPO}, revision {revision_of(REPO, config.revision)}"
 
 
@@ -99,7 +99,7 @@ def _identity(tasks: list[BrightTask], config: BrightConfig) -> dict[str, Any]:
 def _retrieved(
     task: BrightTask, queries: list[BrightQuery], config: BrightConfig, folder: Path, corpus: str
 ) -> tuple[Run, dict[str, Any]]:
-    """The ranking, from the run file if it is of these texts, and what the retriever reports about itself."""
+    """The ranking, from the run file if it fits these texts, and what the retriever reports about itself."""
     settings = config.retriever
     service = settings.service(task.corpus, max(len(each.excluded_ids) for each in task.questions))
     path, note = folder / f"{task.name}.trec", folder / f"{task.name}.json"
@@ -119,7 +119,7 @@ def _retrieved(
 
 
 def _counts(queries: list[BrightQuery]) -> dict[str, Any]:
-    """Which questions have no text, and how many only blank ones: both count as 0."""
+    """Which questions have no text, and how many have only blank ones: both count as 0."""
     return {
         "without_text": [query.question.id for query in queries if not query.texts],
         "blank": sum(bool(query.texts) and not any(map(str.strip, query.texts)) for query in queries),

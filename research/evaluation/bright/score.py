@@ -1,4 +1,4 @@
-"""From rankings to figures, by task with bootstrap intervals; also of others' run files.
+"""From rankings to figures, by task with bootstrap intervals; also for others' run files.
 
 Nothing is rounded before it is shown.
 """
@@ -46,7 +46,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def score_run(run_file: Path, qrels_file: Path, task: str | None = None, long: bool = False) -> str:
-    """The figures of a run file over the questions that are judged and in it, as text; the rest is named.
+    """The figures of a run file as text, over the judged questions that it has; names the others.
 
     Judgements are a file in TREC's format, or questions with gold ids, of which `task` selects one task's
     (research.datasets.bright.question_file). Raises EvaluationError or DataError.

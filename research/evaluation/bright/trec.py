@@ -75,7 +75,7 @@ def trec_scores(run: Run, qrels: Judgements) -> dict[str, dict[str, float]]:
 
 
 def _plain(rows: Mapping[str, Mapping[str, float]], kind: type) -> dict[str, dict[str, Any]]:
-    """The same with plain ids, and with Python's own numbers, which pytrec_eval insists on."""
+    """The same with plain ids, and with Python's own numbers, which pytrec_eval requires."""
     return {
         plain_id(query): {plain_id(passage): kind(value) for passage, value in values.items()}
         for query, values in rows.items()
@@ -96,7 +96,7 @@ def _lines(path: Path, form: re.Pattern[str], count: int) -> Iterator[tuple[str,
         if not line:
             continue
         if (fields := form.fullmatch(line)) is None:
-            raise EvaluationError(f"{path}:{number}: {len(line.split())} fields in place of {count}")
+            raise EvaluationError(f"{path}:{number}: {len(line.split())} fields instead of {count}")
         query, passage, *ends = fields.groups()
         yield f"{path}:{number}", plain_id(query), plain_id(passage), tuple(ends)
 
@@ -108,4 +108,4 @@ def _number(text: str, where: str) -> float:
         value = math.nan
     if math.isfinite(value):
         return value
-    raise EvaluationError(f"{where}: {text!r} is no number")
+    raise EvaluationError(f"{where}: {text!r} is not a number")

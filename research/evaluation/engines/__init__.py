@@ -26,7 +26,7 @@ class EngineError(Exception):
 
 @dataclass(frozen=True)
 class Stops:
-    """Where sampling ends before its maximum; what it ended at is part of the sampled tokens."""
+    """Where sampling ends before its maximum; the stop itself is part of the sampled tokens."""
 
     token_ids: tuple[int, ...]
     strings: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ def tokens_of(engine: Engine, form: AgentProtocol, prompt: str, tools: Sequence[
 
 
 def sampler(engine: Engine, first_seed: int) -> Sample:
-    """The engine for one question; each call has the next seed, so none depends on other questions."""
+    """The engine for one question; each call takes the next seed, so no call depends on other questions."""
     seeds = itertools.count(first_seed)
 
     async def sample(token_ids: list[int], max_tokens: int, stops: Stops) -> list[int]:

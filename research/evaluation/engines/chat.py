@@ -1,4 +1,4 @@
-"""Token ids as the messages of chat completions, for servers that offer nothing else.
+"""Turns token ids into the messages of chat completions, for servers that offer nothing else.
 
 Such a server applies the chat template. Ours only marks where each message begins, with tokens added to the
 tokenizer: what follows the last mark is the assistant's turn so far, which the server has to continue.
@@ -22,8 +22,8 @@ GO_ON = "Go on exactly where your message ends."
 # How a turn is continued, the best first, and what the warning says about it.
 WAYS = {
     "continue_final_message": "turns are continued by continue_final_message",
-    "prefix": "turns are continued behind an assistant's message that comes last, if the server does so",
-    "request": "it takes no assistant's message that comes last, so turns are continued on a user's request",
+    "prefix": "turns are continued after a final assistant message, if the server does so",
+    "request": "it takes no final assistant message, so turns are continued at a user's request",
 }
 
 

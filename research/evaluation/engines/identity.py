@@ -22,7 +22,7 @@ def model_identity(config: EngineConfig) -> dict[str, Any]:
 
 
 def check_model(config: EngineConfig) -> None:
-    """Raise EvaluationError for a damaged folder, and for what is neither a folder nor a name on the hub."""
+    """Raise EvaluationError if it is a damaged folder, or neither a folder nor a name on the hub."""
     if config.model is None or config.is_url:
         return
     for fault in model_faults(config.model):

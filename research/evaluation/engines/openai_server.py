@@ -83,7 +83,7 @@ class OpenAIServer:
         return choice["token_ids"] if self._way == IDS else self._sampled(choice, stops)
 
     def _sampled(self, choice: dict[str, Any], stops: Stops) -> list[int]:
-        """The tokens of a text, with what it ended at, which such servers leave out."""
+        """The tokens of a text, including the stop at which it ended, which such servers leave out."""
         text = well_formed(unmarked(choice["text"]))
         stopped = choice.get("finish_reason") == "stop"
         tags = self._stop_strings(stops)

@@ -1,4 +1,4 @@
-"""What methods answer with: the model calls and searches of one question as one trajectory."""
+"""What methods use to answer: the model calls and searches of one question as one trajectory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from research.evaluation.engines import Sample, Stops
 
 @dataclass(frozen=True)
 class Calls:
-    """One question, also as the `row` that the environment plays, and all that it can be answered with.
+    """One question, also as the `row` that the environment plays, and everything needed to answer it.
 
     The first prompt is the trajectory's prompt, later ones are environment segments.
     """

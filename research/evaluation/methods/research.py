@@ -7,7 +7,7 @@ from research.evaluation.methods.calls import Calls
 
 
 async def answer(calls: Calls) -> Trajectory:
-    """Whatever the environment plays, which also measures it."""
+    """The episode that the environment plays and measures."""
     tokens, generate = calls.tokens, turn_generator(calls.sample, calls.tokens)
     trajectory = await calls.environment.play(calls.row, generate, tokens)
     trajectory.reward, trajectory.reward_reason = None, ""  # of a training; an evaluation has figures

@@ -25,7 +25,7 @@ def compare_runs(run_a: Path, run_b: Path) -> str:
     pairs = _pairs(_scores(run_a), _scores(run_b))
     if not pairs:
         raise EvaluationError(
-            f"{run_a} and {run_b} have no data set in common, each with one method or the same"
+            f"{run_a} and {run_b} have no data set in common with the same method, or with one method each"
         )
     lines = [f"A: {run_a}", f"B: {run_b}", *_differences(run_a, run_b), ""]
     lines += ["| data set | metric | questions | A | B | B - A [95%] | p |", "|---|---|---|---|---|---|---|"]
@@ -37,7 +37,7 @@ def compare_runs(run_a: Path, run_b: Path) -> str:
 def _scores(run_dir: Path) -> dict[tuple[str, str], MethodScores]:
     """(data set, method) -> scores."""
     if not (run_dir / PREDICTIONS).exists():
-        raise EvaluationError(f"{run_dir} is no evaluation: there is no {PREDICTIONS} in it")
+        raise EvaluationError(f"{run_dir} is not an evaluation: there is no {PREDICTIONS} in it")
     scores: dict[tuple[str, str], MethodScores] = defaultdict(dict)
     for trajectory in read_predictions(run_dir):
         key = prediction_key(trajectory)
@@ -48,7 +48,7 @@ def _scores(run_dir: Path) -> dict[tuple[str, str], MethodScores]:
 def _pairs(
     a: dict[tuple[str, str], MethodScores], b: dict[tuple[str, str], MethodScores]
 ) -> list[tuple[str, MethodScores, MethodScores]]:
-    """What to compare: the same method on the same data set, else the only methods that each run has."""
+    """What to compare: the same method on the same data set, else the single method of each run."""
     if same := [(f"{key[0]}, {key[1]}", a[key], b[key]) for key in a if key in b]:
         return same
     only_a, only_b = ({method for _, method in scores} for scores in (a, b))

@@ -27,10 +27,10 @@ RUNTIME_KEYS = {"concurrency", "question_timeout"} | {
 def own_folder(run_dir: Path) -> None:
     """Raise EvaluationError for a folder that holds anything but an evaluation, or cannot be written."""
     if run_dir.exists() and not run_dir.is_dir():
-        raise EvaluationError(f"{run_dir} is no folder: choose another --out")
+        raise EvaluationError(f"{run_dir} is not a folder: choose another --out")
     files = sorted({path.name for path in run_dir.iterdir()} - {LOCK}) if run_dir.exists() else []
     if files and IDENTITY not in files:
-        raise EvaluationError(f"{run_dir} is no evaluation, but holds {files[0]}: choose another --out")
+        raise EvaluationError(f"{run_dir} is not an evaluation, and holds {files[0]}: choose another --out")
     try:
         check_writable(run_dir)
     except OSError as error:
@@ -41,7 +41,7 @@ def own_folder(run_dir: Path) -> None:
 def check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any], free: Set[str]) -> None:
     """Save the configuration, and the `identity` of what it names: models, files, servers.
 
-    Raises EvaluationError for a folder begun with others; the `free` keys and sections may differ.
+    Raises EvaluationError if the folder was begun with others; the `free` keys and sections may differ.
     """
     path, identity_path = run_dir / CONFIG, run_dir / IDENTITY
     values: Any = OmegaConf.to_container(config)
@@ -50,7 +50,7 @@ def check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any], free
     old = read_record(identity_path) if identity_path.exists() else _flat(identity)
     if key := _first_difference(old, _flat(identity)):
         # A folder from before the key was recorded: its figures may be of something else.
-        message = f"{identity_path} does not say {key}, so it may be of another"
+        message = f"{identity_path} does not record {key}, so it may differ"
         if key in old:
             message = f"{run_dir} was begun with another {key}, see {identity_path}"
         raise EvaluationError(f"{message}: choose another --out")
@@ -59,19 +59,17 @@ def check_same(run_dir: Path, config: DictConfig, identity: dict[str, Any], free
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What a YAML or JSON file of ours holds, that of sections as `section.key`. Raises EvaluationError."""
+    """The contents of one of our YAML or JSON files, nested keys as `section.key`. Raises EvaluationError."""
     try:
         if path.name == IDENTITY:
             return _flat(json.loads(path.read_text(encoding="utf-8")))
         return _flat(OmegaConf.to_container(OmegaConf.load(path)))
     except (ValueError, TypeError, AttributeError, OSError, YAMLError, OmegaConfBaseException) as error:
-        raise EvaluationError(
-            f"{path} cannot be read, perhaps it is damaged: choose another folder"
-        ) from error
+        raise EvaluationError(f"{path} cannot be read and may be damaged: choose another folder") from error
 
 
 def _flat(values: Any) -> dict[str, Any]:
-    """Without the sections themselves. Raises TypeError or ValueError for what is no object."""
+    """Flattened, without the sections themselves. Raises TypeError or ValueError for other than objects."""
     items = flattened(dict(values)).items()
     return {key: value for key, value in items if not isinstance(values.get(key), Mapping)}
 

@@ -18,7 +18,7 @@ PREDICTIONS, TIMINGS = "predictions.jsonl", "timings.jsonl"
 
 
 class PredictionKey(NamedTuple):
-    """What a prediction is of."""
+    """Which question, data set and method a prediction belongs to."""
 
     dataset: str
     method: str
@@ -38,13 +38,13 @@ def read_predictions(run_dir: Path) -> Iterator[Trajectory]:
             trajectory = Trajectory.from_json(line)
             prediction_key(trajectory)
         except (ValueError, KeyError, TypeError) as error:
-            message = f"{path}:{number} is no prediction; remove the line, and its question is asked again"
+            message = f"{path}:{number} is not a prediction; remove the line to ask its question again"
             raise EvaluationError(message) from error
         yield trajectory
 
 
 def failures(run_dir: Path) -> dict[str, list[str | None]]:
-    """For each question and for each search why it failed, in words that name the question; else None."""
+    """Why each question and each search failed, in words that name the question; None if it did not."""
     reasons: dict[str, list[str | None]] = {"questions": [], "searches": []}
     for trajectory in read_predictions(run_dir):
         name = " ".join(prediction_key(trajectory))
@@ -93,7 +93,7 @@ class Predictions:
         self.done[prediction_key(trajectory)] = trajectory.metrics
 
     def sort(self, order: Iterable[PredictionKey]) -> None:
-        """Bring the predictions into the order of the questions, all or nothing. Raises DataError."""
+        """Sort the predictions into the order of the questions, all or nothing. Raises DataError."""
         path = self._run_dir / PREDICTIONS
         lines = {_key(json.loads(line)["metadata"]): line for line in whole_lines(path)}
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -103,7 +103,7 @@ class Predictions:
 
 
 def _timeless(trajectory: Trajectory) -> Trajectory:
-    """Without what varies between runs: times, and scores, whose last digit depends on batches."""
+    """Without what varies between runs: times, and scores, whose last digit depends on the batch."""
     calls = [
         replace(search, seconds=0.0, passages=[replace(passage, score=None) for passage in search.passages])
         for search in trajectory.calls

@@ -109,7 +109,7 @@ def _histogram(by_method: dict[str, Rows]) -> tuple[str, str] | None:
 
 
 def _finished(figure: Figure, axes: Axes, places: set[int], title: str) -> tuple[str, str]:
-    """Whole numbers below, however few, and the methods above, where they hide nothing."""
+    """Draw only whole numbers on the x axis, and the legend above, where it hides nothing."""
     axes.set_xlim(min(places) - 0.5, max(places) + 0.5)
     axes.set_xticks(range(min(places), max(places) + 1))
     figure.legend(loc="outside upper center", ncols=3, fontsize=7)

@@ -4,7 +4,7 @@ from research.episode.trajectory import Trajectory
 from research.metrics.answers import score_answer, support_recall
 
 COUNTS = ("searches", "asked_searches", "failed_searches", "model_tokens", "response_tokens")
-# In the order of tables, those of an environment behind them; all are means over questions.
+# In the order of the tables, followed by an environment's own; all are means over questions.
 SHARES = ("em", "f1", "acc", "judge", "judge_failed", "support_recall", "format_valid", "failed")
 METRICS = (*SHARES, *COUNTS, "cut_by_length")
 
@@ -12,9 +12,8 @@ METRICS = (*SHARES, *COUNTS, "cut_by_length")
 def set_metrics(trajectory: Trajectory) -> None:
     """Set the metrics of a trajectory from its metadata: prediction, golden_answers, supporting_ids, _titles.
 
-    What the environment measured of an episode that it played stays, except for the counts that all methods
-    have. `support_recall` needs labelled gold passages. A failed question has no answer, whatever its
-    prediction.
+    What the environment measured in an episode stays, except for the counts that all methods have.
+    `support_recall` needs labelled gold passages. A failed question has no answer, whatever its prediction.
     """
     data, measured = trajectory.metadata, trajectory.metrics
     failed = "error" in data

@@ -2,8 +2,8 @@
 
 Each is a class that is made once and then asked, ``await reward(task, text) -> Reward``; one of your own is
 named by its import path, ``my_package.my_module:TextReward``. It may search and encode (:class:`Tools`), and
-raises ScoringError where it cannot tell: that is no bad text. What goes around them, weights, length and
-empty texts, stands in score.py.
+raises ScoringError if it cannot score a text, which does not make the text bad. Weights, length and empty
+texts are handled in score.py.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ DOOR = Door("reward of rewriting", "research.rewards.rewriting", "TextReward", f
 
 
 class ScoringError(Exception):
-    """A text could not be judged, by no fault of its own: retriever or encoder failed."""
+    """A text could not be scored, through no fault of its own: the retriever or the encoder failed."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class RewritingConfig:
 
 
 class Tools:
-    """What rewards work with. The encoder is loaded when the first one asks for it."""
+    """The tools of rewards. The encoder is loaded when a reward first asks for it."""
 
     def __init__(self, config: RewritingConfig, search: Search) -> None:
         self.config, self._search = config, search
@@ -92,7 +92,7 @@ class Tools:
             raise ScoringError(str(error)) from error
 
     async def ranked(self, task: RewritingTask, text: str, count: int) -> list[str]:
-        """Ids of the passages that the text finds, best first, each once; none that the task excludes.
+        """Ids of the passages that the text finds, best first, each once, without those the task excludes.
 
         Raises:
             ScoringError: the search failed.
@@ -104,7 +104,7 @@ class Tools:
         return list(dict.fromkeys(passage.id for passage in passages))
 
     async def ranked_original(self, task: RewritingTask, count: int) -> list[str]:
-        """The same of the question itself, searched for once. Raises ScoringError."""
+        """The same for the question itself, which is searched with only once. Raises ScoringError."""
         key = task.question, task.excluded_ids, count
         return await once(self._originals, key, lambda: self.ranked(task, task.question, count))
 
@@ -112,7 +112,7 @@ class Tools:
 async def once(
     known: dict[Key, asyncio.Task[Value]], key: Key, make: Callable[[], Coroutine[Any, Any, Value]]
 ) -> Value:
-    """What `make` gives for the key, made once: who asks meanwhile waits for it. A failure is not kept."""
+    """What `make` gives for the key, made once: concurrent callers wait for it. A failure is not kept."""
 
     def forget_failure(task: asyncio.Task[Value]) -> None:
         if task.cancelled() or task.exception():

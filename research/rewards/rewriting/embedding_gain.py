@@ -3,7 +3,7 @@
     R = 10/|D| * sum over d in D of [cos(e(text), e(d)) - cos(e(question), e(d))]
 
 D are the task's positives; e is any sentence-transformers model, its vectors of length 1. No retriever is
-asked. The mean of D's vectors is all that R needs of D: it is kept, with the question's own share.
+asked. R needs only the mean of D's vectors: it is kept, with the question's own share.
 """
 
 import asyncio

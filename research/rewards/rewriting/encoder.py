@@ -48,12 +48,12 @@ class TextEncoder:
             raise EncoderError(f"the encoder failed: {type(error).__name__}: {error}") from error
 
     def _encode_whole(self, texts: Sequence[str]) -> np.ndarray:
-        """By a model without a bound, such as one of word vectors."""
+        """Encode with a model without a length limit, such as one of word vectors."""
         found = self.model.encode(list(texts), batch_size=self.batch_size, show_progress_bar=False)
         return _unit(np.asarray(found, dtype=np.float32))
 
     def _encode_windows(self, texts: Sequence[str], limit: int) -> np.ndarray:
-        """The tokenizer itself cuts windows, puts the special tokens around each, and tells whose each is."""
+        """The tokenizer itself cuts windows, adds special tokens, and says which text each belongs to."""
         tokenizer = self.model.tokenizer
         windows = tokenizer(list(texts), truncation=True, max_length=limit, return_overflowing_tokens=True)
         owners = np.asarray(windows.pop("overflow_to_sample_mapping"))
@@ -65,7 +65,7 @@ class TextEncoder:
         return _unit(pooled)
 
     def _encode_tokens(self, windows: Any, lengths: np.ndarray) -> np.ndarray:
-        """Those of like lengths go through the model together, so that little is padding."""
+        """Texts of similar length go through the model together, so there is little padding."""
         import torch
 
         order = np.argsort(lengths, kind="stable")
@@ -83,7 +83,7 @@ class TextEncoder:
 class BatchingEncoder:
     """``await encoder(texts)``: encodes in a thread of its own, so that the event loop goes on.
 
-    What is asked while the model is busy goes through it together afterwards. Belongs to one event loop.
+    Requests that arrive while the model is busy are encoded together afterwards. Belongs to one event loop.
     """
 
     def __init__(self, encoder: TextEncoder) -> None:
@@ -106,7 +106,7 @@ class BatchingEncoder:
             await self._encode(batch)
 
     async def _encode(self, batch: list[tuple[list[str], asyncio.Future[np.ndarray]]]) -> None:
-        """Give to each what it asked for; if the model fails on all together, each goes through it alone."""
+        """Give each caller its vectors; if the model fails on all together, encode each alone."""
         joined = [text for texts, _ in batch for text in texts]
         try:
             encode = asyncio.get_running_loop().run_in_executor(self._thread, self.encoder.encode, joined)

@@ -1,4 +1,4 @@
-"""What the text brings on the index itself: nDCG@k or recall@k of its ranking, less that of the question's.
+"""The text's gain on the index itself: nDCG@k or recall@k of its ranking, minus the question's.
 
 From -1 to 1. Metric and k are configuration; passages that the task excludes are not in the ranking.
 """

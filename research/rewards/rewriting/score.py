@@ -30,9 +30,10 @@ class TextScorer:
         self._rewards = {name: (weight, make_text_reward(name, tools)) for name, weight in weights.items()}
 
     async def score(self, task: RewritingTask, text: str, tokens: int) -> Score:
-        """Of a text out of a response of so many tokens.
+        """The score of a text from a response of so many tokens.
 
-        Where retriever or encoder fail, it is 0, as if nothing was gained or lost, and ``scoring_failed`` 1.
+        If the retriever or the encoder fails, it is 0, as if nothing was gained or lost, and
+        ``scoring_failed`` is 1.
         """
         try:
             original = await self.tools.ranked_original(task, DEPTH)

@@ -16,7 +16,7 @@ COMMANDS = {
 
 
 class _Commands(click.Group):
-    """Each is imported when it is called: some load torch, which takes seconds."""
+    """Each command is imported when it is called: some load torch, which takes seconds."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

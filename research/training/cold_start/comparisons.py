@@ -1,8 +1,8 @@
 """More questions for GRPO, made of gold facts: which of two came first, and whether two share a country.
 
 Few of 2Wiki's comparisons ask for the later of two, or are answered by yes, so a policy that never says so is
-mostly rewarded. Of these there are as many of either. 2Wiki makes its own from its facts by templates (Ho et
-al. 2020, section 3); so are these, in its wording.
+mostly rewarded. Here both answers are equally frequent. 2Wiki makes its own comparisons from its facts by
+templates (Ho et al. 2020, section 3); so do we, in its wording.
 """
 
 import random
@@ -198,7 +198,7 @@ def comparisons_of(
 
 
 def _couples(kind: Kind, facts: Facts, draw: random.Random, asked: set[tuple[str, ...]]) -> Iterator[Couple]:
-    """As many of one answer as of the other, none that is asked already."""
+    """Equally many of each answer, none that is asked already."""
     each = _compared(kind, facts, draw)
     for couple in zip(each, each, strict=False):
         if asked.isdisjoint(_words(question) for question, _, _ in couple):
@@ -206,12 +206,12 @@ def _couples(kind: Kind, facts: Facts, draw: random.Random, asked: set[tuple[str
 
 
 def _words(question: str) -> tuple[str, ...]:
-    """The same for the same pair, whichever is named first."""
+    """The same words for the same pair, whichever is named first."""
     return tuple(sorted(normalize_answer(question).split()))
 
 
 def _facts(questions: Sequence[Question]) -> Facts:
-    """Without subjects of which a relation has several values."""
+    """The facts, without subjects that have several values for a relation."""
     values: dict[str, dict[str, set[str]]] = {}
     for subject, relation, value in chain.from_iterable(map(triples_of, questions)):
         values.setdefault(relation, {}).setdefault(subject, set()).add(value)
@@ -222,7 +222,7 @@ def _facts(questions: Sequence[Question]) -> Facts:
 
 
 def _compared(kind: Kind, facts: Facts, draw: random.Random) -> Iterator[Comparison]:
-    """All that a kind has, no pair twice, of one answer and the other in turn."""
+    """All comparisons of a kind, no pair twice, alternating between the two answers."""
     known = facts.get(kind.relation, {})
     about = facts.get("director", {}) if kind.of_directors else {each: each for each in known}
     values = {each: known[subject] for each, subject in about.items() if subject in known}

@@ -1,8 +1,8 @@
-"""A corpus of the paragraphs that question files come with: minutes in place of a download of 79 GB.
+"""A corpus of the paragraphs that question files come with: minutes instead of a download of 79 GB.
 
     python -m research.training cold-start corpus --out corpus.jsonl train.jsonl dev.jsonl
 
-Read are the official files of MuSiQue (``paragraphs``), HotpotQA and 2Wiki (``context``), and FlashRAG's
+It reads the official files of MuSiQue (``paragraphs``), HotpotQA and 2Wiki (``context``), and FlashRAG's
 rows, which have them in ``metadata``; of its MuSiQue the gold paragraphs alone (``support_paragraph``).
 """
 

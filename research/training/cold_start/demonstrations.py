@@ -74,11 +74,11 @@ def demonstrations(
     policy: Any,
     overrides: tuple[str, ...],
 ) -> None:
-    """Demonstrate searching for questions whose data set says how they are answered.
+    """Demonstrate searching on questions whose data set says how they are answered.
 
     OVERRIDES are key=value words of the training's configuration: its prompt, protocol, limits and retriever
-    are those of the demonstrations. Questions without a decomposition, and those of which a search does not
-    find a hop, are left out.
+    are those of the demonstrations. Questions without a decomposition, and those with a hop that no search
+    finds, are left out.
     """
     if sum(each is not None for each in (corpus, index, retriever)) != 1:
         raise click.UsageError("give one of --corpus, --index and --retriever")
@@ -99,7 +99,7 @@ def demonstrations(
 
 
 def _searched(corpus: Path | None, index: Path | None, retriever: str | None) -> AbstractContextManager[str]:
-    """The address of what is searched: of a passing server, unless one is running."""
+    """The address of the retriever: that of a temporary server, unless one is running."""
     if corpus is not None:
         return serving(Service(corpus, "minilm", "bm25"))
     return serving_index(index) if index is not None else nullcontext(str(retriever))
@@ -108,7 +108,7 @@ def _searched(corpus: Path | None, index: Path | None, retriever: str | None) ->
 def write_demonstrations(
     questions: Sequence[Question], environment: BaseEnvironment, tokenizer: Any, out: Path
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Play what can be played and write it: (rows, how many were left out by reason).
+    """Play every question that can be played and write it: (rows, how many were left out, by reason).
 
     Raises DataError if nothing can be.
     """
@@ -157,7 +157,7 @@ def _search_of(environment: BaseEnvironment) -> Tool:
 
 
 def _row(question: Question, trajectory: Trajectory, tokens: TokenProtocol) -> dict[str, Any]:
-    """The tokens of an episode; behind its last turn the end token, so that the policy ends by itself."""
+    """The tokens of an episode, with the end token after its last turn, so the policy learns to end."""
     ids, mask = trajectory.prompt_ids + trajectory.response_ids, trajectory.response_mask
     labels = [UNTRAINED] * len(trajectory.prompt_ids)
     labels += [each if own else UNTRAINED for each, own in zip(trajectory.response_ids, mask, strict=True)]

@@ -1,4 +1,4 @@
-"""A demonstrator: plays the hops of a question as the policy of an episode, in whatever protocol.
+"""A demonstrator: plays the hops of a question as the policy of an episode, in any protocol.
 
 It takes the model's place in the episode loop itself, so that prompt, turns and results are token for token
 what a rollout has, and what it is shown is what the retriever really finds.
@@ -30,7 +30,7 @@ class Lost(Exception):
 
 @dataclass
 class Demonstrator:
-    """What is said next, by what the context shows; one for each episode."""
+    """Decides from the context what to say next; one object per episode."""
 
     question: Question
     hops: Sequence[Hop]
@@ -69,7 +69,7 @@ class Demonstrator:
         return _turn(self._conclusion(), _said(self.answer, self.protocol), self.protocol)
 
     def _conclusion(self) -> str:
-        """With the question once more, which a small model does not look up so far back."""
+        """Repeats the question, because a small model does not look that far back for it."""
         facts = "; ".join(hop.fact for hop in self.hops if hop.fact)
         if not facts:
             return f"The answer is {self.answer}."
@@ -92,7 +92,7 @@ class Demonstrator:
         return _turn(f"{before}I need to find: {hop.wanted}", call, self.protocol)
 
     def _end(self) -> list[int]:
-        """The end token, wherever it is the model that ends its turn."""
+        """The end token, where the model itself ends its turns."""
         answered = self.place == len(self.hops)
         ends = {"end": True, "call": answered}.get(self.protocol.stop, False)
         return [int(self.tokens.tokenizer.eos_token_id)] * ends

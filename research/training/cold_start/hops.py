@@ -1,4 +1,4 @@
-"""The hops of a question by its gold decomposition, each with what to search for and what it finds.
+"""The hops of a question's gold decomposition, each with what to search for and what it finds.
 
 MuSiQue has ``question_decomposition`` ("Who was the first president of #1?"), 2Wiki ``evidences`` (triples),
 HotpotQA the titles of its ``supporting_facts``.
@@ -36,7 +36,7 @@ class Hop:
     by_title: bool = False
 
     def is_in(self, shown: str) -> bool:
-        """Whether the passages that the model was shown hold what this hop is after."""
+        """Whether the passages that the model was shown hold what this hop looks for."""
         answer = normalize_answer(self.answer)
         return bool(answer) and f" {answer} " in f" {normalize_answer(shown)} "
 
@@ -96,7 +96,7 @@ def _of_triples(triples: Sequence[Triple]) -> tuple[Hop, ...]:
 
 
 def comparison_of(question: Question) -> tuple[str, str]:
-    """How what is known is compared, and what follows for the question; empty where nothing is compared.
+    """The comparison of what is known, and its conclusion for the question; empty if nothing is compared.
 
     A small model does not compare, mind the question and answer in one step. So each step takes up one thing
     that was said before: the years, the word of the question, whose year that is, whose director that is.
@@ -125,7 +125,7 @@ def _order(triples: Sequence[Triple], answer: str) -> tuple[str, str] | None:
 
 
 def _equality(triples: Sequence[Triple], answer: str) -> str:
-    """Whether the last two facts are of one value, where that is the question."""
+    """Whether the last two facts have the same value, if that is the question."""
     said = {"yes": "the same", "no": "not the same"}.get(answer)
     if said is None or len(triples) < 2 or triples[-2][1] != triples[-1][1]:
         return ""
@@ -149,7 +149,7 @@ def _of_titles(question: str, titles: Sequence[str], answer: str) -> tuple[Hop, 
 
 
 def _bare(title: str) -> str:
-    """A title without what tells it from others of its name: ``Lilu (mythology)`` -> ``Lilu``."""
+    """A title without the part that distinguishes namesakes: ``Lilu (mythology)`` -> ``Lilu``."""
     return re.sub(r"\s*\([^)]*\)$", "", title)
 
 

@@ -25,11 +25,11 @@ PASSAGES, TRAINING = 6000, 1800  # of the mini world
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
-@click.option("--seed", default=42, help="Of the draw.")
+@click.option("--seed", default=42, help="Seed of the draw.")
 def questions(out: Path, seed: int) -> None:
     """Fetch MuSiQue, 60 of its dev questions for validation and 200 for the test, and its gold paragraphs.
 
-    Without a network the mini world's questions take their place, in its own words.
+    Without a network, the mini world's questions are used instead, in its own words.
     """
     require_new(out)
     with filling(out) as scratch:
@@ -42,7 +42,7 @@ def questions(out: Path, seed: int) -> None:
 
 
 def _musique(folder: Path, seed: int) -> dict[str, list[Question]]:
-    """Raises DataError where it cannot be had."""
+    """Raises DataError if it is not available."""
     train, dev = fetch(TRAIN, RAW / "train.jsonl"), fetch(DEV, RAW / "dev.jsonl")
     validation, test = held_out(dev, VALIDATION, TEST, seed)
     splits = {"train": train, "validation": validation, "test": test}

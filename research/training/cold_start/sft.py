@@ -57,7 +57,7 @@ class Schedule:
 @click.option("--rate", default=2e-4, type=Number(0, min_open=True), help="Highest learning rate of AdamW.")
 @click.option("--batch-tokens", default=1500, type=click.IntRange(1), help="Per update.")
 @click.option("--seconds", type=Number(0, min_open=True), help="End after that long, if not before.")
-@click.option("--seed", default=0, help="Of the order.")
+@click.option("--seed", default=0, help="Seed of the order.")
 @click.option("--cache", type=FILE, help="Folder in which an equal policy is kept or found.")
 def train(
     files: tuple[Path, ...],
@@ -93,7 +93,7 @@ def _stamp(path: Path) -> str:
 
 
 def _link(source: str, target: str) -> None:
-    """The same file under a second name where that can be; the weights are large."""
+    """The same file under a second name where possible; the weights are large."""
     try:
         os.link(source, target)
     except OSError:
@@ -121,7 +121,7 @@ def _train(examples: Sequence[Example], model: str, schedule: Schedule, out: Pat
 
 
 def read_demonstrations(path: Path) -> list[Example]:
-    """Raises DataError for a file that is none."""
+    """The demonstrations of a file. Raises DataError if it holds none."""
     try:
         table = pq.read_table(path, columns=["input_ids", "labels"]).to_pydict()
     except (OSError, KeyError, ValueError) as error:
@@ -173,7 +173,7 @@ class _Head:
 
 
 def _batches(examples: Sequence[Example], schedule: Schedule) -> Iterator[tuple[float, Tensor, Tensor]]:
-    """Of all epochs (share before it, ids, labels): episodes of similar length, padded with any token.
+    """Batches of all epochs (share before it, ids, labels): similar lengths, padded with any token.
 
     Causal models do not see the padding.
     """
@@ -196,7 +196,7 @@ def _groups(chunk: Sequence[Example], schedule: Schedule) -> list[list[Example]]
 
 
 def _padded(group: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """To a multiple of LENGTH_STEP: memory is kept for each shape that was seen."""
+    """Padded to a multiple of LENGTH_STEP, because memory is kept for every shape that was seen."""
     longest = -(-max(len(ids) for ids, _ in group) // LENGTH_STEP) * LENGTH_STEP
     ids = torch.zeros(len(group), longest, dtype=torch.long)
     labels = torch.full((len(group), longest), UNTRAINED)
@@ -206,7 +206,7 @@ def _padded(group: Sequence[Example]) -> tuple[Tensor, Tensor]:
 
 
 def _report(updates: Iterator[tuple[float, float]], start: float) -> int:
-    """Run them, with a line every few seconds, and return their number."""
+    """Run the updates, with a line every few seconds, and return their number."""
     losses: list[float] = []
     said, count = start, 0
     for share, loss in updates:

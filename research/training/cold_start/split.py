@@ -1,9 +1,9 @@
-"""Part the training questions: some for the cold start, some for validation and test, the others for GRPO.
+"""Split the training questions: some for the cold start, validation and test, the others for GRPO.
 
     python -m research.training cold-start split --questions train.questions.jsonl --out DIR --comparisons 400
 
-On questions whose answers it was shown a policy is right at once, and nothing is left to learn. So no
-question is in two parts. Comparisons are made of the facts of those for GRPO alone.
+A policy is right at once on questions whose answers it was shown, which leaves nothing to learn. So no
+question is in two parts. Comparisons are made only from facts of GRPO's questions.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ def parts_of(
 
 
 def _without(taken: Sequence[Question], asked: Sequence[Question]) -> list[Question]:
-    """Those of other words: a file may have a question twice, under two ids."""
+    """Questions with other words: a file may have a question twice, under two ids."""
     texts = {normalize_answer(each.question) for each in taken}
     return [each for each in asked if normalize_answer(each.question) not in texts]
 
@@ -95,22 +95,31 @@ def _without(taken: Sequence[Question], asked: Sequence[Question]) -> list[Quest
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--questions", required=True, type=click.Path(path_type=Path), help="With decompositions.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
-@click.option("--most", default=MOST, type=click.IntRange(1), help="Questions for the cold start, at most.")
+@click.option("--most", default=MOST, type=click.IntRange(1), help="Most questions for the cold start.")
 @click.option(
     "--share",
     default=SHARE,
     type=Number(0, 1, min_open=True),
-    help="Of those with a decomposition, at most.",
+    help="Largest share of those with a decomposition.",
 )
-@click.option("--validation", default=0, type=click.IntRange(0), help="Of the others, at most a quarter.")
-@click.option("--test", default=0, type=click.IntRange(0), help="Of the others, at most a quarter.")
-@click.option("--comparisons", default=0, type=click.IntRange(0), help="Made of facts, added for GRPO.")
-@click.option("--seed", default=42, help="Of the random draw of the parts.")
+@click.option(
+    "--validation",
+    default=0,
+    type=click.IntRange(0),
+    help="Validation questions, at most a quarter of the rest.",
+)
+@click.option(
+    "--test", default=0, type=click.IntRange(0), help="Test questions, at most a quarter of the rest."
+)
+@click.option(
+    "--comparisons", default=0, type=click.IntRange(0), help="Questions made of facts, added for GRPO."
+)
+@click.option("--seed", default=42, help="Seed for drawing the parts.")
 @click.option(
     "--held-out",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Questions that no comparison may be; may be given several times.",
+    help="Questions that no comparison may repeat; may be given several times.",
 )
 def split(questions: Path, out: Path, held_out: tuple[Path, ...], **how: Any) -> None:
     """Write DIR/{demonstrated,validation,test,rest}.questions.jsonl: for cold start, curve, test and GRPO."""

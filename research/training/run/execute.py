@@ -100,7 +100,7 @@ def _fit(plan: RunPlan, config: DictConfig) -> Fit:
 
 
 def _check_size(plan: RunPlan, config: DictConfig) -> bool:
-    """Refuse a model that does not fit, and warn of one that may not; whether there is a model to judge."""
+    """Refuse a model that does not fit, warn of one that may not; returns whether there was one to judge."""
     fit, free = _fit(plan, config), psutil.virtual_memory().available
     _refuse(fit.faults)
     if fit.main_memory > free:
@@ -112,7 +112,7 @@ def _check_size(plan: RunPlan, config: DictConfig) -> bool:
 
 
 def execute(plan: RunPlan) -> None:
-    """Do the whole run, from wherever an earlier one in this folder stopped.
+    """Do the whole run, or continue where an earlier one in this folder stopped.
 
     Raises:
         RunFailed: with the reason and where to look, in one line.
@@ -142,7 +142,7 @@ def _refuse(faults: Sequence[str]) -> None:
 
 
 def _carry_out(plan: RunPlan, config: DictConfig) -> None:
-    """All of it. However it ends, no process is left; after an interruption, print how to resume."""
+    """The whole run. However it ends, no process is left; after an interruption, print how to resume."""
     run_dir = plan.options.run_dir
     try:
         plan.options.save(run_dir / "recipe.json")
@@ -182,7 +182,7 @@ def _forget_other_preparations(plan: RunPlan) -> None:
 
 
 def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
-    """Whatever is left of it: nothing for a run that is finished."""
+    """Do what is left of the run: nothing if it is finished."""
     run_dir = plan.options.run_dir
     if warning := mend_tracker(run_dir):
         click.echo(warning, err=True)
@@ -234,7 +234,7 @@ def _print_how_to_resume(options: RecipeOptions) -> None:
 
 
 def resume_command(options: RecipeOptions) -> str:
-    """What continues a run, for a shell; by itself a recipe takes the hardware of the machine."""
+    """The shell command that resumes a run; by default a recipe takes the machine's hardware."""
     words = ("--hardware", options.hardware, "--resume", "--run-dir", str(options.run_dir))
     return f"{TRAIN.format(options.recipe)} {shlex.join(words)}"
 
@@ -285,7 +285,7 @@ def _train(plan: RunPlan, command: Command, config: DictConfig, name: str) -> No
 
 
 def _supervised_control(plan: RunPlan) -> None:
-    """A control: a policy trained on demonstrations alone, for as long as by cold start and GRPO.
+    """A control: a policy trained on demonstrations alone, for as long as cold start and GRPO took.
 
     It shows whether reinforcement learning was worth it, on the same test questions. Its results go into
     RUN_DIR/controls.jsonl, and from there into the table and the report as rows of their own.
@@ -327,7 +327,7 @@ def _forget_shorter_control(folder: Path, seconds: str) -> None:
 
 
 def control_commands(plan: RunPlan, seconds: str = "SECONDS") -> list[Command]:
-    """What trains the control: as long as GRPO took, and the cold start where it begins from nothing."""
+    """Train the control: for as long as GRPO took, plus the cold start if it begins from nothing."""
     folder = plan.options.run_dir / SUPERVISED
     if plan.options.policy == SMALL:
         return supervised_control(plan.inputs, folder, seconds, plan.build[-1] if plan.serve else None)

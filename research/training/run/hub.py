@@ -1,9 +1,9 @@
-"""The exported policy of a run, with a model card, to the hub; again and again if need be.
+"""Push a run's exported policy to the hub, with a model card; repeatable.
 
     python -m research.training push RUN_DIR OWNER/NAME
 
 HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE work as everywhere. All files go up in one commit, so nobody
-finds half a policy; of what an interrupted push has sent, the next one sends nothing again.
+finds half a policy; the next push does not resend what an interrupted one has sent.
 """
 
 import shlex
@@ -24,7 +24,7 @@ from research.training.run.sources import RECIPES
 from research.training.watch.card import model_card
 
 NO_TOKEN = "there is no token of the hub: run `hf auth login`, or set HF_TOKEN"
-# Where it ran and where it went, which the card need not tell.
+# Where it ran and where its files went, which the card need not show.
 NOT_TOLD = {"run_dir", "recipe", "overrides", "push_to_hub", "track", "supervised_control"}
 NOT_TOLD |= {"retriever_url", "retriever_host", "retriever_port"}
 
@@ -68,7 +68,7 @@ def push_policy(run_dir: Path, name: str) -> None:
 def _commit(policy: Path, name: str) -> str:
     """The address of the commit. Raises whatever huggingface_hub raises."""
     api = HfApi()
-    # Whoever wants it public says so at the hub; one that exists stays what it is.
+    # Users can make it public on the hub; an existing repository keeps its visibility.
     repository = api.create_repo(name, private=True, exist_ok=True).repo_id
     paths = sorted(path for path in policy.rglob("*") if path.is_file() and path.name != "step.txt")
     files = {path.relative_to(policy).as_posix(): path for path in paths}
@@ -96,7 +96,7 @@ def _reason(error: Exception) -> str:
 
 
 def command_line(options: RecipeOptions) -> str:
-    """The command of a run: the options that were given, but those of where it ran."""
+    """The command of a run: the options that were given, except those about where it ran."""
     words = []
     for each in fields(options):
         value = getattr(options, each.name)

@@ -18,7 +18,7 @@ def index_command(options: RecipeOptions, inputs: RecipeOptions, corpus: Path) -
     words += ["--encoder", inputs.encoder] if inputs.is_dense else []
     words += ["--index", inputs.index] if inputs.index != "flat" else []
     if inputs.faiss_index and inputs.is_dense:
-        # The user's is the index itself; of the one that comes with the corpus, other kinds take the vectors.
+        # The user's file is the index itself; other kinds are built from the vectors of the corpus's own one.
         adopted = options.faiss_index or inputs.index == "flat"
         words += ["--faiss-index" if adopted else "--vectors", inputs.faiss_index]
     words += shlex.split(options.build_args)
@@ -26,9 +26,9 @@ def index_command(options: RecipeOptions, inputs: RecipeOptions, corpus: Path) -
 
 
 def _index_folder(inputs: RecipeOptions, corpus: Path) -> Path:
-    """In the cache, but of a corpus that the run makes for itself.
+    """The index's folder: in the cache, or in the run folder if the run makes its own corpus.
 
-    One of ours in the cache has its key in its path; one of the user's may change under the same path.
+    A corpus of ours in the cache has its key in its path; a user's may change under the same path.
     """
     if corpus.is_relative_to(inputs.run_dir):
         return inputs.run_dir / "index"
@@ -40,12 +40,12 @@ def _index_folder(inputs: RecipeOptions, corpus: Path) -> Path:
 
 
 def cache_key(*parts: Any) -> str:
-    """A name for what is made from these parts, the same in each process."""
+    """A name for what is made from these parts, the same in every process."""
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:12]
 
 
 def version_of(path: Path) -> tuple[int, int] | None:
-    """Of a file of the user's, which may change under its name; None for one of ours, or a missing one."""
+    """Size and time of a user's file, which may change under its name; None for ours or a missing one."""
     if path.is_relative_to(CACHE) or not path.exists():
         return None
     stat = path.stat()

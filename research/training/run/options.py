@@ -57,8 +57,8 @@ SPLITS = {"train": "questions", "validation": "validation", "test": "test"}
 class RecipeOptions:
     """The recipe's command line, saved as ``recipe.json`` in the run folder. None: by recipe and hardware.
 
-    What annotates a field is what reads its words, and its help: one for both recipes, or those of musique
-    and rqr; an empty one means that rqr lacks the option. In brackets what holds without the option.
+    Fields are annotated with what parses them and with their help: one text for all recipes, or one for
+    musique and one for rqr; an empty one means that rqr lacks the option. Defaults are in brackets.
     """
 
     hardware: Annotated[
@@ -132,9 +132,9 @@ class RecipeOptions:
     steps: Annotated[
         int | None, IntRange(1), "GRPO steps. [2 epochs | 40; smollm2: 24]", "GRPO steps. [150 | 40]"
     ] = None
-    seed: Annotated[int, IntRange(0, 2**31 - 1), "Of the world, the data order, the sampling."] = 42
-    passages: Annotated[int, IntRange(600), "Of the mini world.", ""] = 20000
-    test_questions: Annotated[int, IntRange(1), "Of the mini world, per hop count.", ""] = 500
+    seed: Annotated[int, IntRange(0, 2**31 - 1), "Seed for the world, the data order and the sampling."] = 42
+    passages: Annotated[int, IntRange(600), "Number of passages in the mini world.", ""] = 20000
+    test_questions: Annotated[int, IntRange(1), "Number of its test questions per hop count.", ""] = 500
     supervised_control: Annotated[
         bool,
         click.BOOL,
@@ -177,7 +177,7 @@ class RecipeOptions:
 
     @property
     def splits(self) -> dict[str, Path]:
-        """The files of questions that there are, by split."""
+        """The question files that were given, by split."""
         return {split: path for split, name in SPLITS.items() if (path := getattr(self, name))}
 
     @property

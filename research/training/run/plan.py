@@ -1,4 +1,4 @@
-"""What a run of a recipe consists of, before anything is done: files, configuration, and every command."""
+"""The plan of a recipe's run, before anything is done: files, configuration, and every command."""
 
 import importlib.util
 import os
@@ -39,7 +39,7 @@ from research.training.verl.tracking import loggers
 class RunPlan:
     """Files and commands of a run. ``prepare`` runs before the configuration is composed, ``build`` after.
 
-    `options` are the user's, `inputs` the same with all that they leave open.
+    `options` are the user's, `inputs` the same with their gaps filled in.
     """
 
     options: RecipeOptions
@@ -52,14 +52,14 @@ class RunPlan:
 
     @property
     def sized_model(self) -> str | None:
-        """The model whose size settings follow: the user's, or a small pretrained one once it is there."""
+        """The model whose size determines settings: the user's, or a small pretrained one once it exists."""
         made = str(self.inputs.model)
         if self.options.policy == "tiny":
             return self.options.model if self.options.on_cpu else made
         return self.options.model or (str(MODEL) if MODEL.exists() else None)
 
     def on_port(self, port: int) -> "RunPlan":
-        """With the address of the retriever; if the run starts it, its port is chosen only then."""
+        """The plan with the retriever's address; if the run starts the server, its port is chosen now."""
         url = self.options.retriever_url or f"http://{self.options.retriever_host}:{port}"
         serve = self.serve and replace(self.serve, argv=[*self.serve.argv, "--port", str(port)])
         return replace(self, serve=serve, retriever_url=url)
@@ -143,7 +143,7 @@ def _settings(plan: RunPlan) -> list[Setting]:
     if options.steps is not None:
         settings.append(("trainer.total_training_steps", options.steps, ""))
     elif any(each.lstrip("+").startswith("trainer.total_epochs=") for each in options.overrides):
-        # Not the profile's: the user set epochs.
+        # Not the profile's steps: the user set epochs.
         settings.append(("trainer.total_training_steps", None, ""))
     settings.append(("actor_rollout_ref.model.lora_rank", options.lora_rank or 0, "give --lora-rank"))
     if options.lora_rank:

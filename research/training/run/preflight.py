@@ -71,7 +71,7 @@ def problems(plan: RunPlan) -> list[str]:
 
 
 def _hiding_modules(plan: RunPlan) -> Iterator[str]:
-    """Ray's workers look for modules first in the folder that the training is started from."""
+    """Modules that would be hidden: Ray's workers look first in the folder where the training is started."""
     folder = Path.cwd()
     for path in sorted([*folder.glob("*.py"), *folder.glob("*/__init__.py")]):
         own = path.parent if path.name == "__init__.py" else path
@@ -98,7 +98,7 @@ def _missing_files(plan: RunPlan) -> Iterator[str]:
 
 
 def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
-    """What is wrong in the user's own files, before cold start and index, which take minutes."""
+    """Faults of the user's own files, found before cold start and index, which take minutes."""
     environment, options = read_research_config(config.research).environment, plan.options
     # Without a corpus, the tasks of the run are made from the positives of these.
     final = plan.inputs.questions == options.questions
@@ -131,7 +131,7 @@ def file_problems(plan: RunPlan, config: DictConfig) -> list[str]:
 
 
 def _paragraph_faults(split: str, path: Path) -> Iterator[str]:
-    """Of a corpus that is made of the questions' paragraphs; a test without them may still be answered."""
+    """Faults of a corpus made of the questions' paragraphs; test questions may do without their own."""
     without, rows = without_paragraphs(path)
     if without == rows and split == "train":
         yield f"{path}: the questions come without paragraphs to make a corpus of; give --corpus FILE"
@@ -140,14 +140,14 @@ def _paragraph_faults(split: str, path: Path) -> Iterator[str]:
 
 
 def _warn_of_leaks(options: RecipeOptions, texts: dict[Path, set[str]]) -> None:
-    """Of the questions of two splits that are the same: what is measured on them says little."""
+    """Warn of questions that two splits share: results on them say little."""
     for (split, path), (_, other) in combinations(reversed(options.splits.items()), 2):
         if shared := len(texts.get(path, set()) & texts.get(other, set())):
             warn(f"{path}: {shared} of its {len(texts[path])} questions ({split}) are also in {other}")
 
 
 def _corpus_faults(corpus: Path, settings: EpisodeSettings) -> Iterator[str]:
-    """With the retrieval server's own reader, before its build."""
+    """Faults of the corpus, found by the retrieval server's own reader before the build."""
     from retriever_server.corpus import scan_corpus
 
     try:
@@ -178,7 +178,7 @@ def _models(plan: RunPlan) -> Iterator[str]:
 
 
 def _own_questions(plan: RunPlan) -> Iterator[str]:
-    """Questions that the run brings itself: those of smollm2 with their paragraphs, without gold facts."""
+    """Faults with the run's own questions: smollm2's come with paragraphs but without gold facts."""
     options = plan.options
     if options.questions is not None or (options.run_dir / "recipe.json").exists():
         return
@@ -203,7 +203,7 @@ def _own_questions(plan: RunPlan) -> Iterator[str]:
 
 
 def _retriever(plan: RunPlan) -> Iterator[str]:
-    """The workers of all nodes search: the retriever's address must mean one machine for all of them."""
+    """Faults of the retriever's address, which must mean the same machine for the workers of all nodes."""
     options, url = plan.options, plan.options.retriever_url
     option, target = ("--retriever-url", "the retriever") if url else ("--retriever-host", "this machine")
     host = (urlsplit(url).hostname or "") if url else options.retriever_host
@@ -217,7 +217,7 @@ def _retriever(plan: RunPlan) -> Iterator[str]:
 
 
 def _without_effect(plan: RunPlan) -> Iterator[str]:
-    """Options that another one leaves without a meaning.
+    """Options that have no effect because of another one.
 
     Rewriting has other uses for encoder and corpus; a run that resumes may go on with a retriever elsewhere.
     """
@@ -246,7 +246,7 @@ def _is_local_everywhere(host: str) -> bool:
 
 
 def _retriever_options(plan: RunPlan) -> Iterator[str]:
-    """With the retrieval server's own command line."""
+    """Faults of its options, found by the retrieval server's own command line."""
     options, kind = plan.options, str(plan.inputs.index)
     if plan.serve is None:
         return
@@ -285,9 +285,9 @@ def _port(plan: RunPlan) -> Iterator[str]:
 
 @contextmanager
 def free_port(host: str, port: int = 0) -> Iterator[int]:
-    """A port on which nobody listens, any if it is 0, and which nobody else is given until the block ends."""
+    """Hold a free port (0: any) until the block ends, so that no other process is given it."""
     with socket.socket() as held:
-        # Whoever knows the number may listen there, and so may bind it, which a name keeps other runs from.
+        # Processes that we tell the number may listen on it; the name keeps other runs from binding it.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind((host, port))
         number = int(held.getsockname()[1])
@@ -300,7 +300,7 @@ def free_port(host: str, port: int = 0) -> Iterator[int]:
 
 
 def checkpoint_faults(run_dir: Path, config: DictConfig) -> Iterator[str]:
-    """veRL's checkpoints have a file for each GPU, and are loaded by as many."""
+    """Faults of resuming on another number of GPUs: veRL's checkpoints have one file for each."""
     step, ranks = latest_checkpoint(run_dir), config.trainer.n_gpus_per_node * config.trainer.nnodes
     files = (run_dir / f"checkpoints/global_step_{step}/actor").glob("model_world_size_*_rank_0.pt")
     written = [int(file.name.split("_")[3]) for file in files]
@@ -360,7 +360,7 @@ def _written(options: RecipeOptions, model: str | None) -> int:
 def wikipedia_index(plan: RunPlan) -> int:
     """Bytes of main memory that the index of Wikipedia takes; 0 if the run serves another, or none.
 
-    Those of another encoder are taken to grow with the width of its vectors.
+    The index of another encoder is assumed to grow with the width of its vectors.
     """
     memory = WIKI18_MEMORY.get(plan.inputs.index or "flat", 0) if _searches_wikipedia(plan) else 0
     encoder = str(plan.inputs.encoder)

@@ -47,10 +47,10 @@ class RetrieverKeeper:
     def wait_until_healthy(self, training: "subprocess.Popen[bytes]") -> None:
         """Wait for the server, also for one that was started elsewhere, unless the training has ended.
 
-        RUN_DIR/retriever.json then has what it says of its index: whoever evaluates the policy needs to know.
+        Then RUN_DIR/retriever.json holds what it says about its index, which evaluations of the policy need.
 
         Raises:
-            RunFailed: it ended, or is not healthy in time.
+            RunFailed: it ended, or was not healthy in time.
         """
         deadline = time.monotonic() + (RETRIEVER_START_SECONDS if self.process else 10)
         while not is_healthy(self.url):

@@ -1,7 +1,7 @@
 """What --policy smollm2 trains on: real questions, their own paragraphs, a policy cold-started on some.
 
-All of it is made in the run folder, but the model, which is in the cache, and the cold-started policy, which
-is kept there as well: the same demonstrations and settings need no second training.
+Everything is made in the run folder, except for the model and the cold-started policy, which are kept in the
+cache: the same demonstrations and settings need no second training.
 """
 
 from dataclasses import replace
@@ -55,7 +55,7 @@ def own_corpus(options: RecipeOptions) -> Path:
 
 
 def with_own_corpus(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
-    """Where the corpus is called ``dataset``: the paragraphs that the rows of the questions come with."""
+    """The corpus called ``dataset``: the paragraphs that the rows of the questions come with."""
     if inputs.corpus_word != OWN_CORPUS:
         return inputs, []
     corpus, files = own_corpus(inputs), inputs.splits.values()
@@ -66,7 +66,7 @@ def with_own_corpus(inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]
 
 
 def with_cold_start(options: RecipeOptions, inputs: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
-    """The training questions without those of the cold start, and the policy that comes of them."""
+    """The training questions without those of the cold start, and the policy that the cold start makes."""
     folder = inputs.run_dir / "cold_start"
     parts, shown, policy = folder / "parts", folder / "demonstrations.parquet", folder / "policy"
     asked, validation, test, rest = Parts.files(parts)
@@ -97,7 +97,7 @@ def with_cold_start(options: RecipeOptions, inputs: RecipeOptions) -> tuple[Reci
 
 
 def how_parted(options: RecipeOptions) -> dict[str, Any]:
-    """What the recipe tells ``split``, and `parts_of`."""
+    """The arguments that the recipe gives to ``split`` and `parts_of`."""
     parted = {"seed": options.seed}
     if options.validation is None:
         parted |= {"validation": VALIDATION} | ({} if options.test else {"test": TEST})
@@ -107,7 +107,7 @@ def how_parted(options: RecipeOptions) -> dict[str, Any]:
 def supervised_control(
     inputs: RecipeOptions, folder: Path, seconds: str, index: Command | None
 ) -> list[Command]:
-    """Train the cold-started policy on for so many seconds, on demonstrations for GRPO's questions too."""
+    """Train the cold-started policy for so many more seconds, also on demonstrations for GRPO's questions."""
     policy, shown = folder / "policy", folder / "demonstrations.parquet"
     train = _command(
         f"supervised control: continue the cold start on both demonstrations for {seconds} s",
@@ -122,7 +122,7 @@ def supervised_control(
 def _demonstrations(
     inputs: RecipeOptions, questions: Path | None, out: Path, index: Command | None
 ) -> Command:
-    """Those for a file of questions, in the run's own prompt, protocol, limits and retriever."""
+    """Demonstrations for a file of questions, with the run's own prompt, protocol, limits and retriever."""
     words = [each for each in inputs.overrides if each.lstrip("+").startswith(EPISODE_KEYS)]
     source = ("--index", index.creates) if index else ("--retriever", inputs.retriever_url)
     asked = ("--questions", questions, *source, "--model", inputs.model, "--out", out)

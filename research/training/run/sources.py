@@ -1,4 +1,4 @@
-"""What each recipe trains on where the command line names nothing, by hardware, and what makes it."""
+"""What each recipe trains on by default, by hardware, and the commands that make it."""
 
 import hashlib
 from collections.abc import Callable
@@ -43,10 +43,10 @@ class Recipe:
 
 
 def completed(options: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
-    """The options with whatever a run needs, and the commands that make what it takes by default.
+    """The options with everything that a run needs, and the commands that make its defaults.
 
-    `corpus` alone may still be None: a retriever runs elsewhere. Tasks without a corpus are exchanged for
-    those whose corpus is made of their positives.
+    `corpus` alone may still be None: a retriever runs elsewhere. Tasks without a corpus are replaced by tasks
+    whose corpus is made of their positives.
     """
     recipe = RECIPES[options.recipe]
     small = options.policy == SMALL
@@ -68,7 +68,7 @@ def completed(options: RecipeOptions) -> tuple[RecipeOptions, list[Command]]:
 
 
 def _generator(task: str, module: str, *arguments: Any) -> tuple[str, Command]:
-    """The cache folder of what a generator makes, with a key of its code as well, and its command."""
+    """The cache folder of a generator's output, whose name includes a key of its code, and its command."""
     code = sorted((PACKAGE / "datasets").glob("mini*/*.py"))
     digests = (hashlib.sha256(path.read_bytes()).hexdigest() for path in code)
     folder = CACHE / f"{module.replace('.', '_')}-{cache_key(*arguments, *digests)}"

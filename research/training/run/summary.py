@@ -1,4 +1,4 @@
-"""What the terminal shows at the end of a run: table, paired tests, warnings, where everything lies."""
+"""What the terminal shows at the end of a run: table, paired tests, warnings, where everything is."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def print_summary(run_dir: Path) -> None:
     """Print it, and write the report.
 
     Raises:
-        RunFailed: a file of the run is not as it should be; names it.
+        RunFailed: a file of the run is damaged; names it.
     """
     try:
         rows, held_out, compared = table_rows(run_dir), HeldOut(run_dir), paired.comparisons(run_dir)
@@ -50,4 +50,4 @@ def print_summary(run_dir: Path) -> None:
         click.echo(f"report: {write_training_report(run_dir)}")
     except Exception as error:  # whatever it is, the training is kept
         again = f"python -m research.training.watch.report {run_dir}"
-        warn(f"no report was written: {type(error).__name__}: {error}; once that is mended: {again}")
+        warn(f"no report was written: {type(error).__name__}: {error}; after fixing that, run: {again}")

@@ -1,4 +1,4 @@
-"""Settings that follow from the size of a model and from the machine, and the reasons why it does not fit."""
+"""Settings that follow from a model's size and the machine, and the reasons why a model does not fit."""
 
 import importlib.util
 from collections.abc import Collection, Iterator
@@ -51,7 +51,7 @@ BUDGETS = (
 
 @dataclass(frozen=True)
 class Fit:
-    """What a training takes, and why it cannot be done here, one line each; `card` is None on a CPU."""
+    """What a training takes, and why it cannot run here, one line each; `card` is None on a CPU."""
 
     parts: tuple[Part, ...] = ()
     card: int | None = None
@@ -59,14 +59,14 @@ class Fit:
 
     @property
     def main_memory(self) -> int:
-        """Bytes that it takes of the machine's memory."""
+        """Bytes of the machine's memory that it takes."""
         return total(self.parts, "main")
 
 
 def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig, index: int = 0) -> Fit:
     """Adapt the sizes of a composed configuration to a model; None: the tiny policy, or one not there yet.
 
-    `index`: bytes of main memory that the index takes in which the run searches.
+    `index`: bytes of main memory taken by the index that the run searches.
     """
     if model is None:
         return Fit()
@@ -91,7 +91,7 @@ def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig, 
 
 
 def _faults_of_model(model: str, config: DictConfig, sizes: ModelSizes) -> Iterator[str]:
-    """Of its kind, on whatever hardware."""
+    """Faults of the kind of model, on any hardware."""
     longest, section = _longest(config), config.actor_rollout_ref.model
     if section.use_remove_padding:
         attention = OmegaConf.select(config, ATTENTION_KEY) or "sdpa"
@@ -166,7 +166,7 @@ def _faults_on_cpu(
 
 
 def set_for_card(config: DictConfig, sizes: ModelSizes, card: int, given: Collection[str]) -> None:
-    """How vLLM is split, where the actor's states wait, and how many tokens are learned from at once.
+    """How vLLM is split, where the actor's states are kept, and how many tokens are trained on at once.
 
     Args:
         card: bytes of a GPU.
@@ -193,14 +193,14 @@ def set_for_card(config: DictConfig, sizes: ModelSizes, card: int, given: Collec
 
 
 def _splits(sizes: ModelSizes, parts: int) -> bool:
-    """Whether vLLM can split a model: key-value heads are also repeated."""
+    """Whether vLLM can split a model; it may also repeat key-value heads."""
     key_values = sizes.key_value_heads
     shared = key_values % parts == 0 or parts % max(key_values, 1) == 0
     return sizes.heads % parts == 0 and sizes.intermediate % parts == 0 and shared
 
 
 def _faults_of_keys(model: str, config: DictConfig, sizes: ModelSizes) -> Iterator[str]:
-    """Values of the user's that veRL or vLLM would refuse only once the models are loaded."""
+    """The user's values that veRL or vLLM would refuse only after loading the models."""
     yield from _faults_of_model(model, config, sizes)
     section, node = config.actor_rollout_ref, config.trainer.n_gpus_per_node
     tokens, split, rank = (
@@ -229,21 +229,21 @@ def _faults_of_keys(model: str, config: DictConfig, sizes: ModelSizes) -> Iterat
 
 
 def _most_tokens(config: DictConfig, sizes: ModelSizes, card: int) -> int:
-    """How many tokens of a micro-batch fit beside what does not depend on them."""
+    """How many tokens of a micro-batch fit beside the parts that do not depend on them."""
     each = activations(config, sizes) + logits(config, sizes)[0]
     fixed = total(on_gpus(config, sizes, card), "update") - token_budget(config) * each
     return max(0, int(HEADROOM * card - fixed) // each)
 
 
 def _share_of_weights(config: DictConfig, sizes: ModelSizes, card: int, split: int) -> float:
-    """How much of what vLLM takes of a card its weights fill."""
+    """The share of vLLM's memory on a card that its weights fill."""
     rollout = config.actor_rollout_ref.rollout
     weights = number_bytes(rollout.dtype) * sizes.parameters / split
     return weights / (rollout.gpu_memory_utilization * card)
 
 
 def _remedy(config: DictConfig, sizes: ModelSizes) -> str:
-    """What helps where learning does not fit: states can be spread or put aside, a sequence cannot."""
+    """What helps if learning does not fit: states can be spread or offloaded, a sequence cannot."""
     words = [] if token_budget(config) <= _longest(config) else [f"lower {BUDGETS[0]}"]
     if not config.actor_rollout_ref.actor.fsdp_config.offload_policy:
         words += ["use more GPUs", f"give {STREAMED}=true"]

@@ -1,4 +1,4 @@
-"""How much memory a training takes, by parts; docs/gpus.md has the formula and where it comes from.
+"""How much memory a training takes, by part; docs/gpus.md has the formula and its sources.
 
 Two phases share a GPU: vLLM samples while the actor's states are away or beside it, then vLLM sleeps while
 the actor learns. On a CPU all of it is in main memory at once.
@@ -44,10 +44,10 @@ def total(parts: Sequence[Part], phase: str) -> int:
 
 
 def activations(config: DictConfig, sizes: ModelSizes) -> int:
-    """Bytes a token of what a backward pass needs, in bfloat16, with norms in float32.
+    """Bytes per token that a backward pass needs, in bfloat16, with norms in float32.
 
     A layer keeps 8 vectors of the hidden size and 4 of the intermediate one in half precision, and 6 of the
-    hidden size in single; with gradient checkpointing its input alone, and one layer is computed again.
+    hidden size in single; with gradient checkpointing only its input, and one layer is computed again.
     """
     layer = (8 * HALF + 6 * SINGLE) * sizes.hidden + 4 * HALF * sizes.intermediate
     if config.actor_rollout_ref.model.enable_gradient_checkpointing:
@@ -70,7 +70,7 @@ def logits(config: DictConfig, sizes: ModelSizes) -> tuple[int, int]:
 
 
 def number_bytes(dtype: str) -> int:
-    """Of a number of that type."""
+    """Bytes of one number of this type."""
     return HALF if dtype in ("bfloat16", "float16") else SINGLE
 
 
@@ -83,7 +83,7 @@ def token_budget(config: DictConfig) -> int:
 
 
 def adapter_parameters(sizes: ModelSizes, rank: int) -> int:
-    """Of LoRA on the seven linear layers of each block: of each, rank times its inputs and outputs."""
+    """Parameters of LoRA on each block's seven linear layers: rank times inputs plus outputs of each."""
     queries = sizes.heads * sizes.cached_width // max(sizes.key_value_heads, 1)
     attention = 4 * sizes.hidden + 2 * queries + 2 * sizes.cached_width
     return rank * sizes.layers * (attention + 3 * (sizes.hidden + sizes.intermediate))
@@ -107,7 +107,7 @@ def reference(config: DictConfig, sizes: ModelSizes) -> list[Part]:
 
 
 def on_cpu(config: DictConfig, sizes: ModelSizes) -> list[Part]:
-    """Of the cpu profile: all in main memory at once."""
+    """Parts of the cpu profile: all in main memory at once."""
     rollout, tokens = config.actor_rollout_ref.rollout, token_budget(config)
     cache = int(config.ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE) << 30
     parts = [
@@ -123,7 +123,7 @@ def on_cpu(config: DictConfig, sizes: ModelSizes) -> list[Part]:
 
 
 def on_gpus(config: DictConfig, sizes: ModelSizes, card: int) -> list[Part]:
-    """Of one GPU of `card` bytes, and of one node's main memory."""
+    """Parts of one GPU of `card` bytes, and of one node's main memory."""
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     fsdp, node, tokens = actor.fsdp_config, config.trainer.n_gpus_per_node, token_budget(config)
     world = node * config.trainer.nnodes
@@ -131,7 +131,7 @@ def on_gpus(config: DictConfig, sizes: ModelSizes, card: int) -> list[Part]:
     beside = weights * (not fsdp.param_offload) + others * (not fsdp.optimizer_offload)
     beside = 0 if fsdp.offload_policy else beside
     learning = 0 if fsdp.offload_policy else weights + others
-    # The last layer stays; of the others the one that is computed, its gradient and the next one.
+    # The last layer stays, and with it the layer being computed, its gradient and the next one.
     layer = (sizes.parameters - sizes.largest) // max(sizes.layers, 1)
     adapted = bool(config.actor_rollout_ref.model.lora_rank)
     logits_each, logits_beside = logits(config, sizes)

@@ -1,4 +1,4 @@
-"""How large a model is and whether it can be trained packed, by its description; no weights are read."""
+"""A model's size, and whether it can be trained packed, from its description; reads no weights."""
 
 import copy
 import functools
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Where the hub cannot be asked: hidden size, intermediate size, layers, heads, key-value heads, vocabulary,
-# and whether input and output share the embeddings: config.json of Qwen/Qwen2.5-NAME and -NAME-Instruct.
+# For when the hub cannot be reached: hidden size, intermediate size, layers, heads, key-value heads,
+# vocabulary, and whether input and output share the embeddings: config.json of Qwen/Qwen2.5-NAME and
+# -NAME-Instruct.
 QWEN = {
     "0.5B": (896, 4864, 24, 14, 2, 151_936, True),
     "1.5B": (1536, 8960, 28, 12, 2, 151_936, True),
@@ -85,7 +86,7 @@ def model_sizes(model: str) -> ModelSizes:
 
 
 def vector_width(encoder: str) -> int | None:
-    """Numbers of a vector of an encoder by its description; None where neither folder nor hub has one."""
+    """The width of an encoder's vectors by its description; None if neither folder nor hub has one."""
     try:
         return int(_description(encoder).get_text_config().hidden_size)
     except (OSError, ValueError, AttributeError):
@@ -131,7 +132,7 @@ def _line(error: Exception) -> str:
 
 
 def _description(model: str) -> Any:
-    """A fresh configuration; the hub is asked once, for where it does not answer that takes long."""
+    """A fresh configuration; the hub is asked only once, because that takes long if it does not answer."""
     if Path(model).exists():
         return _read(model)
     return copy.deepcopy(_read_once(model))

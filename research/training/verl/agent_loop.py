@@ -43,7 +43,7 @@ class SearchAgentLoop(AgentLoopBase):
         engine = _Engine(self, sampling_params, seed)
         try:
             trajectory = await self.research.environment.play(row, engine.generate, self.tokens)
-        except Exception as error:  # veRL leaves it in the log alone
+        except Exception as error:  # veRL only writes it to the log
             self._write_error(info["id"], error)
             raise
         trajectory.metadata = {
@@ -66,7 +66,7 @@ class SearchAgentLoop(AgentLoopBase):
             write_atomically(path, f"{reason} (question {question})\n")
 
     def _seed(self, row: dict[str, Any]) -> int | None:
-        """What fixes the sampling of an episode, whatever else is in the batch; None leaves it to vLLM."""
+        """The seed that fixes an episode's sampling in any batch; None leaves it to vLLM."""
         if not self.research.repeatable_sampling:
             return None
         seed = self.config.actor_rollout_ref.rollout.seed

@@ -1,4 +1,4 @@
-"""Attention for packed sequences out of PyTorch alone: ``attn_implementation: packed_sdpa``.
+"""Attention for packed sequences with PyTorch alone: ``attn_implementation: packed_sdpa``.
 
 veRL packs a micro-batch into one row without padding (``use_remove_padding``), in which positions start again
 with each sequence. flash-attn takes that, but has no wheel; transformers' own sdpa makes a mask of all tokens
@@ -45,7 +45,7 @@ def attend(
 
 
 def sequence_lengths(position_ids: Tensor) -> list[int]:
-    """Of the sequences in (1, tokens): where positions do not go on, another begins.
+    """Lengths of the sequences in (1, tokens): a new one begins where positions do not continue.
 
     Kept with the tensor, which all layers are given: to read it waits for the GPU.
     """
@@ -58,7 +58,7 @@ def sequence_lengths(position_ids: Tensor) -> list[int]:
 
 
 def _window(query: Tensor, size: int | None) -> Tensor | None:
-    """The mask of a layer that sees the last `size` tokens, where the sequence is longer."""
+    """The mask of a layer that sees the last `size` tokens, if the sequence is longer."""
     length = query.shape[2]
     if size is None or length <= size:
         return None

@@ -50,8 +50,8 @@ def use_one_gloo_backend() -> None:
 def silence_equal_rewards() -> None:
     """Give samples of one question with equal rewards advantages of exactly 0.
 
-    veRL takes their mean in float32 (trainer/ppo/core_algos.py:320). Of eight rewards of 0.1 that is not 0.1,
-    and what is left, divided by a deviation of nearly 0, is an advantage of up to 0.06 for all of them.
+    veRL takes their mean in float32 (trainer/ppo/core_algos.py:320). For eight rewards of 0.1 that is not
+    0.1, and the remainder, divided by a deviation of nearly 0, gives all of them an advantage of up to 0.06.
     """
     from verl.trainer.ppo import core_algos
 
@@ -103,7 +103,7 @@ def bound_weight_sending() -> None:
 
 
 def merge_in(dtype: str) -> None:
-    """Let veRL's merger write this precision.
+    """Make veRL's merger write this precision.
 
     fsdp_model_merger.py (lines 187, 199) makes bfloat16 of every shard, which moves the log-probs of a policy
     that is trained and sampled in float32 by some hundredths.

@@ -56,7 +56,7 @@ class SearchWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
 
 
 class SearchManager(AgentLoopManagerTQ):
-    """Starts its workers before the rollout servers: they import, for ten seconds, while the trainer does."""
+    """Starts its workers before the rollout servers, so that they import while the trainer does (10 s)."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config=config, llm_client=None)

@@ -1,4 +1,4 @@
-"""Weights & Biases and MLflow: what is checked before the start, where they write, a table of trajectories.
+"""Weights & Biases and MLflow: checks before the start, where they write, and tables of trajectories.
 
 Curves and guards need nothing here: veRL sends the metrics of each step to all of trainer.logger.
 """
@@ -27,7 +27,7 @@ TRACKERS = ("wandb", "mlflow")
 # What veRL imports for a logger.
 PACKAGES = {name: name for name in (*TRACKERS, "swanlab", "clearml", "trackio", "rl_insight")}
 PACKAGES |= {"vemlp_wandb": "volcengine_ml_platform"}
-# Run by themselves: what they start must not stay with us, and without a terminal they ask for nothing.
+# Run in their own process: what they start must not stay, and without a terminal they do not ask.
 LOCAL_MLFLOW = "import mlflow, sqlalchemy"
 CHECKS = {"wandb": "import wandb; wandb.login()", "mlflow": "import mlflow; mlflow.search_experiments()"}
 CHECK_S = 120.0
@@ -46,7 +46,7 @@ def loggers(config: Any) -> list[str]:
 
 
 def faults(config: Any) -> Iterator[str]:
-    """Why a logger could not be used, one line each: no package, no login, nobody at its address."""
+    """Why a logger cannot be used, one line each: no package, no login, no answer at its address."""
     for name in loggers(config):
         package = PACKAGES.get(name)
         if package and importlib.util.find_spec(package) is None:
@@ -56,7 +56,7 @@ def faults(config: Any) -> Iterator[str]:
 
 
 def _refusal(name: str) -> str:
-    """What the tracker itself says against logging to it; empty if nothing."""
+    """Why the tracker itself refuses to be logged to; empty if it does not."""
     check = LOCAL_MLFLOW if name == "mlflow" and URI not in os.environ else CHECKS[name]
     command, environment = [sys.executable, "-c", check], {**FEW_RETRIES, **os.environ}
     try:
@@ -71,7 +71,7 @@ def _refusal(name: str) -> str:
     except subprocess.TimeoutExpired:
         return f"it did not answer within {CHECK_S:.0f} s"
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    said = re.sub(r"^[\w.]*(Error|Exception): ", "", lines[-1]) if lines else "it ended without a word"
+    said = re.sub(r"^[\w.]*(Error|Exception): ", "", lines[-1]) if lines else "it ended without a message"
     return said if done.returncode else ""
 
 
@@ -82,9 +82,9 @@ def secrets(config: Any) -> dict[str, str]:
 
 
 def prepare(config: Any, run_dir: Path, resumes: bool) -> None:
-    """Let the trackers write into the run folder, unless the environment says where, and go on in their run.
+    """Make the trackers write into the run folder, unless the environment says where, and continue their run.
 
-    MLflow has no run that goes on: a resumed one is a further run of the same name.
+    MLflow cannot continue a run: a resumed one becomes another run of the same name.
     """
     named = loggers(config)
     if "wandb" in named:
@@ -108,7 +108,7 @@ def _run_id(path: Path, resumes: bool) -> str:
 
 
 def require(config: Any, made: Mapping[str, Any]) -> None:
-    """Raises RuntimeError for a tracker that veRL went on without."""
+    """Raises RuntimeError if veRL continued without a tracker."""
     if missing := sorted({*loggers(config)} & {*TRACKERS} - made.keys()):
         raise RuntimeError(f"{', '.join(missing)} could not be started; the reasons are in logs/train.log")
 
@@ -142,7 +142,7 @@ def _played(run_dir: Path, step: int, split: str) -> Iterator[Trajectory]:
 
 
 def chosen(rows: Iterable[list[Any]], most: int) -> list[list[Any]]:
-    """At most so many of them, evenly over all questions; not the first ones, which are the shortest."""
+    """At most so many of them, spread evenly over the questions; the first ones are the shortest."""
     ordered = sorted(rows)
     return (
         [ordered[place * len(ordered) // most] for place in range(most)] if len(ordered) > most else ordered

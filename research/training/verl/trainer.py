@@ -57,7 +57,7 @@ class SearchTrainer(PPOTrainerSync):
             raise
 
     def _init_dataloader(self) -> None:
-        """veRL's, and further ones for parts of the held-out questions."""
+        """Make veRL's loaders, and further ones for parts of the held-out questions."""
         super()._init_dataloader()
         # veRL ends after the epochs even if steps are left, but the steps count.
         self.config.trainer.total_epochs = -(-self.total_training_steps // self.steps_per_epoch)
@@ -145,13 +145,13 @@ class SearchTrainer(PPOTrainerSync):
         return True
 
     def _save_checkpoint(self) -> None:
-        """veRL's, but never through the hard links of a step that was saved before."""
+        """Save as veRL does, but never through the hard links of an earlier save of this step."""
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         shutil.rmtree(folder, ignore_errors=True)
         super()._save_checkpoint()
 
     def _judge(self) -> dict[str, float]:
-        """Ask the test questions and controls of the final policy, of whichever step it is."""
+        """Ask the final policy, whichever step it is from, the test questions and controls."""
         last = self.global_steps
         chosen = validations.final_checkpoint(self.research.run_dir, self.research.keep)
         step, folder = chosen or (last, None)
@@ -159,7 +159,7 @@ class SearchTrainer(PPOTrainerSync):
             self.checkpoint_manager.sleep_replicas()
             self.actor_rollout_wg.load_checkpoint(local_path=f"{folder}/actor", del_local_after_load=False)
             self.checkpoint_manager.update_weights(step)
-        self.global_steps = step  # of the trajectories that are written
+        self.global_steps = step  # the step under which the trajectories are written
         try:
             return {**self._ask(self.test_val_dataloader), validations.EVALUATED_STEP: float(step)}
         finally:
@@ -180,7 +180,7 @@ class SearchTrainer(PPOTrainerSync):
             loggers.setdefault("table", tracking.TrajectoryTable(research.run_dir, trackers, *bounds))
 
     def _update_actor(self, batch: tq.KVBatchMeta, metrics: dict[str, Any]) -> tq.KVBatchMeta:
-        """With the agreement of actor and rollout, where the old_log_prob pass did not measure it."""
+        """Update; add the agreement of actor and rollout if the old_log_prob pass did not measure it."""
         batch.extra_info[SKIP] = self.research.skip_equal_groups
         batch = super()._update_actor(batch, metrics)
         names = [name for name in metrics if name.startswith(f"actor/{agreement.PREFIX}")]
@@ -221,6 +221,6 @@ class SearchTrainer(PPOTrainerSync):
             raise RetrieverGone(
                 f"{'every search' if 'search/searches' in metrics else 'the scoring of every text'} of "
                 f"{self.steps_without_retriever} steps failed: is the retriever at "
-                f"{self.config.research.retriever.url} alive? The reasons are in trajectories/; mend it and "
+                f"{self.config.research.retriever.url} alive? The reasons are in trajectories/; fix it and "
                 "run again with --resume"
             )

@@ -1,4 +1,4 @@
-"""The model card of an exported policy, out of the files of its run."""
+"""The model card of an exported policy, made from the files of its run."""
 
 import re
 from collections import Counter
@@ -20,7 +20,7 @@ TAGS = ["reinforcement-learning", "agentic-search", "research-rl"]
 
 
 def without_folders(text: str) -> str:
-    """The text with each absolute path by its last part alone."""
+    """The text with each absolute path cut to its last part."""
     return FOLDERS.sub("", text)
 
 
@@ -28,7 +28,7 @@ def model_card(run_dir: Path, name: str, command: str) -> str:
     """README.md of the policy: its start, its questions, its results, and the command that made it.
 
     Raises:
-        ValueError: a file of the run is not as it should be; names it.
+        ValueError: a file of the run is damaged; names it.
     """
     config = load_config(run_dir / "config.yaml")
     parts = [

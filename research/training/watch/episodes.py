@@ -28,7 +28,7 @@ class Pair:
 
 
 def choose_pairs(run_dir: Path, count: int) -> list[Pair]:
-    """A mix of ``count`` questions with real searches, with as many of each verdict as there are."""
+    """A mix of ``count`` questions with real searches, balanced over the verdicts as far as possible."""
     held_out = HeldOut(run_dir)
     headline, steps = held_out.headline, (0, held_out.after)
     done = [

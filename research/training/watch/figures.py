@@ -139,7 +139,7 @@ def _difference(axes: Axes, rows: History, limit: float) -> None:
 
 
 def _seconds(axes: Axes, rows: History) -> None:
-    """Of each step by phase, stacked; the rest is in none of them."""
+    """The seconds of each step by phase, stacked; the rest belongs to no phase."""
     steps, total = _series(rows, STEP_SECONDS)
     parts = [[row.get(f"timing_s/{phase}", 0.0) for row in rows if STEP_SECONDS in row] for phase in PHASES]
     rest = [max(0.0, whole - sum(part)) for whole, *part in zip(total, *parts, strict=True)]

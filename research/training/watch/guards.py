@@ -35,7 +35,7 @@ class Alarm:
 
 
 class GuardWatch:
-    """Follows a training row by row, and keeps the alarms of the run and those that are on.
+    """Follows a training row by row, and keeps all alarms of the run and those that are active.
 
     A row of an evaluation alone, before the first step or after a resume, raises none.
     """
@@ -97,7 +97,7 @@ def failed_share(row: StepMetrics) -> float:
 class Series:
     """A metric over the steps: `now`, its `highest` and `lowest`, means of the first and newest few.
 
-    Of finite values alone; the others are the business of `not_finite`. What is missing is NaN, which is
+    Only finite values count; the others are for `not_finite`. What is missing is NaN, which is
     neither above nor below any threshold, so that its guard does not fire.
     """
 

@@ -44,7 +44,7 @@ class Comparison(NamedTuple):
 
 
 def comparisons(run_dir: Path) -> list[Comparison]:
-    """By data source, by data set where that has several, and of all; then the supervised control, if any."""
+    """By data source, by data set if it has several, and over all; then the supervised control, if any."""
     held_out = HeldOut(run_dir)
     before, after = (_scores(held_out, step) for step in (0, held_out.after))
     found = [
@@ -67,7 +67,7 @@ def _scores(held_out: HeldOut, step: int | None) -> Scores:
 
 
 def _groups(before: Scores, after: Scores) -> Iterator[tuple[str, set[str]]]:
-    """Names of groups of questions, and their data sources; none twice."""
+    """Names of groups of questions with their data sources, no group twice."""
     sources = sorted({source for source, _ in before.keys() & after.keys()})
     yield from ((source, {source}) for source in sources)
     sets: dict[str, set[str]] = defaultdict(set)
@@ -84,7 +84,7 @@ def _of(sources: set[str], scores: Scores) -> Scores:
 
 
 def _compared(name: str, first: Scores, second: Scores) -> Comparison | None:
-    """None without a common question."""
+    """The comparison; None without a common question."""
     keys = sorted(first.keys() & second.keys())
     if not keys:
         return None

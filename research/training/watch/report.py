@@ -49,7 +49,7 @@ def write_training_report(run_dir: Path) -> Path:
 
     Raises:
         FileNotFoundError: the folder is not that of a run.
-        ValueError: a file of the run is not as it should be; names it.
+        ValueError: a file of the run is damaged; names it.
     """
     for name in ("recipe.json", "config.yaml"):
         if not (run_dir / name).exists():

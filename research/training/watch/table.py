@@ -86,11 +86,11 @@ class HeldOut:
 
     @property
     def remark(self) -> str:
-        """What the table must be read with."""
+        """What readers of the table must know."""
         return "" if self.split == "test" else NO_TEST
 
     def episodes(self, step: int | None) -> Iterator[tuple[EpisodeKey, Trajectory]]:
-        """Those of a step, streamed: as objects they can take gigabytes."""
+        """The episodes of a step, streamed: as objects they can take gigabytes."""
         for trajectory in read_step(self.run_dir, step, self.split) if step is not None else ():
             data = trajectory.metadata
             # Runs from before there were controls have no such key: all their searches were real.
@@ -98,11 +98,11 @@ class HeldOut:
             yield EpisodeKey(*key), trajectory
 
     def metrics(self, step: int | None) -> dict[EpisodeKey, dict[str, float]]:
-        """Of the episodes of a step, each once, also where a killed evaluation was repeated."""
+        """Metrics of a step's episodes, each once, even if a killed evaluation was repeated."""
         return {key: trajectory.metrics for key, trajectory in self.episodes(step)}
 
     def results(self, step: int | None) -> dict[tuple[str, str], Result]:
-        """What a step comes to by control and data source."""
+        """The results of a step by control and data source."""
         groups: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
         for key, row in self.metrics(step).items():
             groups[key.control, key.source].append(row)
@@ -173,7 +173,7 @@ def failures_warning(rows: list[TableRow], headline: Headline) -> str:
 
 
 def untaught_warning(history: History) -> str:
-    """One line if in every step all samples of a question earned the same; else empty."""
+    """One line if all samples of each question earned the same in every step; else empty."""
     shares = [row["search/equal_groups"] for row in history if "search/equal_groups" in row]
     if not shares or min(shares) < 1:
         return ""

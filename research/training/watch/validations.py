@@ -1,4 +1,4 @@
-"""What the validations of a run show: a score per data set and step, the best step, and its checkpoint.
+"""The validations of a run: a score per data set and step, the best step, and its checkpoint.
 
 The trainer adds ``validation/score``, ``validation/SOURCE/score`` and ``validation/SOURCE/questions`` to the
 row of each step that is validated. The checkpoint of the best step so far is kept in ``checkpoints/best``,
@@ -72,7 +72,7 @@ def validated_scores(rows: History, least: int = 0) -> dict[int, float]:
 def best_step(rows: History, least: int = 1) -> int | None:
     """The step with the highest score, the latest of equals; None if none was validated.
 
-    The start, which has no checkpoint, is one of them only for a `least` of 0.
+    The start, which has no checkpoint, counts only for a `least` of 0.
     """
     scores = validated_scores(rows, least)
     return max(scores, key=lambda step: (scores[step], step), default=None)

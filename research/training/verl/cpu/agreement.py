@@ -1,4 +1,4 @@
-"""How far the actor's probabilities are from those the rollout sampled with, measured in the update itself.
+"""How far the actor's probabilities are from those of the rollout, measured in the update itself.
 
 veRL measures it in a separate forward pass (old_log_prob), which costs as much as a third of an update.
 Before the first update of a batch the actor IS the policy that sampled, so the update's own forward pass will
@@ -36,7 +36,7 @@ def measured(loss_function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sums(actor_log_probs: torch.Tensor, rollout_log_probs: torch.Tensor) -> dict[str, float]:
-    """Of the sampled tokens' probabilities under the actor (a) and the rollout (r)."""
+    """Sums over the sampled tokens' probabilities under the actor (a) and the rollout (r)."""
     a, r = actor_log_probs.double().exp(), rollout_log_probs.double().exp()
     difference = (a - r).abs()
     summands = {"difference": difference, "difference2": difference.square(), "a": a, "r": r, "ar": a * r}

@@ -1,7 +1,7 @@
 """FSDP on a CPU, registered through veRL's engine registry. Imported by research/training/verl/worker.py.
 
-What it computes is what veRL's engine computes (tests/test_cpu_engine.py compares them), in a fraction of the
-time: what samples have in common is computed once, nothing is padded, logits are those of sampled tokens.
+It computes what veRL's engine computes (tests/test_cpu_engine.py compares them), in a fraction of the time:
+common parts of samples are computed once, nothing is padded, and only sampled tokens get logits.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
     # ------------------------------------------------------------------------------ micro-batches
 
     def forward_backward_batch(self, data: TensorDict, loss_function: Any, forward_only: bool = False) -> Any:
-        """Without samples that add nothing, in our own micro-batches."""
+        """As veRL's, without samples that add nothing, in our own micro-batches."""
         torch.set_num_threads(os.cpu_count() or 1)  # OMP_NUM_THREADS is the rollout's number
         skip = tu.get_non_tensor_data(data=data, key=SKIP, default=False) and not forward_only
         if skip and self.get_data_parallel_size() == 1 and advantages_alone(loss_function):
@@ -64,7 +64,7 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
     # ------------------------------------------------------------------------------- one micro-batch
 
     def prepare_model_inputs(self, micro_batch: TensorDict) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As a tree of prefixes; else without attention mask and positions: PyTorch's fast kernel takes none.
+        """A tree of prefixes, else inputs without mask and positions: PyTorch's fast kernel takes none.
 
         Sequences are padded on the right then, so causal attention alone keeps tokens from seeing the
         padding, and positions count from 0.
@@ -129,7 +129,7 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
         return result
 
     def _nested(self, values: torch.Tensor, micro_batch: TensorDict) -> torch.Tensor:
-        """In veRL's layout: a value is at the token that predicts, the one before the sampled one."""
+        """Values in veRL's layout: at the token that predicts, the one before the sampled one."""
         ids, places = micro_batch["input_ids"], cast(torch.Tensor, self.sampled) - 1
         flat = values.new_zeros(len(ids.values())).index_put((places,), values[self.of])
         return torch.nested.nested_tensor_from_jagged(flat, ids.offsets())
@@ -142,7 +142,7 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
         return super().get_per_tensor_param(*args, **kwargs)
 
     def _merged_lora_per_tensor_param(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Weights with the adapters in them, as exact as they are: veRL rounds them to bfloat16."""
+        """Weights with the adapters merged in, in full precision: veRL rounds them to bfloat16."""
         with merged_lora_context(self.module, backup_adapters=True):
             for name, weight in normalize_peft_param_name(self.module.state_dict()).items():
                 yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight.detach().clone()
@@ -154,7 +154,7 @@ class CPUFSDPEngine(FSDPEngineWithLMHead):
 
 
 def _is_plain(batch: TensorDict) -> bool:
-    """Whether it is text alone, and only log-probabilities and entropy are wanted."""
+    """Whether the batch is only text, and only log-probabilities and entropy are wanted."""
     switches = (
         tu.get_non_tensor_data(data=batch, key=key, default=key == "use_remove_padding")
         for key in WHOLE_LOGITS
@@ -163,7 +163,7 @@ def _is_plain(batch: TensorDict) -> bool:
 
 
 def sampled_tokens(batch: TensorDict) -> torch.Tensor:
-    """Positions in the packed sequences of the batch of the tokens that the policy sampled."""
+    """Positions of the tokens that the policy sampled, in the packed sequences of the batch."""
     prompts, mask = batch["prompts"].offsets().diff(), batch["response_mask"]
     in_mask = mask.values().bool().nonzero().squeeze(1)
     row = torch.repeat_interleave(torch.arange(len(prompts)), mask.offsets().diff())[in_mask]

@@ -20,7 +20,7 @@ Loss = Callable[..., tuple[torch.Tensor, dict[str, Any]]]
 
 
 def advantages_alone(loss_function: Any) -> bool:
-    """Whether the loss has no term but that of the advantages."""
+    """Whether the advantages' term is the only one in the loss."""
     config = getattr(loss_function, "keywords", {}).get("config")
     return config is not None and not config.use_kl_loss and config.entropy_coeff == 0
 

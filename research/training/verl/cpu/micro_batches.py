@@ -1,7 +1,7 @@
 """Micro-batches of sequences that begin alike, or of similar length.
 
-veRL balances tokens, which mixes both, so that most of what is computed is computed again, or padding. It has
-no hook for another division, so that its function is replaced where its engine looks it up.
+veRL balances tokens, which mixes both, so most of its work is repeated or padding. It has no hook for another
+division, so its function is replaced where its engine looks it up.
 """
 
 from typing import Any

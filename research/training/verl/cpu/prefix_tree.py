@@ -1,7 +1,7 @@
-"""Compute what samples have in common once: a micro-batch as the tree of its prefixes.
+"""Compute the common parts of samples once: a micro-batch as the tree of its prefixes.
 
-The samples of a question have its prompt in common, mostly their first query too, and then the passages that
-it finds. veRL computes all of that again for every sample. Here tokens that follow the same tokens are one
+The samples of a question share its prompt, usually their first query too, and then the passages that it
+finds. veRL computes all of that again for every sample. Here tokens that follow the same tokens are one
 node: layers run over the nodes, and attention follows each sample's path from the root. Log-probabilities and
 gradients are those of the single sequences (tests/test_prefix_tree.py), in 1.5 to 3 times fewer tokens.
 """
@@ -21,7 +21,7 @@ NAME = "prefix_tree"
 LENGTH_STEP = 32  # nodes are padded to a multiple: libraries keep memory for each shape that they saw
 
 Run = tuple[int, int]
-"""A row, and how many of the nodes that it added lie on a path."""
+"""A row, and how many of the nodes that it added are on a path."""
 
 
 class PrefixTree:
@@ -77,7 +77,7 @@ class PrefixTree:
 
 
 def common_prefix(one: Tensor, other: Tensor) -> int:
-    """With how many equal tokens two sequences begin."""
+    """The number of equal tokens with which two sequences begin."""
     length = min(len(one), len(other))
     different = (one[:length] != other[:length]).nonzero()
     return int(different[0]) if len(different) else length
@@ -94,7 +94,7 @@ def _first(runs: list[Run], count: int) -> list[Run]:
 
 
 def _seen(new: int, old: int) -> Tensor:
-    """Which of the nodes of a path the last ones see: those before them and themselves."""
+    """Which nodes of a path its last ones see: those before them, and themselves."""
     return torch.ones(new, old + new, dtype=torch.bool).tril(old)
 
 

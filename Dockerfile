@@ -4,8 +4,8 @@
 #   docker run --rm -it --gpus all --shm-size 16g -v "$PWD/runs:/research/runs" -v "$PWD/cache:/research/cache" research-rl \
 #       bash recipes/train_musique.sh --dry-run
 #
-# CUDA comes with the wheels of the lock, so the machine needs NVIDIA's driver and container toolkit alone. The image brings git, which
-# setup_env.sh needs, and the C compiler that Triton calls.
+# CUDA 13 comes with the wheels of the lock, so the machine needs only NVIDIA's driver, 580 or newer, and the container toolkit.
+# The image brings git, which setup_env.sh needs, and the C compiler that Triton calls.
 FROM python:3.11-bookworm
 WORKDIR /research
 

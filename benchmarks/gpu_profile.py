@@ -118,8 +118,20 @@ def estimate(run: Path, model: str) -> list[str]:
 @click.option("--size", type=click.Choice(list(SIZES)), default="1.5b", show_default=True)
 @click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A real one.")
 @click.option("--hardware", type=click.Choice(["gpu", "rehearsal"]), default="gpu", show_default=True)
-@click.option("--passages", default=20000, show_default=True, help="Of the index.")
-@click.option("--seconds", default=10, show_default=True, help="Of load, for each number of clients.")
+@click.option(
+    "--passages",
+    default=20000,
+    show_default=True,
+    type=click.IntRange(600),
+    help="Number of passages in the index.",
+)
+@click.option(
+    "--seconds",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Seconds of load for each number of clients.",
+)
 @click.argument("overrides", nargs=-1)
 def main(
     out: Path,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,7 +236,7 @@ def test_folders_are_left_out(text: str, left: str) -> None:
 def refused(result: Result) -> str:
     (line,) = result.output.strip().splitlines()[-1:]
     assert result.exit_code == 1 and line.startswith("Error: nothing was pushed to")
-    assert "to try again: python -m research.training push" in line
+    assert f"to try again: {sys.executable} -m research.training push" in line
     return line
 
 
@@ -330,6 +331,19 @@ def test_a_run_pushes_at_its_end_and_keeps_everything_if_it_cannot(
     stand_in.refusals.clear()
     execute._carry_out(plan, compose(ended.parent))
     assert len(stand_in.commits) == 1
+
+
+def test_an_adapter_goes_up_without_the_folders_of_this_machine(stand_in: Hub, ended: Path) -> None:
+    config = OmegaConf.load(ended / "config.yaml")
+    config.actor_rollout_ref.model.lora_rank = 8
+    OmegaConf.save(config, ended / "config.yaml")
+    described = {"base_model_name_or_path": "/home/i/models/tiny", "r": 8}
+    (ended / "policy" / "lora_adapter").mkdir()
+    (ended / "policy" / "lora_adapter" / "adapter_config.json").write_text(json.dumps(described))
+    assert push(ended).exit_code == 0
+    files = stand_in.commits[0][1]
+    assert json.loads(files["lora_adapter/adapter_config.json"])["base_model_name_or_path"] == "tiny"
+    assert "LoRA rank, with the adapter in lora_adapter: `8`" in files["README.md"].decode()
 
 
 def test_weights_of_an_earlier_push_do_not_stay(stand_in: Hub, ended: Path) -> None:

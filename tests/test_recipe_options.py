@@ -329,6 +329,12 @@ def test_a_free_port_is_kept_for_who_is_told_its_number():
             socket.create_server(("127.0.0.1", port)).close()
 
 
+@pytest.mark.parametrize("words", [["--gpus", "2"], ["--gpu-memory", "24"]])
+def test_options_of_gpus_are_refused_on_a_cpu(tmp_path, words):
+    result = run_main("--run-dir", tmp_path / "run", *words)
+    assert result.exit_code == 1 and f"{words[0]}: only with --hardware gpu" in result.output
+
+
 def test_full_disk_is_noticed_before_the_start(tmp_path, monkeypatch):
     usage = type(shutil.disk_usage(tmp_path))(10**12, 10**12, 10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)

@@ -30,7 +30,7 @@ from research.training.sizes.memory import (
     token_budget,
     total,
 )
-from research.training.sizes.model import QWEN, ModelSizes, model_sizes, packing_faults
+from research.training.sizes.model import QWEN, ModelSizes, adapter_faults, model_sizes, packing_faults
 
 GB = 10**9
 # Parameters in billions, as the models' cards have them.
@@ -214,6 +214,23 @@ def test_models_that_cannot_be_packed_are_named(tmp_path: Path, settings: Any, s
     settings.save_pretrained(tmp_path)
     faults = list(packing_faults(str(tmp_path), "packed_sdpa"))
     assert said in faults[0] if said else not faults
+
+
+@pytest.mark.parametrize(
+    ("config", "targets", "said"),
+    [
+        (MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=50), "all-linear", "incompatible with"),
+        (Qwen2Config(**SMALL), ["nosuch"], "Target modules {'nosuch'} not found"),
+        (Qwen2Config(**SMALL), "all-linear", ""),
+        (Qwen2Config(**SMALL), ["q_proj"], ""),
+    ],
+)
+def test_a_model_that_takes_no_adapters_is_named(
+    tmp_path: Path, config: Any, targets: Any, said: str
+) -> None:
+    config.save_pretrained(tmp_path)
+    found = [*adapter_faults(str(tmp_path), targets)]
+    assert len(found) == bool(said) and said in "".join(found)
 
 
 def test_an_attention_that_is_not_installed_is_named(tmp_path: Path) -> None:

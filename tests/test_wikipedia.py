@@ -8,13 +8,15 @@ from test_recipe_options import dry_run, options
 from transformers import BertConfig
 
 from research.places import CACHE
-from research.training.run import preflight
 from research.training.run.options import RecipeOptions
 from research.training.run.plan import RunPlan, make_plan
-from research.training.run.preflight import problems, wikipedia_index
+from research.training.run.preflight import problems
+from research.training.sizes import disk
 from research.training.sizes.memory import GB
+from research.training.sizes.wikipedia import memory_of_index
 
 WIKI = CACHE / "wiki18"
+ROLLOUT = "actor_rollout_ref.rollout"
 
 
 def fetching(plan: RunPlan) -> list[str]:
@@ -63,7 +65,7 @@ def test_vectors_of_another_encoder_count_by_their_width(tmp_path: Path) -> None
 
     def counted(encoder: str | None) -> int:
         words = {"corpus": Path("wiki18"), "index": "flat", "encoder": encoder}
-        return wikipedia_index(make_plan(options(tmp_path, **words)))
+        return memory_of_index(make_plan(options(tmp_path, **words)))
 
     assert counted(None) == counted("intfloat/e5-base-v2") == 65 * GB
     assert counted(str(folder)) == 65 * GB * 1024 // 768 and counted("minilm") == 65 * GB // 2
@@ -89,8 +91,32 @@ def test_only_the_bare_word_means_it(tmp_path: Path) -> None:
     assert f"--corpus: there is no file {missing}" in done.stdout
 
 
-def test_an_index_that_is_made_needs_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "free_space", lambda path: 70 * GB)
-    for encoder, said in (("minilm", False), ("intfloat/e5-base-v2", True), (str(tmp_path / "none"), True)):
-        found = problems(make_plan(options(tmp_path, corpus=Path("wiki18"), encoder=encoder)))
-        assert any("disk: Wikipedia 2018" in line for line in found) == said, encoder
+def test_an_index_on_gpus_counts_on_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = ["--hardware", "gpu", "--gpus", 2, "--gpu-memory", 80, "--model", "Qwen/Qwen2.5-0.5B-Instruct"]
+    words += ["--corpus", "wiki18", "--index", "flat", "--run-dir", tmp_path / "run"]
+    done = dry_run(*words, "--serve-args", "--index-device auto")
+    assert re.search(r"retrieval service: index +16.0 GB +16.0 GB +65.0 GB\n", done.stdout), done.stderr
+    full = dry_run(*words, "--serve-args", "--index-device=gpu", f"{ROLLOUT}.gpu_memory_utilization=0.9")
+    assert f"80.0 GB: lower {ROLLOUT}.gpu_memory_utilization" in full.stdout
+    assert re.search(r"retrieval service: index +- +- +65.0 GB\n", dry_run(*words).stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "free", "said"),
+    [
+        ({"encoder": "minilm"}, 70, ""),
+        ({}, 70, "Wikipedia 2018 and its E5 index in "),
+        ({"encoder": "none"}, 70, "Wikipedia 2018 and the flat index that is built in "),
+        ({}, 90, ""),
+        ({"index": "hnsw"}, 90, "Wikipedia 2018 and its E5 index and the hnsw index that is built in "),
+        ({}, 79.5, "the run folder (checkpoints, trajectories) in "),
+    ],
+)
+def test_all_that_goes_to_a_disk_is_added_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: dict[str, str], free: float, said: str
+) -> None:
+    monkeypatch.setattr(disk, "_disk_of", lambda path: 0)
+    monkeypatch.setattr(disk, "free_space", lambda path: int(free * GB))
+    found = [*disk.disk_faults(make_plan(options(tmp_path, corpus=Path("wiki18"), **words)))]
+    assert len(found) == bool(said) and said in "".join(found)

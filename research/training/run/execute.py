@@ -31,7 +31,6 @@ from research.training.run.preflight import (
     file_problems,
     free_port,
     problems,
-    wikipedia_index,
 )
 from research.training.run.retriever_keeper import RetrieverKeeper
 from research.training.run.small_policy import SMALL, supervised_control
@@ -46,6 +45,7 @@ from research.training.run_files import (
 )
 from research.training.sizes.fit import Fit, fit_to_model
 from research.training.sizes.memory import as_table
+from research.training.sizes.wikipedia import card_memory_of_index, memory_of_index
 from research.training.verl import tracking
 from research.training.watch.paired import SUPERVISED
 from research.training.watch.progress import StepPrinter
@@ -96,7 +96,8 @@ def show(plan: RunPlan) -> None:
 
 
 def _fit(plan: RunPlan, config: DictConfig) -> Fit:
-    return fit_to_model(plan.options, plan.sized_model, config, wikipedia_index(plan))
+    searched = memory_of_index(plan), card_memory_of_index(plan)
+    return fit_to_model(plan.options, plan.sized_model, config, *searched)
 
 
 def _check_size(plan: RunPlan, config: DictConfig) -> bool:

@@ -7,6 +7,7 @@ finds half a policy; the next push does not resend what an interrupted one has s
 """
 
 import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -21,7 +22,7 @@ from research.places import TRAIN
 from research.training.run.export import ADAPTER
 from research.training.run.options import REPOSITORY, RecipeOptions, RunFailed
 from research.training.run.sources import RECIPES
-from research.training.watch.card import model_card
+from research.training.watch.card import model_card, without_folders
 
 NO_TOKEN = "there is no token of the hub: run `hf auth login`, or set HF_TOKEN"
 # Where it ran and where its files went, which the card need not show.
@@ -61,7 +62,7 @@ def push_policy(run_dir: Path, name: str) -> None:
         click.echo(f"- push {run_dir / 'policy'} to {constants.ENDPOINT}/{name}")
         click.echo(f"  {_commit(run_dir / 'policy', name)}")
     except Exception as error:  # whatever it is, the policy is there
-        again = f"python -m research.training push {shlex.quote(str(run_dir))} {shlex.quote(name)}"
+        again = shlex.join([sys.executable, "-m", "research.training", "push", str(run_dir), name])
         raise RunFailed(f"nothing was pushed to {name}: {_reason(error)}; to try again: {again}") from error
 
 
@@ -72,12 +73,19 @@ def _commit(policy: Path, name: str) -> str:
     repository = api.create_repo(name, private=True, exist_ok=True).repo_id
     paths = sorted(path for path in policy.rglob("*") if path.is_file() and path.name != "step.txt")
     files = {path.relative_to(policy).as_posix(): path for path in paths}
-    adding = [CommitOperationAdd(name, path) for name, path in files.items()]
+    adding = [CommitOperationAdd(name, _content(path)) for name, path in files.items()]
     # Parts of an earlier push that this one has not would be loaded with it; other files are the user's.
     gone = [name for name in api.list_repo_files(repository) if _is_weights(name) and name not in files]
     changes: list[Any] = [*adding, *map(CommitOperationDelete, gone)]
     step = (policy / "step.txt").read_text(encoding="utf-8").strip().rpartition("_")[2]
     return str(api.create_commit(repository, changes, commit_message=f"The policy of step {step}").commit_url)
+
+
+def _content(path: Path) -> Path | bytes:
+    """The file; of an adapter's description, without the folder of the model that it belongs to."""
+    if path.name != "adapter_config.json":
+        return path
+    return without_folders(path.read_text(encoding="utf-8")).encode()
 
 
 def _is_weights(name: str) -> bool:

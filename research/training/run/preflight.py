@@ -12,48 +12,35 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
-import psutil
 from omegaconf import DictConfig
 
-from research.datasets.hub import free_space, size_text
+from research.datasets.hub import size_text
 from research.datasets.questions import read_questions
-from research.datasets.wiki18 import CORPUS, DIMENSION, INDEX, space_needed
 from research.environments import EpisodeSettings, read_items
 from research.environments.controls import CLOSED_BOOK, SHUFFLED
 from research.errors import DataError, warn
 from research.files import check_writable
 from research.metrics.answers import normalize_answer
 from research.model_folder import model_faults
-from research.places import CACHE
 from research.tools.search import TOKEN_VARIABLE
 from research.training.cold_start.corpus import without_paragraphs
 from research.training.cold_start.split import parts_of
 from research.training.config import read_research_config
 from research.training.rows import require_batch
-from research.training.run.options import OWN_CORPUS, WIKI18, RecipeOptions, gpu_memory
+from research.training.run.options import OWN_CORPUS, RecipeOptions, gpu_memory
 from research.training.run.plan import RunPlan
 from research.training.run.retriever_keeper import is_healthy
 from research.training.run.small_policy import SMALL, how_parted, own_corpus
-from research.training.run.sources import PREPARED, RECIPES, WIKI18_ENCODER
+from research.training.run.sources import PREPARED, RECIPES
 from research.training.run_files import latest_checkpoint
-from research.training.sizes.memory import GB, SINGLE, adapter_parameters
-from research.training.sizes.model import model_sizes, vector_width
+from research.training.sizes.disk import disk_faults
+from research.training.sizes.memory import GB
+from research.training.sizes.wikipedia import wikipedia_faults
 from retriever_server.__main__ import build_command, serve
 from retriever_server.errors import RetrieverError
 from retriever_server.indexes import KINDS
 from retriever_server.indexes.options import parse_options
 
-# Of the index of Wikipedia's E5 vectors by kind, built or searched: docs/retriever.md, "Kinds of index".
-WIKI18_MEMORY = {
-    "flat": 65 * GB,
-    "flat_fp16": 32 * GB,
-    "sq8": 16 * GB,
-    "hnsw": 39 * GB,
-    "ivfpq": 24 * GB,
-    "hybrid": 65 * GB,
-}
-MINILM_WIDTH = 384  # of the encoder that comes in a wheel, under the name minilm
-OTHERS = 8 * GB  # that the smallest run takes beside its index
 # Modules that exist somewhere on most machines, and that no worker imports.
 NOT_IMPORTED = {"__init__", "test", "tests", "scripts"}
 # Options of the retrieval server that the recipe sets itself, when it builds and when it serves.
@@ -66,7 +53,7 @@ SET_BY_US = {
 def problems(plan: RunPlan) -> list[str]:
     """Every reason why the run cannot start, one line each."""
     checks = [_hiding_modules, _missing_files, _models, _own_questions, _port, _retriever, _without_effect]
-    checks += [_retriever_options, _run_folder, _hardware, _wikipedia]
+    checks += [_retriever_options, _run_folder, _hardware, wikipedia_faults, disk_faults]
     return [line for check in checks for line in check(plan)]
 
 
@@ -318,21 +305,13 @@ def _run_folder(plan: RunPlan) -> Iterator[str]:
         yield f"--run-dir: {plan.options.run_dir} cannot be written ({error.strerror or error})"
 
 
-def _disk(path: Path, need: int, what: str) -> Iterator[str]:
-    free = free_space(path)
-    if free < need:
-        yield f"disk: {what} in {path} needs {size_text(need)}, {size_text(free)} are free"
-
-
 def _hardware(plan: RunPlan) -> Iterator[str]:
     options = plan.options
     if options.on_cpu:
-        local = plan.sized_model is not None and Path(plan.sized_model).is_dir()
-        need = GB + _written(options, plan.sized_model if local else None)
-        yield from _disk(options.run_dir, need, "the run folder (checkpoints, trajectories)")
+        for name in ("gpus", "gpu_memory"):
+            if getattr(options, name):
+                yield f"--{name.replace('_', '-')}: only with --hardware gpu; leave it out"
         return
-    need = _written(options, plan.sized_model)
-    yield from _disk(options.run_dir, need, "the run folder (checkpoints, policy)")
     memory = gpu_memory()
     count = options.gpus or max(1, len(memory))
     if not memory:
@@ -342,58 +321,3 @@ def _hardware(plan: RunPlan) -> Iterator[str]:
         yield f"GPU: --gpus {count}, but this machine has {len(memory)}"
     if options.gpu_memory and options.gpu_memory * GB > min(memory):
         yield f"--gpu-memory {options.gpu_memory}: a GPU of this machine has {size_text(min(memory))}"
-
-
-def _written(options: RecipeOptions, model: str | None) -> int:
-    """Bytes of the last two checkpoints and the best, in float32 with Adam's moments, and of the policy."""
-    checkpoints = 3 if latest_checkpoint(options.run_dir) is None else 1  # of which the others are there
-    if not model:
-        return 0
-    try:
-        sizes = model_sizes(model)
-        trained = adapter_parameters(sizes, options.lora_rank) if options.lora_rank else sizes.parameters
-        return SINGLE * (checkpoints * (sizes.parameters + 2 * trained) + sizes.parameters)
-    except ValueError:  # said with what does not fit
-        return 0
-
-
-def wikipedia_index(plan: RunPlan) -> int:
-    """Bytes of main memory that the index of Wikipedia takes; 0 if the run serves another, or none.
-
-    The index of another encoder is assumed to grow with the width of its vectors.
-    """
-    memory = WIKI18_MEMORY.get(plan.inputs.index or "flat", 0) if _searches_wikipedia(plan) else 0
-    encoder = str(plan.inputs.encoder)
-    if not memory or encoder == WIKI18_ENCODER:
-        return memory
-    width = MINILM_WIDTH if encoder == "minilm" else vector_width(encoder)
-    return memory * (width or DIMENSION) // DIMENSION
-
-
-def _searches_wikipedia(plan: RunPlan) -> bool:
-    return plan.inputs.corpus is not None and plan.inputs.corpus.parent == CACHE / WIKI18
-
-
-def _wikipedia(plan: RunPlan) -> Iterator[str]:
-    """The corpus of 21 M passages and its index, if the plan uses them."""
-    if not _searches_wikipedia(plan):
-        return
-    wiki, index, memory = CACHE / WIKI18, wikipedia_index(plan), psutil.virtual_memory().total
-    vectors = plan.inputs.faiss_index is not None and plan.inputs.faiss_index.parent == wiki
-    names, what = ((CORPUS, INDEX), " and its E5 index") if vectors else ((CORPUS,), "")
-    made = 0 if vectors or all(each.is_done for each in plan.build) else index
-    what += " and the index of its vectors" if made else ""
-    yield from _disk(wiki, space_needed(wiki, names) + made, f"Wikipedia 2018{what}")
-    if (plan.inputs.index or "flat") == "flat" and "--index-device" not in plan.options.serve_args:
-        warn(
-            f"exact search of Wikipedia reads {size_text(index)} for each batch of queries: too slow for "
-            "training on few cores. Give --index ivfpq, or --serve-args '--index-device auto' where GPUs "
-            "have room for it"
-        )
-    hint = "--index ivfpq would fit; or " if memory >= WIKI18_MEMORY["ivfpq"] + OTHERS else ""
-    if index and memory < index + OTHERS:
-        yield (
-            f"memory: the index of Wikipedia takes {size_text(index)} of main memory, the rest of a run at "
-            f"least {size_text(OTHERS)}, and this machine has {size_text(memory)}; {hint}name a retriever "
-            "elsewhere with --retriever-url"
-        )

@@ -1,5 +1,7 @@
 """What the terminal shows at the end of a run: table, paired tests, warnings, where everything is."""
 
+import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -49,5 +51,5 @@ def print_summary(run_dir: Path) -> None:
 
         click.echo(f"report: {write_training_report(run_dir)}")
     except Exception as error:  # whatever it is, the training is kept
-        again = f"python -m research.training.watch.report {run_dir}"
+        again = shlex.join([sys.executable, "-m", "research.training.watch.report", str(run_dir)])
         warn(f"no report was written: {type(error).__name__}: {error}; after fixing that, run: {again}")

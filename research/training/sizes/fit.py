@@ -26,7 +26,13 @@ from research.training.sizes.memory import (
     token_budget,
     total,
 )
-from research.training.sizes.model import ATTENTION_KEY, ModelSizes, model_sizes, packing_faults
+from research.training.sizes.model import (
+    ATTENTION_KEY,
+    ModelSizes,
+    adapter_faults,
+    model_sizes,
+    packing_faults,
+)
 
 GIB, MIB = 1 << 30, 1 << 20
 TINY = 10_000_000  # parameters; a larger model wants other settings than the tiny policies
@@ -37,8 +43,8 @@ HEADROOM = 0.9  # of a card; the rest is fragments
 MOST_WEIGHTS = 0.75  # of vLLM's share of a card; the rest is for keys and values
 TOKENS_STEP, MOST_TOKENS = 1024, 32 * 1024
 FEWER_TOKENS = "use a larger card, a shorter data.max_response_length or a smaller --model"
-LARGER_SHARE = "use more GPUs, a larger actor_rollout_ref.rollout.gpu_memory_utilization or a smaller --model"
-SMALLER_SHARE = "lower actor_rollout_ref.rollout.gpu_memory_utilization"
+UTILIZATION = "actor_rollout_ref.rollout.gpu_memory_utilization"
+SEARCHED, INDEX_DEVICE = "retrieval service: index", "--index-device of --serve-args"
 SEQUENCE_PARALLEL = "actor_rollout_ref.actor.ulysses_sequence_parallel_size"
 FUSED_KEY = "actor_rollout_ref.model.use_fused_kernels"
 ROLLOUT, STREAMED = "actor_rollout_ref.rollout", "actor_rollout_ref.actor.fsdp_config.offload_policy"
@@ -63,10 +69,12 @@ class Fit:
         return total(self.parts, "main")
 
 
-def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig, index: int = 0) -> Fit:
+def fit_to_model(
+    options: RecipeOptions, model: str | None, config: DictConfig, index: int = 0, on_cards: int = 0
+) -> Fit:
     """Adapt the sizes of a composed configuration to a model; None: the tiny policy, or one not there yet.
 
-    `index`: bytes of main memory taken by the index that the run searches.
+    `index`: bytes of main memory taken by the index that the run searches; `on_cards`: of a node's GPUs.
     """
     if model is None:
         return Fit()
@@ -78,14 +86,15 @@ def fit_to_model(options: RecipeOptions, model: str | None, config: DictConfig, 
     if FUSED_KEY not in given:
         config.actor_rollout_ref.model.use_fused_kernels &= sizes.fused
     memory = psutil.virtual_memory().total
-    searched = (Part("retrieval service: index", main=index),) if index else ()
+    each = on_cards // config.trainer.n_gpus_per_node
+    searched = (Part(SEARCHED, each, each, index),) if index else ()
     if options.on_cpu:
         _note(options, sizes, config)
         set_sizes(config, sizes, memory - index)
         parts = (*on_cpu(config, sizes), *searched)
         return Fit(parts, None, tuple(_faults_on_cpu(model, config, sizes, parts, memory)))
     card = options.gpu_memory * GB if options.gpu_memory else min(gpu_memory(), default=ASSUMED_CARD * GB)
-    set_for_card(config, sizes, card, given)
+    set_for_card(config, sizes, card, given, each)
     parts = (*on_gpus(config, sizes, card), *searched)
     return Fit(parts, card, tuple(_faults_on_gpus(model, config, sizes, parts, card, memory)))
 
@@ -96,6 +105,10 @@ def _faults_of_model(model: str, config: DictConfig, sizes: ModelSizes) -> Itera
     if section.use_remove_padding:
         attention = OmegaConf.select(config, ATTENTION_KEY) or "sdpa"
         yield from (f"--model: {model}: {fault}" for fault in packing_faults(model, attention))
+    if section.lora_rank:
+        named = section.target_modules
+        faults = adapter_faults(model, named if isinstance(named, str) else [*named])
+        yield from (f"--model: {model}: {fault}" for fault in faults)
     if section.use_fused_kernels and not sizes.fused:
         yield f"{FUSED_KEY}: veRL's fused log-probs are not those of {model}; leave it out"
     if sizes.positions and sizes.positions < longest:
@@ -165,12 +178,15 @@ def _faults_on_cpu(
 # ------------------------------------------------------------------------------------------ on GPUs
 
 
-def set_for_card(config: DictConfig, sizes: ModelSizes, card: int, given: Collection[str]) -> None:
+def set_for_card(
+    config: DictConfig, sizes: ModelSizes, card: int, given: Collection[str], taken: int = 0
+) -> None:
     """How vLLM is split, where the actor's states are kept, and how many tokens are trained on at once.
 
     Args:
         card: bytes of a GPU.
         given: keys that the user set; they stay.
+        taken: bytes of each GPU that the retrieval service holds.
     """
 
     def choose(key: str, value: Any) -> None:
@@ -186,7 +202,7 @@ def set_for_card(config: DictConfig, sizes: ModelSizes, card: int, given: Collec
     longest = _longest(config)
     for streamed in (False, True):  # layer by layer out of main memory, where they do not fit: slower
         choose(STREAMED, streamed)
-        if (tokens := _most_tokens(config, sizes, card)) >= longest:
+        if (tokens := _most_tokens(config, sizes, card, taken)) >= longest:
             break
     for key in BUDGETS:
         choose(key, max(longest, min(MOST_TOKENS, tokens // TOKENS_STEP * TOKENS_STEP)))
@@ -228,11 +244,11 @@ def _faults_of_keys(model: str, config: DictConfig, sizes: ModelSizes) -> Iterat
         yield f"--lora-rank: {rank} is above the hidden size of {model}, {sizes.hidden}"
 
 
-def _most_tokens(config: DictConfig, sizes: ModelSizes, card: int) -> int:
+def _most_tokens(config: DictConfig, sizes: ModelSizes, card: int, taken: int) -> int:
     """How many tokens of a micro-batch fit beside the parts that do not depend on them."""
     each = activations(config, sizes) + logits(config, sizes)[0]
     fixed = total(on_gpus(config, sizes, card), "update") - token_budget(config) * each
-    return max(0, int(HEADROOM * card - fixed) // each)
+    return max(0, int(HEADROOM * card - taken - fixed) // each)
 
 
 def _share_of_weights(config: DictConfig, sizes: ModelSizes, card: int, split: int) -> float:
@@ -257,8 +273,13 @@ def _faults_on_gpus(
     section = config.actor_rollout_ref
     split = section.rollout.tensor_model_parallel_size
     yield from _faults_of_keys(model, config, sizes)
-    if _share_of_weights(config, sizes, card, split) > HEADROOM:
-        yield f"GPU memory: vLLM's weights of {model} fill its share of {split} GPU(s): {LARGER_SHARE}"
+    share, others = _share_of_weights(config, sizes, card, split), ["use more GPUs", "take a smaller --model"]
+    others += [f"leave out {INDEX_DEVICE}"] if any(p.update for p in parts if p.what == SEARCHED) else []
+    own = int(section.rollout.gpu_memory_utilization * card)  # another share helps if the weights fit then
+    fits = share * own <= HEADROOM * (card - total(parts, "rollout") + own)
+    if share > HEADROOM:
+        remedy = "; or ".join([*([f"raise {UTILIZATION}"] if fits else []), *others])
+        yield f"GPU memory: vLLM's weights of {model} fill its share of {split} GPU(s): {remedy}"
     # Even where its states stay in main memory, FSDP2 loads the model through the card.
     loaded = states(config, sizes)[0] // (config.trainer.n_gpus_per_node * config.trainer.nnodes)
     if section.actor.fsdp_config.offload_policy and loaded > HEADROOM * card:
@@ -269,8 +290,9 @@ def _faults_on_gpus(
             f"memory: loading {model} takes about {size_text(loading)} of main memory, there are "
             f"{size_text(memory)}: its embeddings are shared, so each GPU's process reads all of it"
         )
-    fewer = _remedy(config, sizes)
-    for phase, doing, remedy in (("update", "learning", fewer), ("rollout", "sampling", SMALLER_SHARE)):
+    fewer = "; or ".join([_remedy(config, sizes), *others[2:]])
+    smaller = f"lower {UTILIZATION}" if fits else "; or ".join(others)
+    for phase, doing, remedy in (("update", "learning", fewer), ("rollout", "sampling", smaller)):
         if (need := total(parts, phase)) > card:
             yield (
                 f"GPU memory: {doing} with {model} takes about {size_text(need)} of each GPU, there are "

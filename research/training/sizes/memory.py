@@ -132,7 +132,8 @@ def on_gpus(config: DictConfig, sizes: ModelSizes, card: int) -> list[Part]:
     beside = 0 if fsdp.offload_policy else beside
     learning = 0 if fsdp.offload_policy else weights + others
     # The last layer stays, and with it the layer being computed, its gradient and the next one.
-    layer = (sizes.parameters - sizes.largest) // max(sizes.layers, 1)
+    ends = sizes.largest if sizes.tied else 2 * sizes.largest  # embeddings and last layer
+    layer = (sizes.parameters - ends) // max(sizes.layers, 1)
     adapted = bool(config.actor_rollout_ref.model.lora_rank)
     logits_each, logits_beside = logits(config, sizes)
     parts = [

@@ -3,13 +3,14 @@
 import copy
 import functools
 import textwrap
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# For when the hub cannot be reached: hidden size, intermediate size, layers, heads, key-value heads,
-# vocabulary, and whether input and output share the embeddings: config.json of Qwen/Qwen2.5-NAME and
+# Known without asking the hub: hidden size, intermediate size, layers, heads, key-value heads, vocabulary,
+# and whether input and output share the embeddings: config.json of Qwen/Qwen2.5-NAME and
 # -NAME-Instruct.
 QWEN = {
     "0.5B": (896, 4864, 24, 14, 2, 151_936, True),
@@ -23,6 +24,11 @@ QWEN_POSITIONS = 32_768
 # Kinds whose log-probs veRL computes from the last hidden states, piece by piece, so that there are never
 # logits of all tokens. Others scale or cap their logits, or name the last layer otherwise.
 FUSED = {"qwen2", "qwen3", "qwen3_moe", "llama", "mistral", "gemma3_text"}
+ABSENT = (
+    "no folder, and not to be found on the hub from here; give a folder, or check the name, the network and, "
+    "for a gated model, `hf auth login`"
+)
+TARGETS = "actor_rollout_ref.model.target_modules"
 ATTENTION_KEY = "actor_rollout_ref.model.override_config.attn_implementation"
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Layers in which a sequence sees itself alone, if it is told where it begins"""
@@ -62,7 +68,7 @@ def model_sizes(model: str) -> ModelSizes:
         parameters = [each.numel() for each in _without_weights(config).parameters()]
     except Exception as error:  # whatever a damaged description leads transformers to
         absent = isinstance(error, OSError) and not Path(model).exists()
-        reason = "no folder, and not to be found on the hub from here" if absent else _line(error)
+        reason = ABSENT if absent else _line(error)
         raise ValueError(f"--model: {model}: {reason}") from error
     text: Any = config.get_text_config()
     heads = getattr(text, "num_attention_heads", 0)  # none: no cache that grows with the tokens
@@ -118,6 +124,22 @@ def packing_faults(model: str, attention: str) -> Iterator[str]:
         yield f"it caps the logits of its attention, which {attention} does not: give {ATTENTION_KEY}=eager"
 
 
+def adapter_faults(model: str, targets: Any) -> Iterator[str]:
+    """Why peft cannot put low-rank adapters into a model whose sizes are known, with what to do."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    try:
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+            adapters = LoraConfig(task_type="CAUSAL_LM", target_modules=targets)
+            get_peft_model(_without_weights(_description(model)), adapters)
+    except Exception as error:  # each kind of model refuses in its own way
+        yield (
+            f"it takes no adapters of {TARGETS}={targets} ({_line(error)}); name other modules, or leave "
+            "--lora-rank out"
+        )
+
+
 def _without_weights(config: Any, **options: Any) -> Any:
     import torch  # takes seconds, and is needed for a model of the user's alone
     from transformers import AutoModelForCausalLM
@@ -135,29 +157,38 @@ def _description(model: str) -> Any:
     """A fresh configuration; the hub is asked only once, because that takes long if it does not answer."""
     if Path(model).exists():
         return _read(model)
-    return copy.deepcopy(_read_once(model))
+    if isinstance(found := _read_once(model), Exception):
+        raise found
+    return copy.deepcopy(found)
+
+
+@functools.cache
+def _read_once(model: str) -> Any:
+    """What is found, or the error."""
+    name = model.removeprefix("Qwen/Qwen2.5-").removesuffix("-Instruct")
+    try:
+        return _well_known(name) if model.startswith("Qwen/Qwen2.5-") and name in QWEN else _read(model)
+    except Exception as error:
+        return error
 
 
 def _read(model: str) -> Any:
-    from transformers import AutoConfig, Qwen2Config
+    from transformers import AutoConfig
 
-    try:
-        return AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except OSError:
-        name = model.removeprefix("Qwen/Qwen2.5-").removesuffix("-Instruct")
-        if not model.startswith("Qwen/Qwen2.5-") or name not in QWEN:
-            raise
-        hidden, intermediate, layers, heads, key_values, vocabulary, tied = QWEN[name]
-        return Qwen2Config(
-            hidden_size=hidden,
-            intermediate_size=intermediate,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=key_values,
-            vocab_size=vocabulary,
-            tie_word_embeddings=tied,
-            max_position_embeddings=QWEN_POSITIONS,
-        )
+    return AutoConfig.from_pretrained(model, trust_remote_code=False)
 
 
-_read_once = functools.cache(_read)
+def _well_known(name: str) -> Any:
+    from transformers import Qwen2Config
+
+    hidden, intermediate, layers, heads, key_values, vocabulary, tied = QWEN[name]
+    return Qwen2Config(
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_values,
+        vocab_size=vocabulary,
+        tie_word_embeddings=tied,
+        max_position_embeddings=QWEN_POSITIONS,
+    )

@@ -54,6 +54,7 @@ def _front(config: DictConfig, name: str) -> str:
 
 def _training(run_dir: Path, config: DictConfig) -> Iterator[str]:
     research, rollout = config.research, config.actor_rollout_ref.rollout
+    rank = config.actor_rollout_ref.model.get("lora_rank", 0)
     model, step = without_folders(str(config.actor_rollout_ref.model.path)), _step(run_dir)
     estimator = str(config.algorithm.adv_estimator).upper()
     yield (
@@ -70,6 +71,7 @@ def _training(run_dir: Path, config: DictConfig) -> Iterator[str]:
             "questions a step": config.data.train_batch_size,
             "samples a question": rollout.n,
             "longest response, tokens": config.data.max_response_length,
+            **({"LoRA rank, with the adapter in lora_adapter": rank} if rank else {}),
             "learning rate": config.actor_rollout_ref.actor.optim.lr,
             "tags": ", ".join(
                 str(research.protocol.get(tag)) for tag in ("think", "search", "result", "answer")

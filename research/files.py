@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and files that end in the line a kill cut off."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -54,6 +55,10 @@ def filling(folder: Path) -> Iterator[Path]:
                 scratch.rename(folder)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    except Exception as error:  # safetensors has an error of its own
+        if (full := os.strerror(errno.ENOSPC)) not in str(error):
+            raise
+        raise DataError(f"{folder}: cannot be written ({full})") from error
 
 
 def check_writable(folder: Path) -> None:

@@ -12,7 +12,7 @@ def composition_fault(error: Exception) -> str:
     return re.sub(
         r"To append to your config use (\S+)",
         r"There is no such key in research/config or veRL's own (\1 adds one that has no default)",
-        " ".join(str(error).split()),
+        " ".join(str(error).partition("Config search path:")[0].split()),
     )
 
 

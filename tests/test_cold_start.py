@@ -1,6 +1,7 @@
 """A cold start: hops of gold decompositions, demonstrations by real retrieval, training on them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
+from flask import Flask, request
+from loopback import serving
 from test_recipe_options import compose, options
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
@@ -251,21 +254,46 @@ def test_demonstrations_search_with_the_tool_that_searches(
     assert said in result.output
 
 
-def test_a_dead_retriever_ends_it_with_its_reason(files: Path, byte_model: str) -> None:
-    words = (
-        "--questions",
-        files / "questions.jsonl",
-        "--retriever",
-        "http://127.0.0.1:9",
-        "--out",
-        files / "d",
-    )
-    result = CliRunner().invoke(
-        cold_start,
-        [*map(str, ("demonstrations", *words, "--model", byte_model)), "research.retriever.deadline=1"],
-    )
-    assert result.exit_code == 1 and "127.0.0.1:9" in result.output and "Traceback" not in result.output
-    assert not (files / "d").exists()
+def demonstrated(files: Path, byte_model: str, *words: str) -> str:
+    """What the command says that makes no demonstrations."""
+    given = ["demonstrations", "--questions", files / "questions.jsonl", "--model", byte_model]
+    result = CliRunner().invoke(cold_start, [*map(str, (*given, "--out", files / "none")), *words])
+    assert result.exit_code == 1 and "Traceback" not in result.output and not (files / "none").exists()
+    return result.output
+
+
+def test_a_dead_retriever_is_told_at_once(files: Path, byte_model: str) -> None:
+    said = demonstrated(files, byte_model, "--retriever", "http://127.0.0.1:9")
+    assert "--retriever: no healthy retriever at http://127.0.0.1:9" in said
+
+
+def test_the_first_search_that_fails_ends_it(files: Path, byte_model: str) -> None:
+    app, asked = Flask("retriever"), []
+    app.add_url_rule("/health", view_func=lambda: "{}")
+
+    @app.post("/search")
+    def search() -> tuple[str, int]:
+        asked.append(request.get_json()["query"])
+        return "no", 400
+
+    with serving(app) as url:
+        said = demonstrated(files, byte_model, "--retriever", url)
+    assert re.search("the search for '.+' failed: .*400", said) and len(asked) <= len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ("research.limits.searches=0", "4 with more searches than research.limits.searches"),
+        ("data.max_response_length=60", "4 too long for data.max_response_length"),
+    ],
+)
+def test_a_limit_is_named_that_leaves_no_demonstration(
+    files: Path, byte_model: str, limit: str, reason: str
+) -> None:
+    words = [each for each in LIMITS if each.partition("=")[0] != limit.partition("=")[0]]
+    said = demonstrated(files, byte_model, "--corpus", str(files / "corpus.jsonl"), *words, limit)
+    assert "no question could be demonstrated" in said and reason in said
 
 
 def test_no_question_is_on_both_sides(files: Path) -> None:

@@ -43,6 +43,14 @@ def test_rows_are_printed_once_and_those_of_before_are_history(tmp_path):
     assert printer.lines() == []
 
 
+@pytest.mark.parametrize(("searches", "warned"), [(0.0, True), (0.1, False)])
+def test_a_policy_that_does_nothing_is_told_at_the_start(tmp_path, searches, warned):
+    printer = StepPrinter(tmp_path, 4, GUARDS)
+    values = {"em": 0.0, "format_valid": 0.0, "searches": searches}
+    write_rows(tmp_path, {"step": 0, **{f"val-aux/validation/{k}/mean@1": v for k, v in values.items()}})
+    assert any("neither searches nor answers" in line for line in printer.lines()) == warned
+
+
 def test_an_unfinished_last_row_waits_for_its_end(tmp_path):
     write_rows(tmp_path, step_row(1))
     printer = StepPrinter(tmp_path, 4, GUARDS)

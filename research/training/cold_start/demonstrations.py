@@ -27,12 +27,14 @@ from research.episode.trajectory import Trajectory
 from research.errors import DataError
 from research.files import atomic_path
 from research.model_folder import load_tokenizer
+from research.tools.search import TOKEN_VARIABLE
 from research.tools.service import Service, serving, serving_index
 from research.training.cold_start.demonstrator import Lost, demonstrate
 from research.training.cold_start.hops import hops_of
 from research.training.config import read_research_config
 from research.training.run.options import URL, RecipeOptions
 from research.training.run.plan import compose_words
+from research.training.run.retriever_keeper import is_healthy
 
 UNTRAINED = -100  # the label that torch's cross-entropy leaves out
 AT_ONCE = 32  # episodes whose searches wait for one another
@@ -82,6 +84,9 @@ def demonstrations(
     """
     if sum(each is not None for each in (corpus, index, retriever)) != 1:
         raise click.UsageError("give one of --corpus, --index and --retriever")
+    if retriever is not None and not is_healthy(retriever):
+        reason = f"no healthy retriever at {retriever}; check host, port and {TOKEN_VARIABLE}"
+        raise DataError(f"--retriever: {reason}")
     if corpus is not None and not corpus.is_file():
         raise DataError(f"--corpus: there is no file {corpus}")
     tokenizer = load_tokenizer(model)
@@ -91,11 +96,13 @@ def demonstrations(
         section = compose_words(options, {"research.retriever.url": url}).research
         environment = read_research_config(section).environment
         rows, lost = write_demonstrations(asked, environment, tokenizer, out)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
-    click.echo(
-        f"{out}: {len(rows)} demonstrations of {len(asked)} questions, "
-        f"{sum(len(row['input_ids']) for row in rows):,} tokens" + (f"; left out: {reasons}" if lost else "")
-    )
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    left_out = f"; left out: {_reasons(lost)}" if lost else ""
+    click.echo(f"{out}: {len(rows)} demonstrations of {len(asked)} questions, {tokens:,} tokens{left_out}")
+
+
+def _reasons(lost: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
 
 
 def _searched(corpus: Path | None, index: Path | None, retriever: str | None) -> AbstractContextManager[str]:
@@ -116,8 +123,9 @@ def write_demonstrations(
     rows, lost = asyncio.run(_rows(questions, environment, tokens))
     if not rows:
         raise DataError(
-            "no question could be demonstrated: they need question_decomposition (MuSiQue), evidences "
-            "(2Wiki) or supporting_facts (HotpotQA), and a corpus that holds their passages"
+            f"no question could be demonstrated: {_reasons(lost)}; they need question_decomposition "
+            "(MuSiQue), evidences (2Wiki) or supporting_facts (HotpotQA), a corpus that holds their "
+            "passages, and limits that let them end"
         )
     with atomic_path(out) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)

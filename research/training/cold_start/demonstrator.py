@@ -6,7 +6,8 @@ what a rollout has, and what it is shown is what the retriever really finds.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from research.datasets.questions import Question
 from research.environments import BaseEnvironment
@@ -14,14 +15,16 @@ from research.episode.loop import Generation, run_episode
 from research.episode.prompts import build_prompt
 from research.episode.protocol import Protocol, answer_of, closing, format_fault, opening
 from research.episode.tokens import TokenProtocol
-from research.episode.tools import Tool
+from research.episode.tools import Tool, ToolError, ToolResult
 from research.episode.trajectory import Trajectory
 from research.errors import DataError
 from research.metrics.answers import exact_match
 from research.training.cold_start.hops import Hop, comparison_of
 
 NO_HOPS, NOT_FOUND = "without a decomposition", "with a passage that no search finds"
-CUT, WRONG = "cut off by a limit", "whose answer is not right or not in a valid form"
+CUT = "too long for data.max_response_length or research.limits"
+SEARCHED_OUT = "with more searches than research.limits.searches"
+WRONG = "whose answer is not right or not in a valid form"
 
 
 class Lost(Exception):
@@ -119,6 +122,19 @@ def _said(answer: str, protocol: Protocol) -> str:
     return f"{opening(protocol.answer)} {content} {closing(protocol.answer)}"
 
 
+def _strict(search: Tool) -> Tool:
+    """The tool, but a call that fails is an error of ours."""
+
+    async def function(**arguments: Any) -> ToolResult:
+        try:
+            return await search(arguments)
+        except ToolError as error:
+            query = next(iter(arguments.values()))
+            raise DataError(f"the search for {query!r} failed: {error}") from error
+
+    return replace(search, function=function, guarded=False)
+
+
 async def demonstrate(
     question: Question, hops: Sequence[Hop], environment: BaseEnvironment, search: Tool, tokens: TokenProtocol
 ) -> Trajectory:
@@ -126,15 +142,16 @@ async def demonstrate(
 
     Raises:
         Lost: it has no hops, one of them is not found, a limit cuts it off, or its answer is not right.
-        DataError: a search fails.
+        DataError: a search fails; the first one ends it, because the next would wait as long.
     """
     if not hops:
         raise Lost(NO_HOPS)
     demonstrator = Demonstrator(question, hops, tokens, search)
     prompt = build_prompt(environment.settings.prompt, question.question, tokens)
-    trajectory = await run_episode(prompt, demonstrator, [search], tokens, environment.settings.limits)
-    if failed := next((call for call in trajectory.calls if call.error), None):
-        raise DataError(f"the search for {failed.query!r} failed: {failed.error}")
+    limits = environment.settings.limits
+    trajectory = await run_episode(prompt, demonstrator, [_strict(search)], tokens, limits)
+    if trajectory.finish_reason in (cuts := {"length": CUT, "search_limit": SEARCHED_OUT}):
+        raise Lost(cuts[trajectory.finish_reason])
     answer = answer_of(trajectory, tokens.protocol) or ""
     right = exact_match(answer, question.golden_answers) == 1
     valid = tokens.protocol.answer_rule == "last_text" or not format_fault(

@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from research.errors import DataError
+from research.errors import DataError, warn
 from research.files import filling, require_new
 from research.model_folder import load_tokenizer, named, require_model
 from research.training.cold_start.demonstrations import UNTRAINED
@@ -82,10 +82,14 @@ def train(
     kept = cache / f"cold_start-{cache_key(json.dumps(examples), model, *files_of_model, schedule)}"
     if kept.exists():
         click.echo(f"{kept}: trained before, on the same demonstrations")
-    else:
-        _train(examples, model, schedule, kept)
-    with filling(out) as scratch:
-        shutil.copytree(kept, scratch, copy_function=_link, dirs_exist_ok=True)
+        _copy(kept, out)
+    elif _train(examples, model, schedule, out):  # what its seconds ended would be another one next time
+        _copy(out, kept)
+
+
+def _copy(folder: Path, target: Path) -> None:
+    with filling(target) as scratch:
+        shutil.copytree(folder, scratch, copy_function=_link, dirs_exist_ok=True)
 
 
 def _stamp(path: Path) -> str:
@@ -100,7 +104,8 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _train(examples: Sequence[Example], model: str, schedule: Schedule, out: Path) -> None:
+def _train(examples: Sequence[Example], model: str, schedule: Schedule, out: Path) -> bool:
+    """Train and save; whether all epochs were over before the seconds were."""
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(model)  # which may fail, so before the training
@@ -108,20 +113,30 @@ def _train(examples: Sequence[Example], model: str, schedule: Schedule, out: Pat
     with named(model):
         policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device)
     start = time.monotonic()
-    if not _report(fit(policy, examples, schedule), start):
+    updates, whole = _report(fit(policy, examples, schedule), start)
+    if not updates:
         raise DataError(
             f"nothing was trained: {len(examples)} demonstrations, {schedule.seconds or 'unlimited'} seconds"
         )
+    if not whole:
+        after = f"{schedule.seconds:g} s and {updates} updates"
+        click.echo(f"ended after {after}, before {schedule.epochs} epochs were over")
+    if updates <= WARM_UP:
+        warn(f"{updates} updates teach next to nothing: the learning rate rises over the first {WARM_UP}")
     with filling(out) as scratch:
         policy.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         took = {"seconds": round(time.monotonic() - start, 1), "demonstrations": len(examples)}
+        took |= {"updates": updates, "whole": whole}
         (scratch / "cold_start.json").write_text(json.dumps(took) + "\n")
-    click.echo(f"saved in {out}")
+    click.echo(f"saved in {out}, after {updates} updates")
+    return whole
 
 
 def read_demonstrations(path: Path) -> list[Example]:
     """The demonstrations of a file. Raises DataError if it holds none."""
+    if not path.is_file():
+        raise DataError(f"--demonstrations: there is no file {path}")
     try:
         table = pq.read_table(path, columns=["input_ids", "labels"]).to_pydict()
     except (OSError, KeyError, ValueError) as error:
@@ -129,15 +144,20 @@ def read_demonstrations(path: Path) -> list[Example]:
     return list(zip(table["input_ids"], table["labels"], strict=True))
 
 
-def fit(model: Any, examples: Sequence[Example], schedule: Schedule) -> Iterator[tuple[float, float]]:
-    """Train in place; yields (share that is done, loss in nats a token of the policy) after each update."""
+def fit(
+    model: Any, examples: Sequence[Example], schedule: Schedule
+) -> Generator[tuple[float, float], None, bool]:
+    """Train in place; yields (share that is done, loss in nats a token of the policy) after each update.
+
+    Returns whether all epochs were over before the seconds were.
+    """
     optimiser = torch.optim.AdamW(model.parameters(), lr=schedule.rate, weight_decay=0.0, betas=(0.9, 0.95))
-    start, handle = time.monotonic(), _Head(model)
+    start, handle, whole = time.monotonic(), _Head(model), True
     model.train()
     for step, (share, ids, labels) in enumerate(_batches(examples, schedule)):
         spent = (time.monotonic() - start) / schedule.seconds if schedule.seconds else 0.0
         if (done := max(share, spent)) >= 1:
-            click.echo(f"ended after {schedule.seconds:g} s, before {schedule.epochs} epochs were over")
+            whole = False
             break
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate * min(1.0, (step + 1) / WARM_UP) * max(LAST_RATE, 1 - done)
@@ -149,6 +169,7 @@ def fit(model: Any, examples: Sequence[Example], schedule: Schedule) -> Iterator
         yield done, loss.item()
     handle.close()
     model.eval()
+    return whole
 
 
 class _Head:
@@ -205,15 +226,18 @@ def _padded(group: Sequence[Example]) -> tuple[Tensor, Tensor]:
     return ids, labels
 
 
-def _report(updates: Iterator[tuple[float, float]], start: float) -> int:
-    """Run the updates, with a line every few seconds, and return their number."""
+def _report(updates: Generator[tuple[float, float], None, bool], start: float) -> tuple[int, bool]:
+    """Run the updates, with a line every few seconds; their number, and what `fit` returns."""
     losses: list[float] = []
     said, count = start, 0
-    for share, loss in updates:
+    while True:
+        try:
+            share, loss = next(updates)
+        except StopIteration as end:
+            return count, bool(end.value)
         losses.append(loss)
         count += 1
         if time.monotonic() - said > REPORT_SECONDS:
             said = time.monotonic()
             click.echo(f"{share:4.0%}  loss {sum(losses) / len(losses):.3f}  {said - start:.0f} s")
             losses = []
-    return count

@@ -53,7 +53,9 @@ def convert(folder: Path, out: Path) -> None:
     """Write the model of a folder with the GGUF file to `out`: float32 weights, tokenizer, chat template."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     policy = AutoModelForCausalLM.from_pretrained(folder, gguf_file=WEIGHTS, dtype=torch.float32)
     policy.config.update({"bos_token_id": None, "eos_token_id": END, "pad_token_id": PAD})
     policy.generation_config = GenerationConfig(eos_token_id=END, pad_token_id=PAD)

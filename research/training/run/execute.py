@@ -100,7 +100,7 @@ def _fit(plan: RunPlan, config: DictConfig) -> Fit:
     return fit_to_model(plan.options, plan.sized_model, config, *searched)
 
 
-def _check_size(plan: RunPlan, config: DictConfig) -> bool:
+def _check_size(plan: RunPlan, config: DictConfig) -> None:
     """Refuse a model that does not fit, warn of one that may not; returns whether there was one to judge."""
     fit, free = _fit(plan, config), psutil.virtual_memory().available
     _refuse(fit.faults)
@@ -109,7 +109,6 @@ def _check_size(plan: RunPlan, config: DictConfig) -> bool:
             f"the run takes about {size_text(fit.main_memory)} of main memory, and {size_text(free)} is "
             "free now: the system may end it for lack of memory"
         )
-    return plan.sized_model is not None
 
 
 def execute(plan: RunPlan) -> None:
@@ -205,11 +204,7 @@ def _prepare_and_train(plan: RunPlan, config: DictConfig) -> None:
         is_last = total is not None and checkpoint >= total
         config.trainer.val_before_train = not evaluated and (config.trainer.val_before_train or is_last)
     _save(config, run_dir)
-    is_sized = plan.sized_model is not None
-    for command in plan.prepare:
-        _run(command)
-        is_sized = is_sized or _check_size(plan, config)  # before the cold start, once there is a model
-    for command in plan.build:
+    for command in [*plan.prepare, *plan.build]:
         _run(command)
     # The trainer forgets them too, but late: until then they would be shown as steps of this run.
     forget_steps_after(run_dir, -1 if checkpoint is None else checkpoint)

@@ -27,7 +27,7 @@ from research.training.run.options import (
     gpu_memory,
     module_command,
 )
-from research.training.run.small_policy import MODEL, SMALL
+from research.training.run.small_policy import SMALL, SMOLLM2
 from research.training.run.sources import RECIPES, completed
 from research.training.run_files import latest_checkpoint
 from research.training.values import check_training
@@ -52,11 +52,11 @@ class RunPlan:
 
     @property
     def sized_model(self) -> str | None:
-        """The model whose size determines settings: the user's, or a small pretrained one once it exists."""
+        """The model whose size determines settings; None for the tiny policy, which they were made for."""
         made = str(self.inputs.model)
         if self.options.policy == "tiny":
             return self.options.model if self.options.on_cpu else made
-        return self.options.model or (str(MODEL) if MODEL.exists() else None)
+        return self.options.model or SMOLLM2
 
     def on_port(self, port: int) -> "RunPlan":
         """The plan with the retriever's address; if the run starts the server, its port is chosen now."""

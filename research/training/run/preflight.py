@@ -77,7 +77,7 @@ def _missing_files(plan: RunPlan) -> Iterator[str]:
     for name, path in files.items():
         word = name == "--corpus" and options.corpus_word
         if path is not None and not word and not path.is_file():
-            yield f"{name}: there is no file {path}"
+            yield f"{name}: {path} is a folder" if path.is_dir() else f"{name}: there is no file {path}"
     for path in filter(None, (plan.inputs.questions, plan.inputs.validation, plan.inputs.corpus)):
         if path.parent == PREPARED and not path.is_file():
             remedy = f"give {recipe.questions_option}, or run data/prepare_rqr.py --out {path.parent}"

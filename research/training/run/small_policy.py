@@ -15,7 +15,7 @@ from research.training.run.index import index_command
 from research.training.run.options import OWN_CORPUS, SPLITS, Command, RecipeOptions, module_command
 
 SMALL = "smollm2"
-MODEL = CACHE / "smollm2"
+MODEL, SMOLLM2 = CACHE / "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"  # its folder, and its name
 VALIDATION, TEST = 60, 100  # questions, for a curve and a table that say something
 MANY = 10_000  # epochs, which the seconds bound
 # What the demonstrations depend on: of the user's words, those about an episode.

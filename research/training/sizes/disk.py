@@ -40,8 +40,7 @@ def disk_faults(plan: RunPlan) -> Iterator[str]:
 def _run_folder(plan: RunPlan) -> Need:
     options, model = plan.options, plan.sized_model
     if options.on_cpu:
-        local = model is not None and Path(model).is_dir()
-        size = GB + _written(options, model if local else None)
+        size = GB + _written(options, model)
         return Need(options.run_dir, size, "the run folder (checkpoints, trajectories)")
     return Need(options.run_dir, _written(options, model), "the run folder (checkpoints, policy)")
 

@@ -21,6 +21,9 @@ QWEN = {
     "32B": (5120, 27648, 64, 40, 8, 152_064, False),
 }
 QWEN_POSITIONS = 32_768
+SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+SMOLLM2 |= {"num_key_value_heads": 3, "vocab_size": 49_152, "max_position_embeddings": 8192}
+SMOLLM2 |= {"tie_word_embeddings": True}
 # Kinds whose log-probs veRL computes from the last hidden states, piece by piece, so that there are never
 # logits of all tokens. Others scale or cap their logits, or name the last layer otherwise.
 FUSED = {"qwen2", "qwen3", "qwen3_moe", "llama", "mistral", "gemma3_text"}
@@ -165,9 +168,8 @@ def _description(model: str) -> Any:
 @functools.cache
 def _read_once(model: str) -> Any:
     """What is found, or the error."""
-    name = model.removeprefix("Qwen/Qwen2.5-").removesuffix("-Instruct")
     try:
-        return _well_known(name) if model.startswith("Qwen/Qwen2.5-") and name in QWEN else _read(model)
+        return _well_known(model) or _read(model)
     except Exception as error:
         return error
 
@@ -178,9 +180,14 @@ def _read(model: str) -> Any:
     return AutoConfig.from_pretrained(model, trust_remote_code=False)
 
 
-def _well_known(name: str) -> Any:
-    from transformers import Qwen2Config
+def _well_known(model: str) -> Any:
+    from transformers import LlamaConfig, Qwen2Config
 
+    if model == "HuggingFaceTB/SmolLM2-135M-Instruct":
+        return LlamaConfig(**SMOLLM2)
+    name = model.removeprefix("Qwen/Qwen2.5-").removesuffix("-Instruct")
+    if not model.startswith("Qwen/Qwen2.5-") or name not in QWEN:
+        return None
     hidden, intermediate, layers, heads, key_values, vocabulary, tied = QWEN[name]
     return Qwen2Config(
         hidden_size=hidden,

@@ -14,6 +14,10 @@ from research.training.run_files import StepMetrics, read_metrics
 from research.training.watch.guards import ENTROPY, ROLLOUT_DIFFERENCE, GuardWatch, failed_share
 
 STEPS_OF_THE_ESTIMATE = 10
+NOTHING_TO_REWARD = (
+    "WARNING step 0: the policy neither searches nor answers in a valid form, so rewards can teach it "
+    "little: give a larger model, or a cold start that is long enough"
+)
 
 
 class StepPrinter:
@@ -60,7 +64,8 @@ class StepPrinter:
         values = {match[1]: row[key] for key in sorted(row) if (match := pattern.fullmatch(key))}
         scores = ", ".join(f"{name} {value:.3f}".strip() for name, value in values.items())
         when = f"of {self.whose}" if self.whose else f"at step {step}"
-        return lines + ([f"  validation {when}: {self.headline.label} {scores}"] if scores else [])
+        lines += [f"  validation {when}: {self.headline.label} {scores}"] if scores else []
+        return lines + ([NOTHING_TO_REWARD] if step == 0 and not self.whose and _does_nothing(row) else [])
 
     def _step_line(self, row: StepMetrics) -> str:
         """At most 120 columns, and 12 more if searches failed."""
@@ -85,6 +90,13 @@ class StepPrinter:
         rows = [row for row in self.guards.rows if "timing_s/step" in row][-STEPS_OF_THE_ESTIMATE:]
         pace = statistics.fmean(row["timing_s/step"] + row.get("timing_s/testing", 0.0) for row in rows)
         return f"  {_duration((self.total_steps - step) * pace)} left"
+
+
+def _does_nothing(row: StepMetrics) -> bool:
+    """Whether no validation question was searched for or answered in a valid form."""
+    names = "searches|format_valid"
+    values = [row[key] for key in row if re.fullmatch(f"val-.*/validation.*/({names})/mean@1", key)]
+    return bool(values) and not any(values)
 
 
 def _duration(seconds: float) -> str:

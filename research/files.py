@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -81,6 +82,14 @@ def require_new(folder: Path) -> None:
     """Raises DataError for a folder that exists and holds something, or a file."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists already: remove it or choose another folder")
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """A hard link, which takes no disk space, or a copy on a file system without them."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -224,6 +224,9 @@ def test_wiki18_reads_the_header_that_faiss_writes(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(wiki18, "PASSAGES", PASSAGES)
     monkeypatch.setattr(wiki18, "DIMENSION", DIMENSION)
     wiki18.check_index(tmp_path / "real.index")
+    monkeypatch.setattr(wiki18, "PASSAGES", PASSAGES + 1)
+    with pytest.raises(DataError, match="real.index"):
+        wiki18.check_index(tmp_path / "real.index")
 
 
 def test_wiki18_plans_without_a_network(tmp_path: Path) -> None:

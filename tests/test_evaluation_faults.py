@@ -69,9 +69,8 @@ def test_the_token_of_the_environment_is_the_servers_and_the_clients(
     with ModelServer(tag_tokens).running() as url, serving_index(index) as (_, retriever):
         result = run(tmp_path, tokenizer, questions, url, retriever)
         assert result.exit_code == 0, result.output
-        assert all(
-            search.error is None for each in read_predictions(tmp_path / "out") for search in each.searches
-        )
+        searches = [search for each in read_predictions(tmp_path / "out") for search in each.searches]
+        assert searches and all(search.error is None for search in searches)
         monkeypatch.delenv("RETRIEVER_TOKEN")
         refused = run(tmp_path / "other", tokenizer, questions, url, retriever)
     assert refused.exit_code == 1 and "the key is taken from RETRIEVER_TOKEN: it is not set" in refused.stderr

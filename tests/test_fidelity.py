@@ -127,8 +127,8 @@ def _rendered(block: str, protocol: Any) -> str:
 
 
 def test_every_preset_composes() -> None:
-    for path in (Path(reference_prompts.__file__).parents[1] / "config" / "preset").glob("*.yaml"):
-        assert preset(path.stem).prompt
+    paths = [*(Path(reference_prompts.__file__).parents[1] / "config" / "preset").glob("*.yaml")]
+    assert len(paths) >= 8 and all(preset(path.stem).prompt for path in paths)
 
 
 def test_recall_makes_the_calls_of_a_turn_and_reads_the_last_box() -> None:

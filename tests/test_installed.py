@@ -94,6 +94,7 @@ def test_it_trains_with_what_a_user_brings(site: Path, policy: str, tmp_path: Pa
         run.assert_nothing_left()
     assert (tmp_path / "run" / "report.html").exists() and (tmp_path / "run" / "policy").is_dir()
     trained = list(read_trajectories(trajectory_path(tmp_path / "run", 2, "train")))
+    assert len(trained) == 16
     assert all(
         {"is_letter", "calculate_calls", "reward/searches_saved"} <= each.metrics.keys() for each in trained
     )

@@ -12,7 +12,7 @@ from research.episode.protocol import (
     extract_answer,
     format_fault,
     neutralise,
-    parse_query,
+    parse_call,
     render_passage,
     render_result,
 )
@@ -42,7 +42,7 @@ SPECIAL = ["<|im_end|>", "<|endoftext|>", "</s>", "[INST]"]
     ],
 )
 def test_query_of_a_turn(turn, query):
-    assert parse_query(turn, RESEARCH) == query
+    assert parse_call(turn, RESEARCH) == (None if query is None else ("search", query))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def check_time(parts):
         lambda: neutralise(text, RESEARCH, SPECIAL),
         lambda: format_fault([text], RESEARCH),
         lambda: extract_answer(boxed, RESEARCH),
-        lambda: parse_query(text, RESEARCH),
+        lambda: parse_call(text, RESEARCH),
         lambda: pieces(Trajectory([], [segment], finish_reason="search_limit"), RESEARCH),
     ):
         began = time.process_time()
@@ -247,7 +247,7 @@ def test_any_turn_can_be_read(text):
         assert (fault is None) <= (answer is not None)
         assert answer is None or answer == answer.strip()
         clean = neutralise(text, protocol, SPECIAL)
-        assert parse_query(clean, protocol) is None and extract_answer([clean], protocol) is None
+        assert parse_call(clean, protocol) is None and extract_answer([clean], protocol) is None
         assert not format_fault([f"<think>{clean}</think><answer>\\boxed{{x}}</answer>"], protocol)
 
 

@@ -17,8 +17,10 @@ from stack import ROOT, RecipeRun
 
 from research.evaluation.config import trained_retriever
 from research.evaluation.outputs.predictions import read_predictions
+from research.training.config import load_config
 from research.training.run.options import RecipeOptions
 from research.training.run.plan import make_plan
+from research.training.run.preflight import checkpoint_faults
 from research.training.run_files import latest_checkpoint, read_trained, read_trajectories, trajectory_path
 
 pytestmark = [pytest.mark.launch, pytest.mark.timeout(3600)]
@@ -146,9 +148,8 @@ def test_passages_that_close_the_result_and_answer_do_neither(whole_run):
 
 def test_training_survives_the_death_of_the_retriever(runs, whole_run):
     assert "the retriever died" in runs[1].output.read_text()
-    assert all(
-        row["search/failed_searches"] < row["search/searches"] for row in whole_run.step_rows().values()
-    )
+    rows = whole_run.step_rows().values()
+    assert len(rows) == 4 and all(row["search/failed_searches"] < row["search/searches"] for row in rows)
 
 
 def test_run_folder_holds_what_the_architecture_says(whole_run):
@@ -210,6 +211,14 @@ def test_held_out_questions_before_between_and_after(whole_run):
         assert not [search for search in closed.searches if search.passages]
     trained = {t.metadata["id"] for step in range(1, 5) for t in asked("train", step)}
     assert not trained & (validation[0] | {t.metadata["id"] for t in before})
+
+
+def test_a_checkpoint_says_how_many_wrote_it(whole_run):
+    config = load_config(whole_run.run_dir / "config.yaml")
+    assert not [*checkpoint_faults(whole_run.run_dir, config)]
+    config.trainer.n_gpus_per_node = 2
+    (fault,) = checkpoint_faults(whole_run.run_dir, config)
+    assert "the checkpoint of step 4 was written by 1 GPUs" in fault
 
 
 def test_no_process_is_left(runs):

@@ -55,7 +55,6 @@ ByteBar = functools.partial(
     mininterval=0.1 if sys.stderr.isatty() else 10,
     disable=bool(constants.HF_HUB_DISABLE_PROGRESS_BARS),
 )
-RAISED = (errors.EntryNotFoundError, errors.HFValidationError, httpx.HTTPError, httpx.InvalidURL, OSError)
 # The first type that fits gives the reason: a gated repository is also "not found", and all are HTTP errors.
 REASONS: dict[type[Exception], str] = {
     errors.OfflineModeIsEnabled: "HF_HUB_OFFLINE is set and the file is not in the local cache",

@@ -129,15 +129,6 @@ def closing(name: str) -> str:
     return f"</{name}>"
 
 
-def parse_query(turn: str, protocol: Protocol) -> str | None:
-    """The stripped query of a turn that ends its search, behind the last ``<search>``.
-
-    None if the turn closes no search, or closes one that it never opened. An empty query is an empty string.
-    """
-    call = parse_call(turn, replace(protocol, tools=()))
-    return call[1] if call else None
-
-
 def first_pair(turn: str, protocol: Protocol) -> tuple[str, str] | None:
     """The tag of the first complete pair in a turn, call or answer, and the stripped text in it."""
     names = "|".join(map(re.escape, (*protocol.call_tags, protocol.answer)))

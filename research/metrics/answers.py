@@ -70,11 +70,6 @@ def token_f1(prediction: str, golden_answers: Sequence[str]) -> float:
     return score_answer(prediction, golden_answers).f1
 
 
-def contained_answer(prediction: str, golden_answers: Sequence[str]) -> float:
-    """1.0 if a normalised golden answer is a substring of the normalised prediction, else 0.0."""
-    return score_answer(prediction, golden_answers).acc
-
-
 def support_recall(
     passages: Iterable[Passage], ids: Collection[str], titles: Collection[str]
 ) -> float | None:

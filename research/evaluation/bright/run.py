@@ -114,7 +114,7 @@ def _retrieved(
     retriever = {name: health[name] for name in ("index", "encoder", "count", "fingerprint")}
     retriever["options"] = list(service.options)
     write_run(path, run, settings.name)
-    note.write_text(json.dumps({"key": key, "retriever": retriever}) + "\n")
+    write_atomically(note, json.dumps({"key": key, "retriever": retriever}) + "\n")
     return run, retriever
 
 

@@ -4,7 +4,6 @@ python -m research.training cold-start train --demonstrations demonstrations.par
 """
 
 import json
-import os
 import random
 import shutil
 import time
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from research.errors import DataError, warn
-from research.files import filling, require_new
+from research.files import filling, link_or_copy, require_new
 from research.model_folder import load_tokenizer, named, require_model
 from research.training.cold_start.demonstrations import UNTRAINED
 from research.training.precision import autocast
@@ -89,19 +88,11 @@ def train(
 
 def _copy(folder: Path, target: Path) -> None:
     with filling(target) as scratch:
-        shutil.copytree(folder, scratch, copy_function=_link, dirs_exist_ok=True)
+        shutil.copytree(folder, scratch, copy_function=link_or_copy, dirs_exist_ok=True)
 
 
 def _stamp(path: Path) -> str:
     return f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}"
-
-
-def _link(source: str, target: str) -> None:
-    """The same file under a second name where possible; the weights are large."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _train(examples: Sequence[Example], model: str, schedule: Schedule, out: Path) -> bool:

@@ -6,13 +6,13 @@ out of reach of ``trainer.max_actor_ckpt_to_keep``. Its files are hard links, wh
 the checkpoint they come from is removed.
 """
 
-import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from research.files import link_or_copy
 from research.metrics.answers import wilson_interval
 from research.training.config import BEST
 from research.training.run_files import History, StepMetrics, latest_checkpoint
@@ -99,20 +99,12 @@ def keep_as_best(run_dir: Path, step: int) -> None:
     best, source = _best_folder(run_dir), run_dir / "checkpoints" / f"global_step_{step}"
     temporary = best / "new"
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary, copy_function=_link)
+    shutil.copytree(source, temporary, copy_function=link_or_copy)
     shutil.rmtree(best / source.name, ignore_errors=True)
     temporary.rename(best / source.name)
     for path in best.glob("global_step_*"):
         if path.name != source.name:
             shutil.rmtree(path)
-
-
-def _link(source: str, target: str) -> None:
-    """A hard link, or a copy on a file system without them."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _best_folder(run_dir: Path) -> Path:

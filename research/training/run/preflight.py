@@ -6,7 +6,7 @@ import ipaddress
 import shlex
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import combinations
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -279,7 +279,8 @@ def free_port(host: str, port: int = 0) -> Iterator[int]:
         held.bind((host, port))
         number = int(held.getsockname()[1])
         with socket.socket(socket.AF_UNIX) as name:
-            name.bind(f"\0research-rl retriever {number}")  # gone with the process, unlike a file
+            with nullcontext() if port else suppress(OSError):  # the system does not give one out twice
+                name.bind(f"\0research-rl retriever {number}")  # gone with the process, unlike a file
             yield number
 
 

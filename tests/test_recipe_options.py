@@ -23,7 +23,7 @@ from research.training.run.execute import resume_command
 from research.training.run.options import RecipeOptions, RunFailed
 from research.training.run.plan import compose_config, make_plan
 from research.training.run.preflight import file_problems, free_port, problems
-from research.training.run.retriever_keeper import is_healthy
+from research.training.run.retriever_keeper import RetrieverKeeper, is_healthy
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,6 +32,15 @@ def test_a_port_that_is_no_http_is_no_healthy_retriever():
     with speaking(b"SSH-2.0-OpenSSH_9.6\r\n") as address:
         assert not is_healthy(f"http://{address}")
     assert not is_healthy("http://a..b:80"), "nor is a host that can be no name"
+
+
+def test_a_training_that_has_ended_waits_for_no_retriever(tmp_path):
+    plan = make_plan(options(tmp_path, retriever_url="http://127.0.0.1:1")).on_port(1)
+    ended = subprocess.Popen(["false"])
+    ended.wait()
+    with RetrieverKeeper(plan) as keeper:
+        keeper.wait_until_healthy(ended)  # else RunFailed: no healthy retriever
+    assert not (plan.options.run_dir / "retriever.json").exists()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://a..b:80"])

@@ -153,8 +153,8 @@ def chat_only(calls: list[dict[str, Any]], refused: str = "") -> Flask:
     ("refused", "said", "roles"),
     [
         ("", "continue_final_message", ["user", "assistant"]),
-        ("unknown keys", "behind an assistant's message", ["user", "assistant"]),
-        ("assistant last", "on a user's request", ["user", "assistant", "user"]),
+        ("unknown keys", "after a final assistant message", ["user", "assistant"]),
+        ("assistant last", "at a user's request", ["user", "assistant", "user"]),
     ],
 )
 def test_a_server_of_chats_alone_answers_with_searches(

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from research.training.run_files import read_trajectories, trajectory_path
+
 ROOT = Path(__file__).resolve().parents[1]
 DEADLINE_S = 900  # whatever else the machine does meanwhile
 # Small batches: these tests are about the machinery, not about learning.
@@ -123,8 +125,8 @@ class RecipeRun:
 
     def question_ids(self, step: int) -> list[str]:
         """Sorted ids of the questions trained on in a step."""
-        lines = (self.run_dir / "trajectories" / f"step_{step}.jsonl").read_text().splitlines()
-        return sorted({json.loads(line)["metadata"]["id"] for line in lines})
+        trajectories = read_trajectories(trajectory_path(self.run_dir, step, "train"))
+        return sorted({trajectory.metadata["id"] for trajectory in trajectories})
 
     def processes(self, *words: str) -> list[psutil.Process]:
         """Living processes of this run whose command line holds all words."""

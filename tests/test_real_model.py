@@ -16,7 +16,9 @@ from retriever_process import serving
 from stack import ROOT, RecipeRun
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from research.training.run.small_policy import SMOLLM2
 from research.training.run_files import read_trajectories, trajectory_path
+from research.training.sizes.model import model_sizes
 
 pytestmark = [pytest.mark.launch, pytest.mark.slow, pytest.mark.timeout(1800)]
 # In float32: a policy that has hardly begun to learn has no sharp probabilities, and bfloat16 blurs them
@@ -47,6 +49,10 @@ def test_it_says_that_there_is_no_network_and_trains_on_other_questions(run: Rec
     assert "MuSiQue cannot be had" in text and "the mini world's questions" in text
     shown = (run.run_dir / "cold_start/parts/demonstrated.questions.jsonl").read_text().splitlines()
     assert not {json.loads(line)["id"] for line in shown} & set(run.question_ids(1))
+
+
+def test_its_size_is_known_before_it_is_fetched(smollm2: Path) -> None:
+    assert model_sizes(SMOLLM2) == model_sizes(str(smollm2))
 
 
 def test_rollout_and_actor_agree(run: RecipeRun) -> None:

@@ -99,7 +99,6 @@ def test_an_index_on_gpus_counts_on_each(tmp_path: Path, monkeypatch: pytest.Mon
     assert re.search(r"retrieval service: index +16.0 GB +16.0 GB +65.0 GB\n", done.stdout), done.stderr
     full = dry_run(*words, "--serve-args", "--index-device=gpu", f"{ROLLOUT}.gpu_memory_utilization=0.9")
     assert f"80.0 GB: lower {ROLLOUT}.gpu_memory_utilization" in full.stdout
-    assert re.search(r"retrieval service: index +- +- +65.0 GB\n", dry_run(*words).stdout)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +115,7 @@ def test_an_index_on_gpus_counts_on_each(tmp_path: Path, monkeypatch: pytest.Mon
 def test_all_that_goes_to_a_disk_is_added_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: dict[str, str], free: float, said: str
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(disk, "_disk_of", lambda path: 0)
     monkeypatch.setattr(disk, "free_space", lambda path: int(free * GB))
     found = [*disk.disk_faults(make_plan(options(tmp_path, corpus=Path("wiki18"), **words)))]

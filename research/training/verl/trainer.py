@@ -103,7 +103,9 @@ class SearchTrainer(PPOTrainerSync):
             epoch = (self.global_steps - 1) // self.steps_per_epoch
             super()._compute_metrics(batch, metrics, self.timing_raw, self.global_steps, epoch)
             metrics |= self._search_metrics(batch)
-            run_files.note_trained(self.research.run_dir, metrics_row(metrics, self.global_steps))
+            guards = GuardWatch(self.research.guards, self.guards.rows)
+            guards.observe(row := metrics_row(metrics, self.global_steps))
+            run_files.note_trained(self.research.run_dir, {**row, **guards.metrics()})
 
     def _validate(self) -> dict[str, float]:
         """Validate this step, keep its checkpoint if it is the best, and test the final policy at the end.

@@ -125,7 +125,7 @@ def table_rows(run_dir: Path) -> list[TableRow]:
 def note_controls(run_dir: Path, name: str, results: Mapping[str, Result]) -> None:
     """Write results by source to controls.jsonl; of its lines those of another name stay."""
     path = run_dir / "controls.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = [line.removesuffix("\n") for line in path.open(encoding="utf-8")] if path.exists() else []
     kept = [line for line in lines if not re.search(rf'"name":\s*"{re.escape(name)}: ', line)]
     for source, result in sorted(results.items()):
         row = {"name": f"{name}: {source}", "questions": result.questions, **result.means}
@@ -138,7 +138,7 @@ def _measured_elsewhere(path: Path, headline: Headline) -> Iterator[TableRow]:
     measures = (*headline.measures, headline.failure[0])
     rules = {"name": TEXT, "questions": integer(1), "spread": AT_LEAST_0}
     rules |= {name: AT_LEAST_0 if name in COUNTS else FROM_0_TO_1 for name in measures}
-    for number, line in enumerate(path.read_text("utf-8").splitlines() if path.exists() else (), start=1):
+    for number, line in enumerate(path.open(encoding="utf-8") if path.exists() else (), start=1):
         try:
             values = json.loads(line)
             check(values, rules)

@@ -182,8 +182,13 @@ def require_space(folder: Path, needed: int) -> None:
 
 def free_space(folder: Path) -> int:
     """Free bytes on the disk of `folder`, which need not exist yet."""
+    return shutil.disk_usage(existing(folder)).free
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
     absolute = folder.absolute()
-    return shutil.disk_usage(next(each for each in (absolute, *absolute.parents) if each.exists())).free
+    return next(each for each in (absolute, *absolute.parents) if each.exists())
 
 
 def size_text(size: int) -> str:

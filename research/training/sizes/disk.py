@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from research.datasets.hub import free_space, size_text
+from research.datasets.hub import existing, free_space, size_text
 from research.places import CACHE
 from research.training.run.options import WIKI18, RecipeOptions
 from research.training.run.plan import RunPlan
@@ -59,5 +59,4 @@ def _written(options: RecipeOptions, model: str | None) -> int:
 
 
 def _disk_of(path: Path) -> int:
-    absolute = path.absolute()
-    return os.stat(next(each for each in (absolute, *absolute.parents) if each.exists())).st_dev
+    return os.stat(existing(path)).st_dev

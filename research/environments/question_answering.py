@@ -137,7 +137,7 @@ class Environment(BaseEnvironment):
         protocol, golden_answers = reference.protocol, reference.golden_answers
         answer = answer_of(trajectory, protocol) or ""
         valid = ended(trajectory) and format_fault(trajectory.model_turns, protocol) is None
-        asked = [call for call in trajectory.searches if call.query]
+        asked = trajectory.asked_searches
         failed = sum(call.error is not None for call in asked)
         others = [tool.name for tool in self.tools if not tool.searches]
         called = [call.tool for call in trajectory.calls]

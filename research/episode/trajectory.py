@@ -142,6 +142,11 @@ class Trajectory:
         return [call for call in self.calls if call.searched]
 
     @property
+    def asked_searches(self) -> list[Call]:
+        """The searches with a query: whether one failed is the retriever's doing."""
+        return [search for search in self.searches if search.query]
+
+    @property
     def call_seconds(self) -> float:
         """Spent in tools."""
         return sum(call.seconds for call in self.calls)

@@ -48,7 +48,7 @@ def failures(run_dir: Path) -> dict[str, list[str | None]]:
     reasons: dict[str, list[str | None]] = {"questions": [], "searches": []}
     for trajectory in read_predictions(run_dir):
         name = " ".join(prediction_key(trajectory))
-        searches = [search.error for search in trajectory.searches if search.query]
+        searches = [search.error for search in trajectory.asked_searches]
         for what, errors in (("questions", [trajectory.metadata.get("error")]), ("searches", searches)):
             reasons[what] += [None if error is None else f"{name} ({error})" for error in errors]
     return reasons
@@ -74,7 +74,7 @@ class Predictions:
         for name in (PREDICTIONS, TIMINGS):
             cut_half_line(run_dir / name)
         for trajectory in read_predictions(run_dir):
-            failed = any(each.error is not None for each in trajectory.searches if each.query)
+            failed = any(each.error is not None for each in trajectory.asked_searches)
             if "error" in trajectory.metadata or failed:
                 self.done.pop(prediction_key(trajectory), None)
             else:

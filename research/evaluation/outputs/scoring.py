@@ -18,7 +18,7 @@ def set_metrics(trajectory: Trajectory) -> None:
     data, measured = trajectory.metadata, trajectory.metrics
     failed = "error" in data
     answer = score_answer("" if failed else data["prediction"], data["golden_answers"])
-    asked = [search for search in trajectory.searches if search.query]
+    asked = trajectory.asked_searches
     counts = {
         "searches": float(len(trajectory.searches)),
         "asked_searches": float(len(asked)),

@@ -72,7 +72,7 @@ class Fit:
 def fit_to_model(
     options: RecipeOptions, model: str | None, config: DictConfig, index: int = 0, on_cards: int = 0
 ) -> Fit:
-    """Adapt the sizes of a composed configuration to a model; None: the tiny policy, or one not there yet.
+    """Adapt the sizes of a composed configuration to a model; None: the tiny policy.
 
     `index`: bytes of main memory taken by the index that the run searches; `on_cards`: of a node's GPUs.
     """
